@@ -1,0 +1,15 @@
+"""What is trained on top of the frozen base."""
+
+from pydantic import Field
+
+from nsync_pipeline.strict import Section
+
+
+class LoraSettings(Section):
+    """Low-rank adapters on the denoiser (PEFT)."""
+
+    rank: int = Field(default=8, ge=1, le=1024, description="of the two factors")
+    alpha: float = Field(default=8.0, gt=0, le=4096, description="scale is alpha / rank")
+    targets: tuple[str, ...] | None = Field(
+        default=None, description="name endings of the adapted layers; the family's own where null"
+    )

@@ -1,0 +1,78 @@
+"""Where every artefact lies, said once.
+
+All paths are inside one workspace: the folder that holds ``params.yaml``. What is versioned (the
+outs of the DVC stages) is apart from the workspace's own state in ``.nsync``, which holds what may
+be lost (checkpoints to resume from, locks) and what belongs to this machine (MLflow, Dagster).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+MANIFEST_FILE = "manifest.parquet"
+BASE = "base"
+"""The name that stands for the untrained base model where a variant is asked for."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one workspace; ``root`` is absolute."""
+
+    root: Path
+
+    @property
+    def params_file(self) -> Path:
+        return self.root / "params.yaml"
+
+    def source(self, style: str) -> Path:
+        """The user's own pictures of a style, as ``nsync add-style`` brought them in."""
+        return self.root / "sources" / style
+
+    def style_set(self, style: str) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.STYLE_SET) and ``images/``."""
+        return self.root / "data" / style / "style_set"
+
+    def captions(self, style: str) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.CAPTIONS)."""
+        return self.root / "data" / style / "captions"
+
+    def negative_set(self, style: str) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.NEGATIVE_SET) and ``images/``."""
+        return self.root / "data" / style / "negative_set"
+
+    def model(self, style: str, variant: str) -> Path:
+        """The LoRA (``LORA_FILE``), ``history.csv`` and ``training.json``."""
+        return self.root / "models" / style / variant
+
+    def samples(self, style: str, variant: str) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.SAMPLES) and ``images/``."""
+        return self.root / "samples" / style / variant
+
+    def evaluation(self, style: str) -> Path:
+        """``metrics.json``, ``pictures.parquet`` (values a picture) and ``plots/*.csv``."""
+        return self.root / "evaluation" / style
+
+    def report(self, style: str) -> Path:
+        """``report.html``."""
+        return self.root / "reports" / style
+
+    @property
+    def state(self) -> Path:
+        """This machine's own state: nothing in it is an artefact."""
+        return self.root / ".nsync"
+
+    def scratch(self, *parts: str) -> Path:
+        """Where a stage keeps what it picks up from after an interruption."""
+        return self.state.joinpath("scratch", *parts)
+
+    def lock(self, name: str) -> Path:
+        return self.state / "locks" / f"{name}.lock"
+
+    @property
+    def tracking(self) -> Path:
+        """MLflow's database, its artifacts, and the spool of what is not delivered yet."""
+        return self.state / "mlflow"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.state / "dagster"

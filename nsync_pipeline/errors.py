@@ -1,0 +1,39 @@
+"""Errors a user can cause: one message that says what, where, and what to do."""
+
+
+class UserError(Exception):
+    """A mistake in the input or the settings; the command line prints it without a traceback."""
+
+
+class ParamsError(UserError):
+    """``params.yaml`` is not what the schema allows."""
+
+
+class PictureError(UserError):
+    """A picture, or a folder of pictures, cannot be used."""
+
+
+class CaptionError(UserError):
+    """A caption is missing or cannot be used."""
+
+
+class BaseModelError(UserError):
+    """The base model cannot be found, loaded, or used for what was asked."""
+
+
+class MissingArtifactError(UserError):
+    """A stage needs what an earlier stage has not made yet."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on: a loss or gradient is not finite, or a checkpoint does not fit."""
+
+
+class WorkspaceBusyError(UserError):
+    """Another process is writing the same artefact."""
+
+
+class InputsChangedError(UserError):
+    """The inputs of a stage changed while it ran, so its result must not be recorded."""
+
+    exit_code = 75

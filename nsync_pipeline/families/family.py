@@ -1,0 +1,75 @@
+"""What a model family must offer: the training loop and the sampler use nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """Encoded prompts, one a row."""
+
+    tokens: Tensor  # (B, L, D) hidden states of the text encoder(s)
+    pooled: Tensor | None = None  # (B, P), for families that condition on it
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def rows(self, index: Tensor) -> "PromptEmbeds":
+        """The rows at ``index`` (int64, any length), in that order."""
+        pooled = None if self.pooled is None else self.pooled[index]
+        return PromptEmbeds(self.tokens[index], pooled)
+
+    @staticmethod
+    def cat(parts: Sequence["PromptEmbeds"]) -> "PromptEmbeds":
+        """All rows of ``parts`` below one another."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return PromptEmbeds(
+            torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None
+        )
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The forward process the base was trained with."""
+
+    prediction_type: str  # epsilon or v_prediction
+    alphas_cumprod: Tensor  # (T,) float64, the share of signal variance at each timestep
+
+
+class Family(Protocol):
+    """A loaded, frozen base model."""
+
+    name: str  # as the user named it: sketchbook, a hub id, a folder
+    revision: str  # the pinned hub revision, else `sha256:` and 16 digits over the weight files
+    embedded: bool  # whether it is the sketchbook base
+    resolution: int  # side in pixels of the square pictures it draws
+    max_prompt_tokens: int  # of the text encoder, its start and end tokens not counted
+    device: torch.device
+    dtype: torch.dtype  # of the denoiser's frozen weights
+    denoiser: nn.Module
+    noise_schedule: NoiseSchedule
+    lora_targets: tuple[str, ...]  # name endings of the denoiser layers adapted by default
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """Encode prompts, without gradients; one longer than the window is cut, as diffusers does."""
+        ...
+
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """Latents (B, C, h, w), scaled for the denoiser, of ``pixels`` (B, 3, H, W) in [-1, 1]."""
+        ...
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [0, 1] of scaled ``latents``."""
+        ...
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: PromptEmbeds) -> Tensor:
+        """The denoiser's output (B, C, h, w), with gradients to its trainable weights."""
+        ...

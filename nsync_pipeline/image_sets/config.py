@@ -1,0 +1,53 @@
+"""Where a style's pictures come from, and what is taken into its style set."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from nsync_pipeline.strict import Section
+
+
+class StyleConfig(Section):
+    """One entry of ``styles`` in params.yaml."""
+
+    source: str = Field(
+        description="`sketchbook:<held-out style>`, or `folder`: the pictures in sources/<style>/"
+    )
+    pictures: int | None = Field(
+        default=None, ge=1, le=100_000,
+        description="how many to draw; only with a sketchbook source, and needed there",
+    )
+    placeholder: str = Field(
+        default="sks", min_length=1, max_length=64,
+        description="the word that names the style in prompts",
+    )
+    generic_style: str = Field(
+        default="painting", min_length=1, max_length=64,
+        description="the class word the negatives are drawn in: painting, illustration, animation",
+    )
+    style_words: tuple[str, ...] = Field(
+        default=(),
+        description="words taken out of this style's captions besides captioning.style_words",
+    )
+
+
+class StyleSetConfig(Section):
+    """``style_set`` in params.yaml."""
+
+    test_fraction: float = Field(
+        default=0.25, gt=0, lt=1, description="share of the pictures held out of training"
+    )
+    min_side: int = Field(
+        default=64, ge=8, le=4096, description="pixels; a picture with a shorter side is refused"
+    )
+    max_megapixels: float = Field(
+        default=100.0, gt=0, le=1000.0,
+        description="10^6 pixels; a larger picture is refused before it is decoded",
+    )
+    near_duplicates: Literal["keep", "drop"] = Field(
+        default="drop",
+        description="of pictures that look the same, keep all or only the first by name",
+    )
+    on_bad_picture: Literal["error", "skip"] = Field(
+        default="error", description="a file that cannot be used stops the stage, or is left out"
+    )

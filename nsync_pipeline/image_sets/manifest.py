@@ -1,0 +1,115 @@
+"""The Parquet manifests: one schema a picture set, one way to read and to write them.
+
+Files are named by POSIX paths relative to the manifest's folder. Rows are in a fixed order (by
+``id``), and the files carry no time stamps, so the same set always gives the same bytes.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsync_pipeline.errors import MissingArtifactError
+
+TEXT = pa.string()
+
+STYLE_SET = pa.schema(
+    [
+        pa.field("id", TEXT, nullable=False),  # 16 hex digits of the SHA-256 of the pixels
+        pa.field("file", TEXT, nullable=False),  # images/<id>.png
+        pa.field("sha256", TEXT, nullable=False),  # of the stored file
+        pa.field("width", pa.int32(), nullable=False),  # pixels
+        pa.field("height", pa.int32(), nullable=False),  # pixels
+        pa.field("caption", TEXT),  # as found beside the picture; null where there is none
+        pa.field("caption_source", TEXT),  # txt, metadata.jsonl, metadata.csv, sketchbook; or null
+        pa.field("split", TEXT, nullable=False),  # train or test
+        pa.field("origin", TEXT, nullable=False),  # the file's name in the source
+    ]
+)
+
+CAPTIONS = pa.schema(
+    [
+        pa.field("id", TEXT, nullable=False),  # of the picture
+        pa.field("caption", TEXT, nullable=False),  # content only: what is trained and drawn
+        pa.field("raw_caption", TEXT, nullable=False),  # before style words were taken out
+        pa.field("source", TEXT, nullable=False),  # as STYLE_SET.caption_source
+        pa.field("removed_words", pa.list_(TEXT), nullable=False),
+    ]
+)
+
+NEGATIVE_SET = pa.schema(
+    [
+        pa.field("id", TEXT, nullable=False),  # <positive_id>_<k>
+        pa.field("positive_id", TEXT, nullable=False),
+        pa.field("k", pa.int32(), nullable=False),  # 0 .. negatives a positive - 1
+        pa.field("file", TEXT, nullable=False),  # images/<id>.png
+        pa.field("sha256", TEXT, nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("prompt", TEXT, nullable=False),  # "<caption> in the style of <generic style>"
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("base_model", TEXT, nullable=False),
+        pa.field("base_revision", TEXT, nullable=False),  # pinned revision, or a hash of the weights
+        pa.field("sampler", TEXT, nullable=False),  # scheduler class
+        pa.field("steps", pa.int32(), nullable=False),
+        pa.field("guidance_scale", pa.float64(), nullable=False),
+    ]
+)
+
+SAMPLES = pa.schema(
+    [
+        pa.field("id", TEXT, nullable=False),  # <prompt_id>_<k>
+        pa.field("prompt_id", TEXT, nullable=False),  # id of the test picture whose caption it is
+        pa.field("k", pa.int32(), nullable=False),  # 0 .. images a prompt - 1
+        pa.field("file", TEXT, nullable=False),
+        pa.field("sha256", TEXT, nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("caption", TEXT, nullable=False),  # content only
+        pa.field("prompt", TEXT, nullable=False),  # what the model was given
+        pa.field("seed", pa.int64(), nullable=False),  # the same for every variant and the base
+        pa.field("variant", TEXT, nullable=False),  # a variant's name, or base
+    ]
+)
+
+
+def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write ``rows`` to ``path`` in the order of their ids, whole or not at all.
+
+    Raises:
+        ValueError: two rows have the same id, or a row does not fit the schema.
+    """
+    ordered = sorted(rows, key=lambda row: str(row["id"]))
+    ids = [row["id"] for row in ordered]
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{path}: ids must be unique")
+    unknown = {key for row in ordered for key in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"{path}: columns not in the schema: {sorted(unknown)}")
+    table = pa.Table.from_pylist([dict(row) for row in ordered], schema=schema)
+    for field in schema:
+        if not field.nullable and table[field.name].null_count:
+            raise ValueError(f"{path}: column {field.name} has empty cells")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial)
+    partial.replace(path)
+
+
+def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of the manifest at ``path``.
+
+    Raises:
+        MissingArtifactError: there is no such manifest, or its columns are not the schema's.
+    """
+    if not path.is_file():
+        raise MissingArtifactError(f"{path} is not there: run the stage that makes it first.")
+    table = pq.read_table(path)
+    if table.schema.names != schema.names:
+        raise MissingArtifactError(
+            f"{path} has other columns than this version writes: run the stage that makes it again."
+        )
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

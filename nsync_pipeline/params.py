@@ -1,0 +1,156 @@
+"""``params.yaml``: the one source of settings, read strictly."""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from nsync_pipeline.artifacts import BASE
+from nsync_pipeline.captioning.config import CaptioningConfig
+from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.generation.config import GenerationConfig, NegativeSetConfig
+from nsync_pipeline.image_sets.config import StyleConfig, StyleSetConfig
+from nsync_pipeline.metrics.config import EvaluationConfig
+from nsync_pipeline.report.config import ReportConfig
+from nsync_pipeline.strict import Section
+from nsync_pipeline.training.config import TrainingConfig, VariantConfig
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
+"""A style's or variant's name: it becomes a folder, a DVC matrix key and a Dagster partition."""
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="the root of every random stream")
+    base_model: BaseModelConfig = BaseModelConfig()
+    styles: dict[str, StyleConfig] = Field(min_length=1)
+    style_set: StyleSetConfig = StyleSetConfig()
+    captioning: CaptioningConfig = CaptioningConfig()
+    negative_set: NegativeSetConfig = NegativeSetConfig()
+    training: TrainingConfig = TrainingConfig()
+    variants: dict[str, VariantConfig] = Field(min_length=1)
+    generation: GenerationConfig = GenerationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportConfig = ReportConfig()
+
+    @field_validator("styles", "variants")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is not a name: lower-case letters, digits and _ only, at most 48"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> "Params":
+        if BASE in self.variants:
+            raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
+        for name, style in self.styles.items():
+            if style.source != "folder" and not style.source.startswith("sketchbook:"):
+                raise ValueError(
+                    f"styles.{name}.source is {style.source!r}: allowed are `folder` and "
+                    "`sketchbook:<held-out style>`; `nsync add-style` brings a folder in"
+                )
+            if style.source == "folder" and style.pictures is not None:
+                raise ValueError(f"styles.{name}.pictures goes only with a sketchbook source")
+            if style.source != "folder" and style.pictures is None:
+                raise ValueError(f"styles.{name}.pictures is missing: how many to draw")
+        return self
+
+    def variant(self, name: str) -> TrainingConfig:
+        """The settings variant ``name`` is trained with.
+
+        Raises:
+            ParamsError: there is no such variant.
+        """
+        if name not in self.variants:
+            raise ParamsError(f"variant {name!r} is not in params.yaml; there are: {_listed(self.variants)}")
+        return self.variants[name].settings(self.training)
+
+    def style(self, name: str) -> StyleConfig:
+        """The settings of style ``name``.
+
+        Raises:
+            ParamsError: there is no such style.
+        """
+        if name not in self.styles:
+            raise ParamsError(f"style {name!r} is not in params.yaml; there are: {_listed(self.styles)}")
+        return self.styles[name]
+
+
+def _listed(names: dict[str, Any]) -> str:
+    return ", ".join(names)
+
+
+def read_params(path: Path) -> Params:
+    """Read and check ``params.yaml``.
+
+    Raises:
+        ParamsError: it is missing, is not YAML, or has an unknown key, a wrong type or a value out
+            of range; the message names each such key, its value and what is allowed, a line each.
+    """
+    if not path.is_file():
+        raise ParamsError(f"{path} is not there: run this in the folder that holds params.yaml")
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path} must be a mapping of sections, found {type(content).__name__}")
+    return parse_params(content, path.name)
+
+
+def parse_params(content: dict[str, Any], where: str = "params.yaml") -> Params:
+    """Check ``content`` against the schema; raises as ``read_params``."""
+    try:
+        # As JSON, so that strictness is JSON's: a list is a tuple, 1 is a float, "1" is no number.
+        return Params.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explained(where, e) for e in error.errors())) from error
+
+
+def _explained(where: str, error: Any) -> str:
+    """One line: the key, the value, and what is allowed."""
+    location = tuple(part for part in error["loc"] if part != "[key]")
+    key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        allowed = _allowed_keys(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        return f"{where}: {key}: unknown key{meant}; allowed here: {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{where}: {key}: missing; it has no default"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not key:
+        return f"{where}: {message}"
+    if error["type"] == "value_error":
+        return f"{where}: {key}: {message}"
+    return f"{where}: {key}: {error['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
+
+
+def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys of the section at ``location``; the keys of a dictionary are the user's own."""
+    section: type[BaseModel] = Params
+    parts = list(location)
+    while parts:
+        annotation = section.model_fields[str(parts.pop(0))].annotation
+        models = [a for a in (annotation, *get_args(annotation)) if _is_model(a)]
+        if get_origin(annotation) is dict and parts:
+            parts.pop(0)
+        if not models:
+            return []
+        section = models[0]
+    return list(section.model_fields)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

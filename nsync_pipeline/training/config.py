@@ -1,0 +1,64 @@
+"""The settings of a training: shared ones, and what a variant changes."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.strict import Section
+
+UpdateRule = Literal["none", "orthogonal", "orthogonal_anchor"]
+
+
+class TrainingConfig(Section):
+    """``training`` in params.yaml: what every variant starts from."""
+
+    update_rule: UpdateRule = Field(
+        default="orthogonal", description="how the positive gradient is refined (docs/method.md)"
+    )
+    steps: int = Field(default=120, ge=1, le=10_000_000, description="optimizer steps")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="triplets a forward pass")
+    accumulation: int = Field(
+        default=1, ge=1, le=4096, description="micro-batches averaged into one optimizer step"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, le=1.0, description="of AdamW, at its highest")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        default="cosine", description="of the learning rate after the warm-up"
+    )
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000, description="optimizer steps")
+    weight_decay: float = Field(default=0.0, ge=0, le=1.0, description="of AdamW, on what is trained")
+    max_gradient_norm: float | None = Field(
+        default=1.0, gt=0, description="the refined gradient is clipped to it; null: not clipped"
+    )
+    shared_noise: bool = Field(
+        default=False,
+        description="a triplet's branches share timestep and noise; the paper's are independent",
+    )
+    caption_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of triplets trained on the empty prompt"
+    )
+    branches: Literal["auto", "fused", "in_turn"] = Field(
+        default="auto", description="one pass for all branches, or one each; the gradients agree"
+    )
+    lora: LoraSettings = LoraSettings()
+    checkpoint_every: int = Field(
+        default=20, ge=1, le=1_000_000, description="optimizer steps between checkpoints"
+    )
+
+
+class VariantConfig(Section):
+    """One entry of ``variants`` in params.yaml: the rule, and what it changes in ``training``."""
+
+    update_rule: UpdateRule
+    steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    batch_size: int | None = Field(default=None, ge=1, le=4096)
+    accumulation: int | None = Field(default=None, ge=1, le=4096)
+    learning_rate: float | None = Field(default=None, gt=0, le=1.0)
+    shared_noise: bool | None = None
+    caption_dropout: float | None = Field(default=None, ge=0, lt=1)
+    lora: LoraSettings | None = None
+
+    def settings(self, training: TrainingConfig) -> TrainingConfig:
+        """``training`` with this variant's changes in it."""
+        changes = {k: v for k, v in dict(self).items() if v is not None}
+        return training.model_copy(update=changes)
