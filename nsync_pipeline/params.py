@@ -73,7 +73,9 @@ class Params(Section):
             ParamsError: there is no such variant.
         """
         if name not in self.variants:
-            raise ParamsError(f"variant {name!r} is not in params.yaml; there are: {_listed(self.variants)}")
+            raise ParamsError(
+                f"variant {name!r} is not in params.yaml; there are: {_listed(self.variants)}"
+            )
         return self.variants[name].settings(self.training)
 
     def style(self, name: str) -> StyleConfig:
@@ -83,7 +85,9 @@ class Params(Section):
             ParamsError: there is no such style.
         """
         if name not in self.styles:
-            raise ParamsError(f"style {name!r} is not in params.yaml; there are: {_listed(self.styles)}")
+            raise ParamsError(
+                f"style {name!r} is not in params.yaml; there are: {_listed(self.styles)}"
+            )
         return self.styles[name]
 
 

@@ -22,7 +22,10 @@ class BaseModelConfig(Section):
         default="stable_diffusion", description="how the model is built"
     )
     resolution: int | None = Field(
-        default=None, ge=32, le=4096, multiple_of=8,
+        default=None,
+        ge=32,
+        le=4096,
+        multiple_of=8,
         description="side of the square pictures in pixels; the model's own where null",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -59,7 +59,7 @@ class Family(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """Encode prompts, without gradients; one longer than the window is cut, as diffusers does."""
+        """Encode without gradients; a prompt longer than the window is cut, as diffusers does."""
         ...
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
@@ -70,6 +70,8 @@ class Family(Protocol):
         """Pixels (B, 3, H, W) in [0, 1] of scaled ``latents``."""
         ...
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: PromptEmbeds) -> Tensor:
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: PromptEmbeds
+    ) -> Tensor:
         """The denoiser's output (B, C, h, w), with gradients to its trainable weights."""
         ...

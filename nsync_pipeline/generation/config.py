@@ -18,7 +18,9 @@ class SamplerConfig(Section):
         default=5.0, ge=1.0, le=50.0, description="of classifier-free guidance; 1 is none"
     )
     batch_size: int = Field(
-        default=16, ge=1, le=4096,
+        default=16,
+        ge=1,
+        le=4096,
         description="pictures drawn at once; part of what makes a picture, so part of its inputs",
     )
 
@@ -34,7 +36,9 @@ class GenerationConfig(Section):
     """``generation`` in params.yaml."""
 
     prompts: int | None = Field(
-        default=None, ge=1, le=100_000,
+        default=None,
+        ge=1,
+        le=100_000,
         description="how many test captions are drawn (the first by id); all where null",
     )
     images_per_prompt: int = Field(default=1, ge=1, le=1000, description="pictures a test caption")

@@ -14,15 +14,21 @@ class StyleConfig(Section):
         description="`sketchbook:<held-out style>`, or `folder`: the pictures in sources/<style>/"
     )
     pictures: int | None = Field(
-        default=None, ge=1, le=100_000,
+        default=None,
+        ge=1,
+        le=100_000,
         description="how many to draw; only with a sketchbook source, and needed there",
     )
     placeholder: str = Field(
-        default="sks", min_length=1, max_length=64,
+        default="sks",
+        min_length=1,
+        max_length=64,
         description="the word that names the style in prompts",
     )
     generic_style: str = Field(
-        default="painting", min_length=1, max_length=64,
+        default="painting",
+        min_length=1,
+        max_length=64,
         description="the class word the negatives are drawn in: painting, illustration, animation",
     )
     style_words: tuple[str, ...] = Field(
@@ -41,7 +47,9 @@ class StyleSetConfig(Section):
         default=64, ge=8, le=4096, description="pixels; a picture with a shorter side is refused"
     )
     max_megapixels: float = Field(
-        default=100.0, gt=0, le=1000.0,
+        default=100.0,
+        gt=0,
+        le=1000.0,
         description="10^6 pixels; a larger picture is refused before it is decoded",
     )
     near_duplicates: Literal["keep", "drop"] = Field(

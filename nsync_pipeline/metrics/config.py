@@ -9,7 +9,8 @@ class EvaluationConfig(Section):
     """``evaluation`` in params.yaml."""
 
     extractor: str = Field(
-        default="sketchbook", min_length=1,
+        default="sketchbook",
+        min_length=1,
         description="`sketchbook` (the embedded CLIP), or a local folder or hub id of a CLIP model",
     )
     extractor_revision: str | None = Field(default=None, description="the hub revision to pin")
@@ -18,6 +19,8 @@ class EvaluationConfig(Section):
     )
     batch_size: int = Field(default=64, ge=1, le=4096, description="pictures a forward pass")
     copy_quantile: float = Field(
-        default=0.01, gt=0, lt=1,
+        default=0.01,
+        gt=0,
+        lt=1,
         description="of the real test-to-train distances: nearer than that counts as a copy",
     )

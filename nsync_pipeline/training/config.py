@@ -26,7 +26,9 @@ class TrainingConfig(Section):
         default="cosine", description="of the learning rate after the warm-up"
     )
     warmup_steps: int = Field(default=0, ge=0, le=1_000_000, description="optimizer steps")
-    weight_decay: float = Field(default=0.0, ge=0, le=1.0, description="of AdamW, on what is trained")
+    weight_decay: float = Field(
+        default=0.0, ge=0, le=1.0, description="of AdamW, on what is trained"
+    )
     max_gradient_norm: float | None = Field(
         default=1.0, gt=0, description="the refined gradient is clipped to it; null: not clipped"
     )
