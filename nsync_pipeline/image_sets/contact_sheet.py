@@ -1,0 +1,78 @@
+"""Contact sheets: a set of pictures at a glance."""
+
+import io
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+BACKGROUND = (244, 242, 238)
+INK = (40, 40, 40)
+GAP = 4
+TITLE_SIZE = 15
+PREVIEW_BYTES = 100_000
+"""Previews travel in Dagster's event log, which grows several times what they weigh."""
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int, side: int) -> Image.Image:
+    """``images`` in reading order, ``columns`` a row, each whole in a cell of ``side`` pixels.
+
+    Raises:
+        ValueError: there are no images, or ``columns`` or ``side`` is below 1.
+    """
+    if not images or columns < 1 or side < 1:
+        raise ValueError("a contact sheet needs at least one image, one column and one pixel")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    step = side + GAP
+    sheet = Image.new("RGB", (columns * step + GAP, rows * step + GAP), BACKGROUND)
+    for index, image in enumerate(images):
+        fitted = ImageOps.contain(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+        row, column = divmod(index, columns)
+        left = GAP + column * step + (side - fitted.width) // 2
+        top = GAP + row * step + (side - fitted.height) // 2
+        sheet.paste(fitted, (left, top))
+    return sheet
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most ``most`` indices of ``range(count)``, evenly spaced from the first on."""
+    if count <= most:
+        return list(range(count))
+    return [index * count // most for index in range(most)]
+
+
+def preview(title: str, images: Sequence[Image.Image], columns: int = 8, side: int = 96) -> bytes:
+    """A titled contact sheet as a JPEG of less than ``PREVIEW_BYTES``.
+
+    The quality is lowered first, then the size of the cells, until it is small enough.
+
+    Raises:
+        ValueError: as ``contact_sheet``; or there are so many images that no cell size fits
+            (choose some with ``evenly_spaced``).
+    """
+    while side >= 16:
+        sheet = _titled(title, contact_sheet(images, columns, side))
+        for quality in (88, 78, 65):
+            jpeg = _jpeg(sheet, quality)
+            if len(jpeg) < PREVIEW_BYTES:
+                return jpeg
+        side = side * 3 // 4
+    raise ValueError(f"{len(images)} images do not fit in a preview of {PREVIEW_BYTES} bytes")
+
+
+def _titled(title: str, sheet: Image.Image) -> Image.Image:
+    font = ImageFont.load_default(TITLE_SIZE)
+    left, top, right, bottom = font.getbbox(title)
+    width = max(sheet.width, math.ceil(right - left) + 2 * GAP)
+    strip = math.ceil(bottom - top) + 3 * GAP
+    titled = Image.new("RGB", (width, sheet.height + strip), BACKGROUND)
+    ImageDraw.Draw(titled).text((GAP - left, 2 * GAP - top), title, fill=INK, font=font)
+    titled.paste(sheet, (0, strip))
+    return titled
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
