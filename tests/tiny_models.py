@@ -1,4 +1,4 @@
-"""Tiny untrained models in the layouts the pipeline loads: the real classes, a few thousand weights."""
+"""Tiny untrained models, of the real classes and in the layouts that the pipeline loads."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,10 +13,11 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-WORDS = (
-    "a an the in of on and under beside style painting illustration sks red blue green yellow "
-    "white black house tree boat fish car sun moon sky grass snow sand water"
-).split()  # fmt: skip
+WORDS = [
+    "a", "an", "the", "in", "of", "on", "and", "under", "beside", "style", "painting",
+    "illustration", "sks", "red", "blue", "green", "yellow", "white", "black", "house", "tree",
+    "boat", "fish", "car", "sun", "moon", "sky", "grass", "snow", "sand", "water",
+]  # fmt: skip
 """Words that are one token each; any other text is spelled out byte by byte."""
 
 TINY_RESOLUTION = 32
@@ -31,13 +32,11 @@ def tiny_tokenizer() -> CLIPTokenizer:
     tokens = alphabet + [character + "</w>" for character in alphabet]
     merges: list[tuple[str, str]] = []
     for word in WORDS:
-        pieces = [*word[:-1], word[-1] + "</w>"]
+        pieces = _merged([*word[:-1], word[-1] + "</w>"], merges)
         while len(pieces) > 1:
-            pair = (pieces[0], pieces[1])
-            if pair not in merges:
-                merges.append(pair)
-                tokens.append("".join(pair))
-            pieces[:2] = ["".join(pair)]
+            merges.append((pieces[0], pieces[1]))
+            pieces[:2] = [pieces[0] + pieces[1]]
+            tokens.append(pieces[0])
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=32)
@@ -105,6 +104,17 @@ def save_tiny_stable_diffusion(
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """``pieces`` after byte-pair encoding by ``merges``, the earlier ones first."""
+    for left, right in merges:
+        index = 0
+        while index < len(pieces) - 1:
+            if pieces[index : index + 2] == [left, right]:
+                pieces[index : index + 2] = [left + right]
+            index += 1
+    return pieces
 
 
 def _kl_autoencoder() -> AutoencoderKL:

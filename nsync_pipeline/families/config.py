@@ -29,7 +29,8 @@ class BaseModelConfig(Section):
         description="side of the square pictures in pixels; the model's own where null",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="of the frozen weights; auto: float32 on CPU, bfloat16 on CUDA"
+        default="auto",
+        description="of the denoiser's frozen weights; auto: bfloat16 on CUDA, else float32",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="auto: CUDA, then MPS, then CPU, by what is there"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,24 @@ class NoiseSchedule:
     alphas_cumprod: Tensor  # (T,) float64, the share of signal variance at each timestep
 
 
+class PromptCounter(Protocol):
+    """How long prompts are to a base model's text encoder."""
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The most tokens a prompt may have, start and end not counted."""
+        ...
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
+        ...
+
+
 class Family(Protocol):
     """A loaded, frozen base model."""
 
     name: str  # as the user named it: sketchbook, a hub id, a folder
-    revision: str  # the pinned hub revision, else `sha256:` and 16 digits over the weight files
+    revision: str  # the hub's commit, else `sha256:` and 16 digits over the model's files
     embedded: bool  # whether it is the sketchbook base
     resolution: int  # side in pixels of the square pictures it draws
     max_prompt_tokens: int  # of the text encoder, its start and end tokens not counted
@@ -52,6 +65,10 @@ class Family(Protocol):
     dtype: torch.dtype  # of the denoiser's frozen weights
     denoiser: nn.Module
     noise_schedule: NoiseSchedule
+    scheduler: (
+        Any  # the model's own diffusers scheduler: the sampler's betas, or the sampler itself
+    )
+    latent_shape: tuple[int, int, int]  # (C, h, w) of one picture
     lora_targets: tuple[str, ...]  # name endings of the denoiser layers adapted by default
 
     def prompt_tokens(self, prompt: str) -> int:
@@ -63,7 +80,10 @@ class Family(Protocol):
         ...
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """Latents (B, C, h, w), scaled for the denoiser, of ``pixels`` (B, 3, H, W) in [-1, 1]."""
+        """Latents (B, C, h, w), scaled for the denoiser, of ``pixels`` (B, 3, H, W) in [-1, 1].
+
+        The same pixels always give the same latents: nothing is sampled.
+        """
         ...
 
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -73,5 +93,8 @@ class Family(Protocol):
     def predict(
         self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: PromptEmbeds
     ) -> Tensor:
-        """The denoiser's output (B, C, h, w), with gradients to its trainable weights."""
+        """The denoiser's output (B, C, h, w), float32, with gradients to its trainable weights.
+
+        ``timesteps`` is (B,), one a row.
+        """
         ...
