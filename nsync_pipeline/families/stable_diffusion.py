@@ -207,7 +207,11 @@ def _load_scheduler(folder: PipelineFolder) -> Any:
     if kind is None or not issubclass(kind, SchedulerMixin):
         raise BaseModelError(f"{folder.name}: diffusers {diffusers.__version__} has no {name}.")
     with loading_errors(folder.path / "scheduler"):
-        return kind.from_pretrained(folder.path, subfolder="scheduler")
+        scheduler = kind.from_pretrained(folder.path, subfolder="scheduler")
+        if scheduler.config.get("clip_sample"):
+            # A schedule for pixels clips to [-1, 1]; latents go beyond, so the pipeline clears it too.
+            scheduler = kind.from_config(scheduler.config, clip_sample=False)
+    return scheduler
 
 
 def _noise_schedule(name: str, scheduler: Any) -> NoiseSchedule:

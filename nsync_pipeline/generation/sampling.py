@@ -1,0 +1,111 @@
+"""Drawing pictures: seeded one by one, computed in batches of one shape."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.family import Family, PromptEmbeds
+from nsync_pipeline.generation.config import SamplerConfig
+from nsync_pipeline.generation.schedulers import build_scheduler
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """One picture to draw."""
+
+    id: str
+    prompt: str
+    seed: int  # of its own noise, 0 .. 2^63 - 1
+
+
+@dataclass(frozen=True)
+class SampledPicture:
+    """One picture, drawn."""
+
+    request: PictureRequest
+    pixels: NDArray[np.uint8]  # (H, W, 3)
+
+
+def draw_pictures(
+    family: Family, requests: Sequence[PictureRequest], sampler: SamplerConfig
+) -> Iterator[SampledPicture]:
+    """Draw ``requests`` in order; a batch's pictures are given back as soon as it is drawn.
+
+    A picture depends on its prompt and seed, not on its neighbours: each has its own noise, each
+    prompt is encoded alone, and the last batch is filled up (its last request is repeated), so that
+    every batch has one shape and takes one path through the kernels.
+
+    Raises:
+        BaseModelError: a picture is not finite or of one flat colour; the message names it.
+    """
+    prompts = dict.fromkeys(request.prompt for request in requests)
+    embeds = {prompt: family.encode_prompts([prompt]) for prompt in ("", *prompts)}
+    for start in range(0, len(requests), sampler.batch_size):
+        batch = list(requests[start : start + sampler.batch_size])
+        filled = batch + [batch[-1]] * (sampler.batch_size - len(batch))
+        latents = _sample(family, filled, embeds, sampler)[: len(batch)]
+        finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
+        pictures = _decode(family, latents, sampler.batch_size)
+        for request, is_finite, pixels in zip(batch, finite, pictures, strict=True):
+            _check(request, is_finite, pixels)
+            yield SampledPicture(request, pixels)
+
+
+@torch.no_grad()
+def _sample(
+    family: Family,
+    batch: Sequence[PictureRequest],
+    embeds: dict[str, PromptEmbeds],
+    sampler: SamplerConfig,
+) -> Tensor:
+    """Denoised latents (B, C, h, w) of ``batch``.
+
+    Classifier-free guidance: ``e(empty) + scale * (e(prompt) - e(empty))``, both in one pass.
+    """
+    scheduler = build_scheduler(family, sampler)
+    streams = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
+    noise = torch.cat([torch.randn(1, *family.latent_shape, generator=s) for s in streams])
+    # Schedulers that add noise on the way take it from each picture's own stream.
+    noisy = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": streams} if noisy else {}
+    guided = sampler.guidance_scale > 1.0
+    conditions = [embeds[request.prompt] for request in batch]
+    if guided:
+        conditions = [embeds[""]] * len(batch) + conditions
+    prompt_embeds = PromptEmbeds.cat(conditions)
+
+    latents: Tensor = noise.to(family.device) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        inputs = torch.cat([scaled, scaled]) if guided else scaled
+        prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
+        if guided:
+            empty, prompted = prediction.chunk(2)
+            prediction = empty + sampler.guidance_scale * (prompted - empty)
+        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
+    return latents
+
+
+def _decode(family: Family, latents: Tensor, batch_size: int) -> list[NDArray[np.uint8]]:
+    filled = torch.cat([latents, latents[-1:].expand(batch_size - len(latents), -1, -1, -1)])
+    pixels = family.decode_latents(filled)[: len(latents)].nan_to_num()
+    values = (pixels * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return list(values.numpy())
+
+
+def _check(request: PictureRequest, is_finite: bool, pixels: NDArray[np.uint8]) -> None:
+    flat = bool((pixels == pixels[0, 0]).all())
+    if is_finite and not flat:
+        return
+    fault = "of one flat colour" if is_finite else "not finite"
+    raise BaseModelError(
+        f"picture {request.id} came out {fault} (prompt {request.prompt!r}, seed {request.seed}): "
+        "the base model or its LoRA is broken, or base_model.dtype is too narrow for it; "
+        "try float32."
+    )
