@@ -1,0 +1,84 @@
+"""Which MLflow run a stage's figures belong to.
+
+A training opens a run of its own, and so does an evaluation. What is drawn with a LoRA, and what
+the evaluation says of it, is added to the run that trained it, so that MLflow's compare page shows
+losses, scores and pictures of ``lora`` and ``nsync`` side by side. A run is found by the content of
+its artefact, so a LoRA that DVC restored or another machine trained finds its run, too; where there
+is none yet, one is made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nsync_pipeline.artifacts import BASE, LORA_FILE, Workspace
+from nsync_pipeline.tracking.identity import file_sha256
+
+ARTEFACT = "nsync.artefact"
+"""The tag that holds the digest of what a run made."""
+
+ATTEMPT = "nsync.run"
+"""The tag that holds the name of one attempt, for runs that have not made anything yet."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the figures of one stage go."""
+
+    experiment: str
+    name: str
+    match: Mapping[str, str] = field(default_factory=dict)
+    """The tags that find the run; empty for a run of the stage's own."""
+    prefix: str = ""
+    """Put before the names of the figures."""
+
+    @property
+    def owner(self) -> bool:
+        """The stage opens a run, rather than adding to another's."""
+        return not self.match
+
+
+def experiment_of(style: str) -> str:
+    return f"nsync/{style}"
+
+
+def place(
+    workspace: Workspace, stage: str, style: str, variant: str | None, base: str
+) -> Placement | None:
+    """The run of ``stage``; None for stages that have nothing to compare."""
+    experiment = experiment_of(style)
+    if stage == "pretraining":
+        return Placement("nsync/pretraining", style)
+    if stage == "training":
+        return Placement(experiment, f"{variant} · {style}")
+    if stage == "evaluation":
+        return Placement(experiment, f"evaluation · {style}")
+    if stage == "report":
+        match = {ARTEFACT: evaluation_digest(workspace, style)}
+        return Placement(experiment, f"evaluation · {style}", match, "report/")
+    if stage == "generation":
+        match = {ARTEFACT: variant_digest(workspace, style, str(variant), base)}
+        return Placement(experiment, f"{variant} · {style}", match, "generation/")
+    return None
+
+
+def place_scores(workspace: Workspace, style: str, variant: str, base: str) -> Placement:
+    """The run that shows what the evaluation says of ``variant``."""
+    match = {ARTEFACT: variant_digest(workspace, style, variant, base)}
+    return Placement(experiment_of(style), f"{variant} · {style}", match, "eval/")
+
+
+def made_by(workspace: Workspace, stage: str, style: str, variant: str | None) -> str | None:
+    """The digest of what ``stage`` has made, for stages that open a run."""
+    if stage == "training":
+        return variant_digest(workspace, style, str(variant), base="")
+    return evaluation_digest(workspace, style) if stage == "evaluation" else None
+
+
+def variant_digest(workspace: Workspace, style: str, variant: str, base: str) -> str:
+    if variant == BASE:
+        return f"base:{base}"
+    return file_sha256(workspace.model(style, variant) / LORA_FILE)
+
+
+def evaluation_digest(workspace: Workspace, style: str) -> str:
+    return file_sha256(workspace.evaluation(style) / "metrics.json")

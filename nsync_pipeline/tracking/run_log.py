@@ -1,0 +1,142 @@
+"""The log a stage writes its figures to.
+
+``open_run_log`` decides which MLflow run a stage's figures belong to, spools them, and starts the
+courier that delivers them from a process of its own: nothing here waits for a server, raises into
+a stage, or imports mlflow (which takes seconds, and would hold the interpreter meanwhile).
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.tracking.courier import start_courier, wait_for_delivery
+from nsync_pipeline.tracking.destination import configured_uri, is_remote
+from nsync_pipeline.tracking.placement import ARTEFACT, made_by, place, place_scores
+from nsync_pipeline.tracking.scores import variant_scores
+from nsync_pipeline.tracking.settings import flat
+from nsync_pipeline.tracking.spool import SpoolWriter
+from nsync_pipeline.tracking.spooled_log import SpooledLog
+from nsync_pipeline.tracking.unfinished import begin_or_continue
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "NSYNC_TRACKING"
+"""``NSYNC_TRACKING=off`` in the environment: nothing is recorded or sent."""
+
+LAST_WAIT = 3.0
+"""Seconds a run waits at its end for a remote server; the courier goes on after it."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is about."""
+
+    stage: str
+    style: str
+    variant: str | None
+    base: str
+    """``name`` or ``name@revision`` of the base model."""
+    inputs: str
+    """A digest of everything the stage reads: an unfinished run of the same is continued."""
+    rule: str | None = None
+    """The update rule of the variant."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """More to find it by, such as ``dagster.run_id``."""
+
+
+@contextmanager
+def open_run_log(
+    workspace: Workspace, run: RunIdentity, params: Mapping[str, object]
+) -> Iterator[SpooledLog]:
+    """The log of one stage's run; it keeps nothing where the stage has none, or tracking is off.
+
+    ``params`` are the sections of ``params.yaml`` the stage reads, nested as there. The run ends
+    as FINISHED; as KILLED where it was interrupted, as FAILED where it raised. Whatever fails in
+    here, the stage goes on without a log.
+    """
+    uri = configured_uri()
+    writer, log = _opened(workspace, run, params, uri)
+    if writer is None:
+        yield log
+        return
+    start_courier(workspace.tracking, uri)
+    try:
+        with writer:
+            try:
+                yield log
+            except Exception as error:
+                log.tags({"error": f"{type(error).__name__}: {error}"[:500]})
+                log.status("FAILED")
+                raise
+            except BaseException:  # KeyboardInterrupt, SystemExit
+                log.status("KILLED")
+                raise
+            _add_results(workspace, run, log)
+            log.status("FINISHED")
+        _add_scores(workspace, run, uri)
+    finally:
+        start_courier(workspace.tracking, uri)
+        if is_remote(uri):
+            wait_for_delivery(writer.path, LAST_WAIT)
+
+
+def _opened(
+    workspace: Workspace, run: RunIdentity, params: Mapping[str, object], uri: str
+) -> tuple[SpoolWriter | None, SpooledLog]:
+    try:
+        placement = place(workspace, run.stage, run.style, run.variant, run.base)
+        if placement is None or os.environ.get(SWITCH) == "off":
+            return None, SpooledLog(None)
+        slot = f"{run.stage}.{run.style}.{run.variant or '-'}"
+        spool = workspace.tracking / "spool"
+        writer, seen = begin_or_continue(spool, slot, placement, _tags(run), uri)
+        log = SpooledLog(writer, placement.owner, placement.prefix, seen)
+        log.params(flat(params))
+        return writer, log
+    except Exception as error:
+        logger.warning("MLflow: %s is not recorded: %s", run.stage, error)
+        return None, SpooledLog(None)
+
+
+def _tags(run: RunIdentity) -> dict[str, str]:
+    variant = f", variant **{run.variant}**" if run.variant else ""
+    rule = f" (update rule `{run.rule}`)" if run.rule else ""
+    known = {
+        "style": run.style, "variant": run.variant, "stage": run.stage, "rule": run.rule,
+        "base": run.base, "nsync.inputs": run.inputs, "dvc.stage": os.environ.get("DVC_STAGE"),
+        "mlflow.note.content": f"{run.stage.capitalize()} of style **{run.style}**{variant}{rule},"
+        f" on base `{run.base}`.",
+    }  # fmt: skip
+    return {k: v for k, v in known.items() if v} | dict(run.tags)
+
+
+def _add_results(workspace: Workspace, run: RunIdentity, log: SpooledLog) -> None:
+    """Name what the run made, so that later stages find the run by it."""
+    try:
+        made = made_by(workspace, run.stage, run.style, run.variant)
+    except OSError as error:
+        logger.warning("MLflow: the result of %s cannot be read: %s", run.stage, error)
+        return
+    if made is not None:
+        log.tags({ARTEFACT: made})
+
+
+def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
+    """After an evaluation, show each variant's scores on the run that trained it."""
+    if run.stage != "evaluation":
+        return
+    try:
+        scores = variant_scores(workspace.evaluation(run.style) / "metrics.json")
+        for variant, values in scores.items():
+            placement = place_scores(workspace, run.style, variant, run.base)
+            slot = f"evaluation.{run.style}.{variant}"
+            tags = {"style": run.style, "variant": variant, "base": run.base}
+            spool = workspace.tracking / "spool"
+            writer, _ = begin_or_continue(spool, slot, placement, tags, uri)
+            with writer:
+                SpooledLog(writer, owner=False, prefix=placement.prefix).metrics(values)
+    except (OSError, ValueError) as error:
+        logger.warning("MLflow: the scores of the variants are not recorded: %s", error)

@@ -1,0 +1,120 @@
+"""A stage's log over the spool."""
+
+import functools
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from nsync_pipeline.tracking.identity import dvc_digest
+from nsync_pipeline.tracking.settings import Scalar
+from nsync_pipeline.tracking.spool import SpoolWriter
+
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+
+GROUPS = {
+    "loss": "loss", "norm": "gradient/norm", "cosine": "gradient/cosine",
+    "share": "gradient/share",
+}  # fmt: skip
+"""First words of the figures of a training, and the chart group MLflow shows them in."""
+
+
+def _never_raises(
+    method: Callable[Concatenate["SpooledLog", P], None],
+) -> Callable[Concatenate["SpooledLog", P], None]:
+    """A full disk or a file gone missing costs the record, never the training."""
+
+    @functools.wraps(method)
+    def guarded(log: "SpooledLog", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if not log.recording:
+            return
+        try:
+            method(log, *args, **kwargs)
+        except Exception as error:
+            log.lost += 1
+            if log.lost == 1:
+                logger.warning("MLflow: %s is not recorded: %s", method.__name__, error)
+
+    return guarded
+
+
+class SpooledLog:
+    """Appends what a stage says to the spool; has the shape of ``stages.context.RunLog``."""
+
+    def __init__(
+        self,
+        writer: SpoolWriter | None,
+        owner: bool = True,
+        prefix: str = "",
+        seen: Mapping[tuple[str, int], float] | None = None,
+    ) -> None:
+        """``seen`` holds the figures a run that was cut off has logged already.
+
+        Without a ``writer`` nothing is kept.
+        """
+        self._writer = writer
+        self._owner = owner
+        self._prefix = prefix
+        self._seen = seen or {}
+        self.lost = 0
+
+    @property
+    def recording(self) -> bool:
+        return self._writer is not None
+
+    @_never_raises
+    def params(self, values: Mapping[str, Scalar]) -> None:
+        """Settings. On another stage's run they are tags: MLflow's params never change again."""
+        texts = {name: "null" if value is None else str(value) for name, value in values.items()}
+        if self._owner:
+            self._append("params", values=texts)
+        else:
+            self._append("tags", values={f"{self._prefix}{k}": v for k, v in texts.items()})
+
+    @_never_raises
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        figures = {self._grouped(name): float(value) for name, value in values.items()}
+        if step is not None and self._seen:
+            figures = {k: v for k, v in figures.items() if self._seen.get((k, step)) != v}
+        if figures:
+            self._append("metrics", values=figures, step=step or 0)
+
+    @_never_raises
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """A copy is kept until it is delivered: the file itself may be written anew by then."""
+        if self._writer is not None:
+            kept = Path("files", uuid.uuid4().hex, path.name)
+            target = self._writer.path.parent / kept
+            target.parent.mkdir(parents=True)
+            shutil.copyfile(path, target)
+            self._append("artifact", file=kept.as_posix(), folder=folder)
+
+    @_never_raises
+    def dataset(self, name: str, path: Path, context: str) -> None:
+        """The set is named by its content's DVC digest."""
+        folder = "/".join(path.parts[-3:])
+        self._append("dataset", name=name, digest=dvc_digest(path), context=context, source=folder)
+
+    @_never_raises
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._append("tags", values=dict(values))
+
+    @_never_raises
+    def status(self, status: str) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        self._append("status", status=status)
+
+    def _append(self, kind: str, **content: Any) -> None:
+        if self._writer is not None:
+            self._writer.append({"kind": kind, "at": time.time_ns() // 1_000_000, **content})
+
+    def _grouped(self, name: str) -> str:
+        first, _, rest = name.partition("_")
+        if rest and first in GROUPS:
+            group = GROUPS[first]
+            return f"{group}_{rest}" if "/" in group else f"{group}/{rest}"
+        return f"{self._prefix}{name}"
