@@ -209,7 +209,7 @@ def _load_scheduler(folder: PipelineFolder) -> Any:
     with loading_errors(folder.path / "scheduler"):
         scheduler = kind.from_pretrained(folder.path, subfolder="scheduler")
         if scheduler.config.get("clip_sample"):
-            # A schedule for pixels clips to [-1, 1]; latents go beyond, so the pipeline clears it too.
+            # Made for pixels in [-1, 1]; latents go beyond, and the pipeline clears it too.
             scheduler = kind.from_config(scheduler.config, clip_sample=False)
     return scheduler
 

@@ -1,0 +1,90 @@
+"""generation: the test captions drawn by a variant, or by the untrained base, at fixed seeds.
+
+A picture's seed depends on its caption's picture and its number alone: variants and base start
+from the same noise, so that what differs between their pictures is the model.
+"""
+
+from nsync_pipeline.adaptation.lora import load_lora
+from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE
+from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.generation.picture_store import PictureStore, draw_into_store
+from nsync_pipeline.generation.prompts import styled_prompt
+from nsync_pipeline.generation.sampling import PictureRequest
+from nsync_pipeline.image_sets.manifest import SAMPLES, write_manifest
+from nsync_pipeline.seeding import stream_seed
+from nsync_pipeline.stages.captioned_split import captioned_split
+from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.drawn_pictures import file_sha256, place_pictures, sheet
+from nsync_pipeline.stages.whole_folder import whole_folder
+
+PREVIEW_PICTURES = 48
+
+
+def run(context: StageContext) -> StageResult:
+    """Draw ``generation.images_per_prompt`` pictures for each test caption.
+
+    ``context.variant`` names a variant, whose LoRA is loaded and whose prompts name the
+    placeholder; or ``base``, which draws without a LoRA in the generic style.
+
+    Raises:
+        MissingArtifactError: the style set, its captions, or the variant's LoRA is missing.
+        BaseModelError: the base cannot be loaded, or a picture comes out broken.
+    """
+    params, workspace, variant = context.params, context.workspace, context.variant
+    if variant is None:
+        raise ValueError(f"generation needs a variant, or {BASE!r}")
+    settings = params.generation
+    style = params.style(context.style)
+    chosen = captioned_split(workspace, context.style, "test")[: settings.prompts]
+    words = style.generic_style if variant == BASE else style.placeholder
+    requests = {
+        (picture.id, k): PictureRequest(
+            id=f"{picture.id}_{k}",
+            prompt=styled_prompt(picture.caption, words),
+            seed=stream_seed(params.seed, "sample", picture.id, k),
+        )
+        for picture in chosen
+        for k in range(settings.images_per_prompt)
+    }
+    family = load_family(params.base_model)
+    lora_sha256 = None
+    if variant != BASE:
+        params.variant(variant)  # that there is one
+        lora = workspace.model(context.style, variant) / LORA_FILE
+        if not lora.is_file():
+            raise MissingArtifactError(
+                f"{lora} is not there: run the training stage of {variant!r} first."
+            )
+        load_lora(family, lora)
+        lora_sha256 = file_sha256(lora)
+    drawn = draw_into_store(
+        family,
+        list(requests.values()),
+        settings.sampler,
+        PictureStore(workspace.scratch("generation", context.style, variant)),
+        lambda done, total: context.progress(f"samples of {variant}", done, total),
+        lora_sha256,
+    )
+    captions = {picture.id: picture.caption for picture in chosen}
+    out = workspace.samples(context.style, variant)
+    with whole_folder(out) as folder:
+        columns = place_pictures(drawn, folder)
+        rows = [
+            {
+                **columns[request.id],
+                "prompt_id": prompt_id,
+                "k": k,
+                "caption": captions[prompt_id],
+                "prompt": request.prompt,
+                "seed": request.seed,
+                "variant": variant,
+            }
+            for (prompt_id, k), request in requests.items()
+        ]
+        write_manifest(folder / MANIFEST_FILE, rows, SAMPLES)
+    files = [(out / column["file"],) for column in columns.values()]
+    return StageResult(
+        figures={"pictures": len(rows), "prompts": len(chosen), "in_the_style_of": words},
+        previews=(sheet(f"samples of {variant}", files, PREVIEW_PICTURES),),
+    )

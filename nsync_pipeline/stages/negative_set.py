@@ -1,0 +1,84 @@
+"""negative_set: for each training picture, what the frozen base draws for its caption.
+
+The prompt is the caption in the generic style, at the training resolution, so that a negative has
+the positive's content and lacks its style. A negative depends on its picture's id, its caption and
+the settings; adding a picture to the style changes no other negative. Drawn pictures stay in the
+workspace's scratch (one set a style), which is where an interrupted run picks up.
+"""
+
+from nsync_pipeline.artifacts import MANIFEST_FILE
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.generation.picture_store import PictureStore, draw_into_store
+from nsync_pipeline.generation.prompts import styled_prompt
+from nsync_pipeline.generation.sampling import PictureRequest
+from nsync_pipeline.generation.schedulers import build_scheduler
+from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, write_manifest
+from nsync_pipeline.seeding import stream_seed
+from nsync_pipeline.stages.captioned_split import captioned_split
+from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.drawn_pictures import place_pictures, sheet
+from nsync_pipeline.stages.whole_folder import whole_folder
+
+PREVIEW_PAIRS = 24
+
+
+def run(context: StageContext) -> StageResult:
+    """Draw ``negative_set.per_positive`` negatives for each training picture.
+
+    Raises:
+        MissingArtifactError: the style set or its captions are missing.
+        BaseModelError: the base cannot be loaded, or a picture comes out broken.
+    """
+    params, workspace = context.params, context.workspace
+    settings = params.negative_set
+    style = params.style(context.style)
+    positives = captioned_split(workspace, context.style, "train")
+    requests = {
+        (positive.id, k): PictureRequest(
+            id=f"{positive.id}_{k}",
+            prompt=styled_prompt(positive.caption, style.generic_style),
+            seed=stream_seed(params.seed, "negative", positive.id, k),
+        )
+        for positive in positives
+        for k in range(settings.per_positive)
+    }
+    family = load_family(params.base_model)
+    drawn = draw_into_store(
+        family,
+        list(requests.values()),
+        settings.sampler,
+        PictureStore(workspace.scratch("negative_set", context.style)),
+        lambda done, total: context.progress("negatives", done, total),
+    )
+    provenance: dict[str, int | float | str] = {
+        "base_model": family.name,
+        "base_revision": family.revision,
+        "sampler": type(build_scheduler(family, settings.sampler)).__name__,
+        "steps": settings.sampler.steps,
+        "guidance_scale": settings.sampler.guidance_scale,
+    }
+    out = workspace.negative_set(context.style)
+    with whole_folder(out) as folder:
+        columns = place_pictures(drawn, folder)
+        rows = [
+            {
+                **columns[request.id],
+                **provenance,
+                "positive_id": positive_id,
+                "k": k,
+                "prompt": request.prompt,
+                "seed": request.seed,
+            }
+            for (positive_id, k), request in requests.items()
+        ]
+        write_manifest(folder / MANIFEST_FILE, rows, NEGATIVE_SET)
+    pairs = [(p.path, out / columns[f"{p.id}_0"]["file"]) for p in positives]
+    return StageResult(
+        figures={
+            "pictures": len(rows),
+            "positives": len(positives),
+            "generic_style": style.generic_style,
+            **provenance,
+        },
+        previews=(sheet("real, negative", pairs, PREVIEW_PAIRS),),
+    )
