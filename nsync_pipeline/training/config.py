@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.contrast.rules import BranchMode, UpdateRule
 from nsync_pipeline.strict import Section
-
-UpdateRule = Literal["none", "orthogonal", "orthogonal_anchor"]
 
 
 class TrainingConfig(Section):
@@ -39,7 +38,7 @@ class TrainingConfig(Section):
     caption_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of triplets trained on the empty prompt"
     )
-    branches: Literal["auto", "fused", "in_turn"] = Field(
+    branches: BranchMode = Field(
         default="auto", description="one pass for all branches, or one each; the gradients agree"
     )
     lora: LoraSettings = LoraSettings()

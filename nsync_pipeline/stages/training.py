@@ -1,0 +1,177 @@
+"""Stage ``training``: a style's LoRA by one variant's update rule."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nsync_pipeline import __version__
+from nsync_pipeline.adaptation.lora import add_lora, save_lora
+from nsync_pipeline.artifacts import LORA_FILE
+from nsync_pipeline.contrast.rules import BRANCHES
+from nsync_pipeline.errors import CaptionError, MissingArtifactError
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.image_sets.pixels import load_pixels
+from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.stages.context import Preview, StageContext, StageResult
+from nsync_pipeline.stages.training_inputs import TrainingInputs, read_training_inputs
+from nsync_pipeline.stages.whole_folder import whole_folder
+from nsync_pipeline.training.checkpoint import CheckpointFolder
+from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.training.determinism import deterministic_algorithms
+from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
+from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
+from nsync_pipeline.training.history import StepRecord, history_csv
+from nsync_pipeline.training.loop import train
+from nsync_pipeline.training.loss_curve import loss_curve
+from nsync_pipeline.training.summary import summarise
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one run of the stage trains."""
+
+    context: StageContext
+    variant: str
+    settings: TrainingConfig
+    inputs: TrainingInputs
+    family: Family
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the LoRA of ``context.style`` and ``context.variant``.
+
+    Writes the LoRA, ``history.csv`` (a row a step) and ``training.json`` to the model's folder. A
+    killed run is picked up at its newest checkpoint; the result is the same to the byte.
+
+    Raises:
+        MissingArtifactError: an earlier stage has to run first, or again.
+        CaptionError: a picture has no caption, or one too long for the text encoder.
+        TrainingError: there is nothing to train on, or a loss or gradient is not finite.
+        BaseModelError: the base model cannot be used.
+    """
+    if context.variant is None:
+        raise ValueError("training runs once a variant")
+    with deterministic_algorithms():
+        return _trained(_read(context, context.variant))
+
+
+def _read(context: StageContext, variant: str) -> _Task:
+    """Read the settings and manifests, load the base, and check that they go together."""
+    params, workspace = context.params, context.workspace
+    settings = params.variant(variant)
+    placeholder = params.style(context.style).placeholder
+    contrastive = "negative" in BRANCHES[settings.update_rule]
+    inputs = read_training_inputs(workspace, context.style, placeholder, contrastive)
+    context.log.dataset("style_set", workspace.style_set(context.style), "training")
+    if contrastive:
+        context.log.dataset("negative_set", workspace.negative_set(context.style), "negatives")
+    family = load_family(params.base_model)
+    if inputs.base_revision not in (None, family.revision):
+        raise MissingArtifactError(
+            f"the negatives of {context.style} were drawn by another base ({inputs.base_revision}) "
+            f"than {family.name} ({family.revision}): run the negative_set stage again"
+        )
+    for example in (*inputs.train, *inputs.held_out):
+        length = family.prompt_tokens(example.prompt)
+        if length > family.max_prompt_tokens:
+            raise CaptionError(
+                f"picture {example.id}: its prompt has {length} tokens, and {family.name} takes "
+                f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
+                f"Shorten the caption: {example.prompt!r}"
+            )
+    return _Task(context, variant, settings, inputs, family)
+
+
+def _trained(task: _Task) -> StageResult:
+    context, family, settings = task.context, task.family, task.settings
+    seed = context.params.seed
+    examples = _encoded(task, task.inputs.train, "encoding pictures")
+    test = _encoded(task, task.inputs.held_out[:MOST_PICTURES], "encoding test pictures")
+    lora = add_lora(family, settings.lora, torch_stream(seed, "lora"))
+    scratch = context.workspace.scratch("training", context.style, task.variant)
+    checkpoints = CheckpointFolder(scratch, _digest(task))
+
+    def on_step(record: StepRecord) -> None:
+        context.log.metrics(record.figures(), record.step)
+        context.progress("training", record.step, settings.steps)
+
+    outcome = train(
+        family,
+        lora,
+        examples,
+        settings,
+        seed,
+        checkpoints,
+        HeldOutLoss(family, test, seed) if test.ids else None,
+        on_step,
+        lambda done, loss: context.log.metrics({"loss_held_out": loss}, done),
+    )
+    figures = {
+        "steps": settings.steps,
+        "pictures": len(examples.ids),
+        "trained_weights": lora.count,
+        **summarise(outcome.history, outcome.held_out).figures(),
+    }
+    summary = figures | {
+        "branches": outcome.branches,
+        "held_out_losses": {str(done): loss for done, loss in sorted(outcome.held_out.items())},
+        "negatives": sum(examples.negative_counts),
+        "origin": _origin(task),
+        "settings": settings.model_dump(mode="json"),
+        "test_pictures": len(task.inputs.held_out),
+    }
+    with whole_folder(context.workspace.model(context.style, task.variant)) as folder:
+        save_lora(family, folder / LORA_FILE, _origin(task))
+        _write(folder / "history.csv", history_csv(outcome.history))
+        _write(folder / "training.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
+    checkpoints.remove()
+    title = f"losses of {context.style}, {task.variant}"
+    curve = loss_curve(outcome.history, outcome.held_out)
+    return StageResult(figures, (Preview(title, curve),))
+
+
+def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
+    progress = task.context.progress
+    return encode_examples(
+        task.family, examples, load_pixels, lambda done, total: progress(what, done, total)
+    )
+
+
+def _origin(task: _Task) -> dict[str, str]:
+    """Where the LoRA comes from; kept in its file's header."""
+    style = task.context.params.style(task.context.style)
+    return {
+        "base_model": task.family.name,
+        "base_revision": task.family.revision,
+        "data_sha256": task.inputs.data_sha256,
+        "generic_style": style.generic_style,
+        "placeholder": style.placeholder,
+        "seed": str(task.context.params.seed),
+        "steps": str(task.settings.steps),
+        "style": task.context.style,
+        "update_rule": task.settings.update_rule,
+        "variant": task.variant,
+        "version": __version__,
+    }
+
+
+def _digest(task: _Task) -> str:
+    """Over all that decides the result: a checkpoint of anything else is of no use."""
+    family = task.family
+    content = {
+        "origin": _origin(task),
+        "settings": task.settings.model_dump(mode="json"),
+        "base": [str(family.device), str(family.dtype), family.resolution],
+        "held_out": [example.id for example in task.inputs.held_out],
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

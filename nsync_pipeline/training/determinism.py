@@ -1,0 +1,29 @@
+"""The same inputs give the same bytes: torch's deterministic algorithms, while a training runs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """Allow only deterministic algorithms inside; what was set before is set again afterwards."""
+    # cuBLAS reads it when it is first used; without it, torch refuses matrix products on CUDA.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic: Any = torch.utils.deterministic  # the stubs do not know what it has
+    fill = deterministic.fill_uninitialized_memory
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = False  # nothing here reads memory it did not write
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        deterministic.fill_uninitialized_memory = fill
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,62 @@
+"""What is kept of every optimizer step."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from nsync_pipeline.contrast.refinement import Diagnostics
+from nsync_pipeline.contrast.rules import Branch
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One row of ``history.csv``; None, an empty cell, where a branch is not there."""
+
+    step: int  # from 1 on
+    loss_positive: float
+    loss_negative: float | None
+    loss_anchor: float | None
+    norm_positive: float
+    norm_negative: float | None
+    norm_anchor: float | None
+    cosine_negative: float | None
+    cosine_anchor: float | None
+    share_removed: float
+    norm_refined: float  # before it is clipped
+    learning_rate: float
+
+    def figures(self) -> dict[str, float]:
+        """The values there are, by name, without the step."""
+        return {
+            key: float(value)
+            for key, value in asdict(self).items()
+            if value is not None and key != "step"
+        }
+
+
+COLUMNS = tuple(field.name for field in fields(StepRecord))
+
+
+def step_record(
+    step: int, losses: Mapping[Branch, float], diagnostics: Diagnostics, learning_rate: float
+) -> StepRecord:
+    """The record of optimizer step ``step``, counted from 1 on."""
+    return StepRecord(
+        step=step,
+        loss_positive=losses["positive"],
+        loss_negative=losses.get("negative"),
+        loss_anchor=losses.get("anchor"),
+        learning_rate=learning_rate,
+        **asdict(diagnostics),
+    )
+
+
+def history_csv(records: Sequence[StepRecord]) -> str:
+    """The records as CSV, every digit kept."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record in records:
+        writer.writerow("" if value is None else repr(value) for value in asdict(record).values())
+    return text.getvalue()
