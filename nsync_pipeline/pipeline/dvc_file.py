@@ -1,0 +1,169 @@
+"""What ``dvc.yaml`` must list by hand, kept as ``params.yaml`` says.
+
+A DVC matrix cannot loop inside a list of deps, so the stages that read every variant list the
+variants' folders one by one (the parent folder would take leftovers in). ``nsync sync`` writes
+these lists, the metrics and the plots; whoever adds a variant and forgets it is told before
+anything is computed.
+"""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.params import Params, read_params
+from nsync_pipeline.pipeline.table import STAGES, Place, Stage
+
+STYLE = "${item.style}"
+VARIANT = "${item.variant}"
+SYNC = "`nsync sync` brings it in order"
+
+
+def dvc_deps(stage: Stage, variants: tuple[str, ...]) -> list[str]:
+    """The deps of ``stage`` as dvc.yaml writes them: artefacts, then code."""
+    at = Place(Workspace(Path("/")), STYLE, VARIANT)
+    artefacts = [path.relative_to("/").as_posix() for path in stage.inputs(at, variants)]
+    return artefacts + [f"nsync_pipeline/{part}" for part in stage.code]
+
+
+def dvc_out(stage: Stage) -> str:
+    """The one out of ``stage`` as dvc.yaml writes it."""
+    return stage.folder(Place(Workspace(Path("/")), STYLE, VARIANT)).relative_to("/").as_posix()
+
+
+def dvc_params(stage: Stage) -> list[str]:
+    """The params of ``stage`` as dvc.yaml writes them."""
+    return list(stage.keys(STYLE, VARIANT))
+
+
+def check_dvc_file(workspace: Workspace, params: Params) -> None:
+    """Compare the lists of ``dvc.yaml`` with ``params``, and what DVC tracks with what is written.
+
+    Raises:
+        ParamsError: they differ, or params.yaml leaves out a key that DVC tracks.
+    """
+    content = _yaml().load(_dvc_file(workspace).read_text(encoding="utf-8"))
+    for stage in STAGES.values():
+        if stage.fans_in and stage.name in content["stages"]:
+            listed = content["stages"][stage.name]["deps"]
+            if list(listed) != dvc_deps(stage, tuple(params.variants)):
+                raise ParamsError(
+                    f"dvc.yaml: the deps of {stage.name} are not those of the variants in "
+                    f"params.yaml ({', '.join(params.variants)}): {SYNC}."
+                )
+    missing = _tracked_but_left_out(workspace, params)
+    if missing:
+        raise ParamsError(f"params.yaml: DVC tracks {missing[0]}, which is left out: {SYNC}.")
+
+
+def sync_dvc_file(workspace: Workspace) -> list[str]:
+    """Bring ``dvc.yaml`` and ``params.yaml`` in order; gives what was changed, a line each.
+
+    Comments stay. In params.yaml only keys that DVC tracks and that were left to their defaults are
+    added, with these.
+    """
+    params = read_params(workspace.params_file)
+    said = _write_left_out(workspace, params)
+    yaml, path = _yaml(), _dvc_file(workspace)
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    variants = tuple(params.variants)
+    for stage in STAGES.values():
+        entry = content["stages"].get(stage.name)
+        if stage.fans_in and entry and list(entry["deps"]) != dvc_deps(stage, variants):
+            entry["deps"] = dvc_deps(stage, variants)
+            said.append(f"dvc.yaml: {stage.name} reads {', '.join((BASE, *variants))}")
+    for key, listed in (("metrics", dvc_metrics(params)), ("plots", dvc_plots(params))):
+        if content.get(key) != listed:
+            content[key] = listed
+            said.append(f"dvc.yaml: {key} of {', '.join(params.styles)}")
+    if any(line.startswith("dvc.yaml") for line in said):
+        _write(yaml, content, path)
+    return said
+
+
+def dvc_metrics(params: Params) -> list[str]:
+    """The file of metrics of each style."""
+    return [f"evaluation/{style}/metrics.json" for style in params.styles]
+
+
+def dvc_plots(params: Params) -> list[dict[str, Any]]:
+    """The training curves: each quantity of each style, all variants in one plot."""
+    curves = {"loss": "loss_positive", "gradient norm": "norm_refined"}
+    return [
+        {
+            f"{style}: {title}": {
+                "x": "step",
+                "y": {
+                    f"models/{style}/{variant}/history.csv": column for variant in params.variants
+                },
+            }
+        }
+        for style in params.styles
+        for title, column in curves.items()
+    ]
+
+
+def _tracked_but_left_out(workspace: Workspace, params: Params) -> list[str]:
+    content = _yaml().load(workspace.params_file.read_text(encoding="utf-8"))
+    keys = {
+        key
+        for stage in STAGES.values()
+        for style in params.styles
+        for variant in params.variants
+        for key in stage.keys(style, variant)
+    }
+    return sorted(key for key in keys if not _has(content, key.split(".")))
+
+
+def _has(content: Any, parts: list[str]) -> bool:
+    for part in parts:
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def _write_left_out(workspace: Workspace, params: Params) -> list[str]:
+    missing = _tracked_but_left_out(workspace, params)
+    if not missing:
+        return []
+    yaml = _yaml()
+    content = yaml.load(workspace.params_file.read_text(encoding="utf-8"))
+    defaults = params.model_dump(mode="json")
+    for key in missing:
+        *parents, last = key.split(".")
+        section, default = content, defaults
+        for part in parents:
+            section, default = section[part], default[part]
+        section[last] = default[last]
+    _write(yaml, content, workspace.params_file)
+    return [f"params.yaml: {key} written out, as DVC tracks it" for key in missing]
+
+
+def _dvc_file(workspace: Workspace) -> Path:
+    path = workspace.root / "dvc.yaml"
+    if not path.is_file():
+        raise ParamsError(f"{path} is not there: run this in the folder that holds dvc.yaml")
+    return path
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def _write(yaml: YAML, content: Any, path: Path) -> None:
+    text = StringIO()
+    yaml.dump(content, text)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    partial.replace(path)

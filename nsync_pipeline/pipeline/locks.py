@@ -1,0 +1,72 @@
+"""Locks between processes: one writer an artefact, one user of an accelerator.
+
+``flock`` locks: the kernel lets go of them when the process ends, however it ends.
+"""
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from nsync_pipeline.errors import WorkspaceBusyError
+
+
+@contextmanager
+def sole_writer(lock: Path, artefact: Path) -> Iterator[None]:
+    """Hold ``lock`` while ``artefact`` is written.
+
+    Raises:
+        WorkspaceBusyError: another process holds it; the message names that process.
+    """
+    with _opened(lock) as file:
+        if not _taken(file):
+            raise WorkspaceBusyError(
+                f"{artefact} is being written by process {_holder(file)}: wait until it has ended "
+                "(or end it), then run this again."
+            )
+        yield
+
+
+@contextmanager
+def accelerator_lease(device: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold the accelerator called ``device`` against this user's other stages, on this machine.
+
+    ``on_wait`` is told once, where another process has it, whom this one waits for.
+    """
+    folder = Path(tempfile.gettempdir()) / f"nsync-{os.getuid()}"
+    with _opened(folder / f"{device.replace(os.sep, '_')}.lock") as file:
+        waiting = False
+        while not _taken(file):
+            if not waiting:
+                on_wait(f"waiting for {device}, which process {_holder(file)} uses")
+                waiting = True
+            time.sleep(0.5)
+        yield
+
+
+@contextmanager
+def _opened(lock: Path) -> Iterator[IO[str]]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    # Not "w": whoever fails to take the lock must not wipe out the holder's number.
+    with lock.open("a+") as file:
+        yield file
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return True
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip() or "(unknown)"

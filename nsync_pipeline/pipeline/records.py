@@ -1,0 +1,42 @@
+"""What stages said of their artefacts, kept by content.
+
+An artefact that DVC restores from its cache is restored without running a stage. What was said of
+it when it was made is found by its digest, so Dagster shows the right figures and previews then,
+too. These records belong to the machine: where one is missing, nothing else is.
+"""
+
+import base64
+import json
+from pathlib import Path
+
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.stages.context import Preview, StageResult
+
+
+def write_record(workspace: Workspace, digest: str, result: StageResult) -> None:
+    """Keep ``result`` for the artefact with this DVC digest."""
+    content = {
+        "figures": dict(result.figures),
+        "previews": [
+            {"title": p.title, "jpeg": base64.b64encode(p.jpeg).decode()} for p in result.previews
+        ],
+    }
+    path = _path(workspace, digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_record(workspace: Workspace, digest: str) -> StageResult | None:
+    """What was said of the artefact ``digest``; None where it was made on another machine."""
+    path = _path(workspace, digest)
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    previews = tuple(Preview(p["title"], base64.b64decode(p["jpeg"])) for p in content["previews"])
+    return StageResult(content["figures"], previews)
+
+
+def _path(workspace: Workspace, digest: str) -> Path:
+    return workspace.state / "records" / f"{digest}.json"

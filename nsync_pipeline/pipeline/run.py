@@ -1,0 +1,137 @@
+"""One run of one stage: the same whichever door started it."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+
+import nsync_pipeline
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.params import Params, read_params
+from nsync_pipeline.pipeline.dagster_line import DagsterLine, dagster_line
+from nsync_pipeline.pipeline.disk_full import disk_full_explained
+from nsync_pipeline.pipeline.dvc_file import check_dvc_file
+from nsync_pipeline.pipeline.inputs import Inputs, read_tree, tree_digest
+from nsync_pipeline.pipeline.locks import accelerator_lease, sole_writer
+from nsync_pipeline.pipeline.process_death import die_with_parent
+from nsync_pipeline.pipeline.progress import shown_progress
+from nsync_pipeline.pipeline.records import write_record
+from nsync_pipeline.pipeline.staging import begin, publish
+from nsync_pipeline.pipeline.table import STAGES, Place, Stage, find_stage
+from nsync_pipeline.stages.context import Progress, StageContext, StageResult
+from nsync_pipeline.tracking.run_log import RunIdentity, open_run_log
+
+PACKAGE = Path(nsync_pipeline.__file__).parent
+
+
+def run_stage(
+    workspace: Workspace, name: str, style: str, variant: str | None = None
+) -> StageResult:
+    """Run the stage called ``name`` and put its artefact in its place, whole or not at all.
+
+    Raises:
+        ParamsError: settings, stage, style or variant are not there or do not fit.
+        MissingArtifactError: an artefact it reads is not there yet.
+        WorkspaceBusyError: another process is writing its artefact.
+        InputsChangedError: its inputs changed while it ran; nothing is put in place.
+        UserError: what the stage itself raises, and a full disk.
+    """
+    under_dvc = "DVC_STAGE" in os.environ
+    if under_dvc:
+        die_with_parent()
+    stage = find_stage(name, variant)
+    params = read_params(workspace.params_file)
+    params.style(style)
+    if variant is not None:
+        params.variant(variant)
+    if under_dvc:
+        check_dvc_file(workspace, params)
+    place = Place(workspace, style, variant)
+    title = " · ".join(part for part in (name, style, variant) if part)
+    with ExitStack() as open_until_end:
+        open_until_end.enter_context(disk_full_explained(workspace.root))
+        slot = "-".join(part for part in (name, style, variant) if part)
+        open_until_end.enter_context(sole_writer(workspace.lock(slot), stage.folder(place)))
+        inputs = _read_inputs(stage, place, params)
+        line = open_until_end.enter_context(dagster_line())
+        say = line.say if line else lambda text: print(text, flush=True)
+        if stage.uses_accelerator:
+            open_until_end.enter_context(_lease(params.base_model, say))
+        tell = open_until_end.enter_context(shown_progress(title, line.say if line else None))
+        return _run(stage, place, params, inputs, tell, line)
+
+
+def _run(
+    stage: Stage,
+    place: Place,
+    params: Params,
+    inputs: Inputs,
+    tell: Progress,
+    line: DagsterLine | None,
+) -> StageResult:
+    workspace, variant = place.workspace, place.variant or stage.fixed_variant
+    staging = begin(workspace, stage.folder(place))
+    base = params.base_model
+    identity = RunIdentity(
+        stage=stage.module or stage.name,
+        style=place.style,
+        variant=variant,
+        base=base.name if base.revision is None else f"{base.name}@{base.revision}",
+        inputs=inputs.digest(),
+        rule=params.variants[place.variant].update_rule if place.variant else None,
+        tags={"dagster.run_id": line.run_id} if line else {},
+    )
+    with open_run_log(workspace, identity, _logged(inputs.settings, params, place.variant)) as log:
+        result = stage.run(StageContext(staging, params, place.style, variant, log, tell))
+        inputs.check_unchanged()
+        publish(staging)
+        write_record(workspace, tree_digest(read_tree(staging.place)), result)
+    return result
+
+
+def _read_inputs(stage: Stage, place: Place, params: Params) -> Inputs:
+    """What the stage reads, code included, as it is now."""
+    artefacts = stage.inputs(place, tuple(params.variants))
+    for path in artefacts:
+        if not path.exists():
+            raise MissingArtifactError(
+                f"{path} is not there, and {stage.name} reads it: run {_maker(path, place)} first "
+                "(`dvc repro` runs all that is missing)."
+            )
+    code = [PACKAGE / part for part in stage.code if (PACKAGE / part).exists()]
+    keys = stage.keys(place.style, place.variant)
+    return Inputs.read(place.workspace.params_file, params, keys, (*artefacts, *code))
+
+
+def _maker(path: Path, place: Place) -> str:
+    """Which stage makes the artefact at ``path``."""
+    for stage in STAGES.values():
+        if path == stage.folder(Place(place.workspace, place.style, path.name)):
+            return stage.name
+    return "`nsync add-style`"
+
+
+def _logged(
+    settings: Mapping[str, object], params: Params, variant: str | None
+) -> dict[str, object]:
+    """The settings as they apply: those of a variant under the same names as any other's."""
+    if variant is None:
+        return dict(settings)
+    shared = {k: v for k, v in settings.items() if not k.startswith("variants.")}
+    if "training" in shared:
+        shared["training"] = params.variant(variant).model_dump(mode="json")
+    return shared
+
+
+def _lease(base: BaseModelConfig, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """The lease of the accelerator, where the base model will be put on one."""
+    if base.device not in ("auto", "cuda"):
+        return nullcontext()
+    import torch  # only here: most of what this package does needs no torch
+
+    if not torch.cuda.is_available():
+        return nullcontext()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    return accelerator_lease(f"cuda-{visible}", say)

@@ -1,0 +1,182 @@
+"""The stages as a table: what each reads, needs, runs and makes.
+
+``dvc.yaml`` says the same for DVC, and a test holds the two together.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.stages.context import StageContext, StageResult
+
+BASE_WEIGHTS = "sketchbook/weights/pipeline"
+CLIP_WEIGHTS = "sketchbook/weights/clip"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which artefact: of a style, and of a variant where the stage has them."""
+
+    workspace: Workspace
+    style: str
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table."""
+
+    name: str
+    folder: Callable[[Place], Path]
+    """The one folder the stage writes: its artefact."""
+    settings: tuple[str, ...]
+    """The keys of params.yaml it reads, with ``{style}`` and ``{variant}`` to fill in."""
+    code: tuple[str, ...]
+    """The files and folders of the package whose change can change its artefact."""
+    needs: tuple[str, ...] = ()
+    """The stages whose artefacts it reads."""
+    reads_source: bool = False
+    """It reads the user's pictures."""
+    per_variant: bool = False
+    fixed_variant: str | None = None
+    """The variant of a stage that has only this one."""
+    module: str = ""
+    """In ``nsync_pipeline.stages``; its own name where empty."""
+    uses_accelerator: bool = False
+
+    def inputs(self, place: Place, variants: tuple[str, ...]) -> tuple[Path, ...]:
+        """The artefacts it reads; ``variants`` are all there are."""
+        source = (place.workspace.source(place.style),) if self.reads_source else ()
+        return source + tuple(
+            STAGES[need].folder(at)
+            for need in self.needs
+            for at in _places(STAGES[need], self, place, variants)
+        )
+
+    def keys(self, style: str, variant: str | None) -> tuple[str, ...]:
+        """``settings`` with the names filled in."""
+        return tuple(key.format(style=style, variant=variant) for key in self.settings)
+
+    @property
+    def fans_in(self) -> bool:
+        """It reads the artefacts of every variant."""
+        return not self.per_variant and any(STAGES[need].per_variant for need in self.needs)
+
+    def run(self, context: StageContext) -> StageResult:
+        """Run it; its module is imported only now, because it may import torch."""
+        module = importlib.import_module(f"nsync_pipeline.stages.{self.module or self.name}")
+        result: StageResult = module.run(context)
+        return result
+
+
+def _places(need: Stage, reader: Stage, place: Place, variants: tuple[str, ...]) -> list[Place]:
+    if not need.per_variant:
+        return [Place(place.workspace, place.style)]
+    return [
+        Place(place.workspace, place.style, variant)
+        for variant in ((str(place.variant),) if reader.per_variant else variants)
+    ]
+
+
+_DRAWING = ("families", "generation", "seeding.py", BASE_WEIGHTS)
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="style_set",
+            folder=lambda at: at.workspace.style_set(at.style),
+            settings=("seed", "styles.{style}", "style_set"),
+            code=("stages/style_set.py", "image_sets", "seeding.py", "sketchbook"),
+            reads_source=True,
+        ),
+        Stage(
+            name="captions",
+            folder=lambda at: at.workspace.captions(at.style),
+            settings=("styles.{style}", "base_model", "captioning"),
+            code=("stages/captions.py", "captioning", "image_sets", "families", BASE_WEIGHTS),
+            needs=("style_set",),
+        ),
+        Stage(
+            name="negative_set",
+            folder=lambda at: at.workspace.negative_set(at.style),
+            settings=("seed", "styles.{style}.generic_style", "base_model", "negative_set"),
+            code=("stages/negative_set.py", "image_sets", *_DRAWING),
+            needs=("style_set", "captions"),
+            uses_accelerator=True,
+        ),
+        Stage(
+            name="training",
+            folder=lambda at: at.workspace.model(at.style, str(at.variant)),
+            settings=(
+                "seed", "styles.{style}.placeholder", "styles.{style}.generic_style", "base_model",
+                "training", "variants.{variant}",
+            ),
+            code=(
+                "stages/training.py", "training", "contrast", "diffusion", "adaptation", "families",
+                "image_sets", "seeding.py", BASE_WEIGHTS,
+            ),
+            needs=("style_set", "captions", "negative_set"),
+            per_variant=True,
+            uses_accelerator=True,
+        ),
+        Stage(
+            name="generation",
+            folder=lambda at: at.workspace.samples(at.style, str(at.variant)),
+            settings=("seed", "styles.{style}.placeholder", "base_model", "generation"),
+            code=("stages/generation.py", "adaptation", "image_sets", *_DRAWING),
+            needs=("style_set", "captions", "training"),
+            per_variant=True,
+            uses_accelerator=True,
+        ),
+        Stage(
+            name="base_generation",
+            folder=lambda at: at.workspace.samples(at.style, BASE),
+            settings=("seed", "styles.{style}.generic_style", "base_model", "generation"),
+            code=("stages/generation.py", "adaptation", "image_sets", *_DRAWING),
+            needs=("style_set", "captions"),
+            fixed_variant=BASE,
+            module="generation",
+            uses_accelerator=True,
+        ),
+        Stage(
+            name="evaluation",
+            folder=lambda at: at.workspace.evaluation(at.style),
+            settings=("seed", "evaluation"),
+            code=("stages/evaluation.py", "metrics", "image_sets", "seeding.py", CLIP_WEIGHTS),
+            needs=("style_set", "captions", "negative_set", "base_generation", "generation"),
+            uses_accelerator=True,
+        ),
+        Stage(
+            name="report",
+            folder=lambda at: at.workspace.report(at.style),
+            settings=("report", "styles.{style}.placeholder", "styles.{style}.generic_style"),
+            code=("stages/report.py", "report", "image_sets"),
+            needs=(
+                "style_set", "captions", "negative_set", "training", "base_generation",
+                "generation", "evaluation",
+            ),
+        ),
+    )
+}  # fmt: skip
+
+
+def find_stage(name: str, variant: str | None) -> Stage:
+    """The stage called ``name``, as long as ``variant`` goes with it.
+
+    Raises:
+        ParamsError: there is no such stage, or a variant is missing or too much.
+    """
+    if name not in STAGES:
+        raise ParamsError(f"{name!r} is not a stage; there are: {', '.join(STAGES)}")
+    stage = STAGES[name]
+    if stage.per_variant and variant is None:
+        raise ParamsError(f"{name} runs once a variant: say which with --variant")
+    if stage.per_variant and variant == BASE:
+        raise ParamsError(f"{BASE!r} is the untrained base model; its pictures: base_generation")
+    if not stage.per_variant and variant is not None:
+        raise ParamsError(f"{name} runs once a style, not once a variant: leave --variant out")
+    return stage

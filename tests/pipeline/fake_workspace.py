@@ -1,0 +1,88 @@
+"""A workspace with the project's own dvc.yaml and params.yaml, and fake stages (fake_nsync.py)."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.pipeline.table import STAGES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+COPIED = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "sources/woodblock/README.md")
+
+
+@dataclass(frozen=True)
+class FakeWorkspace:
+    """The workspace, and the environment in which ``nsync`` is the fake one."""
+
+    workspace: Workspace
+    environment: dict[str, str]
+
+    @property
+    def root(self) -> Path:
+        return self.workspace.root
+
+    def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` in the workspace."""
+        return subprocess.run(
+            command, cwd=self.root, env={**self.environment, **environment}, text=True,
+            capture_output=True, check=False, timeout=300,
+        )  # fmt: skip
+
+    def nsync(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.call("nsync", *arguments, **environment)
+
+    def dvc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run DVC, which must succeed."""
+        done = self.call(str(BIN / "dvc"), *arguments, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def edit_params(self, before: str, after: str) -> None:
+        text = self.workspace.params_file.read_text()
+        assert text.count(before) == 1, before
+        self.workspace.params_file.write_text(text.replace(before, after))
+
+    def ran(self) -> list[str]:
+        """The stages that ran since this was asked last."""
+        log = Path(self.environment["FAKE_LOG"])
+        lines = log.read_text().split() if log.is_file() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+
+def make_fake_workspace(root: Path, with_dvc: bool = True) -> FakeWorkspace:
+    """A workspace at ``root/workspace``; its code deps are stand-ins of one line."""
+    folder = root / "workspace"
+    for name in COPIED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / name, folder / name)
+    for part in {part for stage in STAGES.values() for part in stage.code}:
+        path = folder / "nsync_pipeline" / part
+        file = path if path.suffix == ".py" else path / "stand_in.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'"""Stands for {part}."""\n')
+    programs = root / "bin"
+    programs.mkdir()
+    nsync = programs / "nsync"
+    fake = Path(__file__).with_name("fake_nsync.py")
+    nsync.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{fake}" "$@"\n')
+    nsync.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "DAGSTER_"))}
+    environment |= {
+        "PATH": f"{programs}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}",
+        "FAKE_LOG": str(root / "ran.txt"),
+        "NSYNC_TRACKING": "off",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+    }
+    made = FakeWorkspace(Workspace(folder), environment)
+    if with_dvc:
+        shutil.copytree(
+            REPOSITORY / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
+        )
+        made.call("git", "init", "-q")
+    return made
