@@ -29,6 +29,10 @@ class TrainingError(UserError):
     """Training cannot go on: a loss or gradient is not finite, or a checkpoint does not fit."""
 
 
+class EvaluationError(UserError):
+    """The evaluation cannot be done: its extractor cannot be used, or the pictures do not fit."""
+
+
 class WorkspaceBusyError(UserError):
     """Another process is writing the same artefact."""
 

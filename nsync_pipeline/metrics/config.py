@@ -5,22 +5,34 @@ from pydantic import Field
 from nsync_pipeline.strict import Section
 
 
+class GuardrailConfig(Section):
+    """How much worse than another checkpoint one may be in content, and still count as better."""
+
+    prompt_fidelity_drop: float = Field(
+        default=2.0, ge=0, le=200, description="CLIP-T points (cosine x 100)"
+    )
+    copy_rate_rise: float = Field(
+        default=0.1, ge=0, le=1, description="share of pictures that are near-copies"
+    )
+    diversity_drop: float = Field(
+        default=0.1, ge=0, le=10, description="in the distance of the Vendi ratio from 1"
+    )
+
+
 class EvaluationConfig(Section):
     """``evaluation`` in params.yaml."""
 
     extractor: str = Field(
-        default="sketchbook",
-        min_length=1,
+        default="sketchbook", min_length=1,
         description="`sketchbook` (the embedded CLIP), or a local folder or hub id of a CLIP model",
-    )
+    )  # fmt: skip
     extractor_revision: str | None = Field(default=None, description="the hub revision to pin")
     bootstrap_draws: int = Field(
         default=2000, ge=100, le=1_000_000, description="resamples for the 95 % intervals"
     )
     batch_size: int = Field(default=64, ge=1, le=4096, description="pictures a forward pass")
     copy_quantile: float = Field(
-        default=0.01,
-        gt=0,
-        lt=1,
+        default=0.01, gt=0, lt=1,
         description="of the real test-to-train distances: nearer than that counts as a copy",
-    )
+    )  # fmt: skip
+    guardrails: GuardrailConfig = GuardrailConfig()

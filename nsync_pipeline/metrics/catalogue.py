@@ -1,0 +1,62 @@
+"""What each metric is called, which way is better, and what it says in one line."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is shown."""
+
+    name: str  # in metrics.json
+    title: str
+    better: Literal["higher", "lower", "near 1"]
+    digits: int  # after the decimal point
+    meaning: str
+    primary: bool = False
+
+
+METRICS = (
+    Metric(
+        "style_margin", "Style margin", "higher", 3,
+        "How much nearer a picture is to the style than to the nearest other style; "
+        "below 0 it looks more like something else.",
+        primary=True,
+    ),
+    Metric(
+        "cmmd", "CMMD", "lower", 2,
+        "Distance between the mean look of the generated and of the held-out real pictures; "
+        "0 is no difference that can be seen (it can fall below 0 by chance).",
+        primary=True,
+    ),
+    Metric(
+        "mmd", "MMD, median bandwidth", "lower", 1,
+        "The same distance with a finer eye: it sees the spread of the pictures, too.",
+    ),
+    Metric(
+        "style_cosine", "Style cosine", "higher", 3,
+        "Likeness to the style's mean picture, whatever else a picture is like.",
+    ),
+    Metric(
+        "style_recognised", "Style recognised", "higher", 2,
+        "Mean probability a classifier of drawn styles gives to this style.",
+    ),
+    Metric(
+        "prompt_fidelity", "CLIP-T", "higher", 1,
+        "Does the picture show what its caption says? The style's words are left out.",
+    ),
+    Metric(
+        "copy_rate", "Near-copies", "lower", 2,
+        "Share of pictures nearer to a training picture than real held-out ones are.",
+    ),
+    Metric(
+        "diversity", "Diversity", "near 1", 2,
+        "How many different pictures there are, against as many real ones (Vendi scores).",
+    ),
+    Metric(
+        "cmmd_biased", "CMMD, biased", "lower", 2,
+        "CMMD as its paper computes it: above 0 at small n even for the same distribution.",
+    ),
+)  # fmt: skip
+
+PRIMARY = tuple(metric.name for metric in METRICS if metric.primary)

@@ -1,0 +1,212 @@
+"""Every metric of one set of pictures, against references fixed before any set is looked at.
+
+A *unit* is a caption with its pictures: units 0 .. P-1 are the held-out captions (each with its
+real test picture and what was generated for it), units P .. P+T-1 the training pictures. Intervals
+resample units.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsync_pipeline.metrics import diversity
+from nsync_pipeline.metrics.bootstrap import Interval, interval, mean_under, prompt_means
+from nsync_pipeline.metrics.copying import clopper_pearson, copy_threshold, nearest
+from nsync_pipeline.metrics.distances import (
+    CMMD_SIGMA,
+    Floats,
+    Indices,
+    half_splits,
+    median_distance,
+    mmd_biased,
+    mmd_unbiased,
+    prompt_kernels,
+)
+from nsync_pipeline.metrics.prompt_fidelity import prompt_fidelity
+from nsync_pipeline.metrics.style import prototype, style_scores
+
+FLOOR_SPLITS = 200
+DIVERSITY_DRAWS = 200
+"""Each draw of the diversity's interval is two eigenvalue problems, so it takes fewer."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Unit features of pictures and of their captions, a row a picture."""
+
+    pictures: Floats  # (N, d)
+    captions: Floats  # (N, d)
+    unit: Indices  # (N,)
+    recognised: Floats | None = None  # (N,) probability a classifier gives to the style
+
+    def first(self, count: int) -> "PictureSet":
+        """The first ``count`` rows, or all."""
+        return PictureSet(
+            pictures=self.pictures[:count],
+            captions=self.captions[:count],
+            unit=self.unit[:count],
+            recognised=None if self.recognised is None else self.recognised[:count],
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What every set is measured against."""
+
+    test: PictureSet
+    train: PictureSet
+    target: Floats  # (d,) the style's prototype, of the test pictures
+    rivals: Floats  # (K, d) the other prototypes
+    rival_names: tuple[str, ...]
+    bandwidth: float  # the median distance of all real pictures
+    copy_threshold: float
+
+    @property
+    def units(self) -> int:
+        return len(self.test.unit) + len(self.train.unit)
+
+
+@dataclass(frozen=True)
+class PictureScores:
+    """One value a picture."""
+
+    style_cosine: Floats
+    style_margin: Floats
+    rival: Indices  # into Reference.rival_names
+    prompt_fidelity: Floats
+    nearest: Indices  # row of the nearest training picture
+    distance: Floats  # to it
+    copied: Indices  # 1 where it counts as a copy, else 0
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """All figures of one set; a metric that cannot be computed at its size is not there."""
+
+    figures: dict[str, Interval]
+    pictures: PictureScores
+    draws: dict[str, Floats]  # (D,) of the metrics that checkpoints are compared by
+
+
+def make_reference(
+    test: PictureSet, train: PictureSet, rivals: Mapping[str, Floats], copy_quantile: float
+) -> Reference:
+    """Fix the prototypes, the bandwidth and the copy threshold; ``rivals`` are features by name.
+
+    Raises:
+        ValueError: a set is empty, or the real pictures are all the same to the extractor.
+    """
+    return Reference(
+        test=test,
+        train=train,
+        target=prototype(test.pictures),
+        rivals=np.stack([prototype(features) for features in rivals.values()]),
+        rival_names=tuple(rivals),
+        bandwidth=median_distance(np.concatenate([test.pictures, train.pictures])),
+        copy_threshold=copy_threshold(
+            nearest(test.pictures, train.pictures).distance, copy_quantile
+        ),
+    )
+
+
+def score_set(
+    shown: PictureSet, reference: Reference, weights: Floats, rng: np.random.Generator
+) -> SetScores:
+    """Score generated pictures against the held-out real ones; ``weights`` are draws (D, units)."""
+    scores = score_pictures(shown, reference)
+    per_picture = {
+        "style_margin": scores.style_margin,
+        "style_cosine": scores.style_cosine,
+        "prompt_fidelity": scores.prompt_fidelity,
+    }
+    if shown.recognised is not None:
+        per_picture["style_recognised"] = shown.recognised
+    figures: dict[str, Interval] = {}
+    draws: dict[str, Floats] = {}
+    for name, values in per_picture.items():
+        means = prompt_means(values, shown.unit, reference.units)
+        draws[name] = mean_under(weights, means)
+        figures[name] = interval(float(np.nanmean(means)), draws[name])
+    everyone = np.ones((1, reference.units))
+    for name, sigma in (("cmmd", CMMD_SIGMA), ("mmd", reference.bandwidth)):
+        kernels = prompt_kernels(
+            shown.pictures, shown.unit, reference.test.pictures, reference.test.unit,
+            reference.units, sigma,
+        )  # fmt: skip
+        draws[name] = mmd_unbiased(kernels, weights)
+        figures[name] = interval(float(mmd_unbiased(kernels, everyone)[0]), draws[name])
+    figures["cmmd_biased"] = Interval(
+        mmd_biased(shown.pictures, reference.test.pictures, CMMD_SIGMA)
+    )
+    copies = int(scores.copied.sum())
+    figures["copy_rate"] = Interval(
+        copies / len(scores.copied), *clopper_pearson(copies, len(scores.copied))
+    )
+    figures["diversity"] = _diversity(shown, reference.test, weights, rng)
+    defined = {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
+    return SetScores(figures=defined, pictures=scores, draws=draws)
+
+
+def score_ceiling(
+    reference: Reference, size: int, weights: Floats, rng: np.random.Generator
+) -> dict[str, Interval]:
+    """What real pictures score: training pictures, at most ``size``, as if they were generated.
+
+    Their copy rate is that of the test pictures, which the threshold was set by.
+    """
+    figures = score_set(reference.train.first(size), reference, weights, rng).figures
+    distances = nearest(reference.test.pictures, reference.train.pictures).distance
+    copies = int((distances < reference.copy_threshold).sum())
+    rate = Interval(copies / len(distances), *clopper_pearson(copies, len(distances)))
+    return {**figures, "copy_rate": rate}
+
+
+def score_floor(reference: Reference, size: int, rng: np.random.Generator) -> dict[str, Interval]:
+    """The distances between two random halves of the real pictures, at most ``size`` each.
+
+    The interval is the middle 95 % of the splits. Empty where there are too few real pictures.
+    """
+    real = np.concatenate([reference.test.pictures, reference.train.pictures])
+    size = min(size, len(real) // 2)
+    if size < 2:
+        return {}
+    cmmd = half_splits(real, size, CMMD_SIGMA, FLOOR_SPLITS, rng)
+    mmd = half_splits(real, size, reference.bandwidth, FLOOR_SPLITS, rng)
+    columns = {"cmmd": cmmd.unbiased, "mmd": mmd.unbiased, "cmmd_biased": cmmd.biased}
+    return {name: interval(float(values.mean()), values) for name, values in columns.items()}
+
+
+def score_pictures(shown: PictureSet, reference: Reference) -> PictureScores:
+    """The values of single pictures."""
+    style = style_scores(shown.pictures, reference.target, reference.rivals)
+    neighbour = nearest(shown.pictures, reference.train.pictures)
+    return PictureScores(
+        style_cosine=style.cosine,
+        style_margin=style.margin,
+        rival=style.rival,
+        prompt_fidelity=prompt_fidelity(shown.pictures, shown.captions),
+        nearest=neighbour.index,
+        distance=neighbour.distance,
+        copied=(neighbour.distance < reference.copy_threshold).astype(np.int64),
+    )
+
+
+def _diversity(
+    shown: PictureSet, real: PictureSet, weights: Floats, rng: np.random.Generator
+) -> Interval:
+    size = min(len(shown.unit), len(real.unit))
+    value = diversity.vendi_at(shown.pictures, size, rng) / diversity.vendi_at(
+        real.pictures, size, rng
+    )
+    draws = []
+    for draw in weights[:DIVERSITY_DRAWS]:
+        scores = [_vendi_under(draw, some, size, rng) for some in (shown, real)]
+        draws.append(scores[0] / scores[1])
+    return interval(value, np.asarray(draws))
+
+
+def _vendi_under(draw: Floats, pictures: PictureSet, size: int, rng: np.random.Generator) -> float:
+    rows = np.sort(rng.permutation(len(pictures.unit))[:size])
+    counts = draw[pictures.unit[rows]]
+    return diversity.vendi_score(pictures.pictures[rows], counts) if counts.any() else float("nan")

@@ -1,0 +1,112 @@
+"""Is checkpoint A better than checkpoint B?
+
+With one training run each, nothing can be said of the *methods*: another training seed can turn the
+order round. What can be said, over the same prompts and generation seeds, is whether these two
+checkpoints differ by more than the choice of prompts would.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nsync_pipeline.metrics.bootstrap import Interval, holm, interval, two_sided_p
+from nsync_pipeline.metrics.config import GuardrailConfig
+from nsync_pipeline.metrics.scores import SetScores
+
+Verdict = Literal["better", "worse", "trade-off", "inconclusive"]
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Checkpoint ``a`` against ``b``: differences are a minus b, paired over prompts."""
+
+    a: str
+    b: str
+    style_margin: Interval  # better above 0
+    cmmd: Interval  # better below 0
+    p_style_margin: float  # two-sided, Holm-adjusted over the comparisons made
+    p_cmmd: float
+    a_breaks: tuple[str, ...]  # guardrails on which a is worse than b by more than is allowed
+    b_breaks: tuple[str, ...]
+    verdict: Verdict  # of a
+
+
+def compare(
+    pairs: Sequence[tuple[str, str]], scores: Mapping[str, SetScores], guardrails: GuardrailConfig
+) -> list[Comparison]:
+    """Compare the checkpoints named in each pair (a, b), as one family of comparisons.
+
+    A is *better* when both primary differences (style margin, CMMD) are significant in its favour
+    and no guardrail is broken, *worse* when b is better than it, *trade-off* when the two primaries
+    point to different checkpoints or the better one breaks a guardrail, else *inconclusive*.
+    A pair with a metric that could not be computed is left out.
+    """
+    found = [
+        _differences(a, b, scores[a], scores[b], guardrails)
+        for a, b in pairs
+        if all("cmmd" in scores[name].figures for name in (a, b))
+    ]
+    margins = holm([comparison.p_style_margin for comparison in found])
+    distances = holm([comparison.p_cmmd for comparison in found])
+    adjusted = [
+        replace(comparison, p_style_margin=margin, p_cmmd=distance)
+        for comparison, margin, distance in zip(found, margins, distances, strict=True)
+    ]
+    return [replace(comparison, verdict=_verdict(comparison)) for comparison in adjusted]
+
+
+def broken_guardrails(a: SetScores, b: SetScores, allowed: GuardrailConfig) -> tuple[str, ...]:
+    """The metrics on which a is worse than b by more than ``allowed``, by their point estimates."""
+    first, second = ({k: v.value for k, v in s.figures.items()} for s in (a, b))
+    worse = {
+        "prompt_fidelity": second["prompt_fidelity"] - first["prompt_fidelity"],
+        "copy_rate": first["copy_rate"] - second["copy_rate"],
+        "diversity": abs(first["diversity"] - 1.0) - abs(second["diversity"] - 1.0),
+    }
+    limits = {
+        "prompt_fidelity": allowed.prompt_fidelity_drop,
+        "copy_rate": allowed.copy_rate_rise,
+        "diversity": allowed.diversity_drop,
+    }
+    return tuple(name for name, by in worse.items() if by > limits[name])
+
+
+def _differences(
+    a: str, b: str, first: SetScores, second: SetScores, guardrails: GuardrailConfig
+) -> Comparison:
+    differences = {
+        name: interval(
+            first.figures[name].value - second.figures[name].value,
+            first.draws[name] - second.draws[name],
+        )
+        for name in ("style_margin", "cmmd")
+    }
+    p_values = {name: two_sided_p(first.draws[name] - second.draws[name]) for name in differences}
+    return Comparison(
+        a=a,
+        b=b,
+        style_margin=differences["style_margin"],
+        cmmd=differences["cmmd"],
+        p_style_margin=p_values["style_margin"],
+        p_cmmd=p_values["cmmd"],
+        a_breaks=broken_guardrails(first, second, guardrails),
+        b_breaks=broken_guardrails(second, first, guardrails),
+        verdict="inconclusive",
+    )
+
+
+def _verdict(comparison: Comparison) -> Verdict:
+    # +1 where the metric significantly favours a, -1 where b, 0 where neither.
+    margin = _sign(comparison.style_margin.value) * (comparison.p_style_margin <= SIGNIFICANCE)
+    distance = -_sign(comparison.cmmd.value) * (comparison.p_cmmd <= SIGNIFICANCE)
+    if margin == distance == 1:
+        return "trade-off" if comparison.a_breaks else "better"
+    if margin == distance == -1:
+        return "trade-off" if comparison.b_breaks else "worse"
+    return "trade-off" if margin * distance == -1 else "inconclusive"
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,139 @@
+"""Evaluation: every variant and the base against the held-out real pictures."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from nsync_pipeline.artifacts import BASE
+from nsync_pipeline.errors import EvaluationError
+from nsync_pipeline.families.loading import choose_device
+from nsync_pipeline.metrics.bootstrap import prompt_draws
+from nsync_pipeline.metrics.features import EMBEDDED, ClipExtractor, load_extractor
+from nsync_pipeline.metrics.scores import (
+    SetScores,
+    make_reference,
+    score_ceiling,
+    score_floor,
+    score_set,
+)
+from nsync_pipeline.metrics.verdict import compare
+from nsync_pipeline.seeding import numpy_stream
+from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.evaluation_features import FeatureReader, style_judge
+from nsync_pipeline.stages.evaluation_files import Evaluation, write_evaluation
+from nsync_pipeline.stages.picture_sets import StylePictures, read_style_pictures
+from nsync_pipeline.stages.whole_folder import whole_folder
+
+ENOUGH = 50
+"""Below so many pictures the metrics move by chance more than by what is compared."""
+
+FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised")
+"""The metrics a person sees first."""
+
+
+def run(context: StageContext) -> StageResult:
+    """Score ``base`` and all variants of one style; writes ``evaluation/<style>``.
+
+    Raises:
+        MissingArtifactError: an earlier stage's artefact is missing, or they do not fit together.
+        EvaluationError: the extractor cannot be used, or cannot tell the real pictures apart.
+    """
+    settings, style = context.params.evaluation, context.params.style(context.style)
+    variants = list(context.params.variants)
+    pictures = read_style_pictures(context.workspace, context.style, variants)
+    extractor = load_extractor(
+        settings.extractor,
+        settings.extractor_revision,
+        context.workspace.root,
+        str(choose_device(context.params.base_model.device)),
+    )
+    reader = FeatureReader(
+        pictures, extractor, settings.batch_size, style_judge(style), context.progress
+    )
+    test, train = reader.test(), reader.train()
+    shown = {name: reader.samples(name) for name in (BASE, *variants)}
+    rivals = {"negatives": reader.negatives(), "base": shown[BASE].pictures}
+    if settings.extractor == EMBEDDED:
+        rivals |= reader.seen_styles(context.params.seed)
+    try:
+        reference = make_reference(test, train, rivals, settings.copy_quantile)
+    except ValueError as error:
+        raise EvaluationError(
+            f"{context.style}: the extractor cannot tell its real pictures apart: {error}."
+        ) from error
+
+    rng = numpy_stream(context.params.seed, "evaluation", context.style)
+    # Held-out captions and training pictures are resampled apart: how many there are is fixed.
+    draws = np.concatenate(
+        [prompt_draws(len(part.unit), settings.bootstrap_draws, rng) for part in (test, train)],
+        axis=1,
+    )
+    scores: dict[str, SetScores] = {}
+    for done, (name, picture_set) in enumerate(shown.items()):
+        context.progress("scoring", done, len(shown))
+        scores[name] = score_set(picture_set, reference, draws, rng)
+    context.progress("scoring", len(shown), len(shown))
+    size = len(shown[BASE].unit)
+    # The later variant of params.yaml is asked whether it beats the earlier one.
+    pairs = [(later, earlier) for earlier, later in combinations(variants, 2)]
+    evaluation = Evaluation(
+        scores=scores,
+        recognised={
+            name: None if found.recognised is None else found.recognised.tolist()
+            for name, found in shown.items()
+        },
+        ceiling=score_ceiling(reference, size, draws, rng),
+        floor=score_floor(reference, size, rng),
+        comparisons=compare(pairs, scores, settings.guardrails),
+        against_base=compare([(name, BASE) for name in variants], scores, settings.guardrails),
+        reference=reference,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        prompts=len({sample.prompt_id for sample in pictures.samples[BASE]}),
+        side=pictures.side,
+        bootstrap_draws=settings.bootstrap_draws,
+        warnings=tuple(_warnings(pictures, extractor)),
+    )
+    with whole_folder(context.workspace.evaluation(context.style)) as folder:
+        write_evaluation(folder, pictures, evaluation)
+    context.log.metrics(
+        {
+            f"{metric}/{name}": figure.value
+            for name, found in scores.items()
+            for metric, figure in found.figures.items()
+        }
+    )
+    return StageResult(figures=_figures(evaluation))
+
+
+def _figures(evaluation: Evaluation) -> dict[str, int | float | str]:
+    count = len(evaluation.scores[BASE].pictures.copied)
+    figures: dict[str, int | float | str] = {"pictures": count}
+    for name, found in evaluation.scores.items():
+        for metric in FIGURES:
+            if metric in found.figures:
+                figures[f"{name} {metric}"] = float(f"{found.figures[metric].value:.4g}")
+    for found_pair in evaluation.comparisons:
+        figures[f"{found_pair.a} against {found_pair.b}"] = found_pair.verdict
+    return figures
+
+
+def _warnings(pictures: StylePictures, extractor: ClipExtractor) -> Iterator[str]:
+    prompts = len({sample.prompt_id for sample in pictures.samples[BASE]})
+    counted = (
+        ("held-out captions were drawn", prompts),
+        ("training pictures", len(pictures.train)),
+    )
+    for what, count in counted:
+        if count < ENOUGH:
+            yield (
+                f"Only {count} {what}; below {ENOUGH} these metrics move by chance more than by "
+                "what is compared."
+            )
+    captions = sorted({sample.caption for sample in pictures.samples[BASE]})
+    if cut := len(extractor.too_long(captions)):
+        yield (
+            f"{cut} captions are longer than the feature extractor reads: CLIP-T judges their "
+            "beginning."
+        )

@@ -1,0 +1,115 @@
+"""The pictures of one style as features: what evaluation measures on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nsync_pipeline.image_sets.config import StyleConfig
+from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.features import ClipExtractor
+from nsync_pipeline.metrics.scores import PictureSet
+from nsync_pipeline.seeding import stream_seed
+from nsync_pipeline.sketchbook.folders import JUDGES_FOLDER
+from nsync_pipeline.sketchbook.judges import LABELS, Judges, load_judges
+from nsync_pipeline.sketchbook.world import SEEN_STYLES, draw_style_set
+from nsync_pipeline.stages.context import Progress
+from nsync_pipeline.stages.picture_files import open_squares
+from nsync_pipeline.stages.picture_sets import StylePictures
+
+SEEN_STYLE_PICTURES = 48
+"""How many drawn pictures make the prototype of each style the embedded base knows."""
+
+JUDGED_SIDE = 64
+
+
+@dataclass(frozen=True)
+class StyleJudge:
+    """The embedded world's classifier of drawn styles, asked about one of them."""
+
+    judges: Judges
+    style: int  # its place among the classifier's labels
+
+    def probabilities(self, pictures: Iterator[Image.Image]) -> Floats:
+        """(N,) how surely it takes each picture for one in the style."""
+        size = (JUDGED_SIDE, JUDGED_SIDE)
+        pixels = [np.asarray(picture.resize(size), dtype=np.uint8) for picture in pictures]
+        return self.judges.judge(np.stack(pixels)).styles[:, self.style].astype(np.float64)
+
+
+def style_judge(style: StyleConfig) -> StyleJudge | None:
+    """The classifier for a style of the embedded world; None for real pictures."""
+    name = style.source.removeprefix("sketchbook:")
+    if name == style.source or name not in LABELS["styles"]:
+        return None
+    return StyleJudge(load_judges(JUDGES_FOLDER), LABELS["styles"].index(name))
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Reads picture files into features, the real ones cut and sized as the model saw them."""
+
+    pictures: StylePictures
+    extractor: ClipExtractor
+    batch_size: int
+    judge: StyleJudge | None
+    progress: Progress
+
+    def test(self) -> PictureSet:
+        """The real held-out pictures: units 0 .. P-1."""
+        real = self.pictures.test
+        units = range(len(real))
+        return self._set("test", [p.path for p in real], [p.caption for p in real], units)
+
+    def train(self) -> PictureSet:
+        """The real training pictures: units P .. P+T-1."""
+        real = self.pictures.train
+        units = range(len(self.pictures.test), len(self.pictures.test) + len(real))
+        return self._set("training", [p.path for p in real], [p.caption for p in real], units)
+
+    def samples(self, variant: str) -> PictureSet:
+        """What ``variant`` drew, each picture in the unit of its caption."""
+        unit_of = {picture.id: unit for unit, picture in enumerate(self.pictures.test)}
+        rows = self.pictures.samples[variant]
+        units = [unit_of[sample.prompt_id] for sample in rows]
+        return self._set(variant, [s.path for s in rows], [s.caption for s in rows], units)
+
+    def negatives(self) -> Floats:
+        """(N, d)"""
+        return self._features("negative", [negative.path for negative in self.pictures.negatives])
+
+    def seen_styles(self, seed: int) -> dict[str, Floats]:
+        """Fresh drawings in each style the embedded base was pretrained on: (N, d) a style."""
+        stream = stream_seed(seed, "seen styles")
+        found = {}
+        for done, style in enumerate(SEEN_STYLES):
+            self.progress("drawing seen styles", done, len(SEEN_STYLES))
+            drawn = draw_style_set(style, SEEN_STYLE_PICTURES, stream)
+            images = (picture.image for picture in drawn)
+            found[style] = self.extractor.image_features(images, self.batch_size)
+        self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
+        return found
+
+    def _set(
+        self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]
+    ) -> PictureSet:
+        judged = None
+        if self.judge is not None:
+            judged = self.judge.probabilities(open_squares(paths, self.pictures.side))
+        return PictureSet(
+            pictures=self._features(what, paths),
+            captions=self.extractor.text_features(captions, self.batch_size),
+            unit=np.asarray(units, dtype=np.int64),
+            recognised=judged,
+        )
+
+    def _features(self, what: str, paths: Sequence[Path]) -> Floats:
+        return self.extractor.image_features(self._counted(what, paths), self.batch_size)
+
+    def _counted(self, what: str, paths: Sequence[Path]) -> Iterator[Image.Image]:
+        for done, picture in enumerate(open_squares(paths, self.pictures.side)):
+            self.progress(f"features of {what} pictures", done, len(paths))
+            yield picture
+        self.progress(f"features of {what} pictures", len(paths), len(paths))

@@ -1,0 +1,183 @@
+"""What an evaluation leaves behind.
+
+``metrics.json`` holds plain numbers only, so that ``dvc metrics diff`` reads well;
+``evaluation.json`` everything the report tells: intervals, comparisons, warnings, settings;
+``pictures.parquet`` a row a generated picture; ``plots/`` tables for ``dvc plots``. All figures are
+rounded to six significant digits.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsync_pipeline.artifacts import BASE
+from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.metrics.bootstrap import Interval
+from nsync_pipeline.metrics.catalogue import METRICS
+from nsync_pipeline.metrics.scores import Reference, SetScores
+from nsync_pipeline.metrics.verdict import Comparison
+from nsync_pipeline.stages.picture_sets import StylePictures
+
+METRICS_FILE = "metrics.json"
+EVALUATION_FILE = "evaluation.json"
+PICTURES_FILE = "pictures.parquet"
+
+PICTURES = pa.schema(
+    [
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),  # of the sample
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("style_margin", pa.float64(), nullable=False),
+        pa.field("style_cosine", pa.float64(), nullable=False),
+        pa.field("rival", pa.string(), nullable=False),  # the prototype it is nearest to besides
+        pa.field("style_recognised", pa.float64()),  # null for real pictures' styles
+        pa.field("prompt_fidelity", pa.float64(), nullable=False),
+        pa.field("nearest_id", pa.string(), nullable=False),  # of the nearest training picture
+        pa.field("distance", pa.float64(), nullable=False),  # to it, between unit features
+        pa.field("copied", pa.bool_(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One style's evaluation, whole."""
+
+    scores: dict[str, SetScores]  # the base and the variants
+    recognised: dict[str, Sequence[float] | None]  # of each, a value a picture
+    ceiling: dict[str, Interval]  # real training pictures, scored as if generated
+    floor: dict[str, Interval]  # two random halves of the real pictures
+    comparisons: list[Comparison]
+    against_base: list[Comparison]
+    reference: Reference
+    extractor: str
+    extractor_sha256: str
+    prompts: int
+    side: int
+    bootstrap_draws: int
+    warnings: tuple[str, ...]
+
+
+def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluation) -> None:
+    """Write all files of an evaluation into the empty ``folder``."""
+    sets = {name: scores.figures for name, scores in evaluation.scores.items()}
+    base = sets.pop(BASE)
+    named = {"base": base, "ceiling": evaluation.ceiling, "floor": evaluation.floor}
+    values = {
+        **{name: _values(figures) for name, figures in named.items()},
+        "variants": {name: _values(figures) for name, figures in sets.items()},
+    }
+    _write_json(folder / METRICS_FILE, values)
+    reference = evaluation.reference
+    _write_json(
+        folder / EVALUATION_FILE,
+        {
+            "sets": {
+                **{name: _intervals(figures) for name, figures in named.items()},
+                "variants": {name: _intervals(figures) for name, figures in sets.items()},
+            },
+            "comparisons": [_rounded(asdict(found)) for found in evaluation.comparisons],
+            "against_base": [_rounded(asdict(found)) for found in evaluation.against_base],
+            "warnings": evaluation.warnings,
+            "counts": {
+                "train": len(reference.train.unit),
+                "test": len(reference.test.unit),
+                "negatives": len(pictures.negatives),
+                "prompts": evaluation.prompts,
+                "pictures": len(pictures.samples[BASE]),
+                "bootstrap_draws": evaluation.bootstrap_draws,
+            },
+            "side": evaluation.side,
+            "extractor": {"name": evaluation.extractor, "sha256": evaluation.extractor_sha256},
+            "rivals": reference.rival_names,
+            "mmd_bandwidth": _digits(reference.bandwidth),
+            "copy_threshold": _digits(reference.copy_threshold),
+        },
+    )
+    rows = list(_picture_rows(pictures, evaluation))
+    pq.write_table(pa.Table.from_pylist(rows, schema=PICTURES), folder / PICTURES_FILE)
+    _write_plots(folder / "plots", {BASE: base, **sets}, rows)
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """What ``evaluation.json`` holds.
+
+    Raises:
+        MissingArtifactError: it is not there.
+    """
+    path = folder / EVALUATION_FILE
+    if not path.is_file():
+        raise MissingArtifactError(f"{path} is not there: run the evaluation stage first.")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _picture_rows(pictures: StylePictures, evaluation: Evaluation) -> Iterable[dict[str, Any]]:
+    for variant, scores in evaluation.scores.items():
+        values, recognised = scores.pictures, evaluation.recognised[variant]
+        for row, sample in enumerate(pictures.samples[variant]):
+            yield {
+                "variant": variant,
+                "id": sample.id,
+                "prompt_id": sample.prompt_id,
+                "style_margin": _digits(values.style_margin[row]),
+                "style_cosine": _digits(values.style_cosine[row]),
+                "rival": evaluation.reference.rival_names[values.rival[row]],
+                "style_recognised": None if recognised is None else _digits(recognised[row]),
+                "prompt_fidelity": _digits(values.prompt_fidelity[row]),
+                "nearest_id": pictures.train[values.nearest[row]].id,
+                "distance": _digits(values.distance[row]),
+                "copied": bool(values.copied[row]),
+            }
+
+
+def _write_plots(
+    folder: Path, sets: Mapping[str, Mapping[str, Interval]], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """``summary.csv``: a row a variant. ``pictures.csv``: a row a picture, for a scatter."""
+    folder.mkdir()
+    metrics = [metric.name for metric in METRICS if metric.name in sets[BASE]]
+    summary = [
+        {"variant": name, **{m: _digits(figures[m].value) for m in metrics if m in figures}}
+        for name, figures in sets.items()
+    ]
+    _write_csv(folder / "summary.csv", ["variant", *metrics], summary)
+    columns = ["variant", "id", "style_margin", "prompt_fidelity", "distance"]
+    _write_csv(folder / "pictures.csv", columns, [{c: row[c] for c in columns} for row in rows])
+
+
+def _write_csv(path: Path, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _values(figures: Mapping[str, Interval]) -> dict[str, float]:
+    return {name: _digits(figure.value) for name, figure in figures.items()}
+
+
+def _intervals(figures: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: _rounded(asdict(figure)) for name, figure in figures.items()}
+
+
+def _rounded(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _rounded(value) for key, value in content.items()}
+    return _digits(content) if isinstance(content, float) else content
+
+
+def _digits(value: float) -> float:
+    """Six significant digits: what summing in another order changes is beyond them."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,158 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional import pairwise_euclidean_distance
+from torchmetrics.image.kid import maximum_mean_discrepancy
+
+from nsync_pipeline.metrics.distances import (
+    CMMD_SIGMA,
+    half_splits,
+    median_distance,
+    mmd_biased,
+    mmd_unbiased,
+    prompt_kernels,
+    rbf_kernel,
+    squared_distances,
+)
+
+
+def unit_rows(count: int, dimensions: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(count, dimensions)) + shift
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def unbiased(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
+    """With a prompt of its own for every row."""
+    prompts = len(x) + len(y)
+    kernels = prompt_kernels(
+        x, np.arange(len(x)), y, len(x) + np.arange(len(y)), prompts, sigma
+    )
+    return float(mmd_unbiased(kernels, np.ones((1, prompts)))[0])
+
+
+def test_squared_distances_agree_with_torchmetrics() -> None:
+    x, y = unit_rows(7, 5, 0), unit_rows(4, 5, 1)
+    theirs = pairwise_euclidean_distance(torch.from_numpy(x), torch.from_numpy(y)).numpy() ** 2
+    np.testing.assert_allclose(squared_distances(x, y), theirs, atol=1e-9)
+
+
+def test_cmmd_of_one_picture_each_follows_from_their_angle() -> None:
+    """|x - y|^2 = 2 (1 - cos), so MMD^2 = 2 (1 - exp(-2 (1 - cos) / 200)); cos = 0.6 here."""
+    x, y = np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]])
+    expected = 2000.0 * (1.0 - math.exp(-(1.0 - 0.6) / 100.0))
+    assert mmd_biased(x, y, CMMD_SIGMA) == pytest.approx(expected, rel=1e-9)
+
+
+def test_biased_distance_of_a_set_to_itself_is_zero() -> None:
+    x = unit_rows(9, 6, 2)
+    assert mmd_biased(x, x[::-1], 1.0) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_unbiased_distance_agrees_with_torchmetrics() -> None:
+    x, y = unit_rows(12, 6, 3), unit_rows(12, 6, 4, shift=0.3)
+    kernels = [torch.from_numpy(rbf_kernel(*pair, 0.7)) for pair in ((x, x), (x, y), (y, y))]
+    theirs = 1000.0 * float(maximum_mean_discrepancy(*kernels))
+    assert unbiased(x, y, 0.7) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_unbiased_distance_averages_to_zero_under_the_null() -> None:
+    found = [unbiased(unit_rows(20, 8, 2 * s), unit_rows(20, 8, 2 * s + 1), 1.0) for s in range(200)]
+    error = np.std(found) / math.sqrt(len(found))
+    assert abs(np.mean(found)) < 3 * error
+    assert np.mean([mmd_biased(unit_rows(20, 8, s), unit_rows(20, 8, s + 999), 1.0)
+                    for s in range(20)]) > 10 * error  # fmt: skip
+
+
+def test_pairs_of_the_same_prompt_are_left_out() -> None:
+    """Two prompts, one picture each in x and y. What is left is x0x1, y0y1 and x0y1, x1y0."""
+    x = np.array([[1.0, 0.0], [0.0, 1.0]])
+    y = np.array([[1.0, 0.0], [0.6, 0.8]])
+    kernels = prompt_kernels(x, np.array([0, 1]), y, np.array([0, 1]), 2, 1.0)
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return math.exp(-(1.0 - float(a @ b)))
+
+    expected = k(x[0], x[1]) + k(y[0], y[1]) - 2 * (k(x[0], y[1]) + k(x[1], y[0])) / 2
+    found = mmd_unbiased(kernels, np.ones((1, 2)))[0]
+    assert found == pytest.approx(1000.0 * expected, rel=1e-9)
+
+
+def test_pictures_paired_by_prompt_do_not_bias_the_distance() -> None:
+    """Each generated row is a real row and its own noise: one distribution, dependent pairs."""
+    found = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        shared = rng.normal(size=(15, 6))
+        x, y = (shared + 0.5 * rng.normal(size=(15, 6)) for _ in range(2))
+        kernels = prompt_kernels(x, np.arange(15), y, np.arange(15), 15, 2.0)
+        found.append(mmd_unbiased(kernels, np.ones((1, 15)))[0])
+    assert abs(np.mean(found)) < 3 * np.std(found) / math.sqrt(len(found))
+
+
+def test_a_prompt_counted_twice_equals_a_prompt_with_its_pictures_twice() -> None:
+    x, y = unit_rows(4, 3, 5), unit_rows(4, 3, 6)
+    own = np.arange(4)
+    weighted = mmd_unbiased(prompt_kernels(x, own, y, own, 4, 1.0), np.array([[2.0, 1, 1, 1]]))
+    twice = np.array([0, 0, 1, 2, 3])
+    repeated = mmd_unbiased(
+        prompt_kernels(x[twice], twice, y[twice], twice, 4, 1.0), np.ones((1, 4))
+    )
+    assert weighted[0] == pytest.approx(repeated[0], rel=1e-9)
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    x, y = unit_rows(6, 3, 7), unit_rows(6, 3, 8)
+    prompts, order = np.arange(6), np.random.default_rng(0).permutation(6)
+    straight = mmd_unbiased(prompt_kernels(x, prompts, y, prompts, 6, 1.0), np.ones((1, 6)))
+    shuffled = mmd_unbiased(
+        prompt_kernels(x[order], prompts[order], y, prompts, 6, 1.0), np.ones((1, 6))
+    )
+    assert straight[0] == pytest.approx(shuffled[0], rel=1e-9)
+
+
+def test_one_prompt_alone_has_no_unbiased_distance() -> None:
+    x = unit_rows(2, 3, 9)
+    same = np.zeros(2, dtype=np.int64)
+    kernels = prompt_kernels(x, same, x, same, 1, 1.0)
+    assert np.isnan(mmd_unbiased(kernels, np.ones((1, 1)))[0])
+
+
+def test_median_distance_is_that_of_different_pairs() -> None:
+    """Points 0, 3 and 4 on a line are 3, 4 and 1 apart."""
+    assert median_distance(np.array([[0.0], [3.0], [4.0]])) == pytest.approx(3.0)
+
+
+def test_median_distance_of_one_repeated_picture_is_refused() -> None:
+    with pytest.raises(ValueError, match="same point"):
+        median_distance(np.ones((5, 2)))
+
+
+def test_median_bandwidth_sees_a_spread_that_cmmd_does_not_see() -> None:
+    """Two sets of one mean, one three times as wide: beyond chance only at the median bandwidth."""
+    rng = np.random.default_rng(0)
+    narrow, wide = (width * rng.normal(size=(100, 4)) for width in (0.2, 0.6))
+    median = median_distance(wide)
+    chance = {
+        sigma: half_splits(wide, 50, sigma, 100, np.random.default_rng(1)).unbiased.max()
+        for sigma in (median, CMMD_SIGMA)
+    }
+    assert unbiased(narrow, wide, median) > chance[median]
+    assert unbiased(narrow, wide, CMMD_SIGMA) < chance[CMMD_SIGMA]
+
+
+def test_half_splits_agree_with_the_two_estimators() -> None:
+    real = unit_rows(10, 4, 11)
+    splits = half_splits(real, 5, 1.0, 3, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    for split in range(3):
+        order = rng.permutation(10)
+        first, second = real[order[:5]], real[order[5:]]
+        assert splits.unbiased[split] == pytest.approx(unbiased(first, second, 1.0), rel=1e-9)
+        assert splits.biased[split] == pytest.approx(mmd_biased(first, second, 1.0), rel=1e-9)
+
+
+def test_half_splits_refuse_more_than_half() -> None:
+    with pytest.raises(ValueError, match="cannot be taken"):
+        half_splits(unit_rows(9, 4, 12), 5, 1.0, 3, np.random.default_rng(0))

@@ -1,0 +1,158 @@
+"""Whole sets: what good, generic, copied and collapsed checkpoints score."""
+
+import numpy as np
+import pytest
+
+from nsync_pipeline.metrics.bootstrap import prompt_draws
+from nsync_pipeline.metrics.config import GuardrailConfig
+from nsync_pipeline.metrics.scores import (
+    PictureSet,
+    Reference,
+    SetScores,
+    make_reference,
+    score_ceiling,
+    score_floor,
+    score_set,
+)
+from nsync_pipeline.metrics.verdict import Comparison, compare
+
+CAPTIONS = 40
+DIMENSIONS = 12
+STYLE = np.eye(DIMENSIONS)[0] * 2.0
+GENERIC = np.eye(DIMENSIONS)[1] * 2.0
+
+
+def pictures(style: np.ndarray, seed: int, spread: float = 0.3) -> np.ndarray:
+    """Rows of a style: its direction, each caption's own content, and noise."""
+    content = np.random.default_rng(99).normal(size=(CAPTIONS, DIMENSIONS)) * 0.4
+    noise = np.random.default_rng(seed).normal(size=(CAPTIONS, DIMENSIONS)) * spread
+    rows = style + content + noise
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def as_set(rows: np.ndarray, first_unit: int = 0) -> PictureSet:
+    captions = pictures(np.zeros(DIMENSIONS), 0, spread=0.0)[: len(rows)]
+    return PictureSet(rows, captions, first_unit + np.arange(len(rows)))
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return make_reference(
+        test=as_set(pictures(STYLE, 1)),
+        train=as_set(pictures(STYLE, 2), first_unit=CAPTIONS),
+        rivals={"generic": pictures(GENERIC, 3)},
+        copy_quantile=0.01,
+    )
+
+
+def scored(reference: Reference, rows: np.ndarray) -> SetScores:
+    rng = np.random.default_rng(0)
+    draws = np.concatenate([prompt_draws(CAPTIONS, 400, rng) for _ in range(2)], axis=1)
+    return score_set(as_set(rows), reference, draws, rng)
+
+
+def test_pictures_of_the_style_score_as_real_ones_do(reference: Reference) -> None:
+    rng = np.random.default_rng(0)
+    draws = np.concatenate([prompt_draws(CAPTIONS, 400, rng) for _ in range(2)], axis=1)
+    ceiling = score_ceiling(reference, CAPTIONS, draws, rng)
+    floor = score_floor(reference, CAPTIONS, rng)
+    figures = scored(reference, pictures(STYLE, 4)).figures
+    assert figures["style_margin"].value == pytest.approx(ceiling["style_margin"].value, abs=0.05)
+    for name in ("cmmd", "mmd", "cmmd_biased"):
+        assert floor[name].low is not None
+        assert floor[name].low <= figures[name].value <= 2 * floor[name].high
+    assert figures["diversity"].value == pytest.approx(1.0, abs=0.1)
+    assert ceiling["copy_rate"].value <= 0.01
+
+
+def test_generic_pictures_are_told_from_the_style(reference: Reference) -> None:
+    figures = scored(reference, pictures(GENERIC, 5)).figures
+    style = scored(reference, pictures(STYLE, 4)).figures
+    assert figures["style_margin"].high < 0 < style["style_margin"].low
+    assert figures["cmmd"].low > style["cmmd"].high
+    assert figures["mmd"].low > style["mmd"].high
+
+
+def test_every_value_lies_in_its_interval(reference: Reference) -> None:
+    for name, figure in scored(reference, pictures(STYLE, 4)).figures.items():
+        if figure.low is None:
+            assert name == "cmmd_biased"
+        else:
+            assert figure.low <= figure.value <= figure.high, name
+
+
+def test_copied_training_pictures_are_counted(reference: Reference) -> None:
+    rows = pictures(STYLE, 4)
+    rows[:10] = reference.train.pictures[:10]
+    found = scored(reference, rows)
+    clean = scored(reference, pictures(STYLE, 4)).pictures.copied.sum()
+    assert found.pictures.copied[:10].all()
+    assert found.figures["copy_rate"].value == pytest.approx(
+        (10 + clean - scored(reference, pictures(STYLE, 4)).pictures.copied[:10].sum()) / CAPTIONS
+    )
+    assert found.pictures.nearest[:10].tolist() == list(range(10))
+
+
+def test_a_collapsed_checkpoint_shows_in_diversity(reference: Reference) -> None:
+    figures = scored(reference, np.repeat(pictures(STYLE, 4)[:1], CAPTIONS, axis=0)).figures
+    assert figures["diversity"].value < 0.5
+
+
+def test_captions_without_a_drawn_picture_only_count_as_real(reference: Reference) -> None:
+    rng = np.random.default_rng(0)
+    draws = np.concatenate([prompt_draws(CAPTIONS, 400, rng) for _ in range(2)], axis=1)
+    some = as_set(pictures(STYLE, 4)).first(10)
+    figures = score_set(some, reference, draws, rng).figures
+    assert figures["style_margin"].value == pytest.approx(
+        scored(reference, pictures(STYLE, 4)).pictures.style_margin[:10].mean()
+    )
+    assert figures["cmmd"].low <= figures["cmmd"].value <= figures["cmmd"].high
+
+
+def test_a_single_drawn_caption_has_no_unbiased_distance(reference: Reference) -> None:
+    rng = np.random.default_rng(0)
+    draws = np.concatenate([prompt_draws(CAPTIONS, 100, rng) for _ in range(2)], axis=1)
+    figures = score_set(as_set(pictures(STYLE, 4)).first(1), reference, draws, rng).figures
+    assert "cmmd" not in figures
+    assert np.isfinite([figure.value for figure in figures.values()]).all()
+
+
+def verdict_of(a: SetScores, b: SetScores) -> Comparison:
+    (found,) = compare([("a", "b")], {"a": a, "b": b}, GuardrailConfig())
+    return found
+
+
+def test_a_checkpoint_in_the_style_is_better_than_a_generic_one(reference: Reference) -> None:
+    style, generic = (scored(reference, pictures(s, 6)) for s in (STYLE, GENERIC))
+    assert verdict_of(style, generic).verdict == "better"
+    assert verdict_of(generic, style).verdict == "worse"
+
+
+def test_two_checkpoints_of_one_distribution_are_inconclusive(reference: Reference) -> None:
+    first, second = (scored(reference, pictures(STYLE, seed)) for seed in (7, 8))
+    assert verdict_of(first, second).verdict == "inconclusive"
+
+
+def test_a_checkpoint_against_itself_is_inconclusive(reference: Reference) -> None:
+    same = scored(reference, pictures(STYLE, 7))
+    found = verdict_of(same, same)
+    assert found.verdict == "inconclusive"
+    assert (found.style_margin.low, found.style_margin.high) == (0.0, 0.0)
+
+
+def test_style_bought_with_copies_is_a_trade_off(reference: Reference) -> None:
+    rows = pictures(STYLE, 6)
+    rows[:20] = reference.train.pictures[:20]
+    found = verdict_of(scored(reference, rows), scored(reference, pictures(GENERIC, 6)))
+    assert "copy_rate" in found.a_breaks
+    assert found.verdict == "trade-off"
+
+
+def test_many_comparisons_ask_for_more(reference: Reference) -> None:
+    """Holm: the same pair compared three times has p-values three times as large at least."""
+    style, half = scored(reference, pictures(STYLE, 6)), scored(reference, pictures(GENERIC, 6))
+    scores = {"a": style, "b": half}
+    alone = compare([("a", "b")], scores, GuardrailConfig())[0]
+    among = compare([("a", "b")] * 3, scores, GuardrailConfig())[0]
+    assert among.p_style_margin == pytest.approx(3 * alone.p_style_margin)
+    assert among.p_cmmd == pytest.approx(3 * alone.p_cmmd)
