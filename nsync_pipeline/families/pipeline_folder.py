@@ -11,7 +11,6 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -149,7 +148,7 @@ def _downloaded(config: BaseModelConfig, components: Sequence[str], weights: boo
             f"{where} is not in the local cache, and the hub cannot be reached. Connect once to "
             "download it, or give a local folder."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
         raise BaseModelError(f"{where} could not be downloaded: {_first_line(error)}") from error
 
 

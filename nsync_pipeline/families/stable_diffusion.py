@@ -26,6 +26,7 @@ PIPELINE_CLASS = "StableDiffusionPipeline"
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 TOKENIZER_COMPONENTS = ("text_encoder", "tokenizer")
 VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+VOCABULARIES = ("tokenizer.json", "vocab.json")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -172,7 +173,11 @@ def load_tokenizer(folder: PipelineFolder) -> PromptTokenizer:
     Raises:
         BaseModelError: it cannot be loaded.
     """
-    with loading_errors(folder.path / "tokenizer"):
+    vocabulary = folder.path / "tokenizer"
+    if not any((vocabulary / name).is_file() for name in VOCABULARIES):
+        # CLIPTokenizer would go on with a vocabulary of its own, of two tokens.
+        raise BaseModelError(f"{vocabulary} has none of {', '.join(VOCABULARIES)}.")
+    with loading_errors(vocabulary):
         tokenizer = CLIPTokenizer.from_pretrained(folder.path, subfolder="tokenizer")
     with loading_errors(folder.path / "text_encoder"):
         settings = json.loads((folder.path / "text_encoder" / "config.json").read_text("utf-8"))

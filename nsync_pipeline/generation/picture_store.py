@@ -1,12 +1,14 @@
 """Drawn pictures kept by what they were drawn from, so that no picture is drawn twice.
 
 A picture's file is named by the digest of everything it depends on. After an interruption, or when
-a picture is added to a set, what is already there is taken as it is.
+a picture is added to a set, what is already there is taken as it is. A batch is kept whole or not
+at all: what is left of a run that was cut off falls into the same batches as in an unbroken one.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import diffusers
@@ -19,36 +21,40 @@ from nsync_pipeline.families.family import Family
 from nsync_pipeline.generation.config import SamplerConfig
 from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
 
+BATCH = "[0-9a-f]*"  # folders named by a digest, which PARTIAL is not
+PARTIAL = "partial"
+
 
 class PictureStore:
-    """A folder of PNG files named by keys."""
+    """A folder of batches, each a folder of PNG files named by keys."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.png"
+    def pictures(self) -> dict[str, Path]:
+        """The files of all whole pictures by key: one cut short by a crash is not taken."""
+        return {file.stem: file for file in self.folder.glob(f"{BATCH}/*.png") if _is_whole(file)}
 
-    def has(self, key: str) -> bool:
-        """Whether the picture is there, and whole: a file cut short by a crash is not taken."""
-        try:
-            with Image.open(self.path(key)) as image:
-                image.load()
-        except (OSError, SyntaxError):
-            return False
-        return True
+    def put(self, batch: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Keep a batch of pictures (H, W, 3) by key, whole or not at all."""
+        partial = self.folder / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for key, pixels in batch.items():
+            write_png(partial / f"{key}.png", pixels)
+        final = self.folder / _digest(list(batch))
+        shutil.rmtree(final, ignore_errors=True)  # there only where all of it is damaged
+        partial.rename(final)
 
-    def put(self, key: str, pixels: NDArray[np.uint8]) -> None:
-        """Write the picture, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_png(self.path(key), pixels)
-
-    def keep_only(self, keys: Iterable[str]) -> None:
-        """Remove every other file, so that the folder never holds more than one set."""
-        kept = {self.path(key).name for key in keys}
-        for file in self.folder.glob("*"):
-            if file.name not in kept:
-                file.unlink()
+    def keep_only(self, files: Collection[Path]) -> None:
+        """Remove everything but ``files``, so that the folder never holds more than one set."""
+        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        for batch in list(self.folder.glob(BATCH)):
+            for file in list(batch.iterdir()):
+                if file not in files:
+                    file.unlink()
+            if not any(batch.iterdir()):
+                batch.rmdir()
 
 
 def draw_into_store(
@@ -75,15 +81,18 @@ def draw_into_store(
         BaseModelError: as ``draw_pictures``; what was drawn before is kept.
     """
     keys = {r.id: picture_key(family, r, sampler, lora_sha256) for r in requests}
-    missing = [request for request in requests if not store.has(keys[request.id])]
+    there = store.pictures()
+    missing = [request for request in requests if keys[request.id] not in there]
     done = len(requests) - len(missing)
     progress(done, len(requests))
-    for picture in draw_pictures(family, missing, sampler):
-        store.put(keys[picture.request.id], picture.pixels)
-        done += 1
+    for batch in draw_pictures(family, missing, sampler):
+        store.put({keys[picture.request.id]: picture.pixels for picture in batch})
+        done += len(batch)
         progress(done, len(requests))
-    store.keep_only(keys.values())
-    return {name: store.path(key) for name, key in keys.items()}
+    there = store.pictures()
+    files = {name: there[key] for name, key in keys.items()}
+    store.keep_only(set(files.values()))
+    return files
 
 
 def picture_key(
@@ -102,7 +111,7 @@ def picture_key(
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
+    return _digest(recipe)
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -116,3 +125,16 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True

@@ -91,9 +91,10 @@ def generate(
         load_lora(family, adapter, lora_scale)
     folder.mkdir(parents=True, exist_ok=True)
     images = []
-    for picture in draw_pictures(family, requests, params.generation.sampler):
-        write_png(files[picture.request.id], picture.pixels)
-        images.append(Image.fromarray(picture.pixels))
+    for batch in draw_pictures(family, requests, params.generation.sampler):
+        for picture in batch:
+            write_png(files[picture.request.id], picture.pixels)
+            images.append(Image.fromarray(picture.pixels))
         progress("pictures", len(images), len(requests))
     contact_sheet(images, len(seeds), min(family.resolution, SHEET_SIDE)).save(sheet)
     return GeneratedPictures(tuple(files.values()), sheet)
