@@ -1,20 +1,29 @@
 """How captions become content-only."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from nsync_pipeline.strict import Section
 
 STYLE_WORDS = (
-    "oil painting", "painting", "watercolor", "watercolour", "illustration", "drawing", "sketch",
-    "etching", "engraving", "woodblock print", "woodcut", "print", "artwork", "canvas",
-    "impressionist", "impressionism", "brushstrokes", "in the style of",
+    "oil on canvas", "oil painting", "painting", "watercolor", "watercolour", "illustration",
+    "drawing", "sketch", "etching", "engraving", "woodblock print", "woodcut", "print", "artwork",
+    "canvas", "impressionist", "impressionism", "brushstrokes", "in the style of",
 )  # fmt: skip
+
+StyleWord = Annotated[str, Field(pattern=r"\S", max_length=100)]
 
 
 class CaptioningConfig(Section):
     """``captioning`` in params.yaml."""
 
-    style_words: tuple[str, ...] = Field(
+    style_words: tuple[StyleWord, ...] = Field(
         default=STYLE_WORDS,
         description="words and phrases that name a style or a medium, taken out of every caption",
+    )
+    too_long: Literal["cut", "error"] = Field(
+        default="cut",
+        description="a caption with more words than the text encoder takes together with the "
+        "style: cut after the last word that fits, or refused",
     )

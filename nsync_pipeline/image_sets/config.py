@@ -1,6 +1,6 @@
 """Where a style's pictures come from, and what is taken into its style set."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ class StyleConfig(Section):
         max_length=64,
         description="the class word the negatives are drawn in: painting, illustration, animation",
     )
-    style_words: tuple[str, ...] = Field(
+    style_words: tuple[Annotated[str, Field(pattern=r"\S", max_length=100)], ...] = Field(
         default=(),
         description="words taken out of this style's captions besides captioning.style_words",
     )
@@ -44,17 +44,23 @@ class StyleSetConfig(Section):
         default=0.25, gt=0, lt=1, description="share of the pictures held out of training"
     )
     min_side: int = Field(
-        default=64, ge=8, le=4096, description="pixels; a picture with a shorter side is refused"
+        default=64, ge=8, le=4096, description="pixels; a file with a shorter side is refused"
     )
     max_megapixels: float = Field(
         default=100.0,
         gt=0,
         le=1000.0,
-        description="10^6 pixels; a larger picture is refused before it is decoded",
+        description="10^6 pixels; a larger file is refused before it is decoded",
+    )
+    uncaptioned: Literal["keep", "skip"] = Field(
+        default="keep",
+        description="a picture without a caption: kept, so that the captions stage asks for one, "
+        "or left out of the set",
     )
     near_duplicates: Literal["keep", "drop"] = Field(
         default="drop",
-        description="of pictures that look the same, keep all or only the first by name",
+        description="of pictures that look the same, keep all (in one split) or only the first "
+        "by name",
     )
     on_bad_picture: Literal["error", "skip"] = Field(
         default="error", description="a file that cannot be used stops the stage, or is left out"

@@ -1,0 +1,109 @@
+"""Taking the words that name a style or a medium out of a caption, and mending what is left.
+
+"an oil painting of a boat" becomes "a boat": a caption must say what is in the picture and not how
+it is painted, or the style is learnt as a property of those words.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GONE = "\x00"  # stands where a style word was, so that only what is beside it is mended
+ARTICLES = r"(?:an?|the|this|some)"
+SHOWING = r"(?:of|showing|shows|depicting|depicts|portraying|portrays|featuring|features)"
+PREPOSITIONS = (
+    r"(?:of|in|on|at|as|by|with|from|for|like|under|over|near|beside|behind|against|and|or)"
+)
+CLAUSE_START = r"(?:^|(?<=[.,;:!?(\[]))\s*"
+CLAUSE_END = r"\s*(?=$|[.,;:!?)\]])"
+EDGES = " \t\n.,;:-/"
+
+
+def _rule(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
+    return re.compile(pattern.replace("GONE", GONE), re.IGNORECASE), replacement
+
+
+MENDING = (
+    # "watercolor and ink", "oil, canvas", "sketch drawing": one gap
+    _rule(r"GONE(?:[\s,/+&-]|\b(?:and|or|on)\b)+GONE", GONE),
+    # "a beautiful old GONE of a boat" at the start of a clause: all of it speaks of the medium
+    _rule(
+        rf"({CLAUSE_START}){ARTICLES}\s+(?:(?!{ARTICLES}\b)[\w'-]+,?\s+){{0,2}}GONE\s+{SHOWING}\b",
+        rf"\1{GONE}",
+    ),
+    # "holding a GONE of a boat": holding a boat
+    _rule(rf"(?:\b{ARTICLES}\s+)?GONE\s+{SHOWING}\b", GONE),
+    # "in GONE and ink": in ink
+    _rule(rf"((?:^|\b{PREPOSITIONS}|\b{ARTICLES})\s*)GONE\s+(?:and|or)\b", rf"\1{GONE}"),
+    # "with loose GONE" at the end of a clause
+    _rule(rf"\bwith\s+[\w-]+\s+GONE{CLAUSE_END}", GONE),
+    # "a boat in the GONE", "a boat on GONE": a boat
+    _rule(rf"(?:\b{PREPOSITIONS}\s+)+(?:{ARTICLES}\s+)?GONE{CLAUSE_END}", GONE),
+    # "a boat, a GONE": a boat; "a boat in a GONE with a frame": a boat with a frame
+    _rule(rf"\b{ARTICLES}\s+GONE{CLAUSE_END}", GONE),
+    _rule(rf"(?:\b{PREPOSITIONS}\s+)?\b{ARTICLES}\s+GONE(?=\s+{PREPOSITIONS}\b)", GONE),
+    # "(GONE)", "a boat, GONE, at sea", "GONE: a boat"
+    _rule(r"\(\s*GONE\s*\)|\[\s*GONE\s*\]|\"\s*GONE\s*\"", GONE),
+    _rule(r"\s*[,;:]\s*GONE\s*(?=[.,;:!?)\]]|$)", GONE),
+    _rule(r"^\s*GONE\s*[.,;:!?]", GONE),
+)
+AGREEMENT = re.compile(rf"\b(a)n?\s+{GONE}\s*(?=(\w))", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ScrubbedCaption:
+    """A caption with no style word in it."""
+
+    caption: str  # may be empty
+    removed: tuple[str, ...]  # the style words as they stood there, in the order they were found
+
+
+def scrub(caption: str, style_words: Sequence[str]) -> ScrubbedCaption:
+    """``caption`` without ``style_words``.
+
+    Words and phrases are found whatever their case, at word borders, also in the plural, hyphenated
+    ("oil-painting") and as "-style" or "-like". One that ends in "of" or "by" ("in the style of")
+    takes the name after it along, up to punctuation or the next preposition. Articles, prepositions
+    and punctuation that are left dangling where a word was taken out go too, and "a" and "an" are
+    made to agree. Scrubbing a scrubbed caption changes nothing.
+    """
+    pattern = _pattern(style_words)
+    removed: list[str] = []
+    text = _trimmed(caption)
+    while pattern is not None and (found := pattern.findall(text)):
+        removed += found
+        text = _trimmed(_mended(pattern.sub(GONE, text)))
+    return ScrubbedCaption(text, tuple(removed))
+
+
+def _pattern(style_words: Sequence[str]) -> re.Pattern[str] | None:
+    words = sorted({" ".join(word.split()) for word in style_words}, key=lambda w: (-len(w), w))
+    return re.compile("|".join(_word(word) for word in words), re.IGNORECASE) if words else None
+
+
+def _word(word: str) -> str:
+    phrase = r"[\s-]+".join(re.escape(part) for part in word.split())
+    if word.lower().endswith((" of", " by")):
+        name = rf"(?:\s+(?!{PREPOSITIONS}\b|{ARTICLES}\b)[\w'.-]*[\w']|\s+the\b)*"
+        return rf"(?<![\w-]){phrase}(?![\w-]){name}"
+    return rf"(?<![\w-]){phrase}(?:e?s|['’]s)?(?:[\s-](?:style|like))?(?![\w-])"
+
+
+def _mended(text: str) -> str:
+    before = None
+    while text != before:
+        before = text
+        for pattern, replacement in MENDING:
+            text = pattern.sub(replacement, text)
+    text = AGREEMENT.sub(_agreeing_article, text)
+    text = re.sub(rf"\s*{GONE}\s*", " ", text)
+    return re.sub(r"\s+(?=[.,;:!?)\]])", "", text)
+
+
+def _agreeing_article(match: re.Match[str]) -> str:
+    article, following = match.groups()
+    return f"{article}n " if following in "aeiouAEIOU" else f"{article} "
+
+
+def _trimmed(text: str) -> str:
+    return " ".join(text.split()).strip(EDGES)

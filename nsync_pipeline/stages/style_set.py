@@ -1,0 +1,133 @@
+"""style_set: from a style's source to a checked, normalised set without duplicates, split in two.
+
+Pictures are stored whole, as they are framed, in 8-bit sRGB; whoever reads them cuts out and scales
+what a model needs (``image_sets.pixels``).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from nsync_pipeline.artifacts import MANIFEST_FILE
+from nsync_pipeline.errors import PictureError
+from nsync_pipeline.image_sets.contact_sheet import evenly_spaced, preview
+from nsync_pipeline.image_sets.ingestion import Ingestion, Offer, checked, ingest, splits
+from nsync_pipeline.image_sets.manifest import STYLE_SET, write_manifest
+from nsync_pipeline.image_sets.problems import short_list
+from nsync_pipeline.image_sets.source_folder import read_source
+from nsync_pipeline.image_sets.sources import SKETCHBOOK_PREFIX, folder_offer, sketchbook_offer
+from nsync_pipeline.image_sets.split import TEST, TRAIN
+from nsync_pipeline.stages.context import Preview, StageContext, StageResult
+from nsync_pipeline.stages.drawn_pictures import file_sha256
+from nsync_pipeline.stages.whole_folder import whole_folder
+
+PREVIEW_PICTURES = 48
+THUMBNAIL_SIDE = 96  # pixels
+
+
+def run(context: StageContext) -> StageResult:
+    """Take the style's pictures in.
+
+    Raises:
+        PictureError: the source is missing or empty, files cannot be used, or what is left cannot
+            be split into train and test.
+        CaptionError: the captions beside the pictures cannot be told.
+        ParamsError: the sketchbook has no such held-out style.
+    """
+    config = context.params.style_set
+    offer, where = _offer(context)
+    with whole_folder(context.workspace.style_set(context.style)) as folder:
+        (folder / "images").mkdir()
+
+        def store(picture_id: str, image: Image.Image) -> None:
+            image.save(folder / _file(picture_id), "PNG")
+
+        ingestion = checked(ingest(offer, config, store, context.progress), config, where)
+        split = splits(ingestion, config)
+        rows = _rows(ingestion, split, folder)
+        write_manifest(folder / MANIFEST_FILE, rows, STYLE_SET)
+        previews = tuple(
+            _preview(f"{context.style}: {name}", folder, rows, name) for name in (TRAIN, TEST)
+        )
+    return StageResult(figures=_figures(ingestion, split), previews=previews)
+
+
+def _offer(context: StageContext) -> tuple[Offer, str]:
+    """What the source offers, and how messages name it."""
+    style = context.params.style(context.style)
+    if style.source.startswith(SKETCHBOOK_PREFIX):
+        held_out = style.source.removeprefix(SKETCHBOOK_PREFIX)
+        offer = sketchbook_offer(held_out, style.pictures or 0, context.params.seed)
+        return offer, style.source
+    folder = context.workspace.source(context.style)
+    where = folder.relative_to(context.workspace.root).as_posix()
+    try:
+        source = read_source(folder)
+    except PictureError as error:
+        tracked = folder.with_name(f"{folder.name}.dvc").is_file()
+        pull = f"fetch them (`dvc pull {where}.dvc`), or " if tracked else ""
+        raise PictureError(
+            f"style {context.style!r} has no pictures here: {error}; "
+            f"{pull}bring them in: `nsync add-style {context.style} FOLDER`"
+        ) from error
+    return folder_offer(source, context.params.style_set, where), where
+
+
+def _file(picture_id: str) -> str:
+    return f"images/{picture_id}.png"
+
+
+def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:
+    """The rows of the manifest, by id."""
+    return [
+        {
+            "id": picture.id,
+            "file": _file(picture.id),
+            "sha256": file_sha256(folder / _file(picture.id)),
+            "width": picture.width,
+            "height": picture.height,
+            "caption": picture.caption,
+            "caption_source": picture.caption_source,
+            "split": split[picture.id],
+            "origin": picture.origin,
+        }
+        for picture in sorted(ingestion.pictures, key=lambda picture: picture.id)
+    ]
+
+
+def _figures(ingestion: Ingestion, split: Mapping[str, str]) -> dict[str, int | float | str]:
+    sides = [side for picture in ingestion.pictures for side in (picture.width, picture.height)]
+    figures: dict[str, int | float | str] = {
+        "pictures": len(split),
+        "train": sum(side == TRAIN for side in split.values()),
+        "test": sum(side == TEST for side in split.values()),
+        "captioned": sum(picture.caption is not None for picture in ingestion.pictures),
+        "shortest_side": min(sides),
+        "longest_side": max(sides),
+    }
+    left_out: dict[str, Sequence[object]] = {
+        "bad_files": ingestion.problems,
+        "duplicates": ingestion.duplicates,
+        "near_duplicates": ingestion.near_duplicates,
+        "uncaptioned_left_out": ingestion.uncaptioned,
+        "ignored_files": ingestion.ignored,
+    }
+    for name, files in left_out.items():
+        figures[name] = len(files)
+        if files:
+            figures[f"{name}_are"] = short_list(files, most=20)
+    return figures
+
+
+def _preview(title: str, folder: Path, rows: Sequence[Mapping[str, Any]], split: str) -> Preview:
+    files = [folder / row["file"] for row in rows if row["split"] == split]
+    chosen = [files[index] for index in evenly_spaced(len(files), PREVIEW_PICTURES)]
+    caption = f"{title}, {len(chosen)} of {len(files)} pictures"
+    return Preview(title, preview(caption, [_thumbnail(file) for file in chosen]))
+
+
+def _thumbnail(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return ImageOps.contain(image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
