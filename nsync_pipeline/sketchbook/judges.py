@@ -1,0 +1,136 @@
+"""The judges: two small classifiers that say what a picture shows and in which style."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nsync_pipeline.sketchbook.pretraining_data import JUDGED_STYLES
+from nsync_pipeline.sketchbook.scene import COLOURS, OBJECTS, PLACES, SKIES
+from nsync_pipeline.sketchbook.schedule import as_batch
+
+LABELS: dict[str, tuple[str, ...]] = {
+    "objects": OBJECTS,
+    "colours": tuple(COLOURS),
+    "places": PLACES,
+    "skies": tuple(SKIES),
+    "styles": JUDGED_STYLES,
+}
+HEADS: dict[str, tuple[int, ...]] = {  # for each network, the outputs of its heads
+    "content": (len(OBJECTS), len(OBJECTS) * len(COLOURS), len(PLACES), len(SKIES)),
+    "style": (len(JUDGED_STYLES),),
+}
+
+
+class JudgeNet(nn.Module):
+    """A small convolutional network with one or more linear heads."""
+
+    def __init__(self, width: int, heads: tuple[int, ...]) -> None:
+        """`width` channels after the first layer, 4 times as many before the heads."""
+        super().__init__()
+        widths = [3, width, 2 * width, 3 * width, 4 * width, 4 * width]
+        strides = (2, 2, 2, 1, 2)
+        layers: list[nn.Module] = []
+        for before, after, stride in zip(widths, widths[1:], strides, strict=False):
+            layers += [
+                nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.heads = nn.ModuleList(nn.Linear(2 * widths[-1], outputs) for outputs in heads)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Logits of each head, (B, outputs), for (B, 3, 64, 64) pictures in -1..1."""
+        maps = self.features(pictures)
+        pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+        return [head(pooled) for head in self.heads]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the judges say of N pictures, as probabilities in the order of `LABELS`."""
+
+    objects: NDArray[np.float32]  # (N, 8) each object's presence
+    colours: NDArray[np.float32]  # (N, 8, 7) each object's colour, if it is there
+    places: NDArray[np.float32]  # (N, 4)
+    skies: NDArray[np.float32]  # (N, 4)
+    styles: NDArray[np.float32]  # (N, 10)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Both networks, ready to judge."""
+
+    content: JudgeNet
+    style: JudgeNet
+
+    @torch.no_grad()
+    def judge(self, pictures: NDArray[np.uint8], batch: int = 128) -> Verdicts:
+        """Judge (N, 64, 64, 3) RGB pictures."""
+        device = next(self.content.parameters()).device
+        rows: list[list[Tensor]] = []
+        for start in range(0, len(pictures), batch):
+            pixels = as_batch(pictures[start : start + batch], device)
+            objects, colours, places, skies = self.content(pixels)
+            (styles,) = self.style(pixels)
+            colours = colours.reshape(-1, len(OBJECTS), len(COLOURS))
+            rows.append(
+                [
+                    objects.sigmoid(),
+                    colours.softmax(-1),
+                    places.softmax(-1),
+                    skies.softmax(-1),
+                    styles.softmax(-1),
+                ]
+            )
+        joined = [torch.cat(parts).cpu().numpy() for parts in zip(*rows, strict=True)]
+        return Verdicts(*joined)
+
+
+def build_judges(width: int) -> Judges:
+    """Untrained judges."""
+    return Judges(
+        content=JudgeNet(width, HEADS["content"]),
+        style=JudgeNet(width, HEADS["style"]),
+    )
+
+
+def save_judges(judges: Judges, width: int, folder: Path) -> None:
+    """Both networks as float16 safetensors, and the labels' order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, net in (("content", judges.content), ("style", judges.style)):
+        state = {
+            key: value.detach().half().contiguous() if value.is_floating_point() else value
+            for key, value in net.state_dict().items()
+        }
+        save_file(state, folder / f"{name}.safetensors")
+    described = {"width": width, "labels": LABELS}
+    (folder / "judges.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def load_judges(folder: Path) -> Judges:
+    """Judges as `save_judges` left them, in float32.
+
+    Raises:
+        ValueError: they were trained on labels other than the world's of today.
+    """
+    described = json.loads((folder / "judges.json").read_text())
+    labels = {name: tuple(values) for name, values in described["labels"].items()}
+    if labels != LABELS:
+        raise ValueError(f"{folder} holds judges of other labels: {labels}; expected {LABELS}")
+    judges = build_judges(described["width"])
+    for name, net in (("content", judges.content), ("style", judges.style)):
+        state = load_file(folder / f"{name}.safetensors")
+        net.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        )
+        net.eval()
+    return judges
