@@ -104,11 +104,18 @@ def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of the manifest at ``path``.
 
     Raises:
-        MissingArtifactError: there is no such manifest, or its columns are not the schema's.
+        MissingArtifactError: there is no such manifest, it is damaged, or its columns are not the
+            schema's.
     """
     if not path.is_file():
         raise MissingArtifactError(f"{path} is not there: run the stage that makes it first.")
-    table = pq.read_table(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MissingArtifactError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): run the stage that makes it again."
+        ) from error
     if table.schema.names != schema.names:
         raise MissingArtifactError(
             f"{path} has other columns than this version writes: run the stage that makes it again."

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nsync_pipeline.tracking.hand_over import late_sender
 from nsync_pipeline.tracking.spool import is_alive, read_sent
-from nsync_pipeline.tracking.sweep import Sender, meant_for, sweep
+from nsync_pipeline.tracking.sweep import meant_for, sweep
 
 POLL = 1.0  # seconds between passes
 LONGEST_PAUSE = 30.0  # seconds, while the server does not answer
@@ -65,7 +66,7 @@ def run_courier(tracking: Path, uri: str, poll: float = POLL, linger: float = LI
     except Timeout:
         return
     with lock:
-        sender = _Once(tracking, uri)
+        sender = late_sender(tracking, uri)
         pause = poll
         busy = time.monotonic()
         while tracking.is_dir():
@@ -80,22 +81,6 @@ def run_courier(tracking: Path, uri: str, poll: float = POLL, linger: float = LI
             if left <= 0:
                 return
             time.sleep(min(pause, max(left, poll)))
-
-
-class _Once:
-    """Connects, and imports mlflow, at the first need."""
-
-    def __init__(self, tracking: Path, uri: str) -> None:
-        self._tracking = tracking
-        self._uri = uri
-        self._sender: Sender | None = None
-
-    def __call__(self) -> Sender:
-        if self._sender is None:
-            from nsync_pipeline.tracking.delivery import Delivery
-
-            self._sender = Delivery(self._tracking, self._uri)
-        return self._sender
 
 
 def _courier_lock(tracking: Path, uri: str) -> FileLock:

@@ -46,8 +46,6 @@ def place(
 ) -> Placement | None:
     """The run of ``stage``; None for stages that have nothing to compare."""
     experiment = experiment_of(style)
-    if stage == "pretraining":
-        return Placement("nsync/pretraining", style)
     if stage == "training":
         return Placement(experiment, f"{variant} · {style}")
     if stage == "evaluation":
@@ -76,7 +74,7 @@ def made_by(workspace: Workspace, stage: str, style: str, variant: str | None) -
 
 def variant_digest(workspace: Workspace, style: str, variant: str, base: str) -> str:
     if variant == BASE:
-        return f"base:{base}"
+        return f"base:{base}".replace("'", "")  # it goes into a quoted search
     return file_sha256(workspace.model(style, variant) / LORA_FILE)
 
 

@@ -24,7 +24,8 @@ from nsync_pipeline.tracking.unfinished import begin_or_continue
 logger = logging.getLogger(__name__)
 
 SWITCH = "NSYNC_TRACKING"
-"""``NSYNC_TRACKING=off`` in the environment: nothing is recorded or sent."""
+"""In the environment: ``off`` records nothing; ``later`` records, and leaves the sending to
+``nsync deliver``, for machines that reach no server."""
 
 LAST_WAIT = 3.0
 """Seconds a run waits at its end for a remote server; the courier goes on after it."""
@@ -62,7 +63,7 @@ def open_run_log(
     if writer is None:
         yield log
         return
-    start_courier(workspace.tracking, uri)
+    _send_meanwhile(workspace, uri)
     try:
         with writer:
             try:
@@ -78,9 +79,14 @@ def open_run_log(
             log.status("FINISHED")
         _add_scores(workspace, run, uri)
     finally:
-        start_courier(workspace.tracking, uri)
-        if is_remote(uri):
+        _send_meanwhile(workspace, uri)
+        if is_remote(uri) and os.environ.get(SWITCH) != "later":
             wait_for_delivery(writer.path, LAST_WAIT)
+
+
+def _send_meanwhile(workspace: Workspace, uri: str) -> None:
+    if os.environ.get(SWITCH) != "later":
+        start_courier(workspace.tracking, uri)
 
 
 def _opened(

@@ -1,0 +1,5 @@
+"""The command line, ``nsync``."""
+
+from nsync_pipeline.cli.app import main
+
+__all__ = ["main"]

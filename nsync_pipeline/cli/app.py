@@ -1,0 +1,160 @@
+"""The commands. What they do is in the packages they call, imported only when a command runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nsync_pipeline import __version__
+from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
+from nsync_pipeline.cli.sketchbook import sketchbook
+from nsync_pipeline.errors import InputsChangedError, UserError
+
+app = typer.Typer(
+    name="nsync",
+    help="Teach a text-to-image model a style by contrast with negative synthetic images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(sketchbook, name="sketchbook")
+
+StyleOption = Annotated[str, typer.Option("--style", "-s", help="A style of params.yaml.")]
+
+
+def main() -> None:
+    """Run the command; a mistake of the user's is one message, not a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"nsync: {error}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, InputsChangedError) else 2)
+    except BrokenPipeError:  # what reads this output has ended, as `head` does
+        sys.stderr.close()
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def nsync(
+    version: Annotated[bool, typer.Option("--version", help="Say the version, and end.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    stage: Annotated[str, typer.Argument(help="A stage; a wrong name lists them.")],
+    style: StyleOption,
+    variant: Annotated[
+        str | None, typer.Option("--variant", "-v", help="For stages that run once a variant.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Run one stage of the pipeline, as `dvc repro` and Dagster do."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.pipeline import run_stage
+
+    result = run_stage(place, stage, style, variant)
+    print(" · ".join(part for part in (stage, style, variant) if part))
+    for name, value in result.figures.items():
+        print(f"  {name}: {value}")
+
+
+@app.command("add-style")
+def add_style(
+    name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits and _.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder of pictures, or sketchbook:<held-out style>.")
+    ],
+    placeholder: Annotated[
+        str, typer.Option(help="The word that names the style in prompts.")
+    ] = "sks",
+    generic_style: Annotated[
+        str, typer.Option(help="The class word the negatives are drawn in.")
+    ] = "painting",
+    captioned_only: Annotated[
+        bool, typer.Option("--captioned-only", help="Leave pictures without a caption out.")
+    ] = False,
+    pictures: Annotated[
+        int | None, typer.Option(min=1, help="How many to draw; for a sketchbook source.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Bring a style in: its pictures into sources/, its settings into params.yaml."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.cli.new_style import bring_in
+
+    for line in bring_in(place, name, source, placeholder, generic_style, captioned_only, pictures):
+        print(line)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="What to draw; several are a row each.")],
+    style: Annotated[str | None, typer.Option("--style", "-s", help="A style.")] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", "-v", help="A variant, or base.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be given several times.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("pictures"),
+    lora: Annotated[
+        Path | None, typer.Option(help="A LoRA's .safetensors file, instead of a variant.")
+    ] = None,
+    lora_scale: Annotated[float, typer.Option(help="1 as trained, 0 not at all.")] = 1.0,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Draw your own prompts with a trained variant, the base, or a LoRA's file."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.params import read_params
+    from nsync_pipeline.pipeline.progress import shown_progress
+    from nsync_pipeline.stages.generate_pictures import generate as draw
+
+    params = read_params(place.params_file)
+    with shown_progress("generate", None) as progress:
+        drawn = draw(
+            place, params, prompt, seed or [params.seed], output, style=style, variant=variant,
+            lora=lora, lora_scale=lora_scale, progress=progress,
+        )  # fmt: skip
+    print(f"{len(drawn.files)} pictures in {output}; all on {drawn.contact_sheet}")
+
+
+@app.command()
+def sync(workspace: WorkspaceOption = None) -> None:
+    """Bring dvc.yaml in order with the styles and variants of params.yaml."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.pipeline.dvc_file import sync_dvc_file
+
+    for line in sync_dvc_file(place) or ["dvc.yaml says what params.yaml says: nothing to do"]:
+        print(line)
+
+
+@app.command()
+def deliver(
+    to: Annotated[
+        str | None, typer.Option(metavar="URI", help="Another server than it was meant for.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Send MLflow what did not reach it while stages ran."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.tracking.hand_over import hand_over
+
+    outcome = hand_over(place.tracking, to)
+    if outcome.problems:
+        reasons = "; ".join(f"{uri or 'own store'}: {why}" for uri, why in outcome.problems.items())
+        raise UserError(
+            f"{outcome.left} events are not delivered to MLflow ({reasons}). "
+            "They are kept: run `nsync deliver` when the server answers."
+        )
+    print(f"{outcome.delivered} events delivered to MLflow, {outcome.left} left")
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = None) -> None:
+    """Say what is installed, found and missing."""
+    from nsync_pipeline.cli.doctor import examine
+
+    raise typer.Exit(examine(workspace))

@@ -1,0 +1,57 @@
+"""``nsync doctor``: what is installed, found and missing, on one screen."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nsync_pipeline.cli.findings import Finding, State
+from nsync_pipeline.cli.machine_findings import machine_findings
+from nsync_pipeline.cli.place import find_workspace
+from nsync_pipeline.cli.service_findings import service_findings
+from nsync_pipeline.cli.workspace_findings import workspace_findings
+from nsync_pipeline.errors import ParamsError
+
+COLOURS = {State.OK: "green", State.WARN: "yellow", State.MISSING: "bold red"}
+
+
+def examine(folder: Path | None) -> int:
+    """Look, print what was found, and give the exit code: 1 where something needed is missing."""
+    console = Console()
+    with console.status("Looking ..."):
+        findings = list(_all_findings(folder))
+    console.print(_table(findings))
+    missing = sum(finding.state is State.MISSING for finding in findings)
+    console.print(
+        Text(f"{missing} missing: the pipeline cannot run before that is put right.", "red")
+        if missing
+        else Text("Nothing is missing.", "green")
+    )
+    return 1 if missing else 0
+
+
+def _all_findings(folder: Path | None) -> Iterable[Finding]:
+    try:
+        workspace = find_workspace(folder)
+    except ParamsError as error:
+        yield from machine_findings(Path.cwd())
+        yield Finding(State.MISSING, "Settings", str(error))
+        return
+    yield from machine_findings(workspace.root)
+    yield from workspace_findings(workspace)
+    yield from service_findings(workspace)
+
+
+def _table(findings: Iterable[Finding]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for finding in findings:
+        text = Text(finding.found)
+        if finding.advice:
+            text.append(f"\n→ {finding.advice}", "dim" if finding.state is State.OK else "cyan")
+        table.add_row(Text(finding.state, COLOURS[finding.state]), finding.subject, text)
+    return table

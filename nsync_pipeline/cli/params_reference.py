@@ -1,0 +1,118 @@
+"""``docs/params.md`` from the schema: ``python -m nsync_pipeline.cli.params_reference``.
+
+Prints the page; ``> docs/params.md`` writes it. A test holds the two together.
+"""
+
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from nsync_pipeline.params import NAME, Params
+from nsync_pipeline.training.config import TrainingConfig, VariantConfig
+
+INTRODUCTION = f"""\
+# `params.yaml`, key by key
+
+The one source of settings. Unknown keys, wrong types and values out of range are refused before
+anything is computed, each with one line that names the key, the value and what is allowed. A key
+that is left out has its default. DVC tracks the keys a stage reads, so a change computes those
+stages anew that read it, and what depends on them.
+
+`<style>` and `<variant>` are names of your own: `{NAME.pattern}`.
+
+This page is generated: `python -m nsync_pipeline.cli.params_reference > docs/params.md`.
+"""
+
+BOUNDS: Mapping[type, tuple[str, str]] = {
+    Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt"),
+    MultipleOf: ("a multiple of", "multiple_of"), MinLen: ("length ≥", "min_length"),
+    MaxLen: ("length ≤", "max_length"),
+}  # fmt: skip
+
+PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+
+def reference() -> str:
+    """The whole page, as Markdown."""
+    tables = "\n".join("\n".join(table) for table in _tables("", Params))
+    return f"{INTRODUCTION}\n{tables}"
+
+
+def _tables(prefix: str, section: type[BaseModel]) -> Iterator[list[str]]:
+    """The table of ``section`` and, after it, those of the sections in it."""
+    inner: list[tuple[str, type[BaseModel]]] = []
+    rows = []
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        if (nested := _nested(field.annotation)) is not None:
+            of_names = get_origin(field.annotation) is dict
+            inner.append((f"{key}.<{name.removesuffix('s')}>." if of_names else f"{key}.", nested))
+        else:
+            rows.append(_row(key, field, as_in_training=section is VariantConfig))
+    if rows:
+        title = f"## `{prefix.rstrip('.')}`" if prefix else "## At the top"
+        head = [
+            "| key | type | default | allowed | what it is |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        yield [title, "", *head, *rows, ""]
+    for inner_prefix, nested in inner:
+        yield from _tables(inner_prefix, nested)
+
+
+def _row(key: str, field: FieldInfo, as_in_training: bool) -> str:
+    description, default = field.description, _default(field)
+    if as_in_training:
+        name = key.rpartition(".")[2]
+        description = TrainingConfig.model_fields[name].description
+        default = default if field.is_required() else f"as `training.{name}`"
+    cells = (f"`{key}`", _type(field.annotation), default, _allowed(field), description or "")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{value}`" for value in arguments)
+    if origin in (types.UnionType, Union):
+        return " or ".join(_type(argument) for argument in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    return "`null`" if annotation is type(None) else PLAIN[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "*needed*"
+    if field.default is None:
+        return "`null`"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
+    if isinstance(field.default, tuple):
+        return ", ".join(f"`{item}`" for item in field.default) or "`[]`"
+    return f"`{field.default}`"
+
+
+def _allowed(field: FieldInfo) -> str:
+    return ", ".join(
+        f"{sign} {getattr(bound, attribute)}"
+        for bound in field.metadata
+        for kind, (sign, attribute) in BOUNDS.items()
+        if isinstance(bound, kind)
+    )
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    """The section a field holds, alone, once a name, or optional."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,40 @@
+"""The workspace a command works in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.errors import ParamsError
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        "-w",
+        metavar="FOLDER",
+        help="Holds params.yaml; else the current folder, or the nearest above it that does.",
+    ),
+]
+
+
+def find_workspace(folder: Path | None) -> Workspace:
+    """The workspace in ``folder``; where None, the nearest from the current folder upwards.
+
+    Raises:
+        ParamsError: there is no params.yaml.
+    """
+    if folder is not None:
+        candidates = [folder.expanduser().absolute()]
+    else:
+        here = Path.cwd()
+        candidates = [here, *here.parents]
+    for candidate in candidates:
+        if (candidate / "params.yaml").is_file():
+            return Workspace(candidate.resolve())
+    where = "" if folder is not None else " or any folder above it"
+    raise ParamsError(
+        f"{candidates[0]}{where} has no params.yaml: "
+        "go to the folder of the pipeline, or name it by --workspace."
+    )

@@ -1,0 +1,71 @@
+"""The doctor on the workspace: settings, base model, styles and their artefacts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.cli.findings import Finding, State
+from nsync_pipeline.errors import BaseModelError, ParamsError
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.params import Params, read_params
+
+
+def workspace_findings(workspace: Workspace) -> Iterator[Finding]:
+    try:
+        params = read_params(workspace.params_file)
+    except ParamsError as error:
+        yield Finding(State.MISSING, "Settings", str(error), "correct params.yaml")
+        return
+    names = f"styles: {', '.join(params.styles)}; variants: {', '.join(params.variants)}"
+    yield Finding(State.OK, "Settings", f"{workspace.params_file} ({names})")
+    yield base_model_finding(params.base_model)
+    for style in params.styles:
+        yield style_finding(workspace, params, style)
+
+
+def base_model_finding(config: BaseModelConfig) -> Finding:
+    """Looks on this machine only: a hub model that is not here would take long to download."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from nsync_pipeline.families.loading import FAMILIES
+    from nsync_pipeline.families.pipeline_folder import SKETCHBOOK, find_pipeline
+
+    is_path = Path(config.name).expanduser().is_dir() or config.name.startswith(("/", ".", "~"))
+    if config.name != SKETCHBOOK and not is_path and config.name.count("/") == 1:
+        cached = try_to_load_from_cache(config.name, "model_index.json", revision=config.revision)
+        if not isinstance(cached, str):
+            return Finding(
+                State.WARN, "Base model", f"{config.name} is not on this machine",
+                "the first stage downloads it (network, disk space)",
+            )  # fmt: skip
+    try:
+        components = FAMILIES[config.family].components
+        folder = find_pipeline(config, components)
+    except BaseModelError as error:
+        return Finding(State.MISSING, "Base model", str(error), "see base_model in params.yaml")
+    return Finding(State.OK, "Base model", f"{config.name}, revision {folder.revision(components)}")
+
+
+def style_finding(workspace: Workspace, params: Params, style: str) -> Finding:
+    """How far the style is: which stages' artefacts are there."""
+    from nsync_pipeline.pipeline import STAGES, Place
+
+    here, missing = 0, []
+    for stage in STAGES.values():
+        for variant in params.variants if stage.per_variant else (None,):
+            if stage.folder(Place(workspace, style, variant)).is_dir():
+                here += 1
+            else:
+                missing.append(f"{stage.name} {variant}" if variant else stage.name)
+    total = here + len(missing)
+    if not missing:
+        return Finding(State.OK, f"Style {style}", f"whole: {total} artefacts")
+    more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
+    found = f"{here} of {total} artefacts; not made yet: {', '.join(missing[:2])}{more}"
+    advice = "dvc repro, or the job in Dagster"
+    if params.styles[style].source == "folder" and not any(
+        path.name != "README.md" for path in workspace.source(style).glob("*")
+    ):
+        found = f"{workspace.source(style)} holds no pictures"
+        advice = f"dvc pull, or nsync add-style {style} <folder>"
+    return Finding(State.WARN, f"Style {style}", found, advice)
