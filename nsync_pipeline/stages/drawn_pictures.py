@@ -1,4 +1,4 @@
-"""What the stages that draw pictures share: placing them in an artefact, and showing them."""
+"""What the stages that draw pictures share: drawing them, placing them, and showing them."""
 
 import hashlib
 import shutil
@@ -8,12 +8,43 @@ from typing import Any
 
 from PIL import Image
 
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.generation.config import SamplerConfig
+from nsync_pipeline.generation.picture_store import PictureStore, draw_into_store
+from nsync_pipeline.generation.sampling import PictureRequest
 from nsync_pipeline.image_sets.contact_sheet import evenly_spaced, preview
-from nsync_pipeline.stages.context import Preview
+from nsync_pipeline.stages.context import Preview, StageContext
 from nsync_pipeline.stages.picture_files import open_squares
+from nsync_pipeline.training.determinism import deterministic_algorithms
 
 PREVIEW_SIDE = 96  # pixels
 PREVIEW_COLUMNS = 8
+
+
+def draw_set(
+    context: StageContext,
+    family: Family,
+    requests: Sequence[PictureRequest],
+    sampler: SamplerConfig,
+    *,
+    stage: str,
+    lora_sha256: str | None = None,
+) -> Mapping[str, Path]:
+    """The files of ``requests`` by id: drawn, or taken from what ``stage`` drew here before.
+
+    They lie in the workspace's scratch, one set a stage, style and variant.
+
+    Raises:
+        BaseModelError: a picture came out broken; what was drawn before is kept.
+    """
+    slot = [stage, context.style] + ([context.variant] if context.variant else [])
+    store = PictureStore(context.workspace.scratch(*slot))
+
+    def tell(done: int, total: int) -> None:
+        context.progress("pictures", done, total)
+
+    with deterministic_algorithms():
+        return draw_into_store(family, requests, sampler, store, tell, lora_sha256)
 
 
 def place_pictures(drawn: Mapping[str, Path], folder: Path) -> dict[str, dict[str, Any]]:

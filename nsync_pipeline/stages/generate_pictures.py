@@ -70,9 +70,9 @@ def generate(
         raise UserError("generate needs at least one prompt that is not empty, and one seed")
     if any(not 0 <= seed < 2**63 for seed in seeds):
         raise UserError("a seed is a whole number from 0 to 2^63 - 1")
+    settings = None if style is None else params.style(style)
     adapter = _adapter(workspace, params, style, variant, lora)
-    if style is not None:
-        settings = params.style(style)
+    if settings is not None:
         words = settings.placeholder if adapter is not None else settings.generic_style
         prompts = [styled_prompt(prompt, words) for prompt in prompts]
     requests = [
@@ -90,8 +90,11 @@ def generate(
     if adapter is not None:
         load_lora(family, adapter, lora_scale)
     folder.mkdir(parents=True, exist_ok=True)
+    # A few pictures are not worth a whole batch: they may differ from a stage's in the last bit.
+    batch_size = min(params.generation.sampler.batch_size, len(requests))
+    sampler = params.generation.sampler.model_copy(update={"batch_size": batch_size})
     images = []
-    for batch in draw_pictures(family, requests, params.generation.sampler):
+    for batch in draw_pictures(family, requests, sampler):
         for picture in batch:
             write_png(files[picture.request.id], picture.pixels)
             images.append(Image.fromarray(picture.pixels))

@@ -8,14 +8,13 @@ from nsync_pipeline.adaptation.lora import load_lora
 from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.generation.picture_store import PictureStore, draw_into_store
 from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.generation.sampling import PictureRequest
 from nsync_pipeline.image_sets.manifest import SAMPLES, write_manifest
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages.captioned_split import captioned_split
 from nsync_pipeline.stages.context import StageContext, StageResult
-from nsync_pipeline.stages.drawn_pictures import file_sha256, place_pictures, sheet
+from nsync_pipeline.stages.drawn_pictures import draw_set, file_sha256, place_pictures, sheet
 from nsync_pipeline.stages.whole_folder import whole_folder
 
 PREVIEW_PICTURES = 48
@@ -58,13 +57,13 @@ def run(context: StageContext) -> StageResult:
             )
         load_lora(family, lora)
         lora_sha256 = file_sha256(lora)
-    drawn = draw_into_store(
+    drawn = draw_set(
+        context,
         family,
         list(requests.values()),
         settings.sampler,
-        PictureStore(workspace.scratch("generation", context.style, variant)),
-        lambda done, total: context.progress(f"samples of {variant}", done, total),
-        lora_sha256,
+        stage="generation",
+        lora_sha256=lora_sha256,
     )
     captions = {picture.id: picture.caption for picture in chosen}
     out = workspace.samples(context.style, variant)

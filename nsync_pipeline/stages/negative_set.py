@@ -8,7 +8,6 @@ workspace's scratch (one set a style), which is where an interrupted run picks u
 
 from nsync_pipeline.artifacts import MANIFEST_FILE
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.generation.picture_store import PictureStore, draw_into_store
 from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.generation.sampling import PictureRequest
 from nsync_pipeline.generation.schedulers import build_scheduler
@@ -16,7 +15,7 @@ from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, write_manifest
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages.captioned_split import captioned_split
 from nsync_pipeline.stages.context import StageContext, StageResult
-from nsync_pipeline.stages.drawn_pictures import place_pictures, sheet
+from nsync_pipeline.stages.drawn_pictures import draw_set, place_pictures, sheet
 from nsync_pipeline.stages.whole_folder import whole_folder
 
 PREVIEW_PAIRS = 24
@@ -43,12 +42,8 @@ def run(context: StageContext) -> StageResult:
         for k in range(settings.per_positive)
     }
     family = load_family(params.base_model)
-    drawn = draw_into_store(
-        family,
-        list(requests.values()),
-        settings.sampler,
-        PictureStore(workspace.scratch("negative_set", context.style)),
-        lambda done, total: context.progress("negatives", done, total),
+    drawn = draw_set(
+        context, family, list(requests.values()), settings.sampler, stage="negative_set"
     )
     provenance: dict[str, int | float | str] = {
         "base_model": family.name,
