@@ -9,7 +9,7 @@ from PIL import Image
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.image_sets.config import StyleSetConfig
 from nsync_pipeline.image_sets.near_duplicates import LookIndex, look_of
-from nsync_pipeline.image_sets.problems import Problem, bullet_list
+from nsync_pipeline.image_sets.problems import Problem
 from nsync_pipeline.image_sets.split import split_of
 
 ID_DIGITS = 16
@@ -171,48 +171,6 @@ class _GrowingSet:
             self.pictures[kept] = replace(
                 picture, caption=candidate.caption, caption_source=candidate.caption_source
             )
-
-
-def checked(ingestion: Ingestion, config: StyleSetConfig, source: str) -> Ingestion:
-    """``ingestion`` again, where a set can be made of it.
-
-    Raises:
-        PictureError: files cannot be used and ``on_bad_picture`` is ``error`` (all are in the one
-            message); or what is left cannot be split into train and test.
-    """
-    if ingestion.problems and config.on_bad_picture == "error":
-        raise PictureError(
-            f"{source}: {len(ingestion.problems)} of the files cannot be used:\n"
-            f"{bullet_list(ingestion.problems)}\n"
-            "Mend or take them out; or set style_set.on_bad_picture to `skip` to leave them out."
-        )
-    if len({picture.group for picture in ingestion.pictures}) < 2:
-        raise PictureError(_too_few(ingestion, source))
-    return ingestion
-
-
-def _too_few(ingestion: Ingestion, source: str) -> str:
-    left_out = [
-        f"{len(files)} {what}"
-        for files, what in (
-            (ingestion.uncaptioned, "without a caption"),
-            (ingestion.problems, "that cannot be used"),
-            (ingestion.duplicates, "with the pixels of another"),
-            (ingestion.near_duplicates, "that look the same as another"),
-        )
-        if files
-    ]
-    besides = f" (left out: {', '.join(left_out)})" if left_out else ""
-    alike = " that differ from one another" if len(ingestion.pictures) > 1 else ""
-    return (
-        f"{source}: a style set needs at least two pictures{alike}, one to train on and one to "
-        f"test with, and there {_are(len({p.group for p in ingestion.pictures}))}{besides}. "
-        "Add pictures."
-    )
-
-
-def _are(count: int) -> str:
-    return "is only one" if count == 1 else "are none"
 
 
 def splits(ingestion: Ingestion, config: StyleSetConfig) -> dict[str, str]:

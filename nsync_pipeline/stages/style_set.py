@@ -12,10 +12,10 @@ from PIL import Image, ImageOps
 
 from nsync_pipeline.artifacts import MANIFEST_FILE
 from nsync_pipeline.errors import PictureError
+from nsync_pipeline.image_sets.acceptance import figures, refuse_bad_files, refuse_too_few
 from nsync_pipeline.image_sets.contact_sheet import evenly_spaced, preview
-from nsync_pipeline.image_sets.ingestion import Ingestion, Offer, checked, ingest, splits
+from nsync_pipeline.image_sets.ingestion import Ingestion, Offer, ingest, splits
 from nsync_pipeline.image_sets.manifest import STYLE_SET, write_manifest
-from nsync_pipeline.image_sets.problems import short_list
 from nsync_pipeline.image_sets.source_folder import read_source
 from nsync_pipeline.image_sets.sources import SKETCHBOOK_PREFIX, folder_offer, sketchbook_offer
 from nsync_pipeline.image_sets.split import TEST, TRAIN
@@ -44,14 +44,17 @@ def run(context: StageContext) -> StageResult:
         def store(picture_id: str, image: Image.Image) -> None:
             image.save(folder / _file(picture_id), "PNG")
 
-        ingestion = checked(ingest(offer, config, store, context.progress), config, where)
+        ingestion = ingest(offer, config, store, context.progress)
+        refuse_bad_files(ingestion, config, where)
+        refuse_too_few(ingestion, where)
         split = splits(ingestion, config)
         rows = _rows(ingestion, split, folder)
         write_manifest(folder / MANIFEST_FILE, rows, STYLE_SET)
         previews = tuple(
             _preview(f"{context.style}: {name}", folder, rows, name) for name in (TRAIN, TEST)
         )
-    return StageResult(figures=_figures(ingestion, split), previews=previews)
+    counts = {name: list(split.values()).count(name) for name in (TRAIN, TEST)}
+    return StageResult(figures={**figures(ingestion), **counts}, previews=previews)
 
 
 def _offer(context: StageContext) -> tuple[Offer, str]:
@@ -97,34 +100,11 @@ def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[
     ]
 
 
-def _figures(ingestion: Ingestion, split: Mapping[str, str]) -> dict[str, int | float | str]:
-    sides = [side for picture in ingestion.pictures for side in (picture.width, picture.height)]
-    figures: dict[str, int | float | str] = {
-        "pictures": len(split),
-        "train": sum(side == TRAIN for side in split.values()),
-        "test": sum(side == TEST for side in split.values()),
-        "captioned": sum(picture.caption is not None for picture in ingestion.pictures),
-        "shortest_side": min(sides),
-        "longest_side": max(sides),
-    }
-    left_out: dict[str, Sequence[object]] = {
-        "bad_files": ingestion.problems,
-        "duplicates": ingestion.duplicates,
-        "near_duplicates": ingestion.near_duplicates,
-        "uncaptioned_left_out": ingestion.uncaptioned,
-        "ignored_files": ingestion.ignored,
-    }
-    for name, files in left_out.items():
-        figures[name] = len(files)
-        if files:
-            figures[f"{name}_are"] = short_list(files, most=20)
-    return figures
-
-
 def _preview(title: str, folder: Path, rows: Sequence[Mapping[str, Any]], split: str) -> Preview:
     files = [folder / row["file"] for row in rows if row["split"] == split]
     chosen = [files[index] for index in evenly_spaced(len(files), PREVIEW_PICTURES)]
-    caption = f"{title}, {len(chosen)} of {len(files)} pictures"
+    some = "" if len(chosen) == len(files) else f"{len(chosen)} of "
+    caption = f"{title}, {some}{len(files)} pictures"
     return Preview(title, preview(caption, [_thumbnail(file) for file in chosen]))
 
 

@@ -1,0 +1,230 @@
+"""``nsync add-style``: a new style's pictures into ``sources/``, its settings into ``params.yaml``.
+
+Everything is checked before anything is written, and what is written can be written again: a call
+that was cut off is finished by the same call. DVC's part (``dvc add``) is the caller's.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
+from nsync_pipeline.image_sets.acceptance import figures, refuse_bad_files, refuse_too_few
+from nsync_pipeline.image_sets.config import StyleSetConfig
+from nsync_pipeline.image_sets.ingestion import ingest
+from nsync_pipeline.image_sets.problems import short_list
+from nsync_pipeline.image_sets.source_copy import (
+    README,
+    CopyPlan,
+    copy_in,
+    files_of,
+    plan_copy,
+)
+from nsync_pipeline.image_sets.source_folder import SourceFolder, read_source
+from nsync_pipeline.image_sets.sources import SKETCHBOOK_PREFIX, folder_offer, sketchbook_offer
+from nsync_pipeline.params import NAME, Params, parse_params, read_params
+from nsync_pipeline.params_file import with_style
+from nsync_pipeline.pipeline.disk_full import disk_full_explained
+from nsync_pipeline.pipeline.locks import sole_writer
+
+FOLDER = "folder"
+DRAWN_README = """\
+There are no pictures in this folder: `{name}` is drawn by the embedded world
+(`{source}` in `params.yaml`).
+A style of your own keeps its pictures in such a folder; `nsync add-style` brings them in.
+"""
+
+
+@dataclass(frozen=True)
+class NewStyle:
+    """What is asked for."""
+
+    name: str
+    source: str  # a folder, or sketchbook:<held-out style>
+    placeholder: str = "sks"
+    generic_style: str = "painting"
+    style_words: tuple[str, ...] = ()
+    pictures: int | None = None  # how many to draw; with a sketchbook source only
+    captioned_only: bool = False  # leave pictures without a caption where they are
+    update: bool = False  # add new pictures to a style that is there already
+
+
+@dataclass(frozen=True)
+class AddedStyle:
+    """What was done."""
+
+    folder: Path  # sources/<style>
+    is_folder: bool  # it holds pictures, for `dvc add`
+    copied: int  # files, captions among them
+    figures: Mapping[str, int | float | str]  # of the pictures brought, as the style set has them
+
+
+def add_style(
+    workspace: Workspace, asked: NewStyle, progress: Callable[[str, int, int], None]
+) -> AddedStyle:
+    """Bring a style in.
+
+    Raises:
+        ParamsError: the name cannot be a style's, is taken, or a setting is not allowed.
+        PictureError, CaptionError: the pictures or captions cannot be used (as ``style_set``), or
+            would overwrite others.
+        WorkspaceBusyError: another process is adding a style.
+        UserError: the disk is full.
+    """
+    _check_name(asked.name)
+    with (
+        sole_writer(workspace.lock("params"), workspace.params_file),
+        disk_full_explained(workspace.root),
+    ):
+        params = read_params(workspace.params_file)
+        if asked.source.startswith(SKETCHBOOK_PREFIX):
+            return _add_drawn(workspace, params, asked)
+        return _add_folder(workspace, params, asked, progress)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        valid = "".join(c if NAME.fullmatch(c) else "_" for c in name.lower()).strip("_")[:48]
+        hint = f"; for example {valid}" if NAME.fullmatch(valid) else ""
+        raise ParamsError(
+            f"{name!r} cannot be the name of a style: lower-case letters, digits and _ only, at "
+            f"most 48, not _ first{hint}"
+        )
+
+
+def _add_drawn(workspace: Workspace, params: Params, asked: NewStyle) -> AddedStyle:
+    if asked.name in params.styles:
+        raise ParamsError(f"style {asked.name!r} is in params.yaml already: choose another name")
+    if asked.pictures is None:
+        raise ParamsError(f"say how many pictures to draw of {asked.source}: --pictures N")
+    if asked.captioned_only or asked.update:
+        raise ParamsError(f"{asked.source} draws its pictures with captions: there is no folder")
+    held_out = asked.source.removeprefix(SKETCHBOOK_PREFIX)
+    offer = sketchbook_offer(held_out, asked.pictures, params.seed)
+    text = _params_text(workspace, asked, {"source": asked.source, "pictures": asked.pictures})
+    folder = workspace.source(asked.name)
+    if folder.is_dir() and any(path.name != README for path in folder.iterdir()):
+        raise PictureError(f"{folder} holds files already: choose another name, or move them away")
+    readme = DRAWN_README.format(name=asked.name, source=asked.source)
+    _write_whole(folder / README, readme)
+    _write_whole(workspace.params_file, text)
+    return AddedStyle(folder, is_folder=False, copied=0, figures={"pictures": offer.count})
+
+
+def _add_folder(
+    workspace: Workspace,
+    params: Params,
+    asked: NewStyle,
+    progress: Callable[[str, int, int], None],
+) -> AddedStyle:
+    if asked.pictures is not None:
+        raise ParamsError("--pictures goes only with a source sketchbook:<held-out style>")
+    source = Path(asked.source).expanduser()
+    folder = workspace.source(asked.name)
+    found = _read(asked, source)
+    _refuse_other_kind(params, asked)
+
+    config = params.style_set
+    if asked.captioned_only:
+        config = config.model_copy(update={"uncaptioned": "skip"})
+    offer = folder_offer(found, config, asked.source)
+    ingestion = ingest(offer, config, lambda picture_id, image: None, progress)
+    refuse_bad_files(ingestion, config, asked.source)
+    if not asked.update:
+        refuse_too_few(ingestion, asked.source)
+    _refuse_uncaptioned(found, config, asked.source)
+
+    text = None
+    if asked.name not in params.styles:
+        text = _params_text(workspace, asked, {"source": FOLDER})
+    plan = CopyPlan({}, (), ())
+    if source.resolve() != folder.resolve():  # else the pictures were put there by hand
+        plan = plan_copy(files_of(found, source, asked.captioned_only), folder)
+        _refuse_mixing(params, asked, folder, plan)
+        copy_in(plan, folder)
+    if text is not None:
+        _write_whole(workspace.params_file, text)
+    return AddedStyle(folder, True, len(plan.new), figures(ingestion))
+
+
+def _read(asked: NewStyle, source: Path) -> SourceFolder:
+    if not source.is_dir():
+        near = difflib.get_close_matches(
+            source.name, [p.name for p in source.absolute().parent.glob("*/")], n=1
+        )
+        hint = f" (is {source.with_name(near[0])} meant?)" if near else ""
+        raise PictureError(
+            f"{asked.source} is no folder{hint}; a style comes from a folder of pictures, or from "
+            f"{SKETCHBOOK_PREFIX}<held-out style>"
+        )
+    return read_source(source)
+
+
+def _refuse_other_kind(params: Params, asked: NewStyle) -> None:
+    style = params.styles.get(asked.name)
+    if style is not None and style.source != FOLDER:
+        raise ParamsError(
+            f"style {asked.name!r} is in params.yaml already, and is drawn ({style.source}): "
+            "choose another name"
+        )
+
+
+def _refuse_uncaptioned(found: SourceFolder, config: StyleSetConfig, source: str) -> None:
+    missing = [picture.name for picture in found.pictures if picture.caption is None]
+    if missing and config.uncaptioned == "keep":
+        raise CaptionError(
+            f"{source}: {len(missing)} of {len(found.pictures)} pictures have no caption "
+            f"({short_list(missing)}). Write what each shows into a text file of the same name "
+            "(picture.jpg, picture.txt) or into metadata.jsonl; or leave them out: "
+            "--captioned-only"
+        )
+
+
+def _refuse_mixing(params: Params, asked: NewStyle, folder: Path, plan: CopyPlan) -> None:
+    """Stop where pictures would come among others, and that was not asked for."""
+    known = asked.name in params.styles
+    there = len(plan.kept) + len(plan.others)
+    if asked.update:
+        if not known and not there:
+            raise ParamsError(f"there is no style {asked.name!r} to update: leave out --update")
+        return
+    tracked = folder.with_name(f"{folder.name}.dvc")
+    if not there and tracked.is_file():
+        raise PictureError(
+            f"style {asked.name!r} has its pictures in DVC, and not here: fetch them by "
+            f"`dvc pull {tracked.name}` in {tracked.parent}, then add with --update; or choose "
+            "another name"
+        )
+    # All of these there and no others: the same call was cut off before params.yaml was written.
+    cut_off = not known and not plan.new and not plan.others
+    if there and not cut_off:
+        raise PictureError(
+            f"style {asked.name!r} is there already, with {there} files in {folder}: choose "
+            "another name, or add new pictures to it with --update"
+        )
+
+
+def _params_text(workspace: Workspace, asked: NewStyle, source: Mapping[str, Any]) -> str:
+    """The text of params.yaml with the style in it, checked against the schema."""
+    entry: dict[str, Any] = {
+        **source,
+        "placeholder": asked.placeholder,
+        "generic_style": asked.generic_style,
+    }
+    if asked.style_words:
+        entry["style_words"] = list(asked.style_words)
+    text = with_style(workspace.params_file.read_bytes().decode("utf-8"), asked.name, entry)
+    parse_params(YAML(typ="safe", pure=True).load(text))
+    return text
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(text.encode("utf-8"))
+    partial.replace(path)
