@@ -102,6 +102,35 @@ def test_pickled_weights_are_never_read(copy: Path) -> None:
         load_family(config_of(copy))
 
 
+def test_a_folder_as_older_libraries_wrote_it_loads_the_same(tiny_base: Path, copy: Path) -> None:
+    """As Stable Diffusion 1.5 is published: other weight names, a vocabulary in two files."""
+    weights = copy / "text_encoder" / "model.safetensors"
+    named = {f"text_model.{name}": tensor for name, tensor in load_file(weights).items()}
+    named["text_model.embeddings.position_ids"] = torch.arange(32)[None]
+    save_file(named, weights, metadata={"format": "pt"})
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    renamed = {}
+    for name, tensor in load_file(weights).items():
+        old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        part = next((part for part in old if f"attentions.0.{part}." in name), None)
+        renamed[name.replace(part, old[part]) if part else name] = tensor
+    save_file(renamed, weights, metadata={"format": "pt"})
+    whole = copy / "tokenizer" / "tokenizer.json"
+    model = json.loads(whole.read_text())["model"]
+    (copy / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = "\n".join(" ".join(pair) for pair in model["merges"])
+    (copy / "tokenizer" / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    whole.unlink()
+
+    old_one, new_one = load_family(config_of(copy)), load_family(config_of(tiny_base))
+    prompts = ["a red house in the style of sks", "zq! 5"]
+    pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+    expected = new_one.encode_prompts(prompts).tokens
+    assert torch.equal(old_one.encode_prompts(prompts).tokens, expected)
+    assert torch.equal(old_one.encode_pictures(pixels), new_one.encode_pictures(pixels))
+    assert old_one.prompt_tokens("a red house zq") == 5
+
+
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
 def test_truncated_weights_are_named(copy: Path, component: str) -> None:
     weights = next((copy / component).glob("*.safetensors"))
