@@ -30,6 +30,8 @@ class Placement:
     """The tags that find the run; empty for a run of the stage's own."""
     prefix: str = ""
     """Put before the names of the figures."""
+    results: bool = False
+    """The stage's last figures are figures of the run, too."""
 
     @property
     def owner(self) -> bool:
@@ -47,7 +49,7 @@ def place(
     """The run of ``stage``; None for stages that have nothing to compare."""
     experiment = experiment_of(style)
     if stage == "training":
-        return Placement(experiment, f"{variant} · {style}")
+        return Placement(experiment, f"{variant} · {style}", results=True)
     if stage == "evaluation":
         return Placement(experiment, f"evaluation · {style}")
     if stage == "report":

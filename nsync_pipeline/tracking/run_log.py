@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.tracking.courier import start_courier, wait_for_delivery
 from nsync_pipeline.tracking.destination import configured_uri, is_remote
-from nsync_pipeline.tracking.placement import ARTEFACT, made_by, place, place_scores
+from nsync_pipeline.tracking.placement import ARTEFACT, Placement, made_by, place, place_scores
 from nsync_pipeline.tracking.scores import variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import SpoolWriter
@@ -92,19 +92,20 @@ def _send_meanwhile(workspace: Workspace, uri: str) -> None:
 def _opened(
     workspace: Workspace, run: RunIdentity, params: Mapping[str, object], uri: str
 ) -> tuple[SpoolWriter | None, SpooledLog]:
+    nothing = SpooledLog(None, Placement("", ""))
     try:
         placement = place(workspace, run.stage, run.style, run.variant, run.base)
         if placement is None or os.environ.get(SWITCH) == "off":
-            return None, SpooledLog(None)
+            return None, nothing
         slot = f"{run.stage}.{run.style}.{run.variant or '-'}"
         spool = workspace.tracking / "spool"
         writer, seen = begin_or_continue(spool, slot, placement, _tags(run), uri)
-        log = SpooledLog(writer, placement.owner, placement.prefix, seen)
+        log = SpooledLog(writer, placement, seen)
         log.params(flat(params))
         return writer, log
     except Exception as error:
         logger.warning("MLflow: %s is not recorded: %s", run.stage, error)
-        return None, SpooledLog(None)
+        return None, nothing
 
 
 def _tags(run: RunIdentity) -> dict[str, str]:
@@ -128,6 +129,8 @@ def _add_results(workspace: Workspace, run: RunIdentity, log: SpooledLog) -> Non
         return
     if made is not None:
         log.tags({ARTEFACT: made})
+    if run.stage == "report":
+        log.artifact(workspace.report(run.style) / "report.html")
 
 
 def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
@@ -143,6 +146,6 @@ def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
             spool = workspace.tracking / "spool"
             writer, _ = begin_or_continue(spool, slot, placement, tags, uri)
             with writer:
-                SpooledLog(writer, owner=False, prefix=placement.prefix).metrics(values)
+                SpooledLog(writer, placement).metrics(values)
     except (OSError, ValueError) as error:
         logger.warning("MLflow: the scores of the variants are not recorded: %s", error)

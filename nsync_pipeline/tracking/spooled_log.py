@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from nsync_pipeline.tracking.identity import dvc_digest
+from nsync_pipeline.tracking.placement import Placement
 from nsync_pipeline.tracking.settings import Scalar
 from nsync_pipeline.tracking.spool import SpoolWriter
 
@@ -48,8 +49,7 @@ class SpooledLog:
     def __init__(
         self,
         writer: SpoolWriter | None,
-        owner: bool = True,
-        prefix: str = "",
+        placement: Placement,
         seen: Mapping[tuple[str, int], float] | None = None,
     ) -> None:
         """``seen`` holds the figures a run that was cut off has logged already.
@@ -57,8 +57,7 @@ class SpooledLog:
         Without a ``writer`` nothing is kept.
         """
         self._writer = writer
-        self._owner = owner
-        self._prefix = prefix
+        self._placement = placement
         self._seen = seen or {}
         self.lost = 0
 
@@ -70,10 +69,10 @@ class SpooledLog:
     def params(self, values: Mapping[str, Scalar]) -> None:
         """Settings. On another stage's run they are tags: MLflow's params never change again."""
         texts = {name: "null" if value is None else str(value) for name, value in values.items()}
-        if self._owner:
+        if self._placement.owner:
             self._append("params", values=texts)
         else:
-            self._append("tags", values={f"{self._prefix}{k}": v for k, v in texts.items()})
+            self._append("tags", values=texts)
 
     @_never_raises
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -86,18 +85,27 @@ class SpooledLog:
     @_never_raises
     def artifact(self, path: Path, folder: str = "") -> None:
         """A copy is kept until it is delivered: the file itself may be written anew by then."""
-        if self._writer is not None:
-            kept = Path("files", uuid.uuid4().hex, path.name)
-            target = self._writer.path.parent / kept
-            target.parent.mkdir(parents=True)
-            shutil.copyfile(path, target)
-            self._append("artifact", file=kept.as_posix(), folder=folder)
+        self._keep(path.name, folder, lambda target: shutil.copyfile(path, target))
 
     @_never_raises
     def dataset(self, name: str, path: Path, context: str) -> None:
         """The set is named by its content's DVC digest."""
         folder = "/".join(path.parts[-3:])
         self._append("dataset", name=name, digest=dvc_digest(path), context=context, source=folder)
+
+    @_never_raises
+    def results(
+        self, figures: Mapping[str, int | float | str], pictures: Mapping[str, bytes]
+    ) -> None:
+        """What the stage says of its artefact in the end; ``pictures`` are JPEGs by title."""
+        if self._placement.owner:
+            texts = {name: value for name, value in figures.items() if isinstance(value, str)}
+            self._append("tags", values=texts)
+        if self._placement.results:
+            numbers = {k: float(v) for k, v in figures.items() if not isinstance(v, str)}
+            self._append("metrics", values={f"result/{k}": v for k, v in numbers.items()}, step=0)
+        for title, jpeg in pictures.items():
+            self._keep(f"{title}.jpg", "previews", functools.partial(_write, content=jpeg))
 
     @_never_raises
     def tags(self, values: Mapping[str, str]) -> None:
@@ -108,6 +116,14 @@ class SpooledLog:
         """RUNNING, FINISHED, FAILED or KILLED."""
         self._append("status", status=status)
 
+    def _keep(self, name: str, folder: str, write: Callable[[Path], object]) -> None:
+        if self._writer is not None:
+            kept = Path("files", uuid.uuid4().hex, name)
+            target = self._writer.path.parent / kept
+            target.parent.mkdir(parents=True)
+            write(target)
+            self._append("artifact", file=kept.as_posix(), folder=folder)
+
     def _append(self, kind: str, **content: Any) -> None:
         if self._writer is not None:
             self._writer.append({"kind": kind, "at": time.time_ns() // 1_000_000, **content})
@@ -117,4 +133,8 @@ class SpooledLog:
         if rest and first in GROUPS:
             group = GROUPS[first]
             return f"{group}_{rest}" if "/" in group else f"{group}/{rest}"
-        return f"{self._prefix}{name}"
+        return f"{self._placement.prefix}{name}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -57,10 +57,9 @@ def tell_the_story(workspace: Workspace) -> None:
         workspace.evaluation("ink").mkdir(parents=True)
         (workspace.evaluation("ink") / "metrics.json").write_text(json.dumps(metrics))
         log.metrics({"style_margin/nsync": 0.5})
-    with open_run_log(workspace, identity("report"), {}) as log:
-        report = workspace.root / "report.html"
-        report.write_text("<h1>ink</h1>")
-        log.artifact(report)
+    with open_run_log(workspace, identity("report"), {}):
+        workspace.report("ink").mkdir(parents=True)
+        (workspace.report("ink") / "report.html").write_text("<h1>ink</h1>")
     with open_run_log(workspace, identity("captions"), {}) as log:
         log.metrics({"captions": 3.0})
 

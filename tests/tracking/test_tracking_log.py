@@ -11,12 +11,16 @@ import pytest
 
 from nsync_pipeline.stages.context import RunLog
 from nsync_pipeline.tracking.identity import dvc_digest
+from nsync_pipeline.tracking.placement import Placement
 from nsync_pipeline.tracking.scores import variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter, read_events
 from nsync_pipeline.tracking.spooled_log import SpooledLog
 
 HEADER = RunHeader("", "nsync/ink", "nsync · ink", {"nsync.run": "a"}, {}, 1, True)
+
+OWN = Placement("nsync/ink", "nsync · ink", results=True)
+ADDED = Placement("nsync/ink", "nsync · ink", {"nsync.artefact": "1"}, "generation/")
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def events(writer: SpoolWriter) -> list[dict[str, object]]:
 
 
 def test_a_history_row_is_grouped_into_charts(writer: SpoolWriter) -> None:
-    log: RunLog = SpooledLog(writer)
+    log: RunLog = SpooledLog(writer, OWN)
     row = {
         "loss_positive": 0.5, "norm_negative": 2.0, "cosine_anchor": 0.25, "share_removed": 0.125,
         "learning_rate": 0.001,
@@ -45,14 +49,14 @@ def test_a_history_row_is_grouped_into_charts(writer: SpoolWriter) -> None:
 
 
 def test_another_stages_settings_become_tags_of_the_run(writer: SpoolWriter) -> None:
-    SpooledLog(writer, owner=False).params({"generation.sampler.steps": 20})
+    SpooledLog(writer, ADDED).params({"generation.sampler.steps": 20})
 
     (event,) = events(writer)
     assert (event["kind"], event["values"]) == ("tags", {"generation.sampler.steps": "20"})
 
 
 def test_figures_logged_before_an_interruption_are_not_logged_again(writer: SpoolWriter) -> None:
-    log = SpooledLog(writer, seen={("loss/positive", 3): 0.5, ("loss/negative", 3): 0.25})
+    log = SpooledLog(writer, OWN, seen={("loss/positive", 3): 0.5, ("loss/negative", 3): 0.25})
     log.metrics({"loss_positive": 0.5, "loss_negative": 0.75}, step=3)
     log.metrics({"loss_positive": 0.5}, step=4)
 
@@ -65,7 +69,7 @@ def test_figures_logged_before_an_interruption_are_not_logged_again(writer: Spoo
 def test_a_file_is_kept_as_it_was_when_it_was_logged(writer: SpoolWriter, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text("first")
-    SpooledLog(writer).artifact(report, "pages")
+    SpooledLog(writer, OWN).artifact(report, "pages")
     report.write_text("second")
 
     (event,) = events(writer)
@@ -73,10 +77,26 @@ def test_a_file_is_kept_as_it_was_when_it_was_logged(writer: SpoolWriter, tmp_pa
     assert event["folder"] == "pages"
 
 
+def test_results_are_figures_texts_and_pictures(writer: SpoolWriter) -> None:
+    SpooledLog(writer, OWN).results({"held_out_loss": 0.5, "verdict": "better"}, {"curve": b"jpeg"})
+
+    texts, figures, picture = events(writer)
+    assert texts["values"] == {"verdict": "better"}
+    assert figures["values"] == {"result/held_out_loss": 0.5}
+    assert (writer.path.parent / str(picture["file"])).read_bytes() == b"jpeg"
+    assert str(picture["file"]).endswith("/curve.jpg")
+
+
+def test_results_of_another_stage_leave_only_pictures_on_the_run(writer: SpoolWriter) -> None:
+    SpooledLog(writer, ADDED).results({"pictures": 8, "words": "sks"}, {"samples": b"jpeg"})
+
+    assert [event["kind"] for event in events(writer)] == ["artifact"]
+
+
 def test_a_full_disk_costs_the_record_and_nothing_else(
     writer: SpoolWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = SpooledLog(writer)
+    log = SpooledLog(writer, OWN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (writer.path.stat().st_size, limits[1]))
     try:
@@ -92,14 +112,14 @@ def test_a_full_disk_costs_the_record_and_nothing_else(
 
 
 def test_a_missing_file_does_not_reach_the_stage(writer: SpoolWriter, tmp_path: Path) -> None:
-    log = SpooledLog(writer)
+    log = SpooledLog(writer, OWN)
     log.artifact(tmp_path / "nothing.html")
 
     assert log.lost == 1
 
 
 def test_a_log_without_a_writer_keeps_nothing(tmp_path: Path) -> None:
-    log: RunLog = SpooledLog(None)
+    log: RunLog = SpooledLog(None, OWN)
     log.metrics({"loss": 1.0}, step=1)
     log.artifact(tmp_path / "nothing.html")
 
@@ -109,7 +129,7 @@ def test_a_log_without_a_writer_keeps_nothing(tmp_path: Path) -> None:
 def test_a_step_of_training_is_recorded_in_under_a_hundredth_of_its_time(
     writer: SpoolWriter,
 ) -> None:
-    log = SpooledLog(writer)
+    log = SpooledLog(writer, OWN)
     row = {f"loss_{i}": 1 / 3 for i in range(12)}
     began = time.perf_counter()
     for step in range(120):
