@@ -10,10 +10,10 @@ from PIL import Image, UnidentifiedImageError
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.image_sets.normalisation import normalised
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """Pillow reads more, some through outside programs (EPS through Ghostscript): not those."""
 SEQUENCES = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames"}
-"""An MPO is a camera's JPEG with a preview or a second view behind it: its first is the picture."""
+"""Not MPO, which Pillow makes of a camera's JPEG with a preview behind it: the first is meant."""
 
 
 def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Image:
