@@ -1,4 +1,4 @@
-"""``nsync run`` with stages that take milliseconds: the engine, DVC and Dagster around them are real.
+"""``nsync run`` with stages that take milliseconds; engine, DVC and Dagster around them are real.
 
 A fake stage writes one file that is a function of its settings and of what it reads. The
 environment makes it slow (``FAKE_SECONDS``), fail (``FAKE_FAILS``: the name of a stage) or say on
@@ -19,8 +19,9 @@ from typing import Any, cast
 
 from PIL import Image
 
-from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
 from nsync_pipeline.errors import InputsChangedError, UserError
+from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, write_manifest
 from nsync_pipeline.pipeline import STAGES, Place, run_stage
 from nsync_pipeline.pipeline import run as run_module
 from nsync_pipeline.pipeline.inputs import settings_of
@@ -55,6 +56,7 @@ def fake_run(name: str, context: StageContext) -> StageResult:
     if name == "evaluation":
         rate = {v: len(json.dumps(read)) / 1000 for v in context.params.variants}
         (folder / "metrics.json").write_text(json.dumps({"variants": rate}, sort_keys=True))
+    _write_manifest(name, folder, context)
     (folder / "last.json").write_text(json.dumps(read, sort_keys=True))
     if "FAKE_LOG" in os.environ:
         with Path(os.environ["FAKE_LOG"]).open("a") as log:
@@ -64,8 +66,30 @@ def fake_run(name: str, context: StageContext) -> StageResult:
     return StageResult({"files": len(read)}, (Preview("a square", jpeg.getvalue()),))
 
 
+def _write_manifest(name: str, folder: Path, context: StageContext) -> None:
+    """Two pictures, one for each split, with manifests as the real stages write them."""
+    schemas = {"style_set": STYLE_SET, "negative_set": NEGATIVE_SET}
+    schema = schemas.get(name, SAMPLES if "generation" in name else None)
+    if schema is None:
+        return
+    (folder / "images").mkdir()
+    rows: list[dict[str, Any]] = []
+    for id_, split in (("aa", "train"), ("bb", "test")):
+        Image.new("RGB", (8, 8), "orange" if id_ == "aa" else "navy").save(
+            folder / "images" / f"{id_}.png"
+        )
+        row: dict[str, Any] = {
+            "id": id_, "file": f"images/{id_}.png", "sha256": id_, "width": 8, "height": 8,
+            "split": split, "origin": id_, "positive_id": "aa", "k": 0, "prompt": "p", "seed": 1,
+            "base_model": "b", "base_revision": "r", "sampler": "s", "steps": 1,
+            "guidance_scale": 1.0, "prompt_id": "bb", "caption": "c", "variant": context.variant,
+        }  # fmt: skip
+        rows.append({key: value for key, value in row.items() if key in schema.names})
+    write_manifest(folder / MANIFEST_FILE, rows[:1] if name == "negative_set" else rows, schema)
+
+
 def install_fake_stages() -> None:
-    """Put a fake module in the place of each stage's, and stand-ins in the place of its code."""
+    """Put a fake module in the place of each stage's; the code it reads is the workspace's."""
     run_module.PACKAGE = Path.cwd() / "nsync_pipeline"
     for stage in STAGES.values():
         module = stage.module or stage.name

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsync_pipeline.artifacts import Workspace
-from nsync_pipeline.pipeline.table import STAGES
+from nsync_pipeline.pipeline.table import BASE_WEIGHTS, CLIP_WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-COPIED = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "sources/woodblock/README.md")
+COPIED = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",
+    "sources/woodblock/README.md",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,17 @@ class FakeWorkspace:
 
 
 def make_fake_workspace(root: Path, with_dvc: bool = True) -> FakeWorkspace:
-    """A workspace at ``root/workspace``; its code deps are stand-ins of one line."""
+    """A workspace at ``root/workspace``; its code is a copy, with stand-ins for the weights."""
     folder = root / "workspace"
     for name in COPIED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, folder / name)
-    for part in {part for stage in STAGES.values() for part in stage.code}:
-        path = folder / "nsync_pipeline" / part
-        file = path if path.suffix == ".py" else path / "stand_in.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f'"""Stands for {part}."""\n')
+    ignored = shutil.ignore_patterns("__pycache__", "weights")
+    for package in ("nsync_pipeline", "assets"):
+        shutil.copytree(REPOSITORY / package, folder / package, ignore=ignored)
+    for weights in (BASE_WEIGHTS, CLIP_WEIGHTS):
+        (folder / "nsync_pipeline" / weights).mkdir(parents=True)
+        (folder / "nsync_pipeline" / weights / "model.safetensors").write_bytes(b"weights")
     programs = root / "bin"
     programs.mkdir()
     nsync = programs / "nsync"

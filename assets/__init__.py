@@ -1,0 +1,1 @@
+"""The Dagster code location: the pipeline's artefacts as a lineage graph."""

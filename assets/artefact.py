@@ -1,0 +1,150 @@
+"""One artefact of the graph as ``dvc.lock`` has it, told in Dagster's words."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    DagsterInstance,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    MultiPartitionKey,
+)
+
+from assets.keys import ASSET_OF, SOURCES, STAGE_OF, settings_key
+from assets.lock_file import LockEntry, json_digest, stage_name
+from assets.partitions import PARAMS, partition_key
+from assets.place import WORKSPACE
+from assets.provenance import (
+    Dependency,
+    data_version_tags,
+    latest,
+    lock_tag_of,
+    observe,
+    provenance_tags,
+)
+from nsync_pipeline.pipeline import STAGES, Place, Stage
+from nsync_pipeline.pipeline.records import read_record
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One partition of one asset."""
+
+    asset: str
+    style: str
+    variant: str | None = None
+
+    @property
+    def stage(self) -> Stage:
+        return STAGE_OF[self.asset]
+
+    @property
+    def partition(self) -> str:
+        return partition_key(self.style, self.variant)
+
+    @property
+    def dvc_stage(self) -> str:
+        return stage_name(self.stage.name, self.style, self.variant)
+
+
+def all_artefacts(style: str) -> list[Artefact]:
+    """Every artefact of a style, each after what it needs."""
+    return [
+        Artefact(asset, style, variant)
+        for asset, stage in STAGE_OF.items()
+        for variant in (PARAMS.variants if stage.per_variant else (None,))
+    ]
+
+
+def materialize_result(
+    instance: DagsterInstance, artefact: Artefact, entry: LockEntry
+) -> MaterializeResult[Any]:
+    """What an asset returns once DVC has brought its artefact up to date."""
+    return MaterializeResult(
+        data_version=DataVersion(entry.out),
+        tags=_provenance(instance, artefact, entry),
+        metadata=_metadata(artefact, entry),
+    )
+
+
+def report_outside_of_a_run(
+    instance: DagsterInstance, artefact: Artefact, entry: LockEntry
+) -> bool:
+    """Tell Dagster of what DVC made without it; gives whether that was news."""
+    record = latest(instance, AssetKey(artefact.asset), artefact.partition, external=False)
+    if lock_tag_of(record) == entry.digest:
+        return False
+    tags = _provenance(instance, artefact, entry) | data_version_tags(entry.out)
+    key = artefact.partition
+    if isinstance(key, MultiPartitionKey):
+        tags |= {f"dagster/partition/{name}": part for name, part in key.keys_by_dimension.items()}
+    instance.report_runless_asset_event(
+        AssetMaterialization(
+            asset_key=AssetKey(artefact.asset), partition=key, tags=tags,
+            metadata=_metadata(artefact, entry),
+        )
+    )  # fmt: skip
+    return True
+
+
+def _provenance(instance: DagsterInstance, artefact: Artefact, entry: LockEntry) -> dict[str, str]:
+    external = [
+        Dependency(settings_key(artefact.asset), artefact.partition, json_digest(entry.settings))
+    ]
+    if artefact.stage.reads_source:
+        source = WORKSPACE.source(artefact.style).relative_to(WORKSPACE.root).as_posix()
+        external.append(Dependency(SOURCES, artefact.style, entry.deps[source]))
+    for seen in external:
+        observe(instance, seen)
+    return provenance_tags(
+        instance,
+        json_digest(entry.code),
+        entry.digest,
+        (*_upstream(artefact, entry), *external),
+        frozenset(dependency.key for dependency in external),
+    )
+
+
+def _upstream(artefact: Artefact, entry: LockEntry) -> list[Dependency]:
+    """The artefacts it was made from, as the lock has them, but for variants since gone."""
+    dependencies = []
+    for need in artefact.stage.needs:
+        stage = STAGES[need]
+        variants: tuple[str | None, ...] = (None,)
+        if stage.per_variant:
+            variants = (artefact.variant,) if artefact.variant else tuple(PARAMS.variants)
+        for variant in variants:
+            folder = stage.folder(Place(WORKSPACE, artefact.style, variant))
+            version = entry.deps.get(folder.relative_to(WORKSPACE.root).as_posix())
+            if version is not None:
+                key = AssetKey(ASSET_OF[need])
+                partition = partition_key(artefact.style, variant)
+                dependencies.append(Dependency(key, partition, version))
+    return dependencies
+
+
+def _metadata(artefact: Artefact, entry: LockEntry) -> dict[str, MetadataValue[Any]]:
+    place = Place(WORKSPACE, artefact.style, artefact.variant)
+    metadata: dict[str, MetadataValue[Any]] = {
+        "folder": MetadataValue.path(str(artefact.stage.folder(place))),
+        "dvc": MetadataValue.text(f"{artefact.dvc_stage} · {entry.out}"),
+        "settings": MetadataValue.json(entry.settings),
+    }
+    said = read_record(WORKSPACE, entry.out)
+    if said is None:
+        return metadata
+    for name, figure in said.figures.items():
+        metadata[name] = (
+            MetadataValue.text(figure) if isinstance(figure, str)
+            else MetadataValue.float(figure) if isinstance(figure, float)
+            else MetadataValue.int(figure)
+        )  # fmt: skip
+    for preview in said.previews:
+        picture = base64.b64encode(preview.jpeg).decode()
+        markdown = f"![{preview.title}](data:image/jpeg;base64,{picture})"
+        metadata[preview.title] = MetadataValue.md(markdown)
+    return metadata

@@ -1,0 +1,26 @@
+"""What the graph starts from and does not make: the users' pictures, and ``params.yaml``."""
+
+from dagster import AssetSpec
+
+from assets.keys import SOURCES, STAGE_OF, settings_key
+from assets.partitions import STYLES, STYLES_AND_VARIANTS
+
+pictures = AssetSpec(
+    SOURCES,
+    description="The pictures of a style as `nsync add-style` brought them in (`sources/<style>`).",
+    partitions_def=STYLES,
+    group_name="inputs",
+    kinds={"image"},
+)
+
+settings = [
+    AssetSpec(
+        settings_key(asset),
+        description=f"The settings in `params.yaml` that `{asset}` depends on: "
+        + ", ".join(f"`{key}`" for key in stage.settings),
+        partitions_def=STYLES_AND_VARIANTS if stage.per_variant else STYLES,
+        group_name="inputs",
+        kinds={"yaml"},
+    )
+    for asset, stage in STAGE_OF.items()
+]

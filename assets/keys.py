@@ -1,0 +1,34 @@
+"""Names in the lineage graph: assets, the stages that make them, and what they depend on."""
+
+from dagster import AssetKey
+
+from nsync_pipeline.pipeline import STAGES, Stage
+
+STAGE_OF = {
+    "style_set": STAGES["style_set"],
+    "captions": STAGES["captions"],
+    "negative_set": STAGES["negative_set"],
+    "lora": STAGES["training"],
+    "samples": STAGES["generation"],
+    "base_samples": STAGES["base_generation"],
+    "evaluation": STAGES["evaluation"],
+    "report": STAGES["report"],
+}
+"""The stage that makes each asset; in the order in which they can be made."""
+
+ASSET_OF = {stage.name: asset for asset, stage in STAGE_OF.items()}
+
+SOURCES = AssetKey("sources")
+"""The users' own pictures, by style."""
+
+
+def settings_key(asset: str) -> AssetKey:
+    """The part of ``params.yaml`` an asset depends on."""
+    return AssetKey(["params", asset])
+
+
+def upstream(stage: Stage) -> tuple[AssetKey, ...]:
+    """What the asset of ``stage`` depends on."""
+    settings = settings_key(ASSET_OF[stage.name])
+    assets = [AssetKey(ASSET_OF[need]) for need in stage.needs]
+    return (*assets, *([SOURCES] if stage.reads_source else []), settings)

@@ -1,0 +1,46 @@
+"""What is there now, before anything runs: settings, sources and code, as DVC would record them."""
+
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from assets.lock_file import CODE, json_digest
+from assets.place import WORKSPACE
+from nsync_pipeline.pipeline import Stage
+from nsync_pipeline.pipeline.inputs import Tree, read_tree, tree_digest
+
+_seen: dict[str, Tree] = {}
+
+
+def params_now() -> Any:
+    """``params.yaml`` as it is written, defaults not filled in: so DVC reads it, too."""
+    return YAML(typ="safe", pure=True).load(WORKSPACE.params_file.read_text(encoding="utf-8"))
+
+
+def settings_of(params: Any, stage: Stage, style: str, variant: str | None) -> dict[str, Any]:
+    """The part of ``params`` that the stage reads."""
+    return {key: _at(params, key) for key in stage.keys(style, variant)}
+
+
+def source_now(style: str) -> str | None:
+    """The digest of the user's pictures of a style; None where there are none."""
+    return _digest(WORKSPACE.source(style).relative_to(WORKSPACE.root).as_posix())
+
+
+def code_version(stage: Stage) -> str:
+    """The version of the code the stage's artefact depends on."""
+    return json_digest({f"{CODE}{part}": _digest(f"{CODE}{part}") for part in stage.code})
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
+
+
+def _digest(path: str) -> str | None:
+    """Of a file or folder; a file that did not change since it was asked last is not read again."""
+    if not (WORKSPACE.root / path).exists():
+        return None
+    _seen[path] = read_tree(WORKSPACE.root / path, _seen.get(path))
+    return tree_digest(_seen[path])
