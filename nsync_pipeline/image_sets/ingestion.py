@@ -139,6 +139,7 @@ class _GrowingSet:
         if same and self.drop_near_duplicates:
             self._leave_out(candidate, same[0], self.near_duplicates)
             return None
+        group = self._joined_group(same)
         self._looks.add(look)
         self._index_of[pixels] = len(self.pictures)
         self.pictures.append(
@@ -149,7 +150,7 @@ class _GrowingSet:
                 caption=candidate.caption,
                 caption_source=candidate.caption_source,
                 origin=candidate.name,
-                group=self._joined_group(same),
+                group=group,
             )
         )
         return pixels[:ID_DIGITS]
