@@ -24,6 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing the pinned dependencies into $(VENV) (a few minutes, once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "pip>=24"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[orchestration,dev]'
+	@$(BIN)/python -m assets.home
 	@touch $@
 
 demo: setup ## Run the whole pipeline on the embedded style, through Dagster

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from assets.home import write_home
+from assets.place import WORKSPACE
 from nsync_pipeline.artifacts import Workspace
 
 HOST = "127.0.0.1"
@@ -17,12 +19,11 @@ PATIENCE = 20  # seconds a server is given to end by itself
 
 def main() -> int:
     """Start both servers, say where they are, and end both when one ends or on Ctrl-C."""
-    workspace = Workspace(Path(__file__).resolve().parents[1])
     taken = [port for port in (DAGSTER_PORT, MLFLOW_PORT) if _is_taken(port)]
     if taken:
         print(f"Something already listens on port {taken[0]} of {HOST}: stop it first.")
         return 2
-    servers = [_dagster(workspace), _mlflow(workspace)]
+    servers = [_dagster(WORKSPACE), _mlflow(WORKSPACE)]
     print(f"Dagster  http://{HOST}:{DAGSTER_PORT}")
     print(f"MLflow   http://{HOST}:{MLFLOW_PORT}")
     print("Both need a few seconds to start; Ctrl-C ends both.", flush=True)
@@ -38,7 +39,7 @@ def main() -> int:
 
 
 def _dagster(workspace: Workspace) -> subprocess.Popen[bytes]:
-    environment = {"DAGSTER_HOME": str(workspace.dagster_home)}
+    environment = {"DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(write_home()))}
     return _start(
         workspace, environment, "dagster", "dev", "--host", HOST, "--port", str(DAGSTER_PORT)
     )
