@@ -1,4 +1,4 @@
-"""A tiny untrained CLIP in the layout transformers saves: the real class, a few thousand weights."""
+"""A tiny untrained CLIP as transformers saves it: the real class, a few thousand weights."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,9 @@ def save_tiny_clip(folder: Path, seed: int = 0) -> Path:
     tokenizer = tiny_tokenizer()
     both = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1,
             "num_attention_heads": 2}  # fmt: skip
-    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    ends = {
+        f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")
+    }
     config = CLIPConfig(
         text_config={**both, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 32},
         vision_config={**both, "image_size": TINY_SIDE, "patch_size": 8},

@@ -5,6 +5,7 @@ of the style are to one another: the threshold is a low quantile of the distance
 *test* picture to its nearest training picture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,6 @@ def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> tuple[f
     return low, high
 
 
-def worst_first(distances: Floats, count: int) -> list[int]:
+def worst_first(distances: Sequence[float] | Floats, count: int) -> list[int]:
     """The rows of the ``count`` smallest distances, nearest first; ties in their order."""
     return [int(row) for row in np.argsort(distances, kind="stable")[:count]]

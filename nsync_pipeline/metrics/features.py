@@ -8,6 +8,7 @@ deviation that the model's own preprocessor config names.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
+from transformers.utils import logging as transformers_logging
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.distances import Floats
@@ -47,8 +49,9 @@ class Preprocessing:
         left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
         square = image.crop((left, top, left + self.side, top + self.side))
         array = np.asarray(square, dtype=np.float32) / 255.0
-        array = (array - np.array(self.mean, np.float32)) / np.array(self.deviation, np.float32)
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        pixels = torch.from_numpy(array).permute(2, 0, 1)
+        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.deviation))
+        return ((pixels - mean) / deviation).contiguous()
 
 
 class ClipExtractor:
@@ -128,14 +131,14 @@ def load_extractor(name: str, revision: str | None, root: Path, device: str) -> 
         )
     preprocessing = read_preprocessing(folder)
     try:
-        model, info = CLIPModel.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
+        with _without_progress_bars():
+            model, info = CLIPModel.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise EvaluationError(
-            f"evaluation.extractor {name!r} cannot be loaded: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"evaluation.extractor {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}"
         ) from error
     misplaced = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if misplaced:
@@ -188,6 +191,17 @@ def _download(name: str, revision: str | None) -> Path:
             f"evaluation.extractor {name!r} at revision {revision!r} could not be fetched: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _json(path: Path) -> dict[str, Any]:

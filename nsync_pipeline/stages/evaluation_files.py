@@ -105,17 +105,64 @@ def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluati
     _write_plots(folder / "plots", {BASE: base, **sets}, rows)
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """What ``evaluation.json`` holds.
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What ``evaluation.json`` holds."""
+
+    base: dict[str, Interval]
+    variants: dict[str, dict[str, Interval]]
+    ceiling: dict[str, Interval]
+    floor: dict[str, Interval]
+    comparisons: list[Comparison]
+    against_base: list[Comparison]
+    warnings: tuple[str, ...]
+    counts: dict[str, int]
+    side: int
+    extractor: str
+    extractor_sha256: str
+    rivals: tuple[str, ...]
+    copy_threshold: float
+
+
+def read_evaluation(folder: Path) -> EvaluationRecord:
+    """Read ``evaluation.json``.
 
     Raises:
-        MissingArtifactError: it is not there.
+        MissingArtifactError: it is not there, or is of another version.
     """
     path = folder / EVALUATION_FILE
-    if not path.is_file():
-        raise MissingArtifactError(f"{path} is not there: run the evaluation stage first.")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sets = content["sets"]
+        return EvaluationRecord(
+            base=_read_figures(sets["base"]),
+            variants={name: _read_figures(found) for name, found in sets["variants"].items()},
+            ceiling=_read_figures(sets["ceiling"]),
+            floor=_read_figures(sets["floor"]),
+            comparisons=[_read_comparison(found) for found in content["comparisons"]],
+            against_base=[_read_comparison(found) for found in content["against_base"]],
+            warnings=tuple(content["warnings"]),
+            counts=content["counts"],
+            side=content["side"],
+            extractor=content["extractor"]["name"],
+            extractor_sha256=content["extractor"]["sha256"],
+            rivals=tuple(content["rivals"]),
+            copy_threshold=content["copy_threshold"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MissingArtifactError(
+            f"{path} is not there or does not fit this version: run the evaluation stage. ({error})"
+        ) from error
+
+
+def _read_figures(content: Mapping[str, Any]) -> dict[str, Interval]:
+    return {name: Interval(**figure) for name, figure in content.items()}
+
+
+def _read_comparison(content: Mapping[str, Any]) -> Comparison:
+    intervals = {name: Interval(**content[name]) for name in ("style_margin", "cmmd")}
+    breaks = {name: tuple(content[name]) for name in ("a_breaks", "b_breaks")}
+    return Comparison(**{**content, **intervals, **breaks})
 
 
 def _picture_rows(pictures: StylePictures, evaluation: Evaluation) -> Iterable[dict[str, Any]]:

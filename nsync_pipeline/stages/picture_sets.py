@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
 from nsync_pipeline.errors import MissingArtifactError
@@ -54,7 +55,9 @@ class StylePictures:
     train: tuple[RealPicture, ...]
     negatives: tuple[Negative, ...]
     samples: dict[str, tuple[Sample, ...]]  # base first, then the variants
+    base_model: str
     base_revision: str
+    negative_sampler: str  # in words
 
     @property
     def side(self) -> int:
@@ -101,8 +104,15 @@ def read_style_pictures(workspace: Workspace, style: str, variants: Sequence[str
             for row in negatives
         ),
         samples=samples,
-        base_revision=str(negatives[0]["base_revision"]),
+        base_model=negatives[0]["base_model"],
+        base_revision=negatives[0]["base_revision"],
+        negative_sampler=_sampler(negatives[0]),
     )
+
+
+def _sampler(row: dict[str, Any]) -> str:
+    scheduler = row["sampler"].removesuffix("Scheduler")
+    return f"{scheduler}, {row['steps']} steps, guidance {row['guidance_scale']:g}"
 
 
 def _samples(workspace: Workspace, style: str, variant: str) -> tuple[Sample, ...]:
@@ -133,8 +143,8 @@ def _check_paired(style: str, samples: dict[str, tuple[Sample, ...]], test_ids: 
     for name, rows in drawn.items():
         if rows != drawn[BASE]:
             raise MissingArtifactError(
-                f"{style}: the pictures of {name!r} are not of the same captions, seeds and size as "
-                f"the base's: run the generation stage of {BASE!r} and {name!r} again."
+                f"{style}: the pictures of {name!r} are not of the same captions, seeds and size "
+                f"as the base's: run the generation stage of {BASE!r} and {name!r} again."
             )
     strangers = {sample.prompt_id for sample in samples[BASE]} - test_ids
     if strangers:

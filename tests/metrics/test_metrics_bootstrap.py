@@ -25,7 +25,7 @@ def test_pictures_are_averaged_within_their_prompt() -> None:
 
 
 def test_mean_under_counts_prompts_and_leaves_out_empty_ones() -> None:
-    """Counts (2, 1, 0): (2 x 2 + 0) / 2, the empty prompt counts nothing; (0, 3, 0): none has any."""
+    """Counts (2, 1, 0): (2 x 2 + 0) / 2, the empty one counts nothing; (0, 3, 0): none has any."""
     weights = np.array([[2.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 3.0, 0.0]])
     found = mean_under(weights, np.array([2.0, np.nan, 10.0]))
     np.testing.assert_array_equal(found, [2.0, 6.0, np.nan])

@@ -26,9 +26,7 @@ def unit_rows(count: int, dimensions: int, seed: int, shift: float = 0.0) -> np.
 def unbiased(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
     """With a prompt of its own for every row."""
     prompts = len(x) + len(y)
-    kernels = prompt_kernels(
-        x, np.arange(len(x)), y, len(x) + np.arange(len(y)), prompts, sigma
-    )
+    kernels = prompt_kernels(x, np.arange(len(x)), y, len(x) + np.arange(len(y)), prompts, sigma)
     return float(mmd_unbiased(kernels, np.ones((1, prompts)))[0])
 
 
@@ -58,7 +56,9 @@ def test_unbiased_distance_agrees_with_torchmetrics() -> None:
 
 
 def test_unbiased_distance_averages_to_zero_under_the_null() -> None:
-    found = [unbiased(unit_rows(20, 8, 2 * s), unit_rows(20, 8, 2 * s + 1), 1.0) for s in range(200)]
+    found = [
+        unbiased(unit_rows(20, 8, 2 * s), unit_rows(20, 8, 2 * s + 1), 1.0) for s in range(200)
+    ]
     error = np.std(found) / math.sqrt(len(found))
     assert abs(np.mean(found)) < 3 * error
     assert np.mean([mmd_biased(unit_rows(20, 8, s), unit_rows(20, 8, s + 999), 1.0)

@@ -1,0 +1,189 @@
+"""Report: all that came out of one style, as one page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nsync_pipeline.image_sets.config import StyleConfig
+from nsync_pipeline.metrics.verdict import Comparison
+from nsync_pipeline.report.figures import Measured, figures_table, primary_charts
+from nsync_pipeline.report.numbers import digits_for, shown
+from nsync_pipeline.report.page import Column, Page, VerdictCard, render
+from nsync_pipeline.report.training_charts import training_charts
+from nsync_pipeline.report.words import (
+    CHECKPOINTS_NOT_METHODS,
+    EMBEDDED_BASE_AND_REAL_PICTURES,
+    difference,
+    explained,
+    headline,
+    way_to_real,
+)
+from nsync_pipeline.stages.context import Preview, StageContext, StageResult
+from nsync_pipeline.stages.evaluation_files import EvaluationRecord, read_evaluation
+from nsync_pipeline.stages.picture_sets import StylePictures, read_style_pictures
+from nsync_pipeline.stages.report_lineage import (
+    lineage,
+    public_name,
+    read_training,
+    settings_text,
+)
+from nsync_pipeline.stages.report_pictures import ReportPictures, read_picture_values
+from nsync_pipeline.stages.whole_folder import whole_folder
+
+REPORT_FILE = "report.html"
+EMBEDDED_BASE = "sketchbook"
+
+RULES: dict[str, str] = {
+    "none": "plain fine-tuning",
+    "orthogonal": "less the negatives' direction",
+    "orthogonal_anchor": "the same, plus an anchor",
+}
+"""What an update rule does, in a few words."""
+
+
+def run(context: StageContext) -> StageResult:
+    """Write ``reports/<style>/report.html`` from the artefacts of all other stages.
+
+    Raises:
+        MissingArtifactError: one is missing, or they do not fit together.
+    """
+    workspace, style = context.workspace, context.style
+    variants, config = list(context.params.variants), context.params.style(style)
+    pictures = read_style_pictures(workspace, style, variants)
+    evaluation = read_evaluation(workspace.evaluation(style))
+    trainings = {name: read_training(workspace, style, name) for name in variants}
+    summaries = {name: summary for name, (_, summary) in trainings.items()}
+    settings = context.params.report
+    shown_pictures = ReportPictures(pictures, variants, settings.picture_side)
+    measured = _measured(evaluation)
+    head = headline(evaluation.against_base, evaluation.comparisons)
+    page = Page(
+        style=style.replace("_", " "),
+        headline=head,
+        lede=_lede(pictures, evaluation),
+        ribbon=shown_pictures.ribbon(),
+        honest_note=_honest_note(config, pictures),
+        warnings=evaluation.warnings,
+        columns=_columns(config, summaries, pictures.side),
+        rows=shown_pictures.rows(settings.rows),
+        progress=_progress(evaluation),
+        verdicts=tuple(
+            _card(found) for found in (*evaluation.comparisons, *evaluation.against_base)
+        ),
+        primary=tuple(primary_charts(measured, evaluation.floor)),
+        table_columns=(*measured, Measured("chance", evaluation.floor)),
+        table=tuple(figures_table([*measured, Measured("chance", evaluation.floor)])),
+        readings=_readings(config, evaluation),
+        pairs=shown_pictures.pairs(),
+        charts=tuple(training_charts([training for training, _ in trainings.values()])),
+        copies=shown_pictures.copies(read_picture_values(workspace, style)),
+        copies_text=_copies_text(evaluation),
+        facts=lineage(workspace, style, pictures, evaluation, summaries),
+        settings=settings_text(summaries),
+        picture_side=settings.picture_side,
+    )
+    with whole_folder(workspace.report(style)) as folder:
+        (folder / REPORT_FILE).write_text(render(page), encoding="utf-8", newline="\n")
+    figures: dict[str, int | float | str] = {"verdict": head}
+    figures |= {f"{name} on the way to real": share for name, _, share in page.progress}
+    return StageResult(
+        figures=figures,
+        previews=(Preview(f"{style}, side by side", shown_pictures.preview(style)),),
+    )
+
+
+def _lede(pictures: StylePictures, evaluation: EvaluationRecord) -> str:
+    counts = evaluation.counts
+    return (
+        f"{counts['train']} pictures taught {public_name(pictures.base_model)} the style, once for "
+        f"each way of training; then each checkpoint drew the captions of {counts['prompts']} "
+        f"pictures it had not seen. {CHECKPOINTS_NOT_METHODS}"
+    )
+
+
+def _honest_note(config: StyleConfig, pictures: StylePictures) -> str | None:
+    real_pictures = not config.source.startswith("sketchbook:")
+    if pictures.base_model == EMBEDDED_BASE and real_pictures:
+        return EMBEDDED_BASE_AND_REAL_PICTURES.format(side=pictures.side)
+    return None
+
+
+def _columns(
+    config: StyleConfig, summaries: Mapping[str, Mapping[str, Any]], side: int
+) -> tuple[Column, ...]:
+    return (
+        Column("Real", None, f"held out, as seen at {side} px"),
+        Column("Base", None, f"untrained, “{config.generic_style}”"),
+        *(
+            Column(name, colour, RULES[summary["settings"]["update_rule"]])
+            for colour, (name, summary) in enumerate(summaries.items())
+        ),
+    )
+
+
+def _measured(evaluation: EvaluationRecord) -> tuple[Measured, ...]:
+    return (
+        Measured("base", evaluation.base),
+        *(
+            Measured(name, figures, colour)
+            for colour, (name, figures) in enumerate(evaluation.variants.items())
+        ),
+        Measured("real", evaluation.ceiling),
+    )
+
+
+def _progress(evaluation: EvaluationRecord) -> tuple[tuple[str, int, str], ...]:
+    """How far each variant's style margin is from the base's to the real pictures'."""
+    base, real = (found["style_margin"].value for found in (evaluation.base, evaluation.ceiling))
+    shares = {
+        name: way_to_real(figures["style_margin"].value, base, real)
+        for name, figures in evaluation.variants.items()
+    }
+    return tuple(
+        (name, colour, share)
+        for colour, (name, share) in enumerate(shares.items())
+        if share is not None
+    )
+
+
+def _card(found: Comparison) -> VerdictCard:
+    return VerdictCard(
+        title=f"{found.a} against {found.b}",
+        verdict=found.verdict,
+        reason=explained(found),
+        style_margin=difference(found.style_margin),
+        cmmd=difference(found.cmmd),
+    )
+
+
+def _readings(config: StyleConfig, evaluation: EvaluationRecord) -> tuple[tuple[str, str], ...]:
+    """What the columns beside the variants say."""
+    counts = evaluation.counts
+    return (
+        ("base", f"The untrained base, asked for “{config.generic_style}”: where training starts."),
+        (
+            "real",
+            "The ceiling: training pictures, measured as if they had been drawn. Nothing should be "
+            "expected to be better. (Its near-copies are those among the held-out pictures.)",
+        ),
+        (
+            "chance",
+            "The floor: two random halves of the real pictures against each other, the middle 95 % "
+            "of many splits. A distance in that range is none.",
+        ),
+        (
+            "small print",
+            f"{counts['pictures']} pictures of {counts['prompts']} captions each. The 95 % "
+            "intervals resample the captions. Distances are unbiased and x 1000; pairs of one "
+            "caption are left out.",
+        ),
+    )
+
+
+def _copies_text(evaluation: EvaluationRecord) -> str:
+    digits = digits_for([evaluation.copy_threshold])
+    return (
+        "Left what a checkpoint drew, right the training picture nearest to it, the closest first. "
+        "A picture counts as a near-copy below a distance of "
+        f"{shown(evaluation.copy_threshold, digits)}: hardly any held-out real picture is as near "
+        "to a training picture."
+    )

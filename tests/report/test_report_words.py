@@ -1,0 +1,117 @@
+from dataclasses import replace
+
+import pytest
+
+from nsync_pipeline.metrics.bootstrap import Interval
+from nsync_pipeline.metrics.verdict import Comparison, Verdict
+from nsync_pipeline.report.numbers import digits_for, percent, shown
+from nsync_pipeline.report.words import difference, explained, headline, way_to_real
+
+NEARER = Comparison(
+    a="nsync",
+    b="lora",
+    style_margin=Interval(0.02, 0.01, 0.03),
+    cmmd=Interval(-0.5, -0.8, -0.2),
+    p_style_margin=0.001,
+    p_cmmd=0.001,
+    a_breaks=(),
+    b_breaks=(),
+    verdict="better",
+)
+
+
+def against_base(name: str, verdict: Verdict, breaks: tuple[str, ...] = ()) -> Comparison:
+    return replace(NEARER, a=name, b="base", verdict=verdict, a_breaks=breaks)
+
+
+def test_headline_says_who_took_on_the_style_and_who_is_ahead() -> None:
+    both = [against_base("lora", "better"), against_base("nsync", "better")]
+    assert headline(both, [NEARER]) == (
+        "Both checkpoints took on the style. Between them, nsync beats lora."
+    )
+
+
+def test_headline_turns_a_worse_checkpoint_round() -> None:
+    assert "lora beats nsync" in headline([], [replace(NEARER, verdict="worse")])
+
+
+def test_headline_claims_nothing_it_cannot_tell() -> None:
+    none = [against_base("lora", "inconclusive"), against_base("nsync", "worse")]
+    text = headline(none, [replace(NEARER, verdict="inconclusive")])
+    assert text == (
+        "None of the checkpoints measurably took on the style. "
+        "Which of them is best cannot be told."
+    )
+
+
+def test_headline_names_those_that_took_on_the_style() -> None:
+    some = [
+        against_base("lora", "inconclusive"),
+        against_base("nsync", "trade-off", breaks=("copy_rate",)),
+        against_base("anchor", "better"),
+    ]
+    assert headline(some, []) == "Two of 3 checkpoints took on the style: nsync and anchor."
+
+
+def test_a_trade_off_between_the_measures_is_not_learning_the_style() -> None:
+    assert headline([against_base("lora", "trade-off")], []) == (
+        "The checkpoint did not measurably take on the style."
+    )
+
+
+def test_reason_of_an_inconclusive_verdict_names_the_one_measure_that_tells() -> None:
+    found = replace(NEARER, verdict="inconclusive", p_cmmd=0.2)
+    assert explained(found) == (
+        "Only one of the two measures, the style margin, tells them apart beyond chance."
+    )
+    assert explained(replace(found, p_style_margin=0.6)).startswith("Neither measure")
+
+
+def test_reason_of_a_trade_off_names_its_price() -> None:
+    found = replace(NEARER, verdict="trade-off", a_breaks=("prompt_fidelity", "diversity"))
+    assert explained(found) == (
+        "nsync is nearer to the style than lora, but it shows less of what the captions ask for "
+        "and is further from the variety of real pictures."
+    )
+
+
+def test_reason_of_a_trade_off_of_the_other_checkpoint_names_that_one() -> None:
+    behind = replace(
+        NEARER, style_margin=Interval(-0.02), cmmd=Interval(0.5), verdict="trade-off",
+        b_breaks=("copy_rate",),
+    )  # fmt: skip
+    assert explained(behind) == (
+        "lora is nearer to the style than nsync, but it repeats training pictures more often."
+    )
+
+
+def test_measures_that_disagree_are_a_trade_off_whatever_the_guardrails_say() -> None:
+    split = replace(NEARER, cmmd=Interval(0.5), verdict="trade-off", a_breaks=("copy_rate",))
+    assert explained(split) == "The two measures point to different checkpoints."
+
+
+def test_difference_is_signed_and_has_its_interval() -> None:
+    assert difference(Interval(0.02, -0.01, 0.031)) == "+0.0200 (−0.0100 to +0.0310)"
+    assert difference(Interval(1.5)) == "+1.50"
+
+
+def test_way_to_real_is_linear_between_base_and_real() -> None:
+    """From -0.2 to 0.2, 0.1 is three quarters of the way."""
+    assert way_to_real(0.1, base=-0.2, real=0.2) == "75 %"
+    assert way_to_real(0.1, base=0.2, real=0.2) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [([123.4], 0), ([12.3, 0.001], 1), ([1.0], 2), ([0.0123], 4), ([0.0], 2), ([], 2), ([1e-9], 6)],
+)
+def test_as_many_digits_as_tell_something(values: list[float], digits: int) -> None:
+    assert digits_for(values) == digits
+
+
+def test_minus_is_a_true_minus_and_zero_has_no_sign() -> None:
+    assert shown(-1.25, 1) == "−1.2"
+    assert shown(-0.004, 2) == "0.00"
+    assert shown(0.0, 1, signed=True) == "0.0"
+    assert shown(2.0, 1, signed=True) == "+2.0"
+    assert percent(0.416) == "42 %"

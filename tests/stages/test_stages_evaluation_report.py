@@ -1,0 +1,277 @@
+"""Evaluation and report on a small workspace as the earlier stages leave it."""
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
+
+from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
+from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.image_sets.manifest import CAPTIONS, SAMPLES, read_manifest, write_manifest
+from nsync_pipeline.stages import evaluation, report
+from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.report_lineage import public_name
+
+TEST_PICTURES = 8
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, StageResult, StageResult]:
+    """A workspace with its evaluation and report, and what the stages said."""
+    workspace = build_style_workspace(tmp_path_factory.mktemp("made"), test=TEST_PICTURES)
+    context = StageContext(workspace, style_params(), STYLE)
+    return workspace, evaluation.run(context), report.run(context)
+
+
+@pytest.fixture
+def workspace(made: tuple[Workspace, StageResult, StageResult], tmp_path: Path) -> Workspace:
+    """A copy a test may spoil."""
+    return Workspace(Path(shutil.copytree(made[0].root, tmp_path / "copy")))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def page(workspace: Workspace) -> str:
+    return (workspace.report(STYLE) / "report.html").read_text("utf-8")
+
+
+class Page(HTMLParser):
+    """Collects the images, open tags and addresses of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.addresses += [str(found[key]) for key in ("src", "href", "srcset") if key in found]
+        if tag == "img":
+            self.images.append(found)
+        if tag not in {"img", "meta"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Elements that are closed at once, as in SVG."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_metrics_are_plain_numbers_for_every_set(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    metrics = json.loads((made[0].evaluation(STYLE) / "metrics.json").read_text())
+    assert set(metrics) == {"base", "ceiling", "floor", "variants"}
+    assert set(metrics["variants"]) == set(VARIANTS)
+    for name in VARIANTS:
+        figures = metrics["variants"][name]
+        assert {"style_margin", "cmmd", "prompt_fidelity", "copy_rate", "diversity"} <= set(figures)
+        assert all(isinstance(value, float) for value in figures.values())
+
+
+def test_the_style_is_recognised_in_the_pictures_that_have_it(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    """ "nsync" drew all of its pictures in the style, "lora" half of them, the base none."""
+    metrics = json.loads((made[0].evaluation(STYLE) / "metrics.json").read_text())
+    recognised = {name: m["style_recognised"] for name, m in metrics["variants"].items()}
+    assert recognised["nsync"] > recognised["lora"] > metrics["base"]["style_recognised"]
+    margins = {name: m["style_margin"] for name, m in metrics["variants"].items()}
+    assert margins["nsync"] > margins["lora"] > metrics["base"]["style_margin"]
+
+
+def test_a_row_a_generated_picture_that_averages_to_the_figures(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    folder = made[0].evaluation(STYLE)
+    rows = pq.read_table(folder / "pictures.parquet").to_pylist()
+    assert len(rows) == TEST_PICTURES * (len(VARIANTS) + 1)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    nsync = [row["style_margin"] for row in rows if row["variant"] == "nsync"]
+    mean = sum(nsync) / len(nsync)
+    assert mean == pytest.approx(metrics["variants"]["nsync"]["style_margin"], rel=1e-4)
+
+
+def test_plots_are_tables_dvc_reads(made: tuple[Workspace, StageResult, StageResult]) -> None:
+    with (made[0].evaluation(STYLE) / "plots" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == [BASE, *VARIANTS]
+    assert all(float(row["cmmd"]) == float(row["cmmd"]) for row in rows)
+
+
+def test_stages_say_their_figures_and_verdict(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    _, evaluated, reported = made
+    assert evaluated.figures["nsync against lora"] in {
+        "better", "worse", "trade-off", "inconclusive",
+    }  # fmt: skip
+    assert isinstance(evaluated.figures["nsync style_margin"], float)
+    assert "checkpoint" in str(reported.figures["verdict"])
+    (preview,) = reported.previews
+    assert preview.jpeg.startswith(b"\xff\xd8")
+    assert len(preview.jpeg) < 100_000
+
+
+def test_few_pictures_are_warned_about(made: tuple[Workspace, StageResult, StageResult]) -> None:
+    record = json.loads((made[0].evaluation(STYLE) / "evaluation.json").read_text())
+    assert any(w.startswith("Only 8 held-out captions") for w in record["warnings"])
+    assert "Only 8 held-out captions" in page(made[0])
+
+
+def test_the_same_inputs_give_the_same_bytes(
+    made: tuple[Workspace, StageResult, StageResult], workspace: Workspace
+) -> None:
+    """Another folder, and a second run over what the first one left."""
+    context = StageContext(workspace, style_params(), STYLE)
+    evaluation.run(context)
+    report.run(context)
+    for folder in ("evaluation", "reports"):
+        assert tree(workspace.root / folder) == tree(made[0].root / folder)
+
+
+def test_report_is_whole_and_needs_nothing_besides_itself(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    html = page(made[0])
+    parsed = Page(html)
+    assert parsed.open == []
+    assert all(address.startswith("data:image/") for address in parsed.addresses)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!data:)", html)
+    assert "http" not in re.sub(r'xmlns="[^"]*"', "", html)
+
+
+def test_every_picture_of_the_report_says_what_it_shows(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    images = Page(page(made[0])).images
+    rows, ribbon, pairs, copies = 3, 10, 8, 8
+    assert len(images) == rows * (2 + len(VARIANTS)) + ribbon + 2 * (pairs + copies)
+    assert all(image["alt"] for image in images)
+    assert all(image["class"] == "pixelated" for image in images)
+
+
+def test_report_says_nothing_of_this_machine(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    html = page(made[0])
+    assert str(made[0].root) not in html
+    assert str(Path.home()) not in html
+    assert not re.search(r"\b20\d\d-\d\d-\d\d\b", html)
+
+
+def test_report_names_what_it_is_made_of(made: tuple[Workspace, StageResult, StageResult]) -> None:
+    workspace, html = made[0], page(made[0])
+    for path in (
+        workspace.model(STYLE, "nsync") / "pytorch_lora_weights.safetensors",
+        workspace.style_set(STYLE) / MANIFEST_FILE,
+        workspace.evaluation(STYLE) / "evaluation.json",
+    ):
+        assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] in html
+    assert "sha256:0123456789abcdef" in html
+    assert "This compares checkpoints, not methods" in html
+
+
+def test_a_drawn_style_needs_no_note_on_the_base(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    assert "Read this first" not in page(made[0])
+
+
+def test_real_pictures_on_the_embedded_base_are_reported_honestly(workspace: Workspace) -> None:
+    context = StageContext(workspace, style_params(source="folder"), STYLE)
+    evaluation.run(context)
+    report.run(context)
+    html = page(workspace)
+    assert "Read this first" in html
+    assert "It draws 64 pixels a side" in html
+    assert "it has never seen a real picture" in html
+    metrics = json.loads((workspace.evaluation(STYLE) / "metrics.json").read_text())
+    assert "style_recognised" not in metrics["base"]
+
+
+def test_captions_are_escaped(workspace: Workspace) -> None:
+    for variant in (BASE, *VARIANTS):
+        path = workspace.samples(STYLE, variant) / MANIFEST_FILE
+        rows = read_manifest(path, SAMPLES)
+        caption = 'a <script>alert("x")</script> & more'
+        write_manifest(path, [row | {"caption": caption} for row in rows], SAMPLES)
+    context = StageContext(workspace, style_params(), STYLE)
+    evaluation.run(context)
+    report.run(context)
+    assert "<script" not in page(workspace)
+    assert "&lt;script&gt;" in page(workspace)
+
+
+def test_pictures_of_other_captions_are_not_compared(workspace: Workspace) -> None:
+    path = workspace.samples(STYLE, "nsync") / MANIFEST_FILE
+    rows = read_manifest(path, SAMPLES)
+    write_manifest(path, [row | {"seed": row["seed"] + 1} for row in rows], SAMPLES)
+    with pytest.raises(MissingArtifactError, match="'nsync' are not of the same captions, seeds"):
+        evaluation.run(StageContext(workspace, style_params(), STYLE))
+
+
+def test_a_missing_stage_is_named(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.samples(STYLE, "lora"))
+    with pytest.raises(MissingArtifactError, match="samples/woodblock/lora"):
+        evaluation.run(StageContext(workspace, style_params(), STYLE))
+
+
+def test_a_picture_without_caption_is_named(workspace: Workspace) -> None:
+    path = workspace.captions(STYLE) / MANIFEST_FILE
+    write_manifest(path, read_manifest(path, CAPTIONS)[1:], CAPTIONS)
+    with pytest.raises(MissingArtifactError, match="run the captions stage again"):
+        evaluation.run(StageContext(workspace, style_params(), STYLE))
+
+
+def test_a_truncated_picture_is_named_and_leaves_the_old_evaluation(workspace: Workspace) -> None:
+    before = tree(workspace.evaluation(STYLE))
+    picture = next((workspace.samples(STYLE, "nsync") / "images").iterdir())
+    picture.write_bytes(picture.read_bytes()[:200])
+    with pytest.raises(MissingArtifactError, match=picture.name):
+        evaluation.run(StageContext(workspace, style_params(), STYLE))
+    assert tree(workspace.evaluation(STYLE)) == before
+
+
+def test_report_without_an_evaluation_says_so(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.evaluation(STYLE))
+    with pytest.raises(MissingArtifactError, match="run the evaluation stage"):
+        report.run(StageContext(workspace, style_params(), STYLE))
+
+
+def test_one_test_picture_is_enough_to_run(tmp_path: Path) -> None:
+    """What cannot be computed is left out; the rest, and the report, are there."""
+    workspace = build_style_workspace(tmp_path, test=1, train=2)
+    context = StageContext(workspace, style_params(), STYLE)
+    evaluation.run(context)
+    report.run(context)
+    metrics = json.loads((workspace.evaluation(STYLE) / "metrics.json").read_text())
+    assert "cmmd" not in metrics["base"]
+    assert "style_margin" in metrics["base"]
+    assert "too few captions" in page(workspace)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("/home/a/model", "model"), ("./models/x", "x"), ("C:\\models", "C:\\models"),
+     ("org/model", "org/model"), ("sketchbook", "sketchbook")],
+)  # fmt: skip
+def test_a_models_folder_is_not_shown(name: str, shown: str) -> None:
+    assert public_name(name) == shown
