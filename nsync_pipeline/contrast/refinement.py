@@ -59,7 +59,7 @@ def refine(rule: UpdateRule, gradients: Mapping[Branch, Gradient]) -> Refinement
     """Refine the positive gradient by ``rule`` (the equations are above).
 
     ``gradients`` are already averaged over micro-batches and ranks: a refinement is done once an
-    optimizer step. Dot products are summed in float64. ``g-`` (or ``ga``) counts as absent where
+    optimizer step. All arithmetic is in float64. ``g-`` (or ``ga``) counts as absent where
     ``|g-| <= 1e-8 |g+|``. Non-finite gradients give non-finite norms, which the caller checks.
 
     Raises:
@@ -68,16 +68,19 @@ def refine(rule: UpdateRule, gradients: Mapping[Branch, Gradient]) -> Refinement
     missing = [branch for branch in BRANCHES[rule] if branch not in gradients]
     if missing:
         raise ValueError(f"rule {rule!r} needs the gradient of {', '.join(missing)}")
-    positive = gradients["positive"]
-    norm_positive = math.sqrt(dot(positive, positive))
+    shapes = {branch: [tensor.shape for tensor in gradients[branch]] for branch in BRANCHES[rule]}
+    if any(other != shapes["positive"] for other in shapes.values()):
+        raise ValueError("the branches' gradients have different shapes")
+    vectors = {branch: _vector(gradients[branch]) for branch in BRANCHES[rule]}
+    positive = refined = vectors["positive"]
+    norm_positive = _norm(positive)
     negative = anchor = None
-    refined = tuple(positive)
-    if rule in ("orthogonal", "orthogonal_anchor"):
-        negative = _project(positive, norm_positive, gradients["negative"])
-        refined = _plus(refined, -negative.coefficient, gradients["negative"])
-    if rule == "orthogonal_anchor":
-        anchor = _project(positive, norm_positive, gradients["anchor"])
-        refined = _plus(refined, anchor.coefficient, gradients["anchor"])
+    if "negative" in vectors:
+        negative = _project(positive, norm_positive, vectors["negative"])
+        refined = refined - negative.coefficient * vectors["negative"]
+    if "anchor" in vectors:
+        anchor = _project(positive, norm_positive, vectors["anchor"])
+        refined = refined + anchor.coefficient * vectors["anchor"]
     cosine = None if negative is None else negative.cosine
     diagnostics = Diagnostics(
         norm_positive=norm_positive,
@@ -86,41 +89,33 @@ def refine(rule: UpdateRule, gradients: Mapping[Branch, Gradient]) -> Refinement
         cosine_negative=cosine,
         cosine_anchor=None if anchor is None else anchor.cosine,
         share_removed=0.0 if cosine is None else abs(cosine),
-        norm_refined=norm_positive if rule == "none" else math.sqrt(dot(refined, refined)),
+        norm_refined=_norm(refined),
     )
-    return Refinement(refined, diagnostics)
+    return Refinement(_tensors(refined, gradients["positive"]), diagnostics)
 
 
-def dot(a: Gradient, b: Gradient) -> float:
-    """``a.b`` over all tensors, summed in float64.
-
-    Raises:
-        ValueError: ``a`` and ``b`` do not have the same shapes.
-    """
-    if [t.shape for t in a] != [t.shape for t in b]:
-        raise ValueError("the branches' gradients have different shapes")
-    parts = [torch.dot(_float64(x), _float64(y)) for x, y in zip(a, b, strict=True)]
-    return float(torch.stack(parts).sum())
+def _vector(gradient: Gradient) -> Tensor:
+    """All numbers of ``gradient`` in one vector, float64."""
+    flat = torch.cat([tensor.flatten() for tensor in gradient])
+    # MPS has no float64: its numbers go to the CPU.
+    return (flat.cpu() if flat.device.type == "mps" else flat).double()
 
 
-def _float64(tensor: Tensor) -> Tensor:
-    # MPS has no float64: there the sums are done on the CPU.
-    host = tensor.cpu() if tensor.device.type == "mps" else tensor
-    return host.flatten().double()
+def _tensors(vector: Tensor, like: Gradient) -> tuple[Tensor, ...]:
+    """``vector`` in the shapes, number type and device of ``like``."""
+    parts = torch.split(vector.to(like[0]), [tensor.numel() for tensor in like])
+    return tuple(part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True))
 
 
-def _project(positive: Gradient, norm_positive: float, other: Gradient) -> _Projection:
-    norm = math.sqrt(dot(other, other))
+def _norm(vector: Tensor) -> float:
+    return math.sqrt(float(torch.dot(vector, vector)))
+
+
+def _project(positive: Tensor, norm_positive: float, other: Tensor) -> _Projection:
+    norm = _norm(other)
     if norm <= ABSENT * norm_positive or norm_positive == 0.0:
         return _Projection(norm, None, 0.0)
-    product = dot(positive, other)
-    cosine = product / (norm_positive * norm)
+    product = float(torch.dot(positive, other))
     # Rounding may leave |cos| a few units in the last place above 1.
-    return _Projection(norm, max(-1.0, min(1.0, cosine)), product / (norm * norm))
-
-
-def _plus(gradient: tuple[Tensor, ...], factor: float, other: Gradient) -> tuple[Tensor, ...]:
-    """``gradient + factor * other``; unchanged where the factor is 0."""
-    if factor == 0.0:
-        return gradient
-    return tuple(g.add(o, alpha=factor) for g, o in zip(gradient, other, strict=True))
+    cosine = max(-1.0, min(1.0, product / (norm_positive * norm)))
+    return _Projection(norm, cosine, product / (norm * norm))

@@ -91,7 +91,11 @@ def _trained(task: _Task) -> StageResult:
     context, family, settings = task.context, task.family, task.settings
     seed = context.params.seed
     examples = _encoded(task, task.inputs.train, "encoding pictures")
-    test = _encoded(task, task.inputs.held_out[:MOST_PICTURES], "encoding test pictures")
+    held_out = task.inputs.held_out[:MOST_PICTURES]
+    held_out_loss = None
+    if held_out:
+        test = _encoded(task, held_out, "encoding test pictures")
+        held_out_loss = HeldOutLoss(family, test, seed)
     lora = add_lora(family, settings.lora, torch_stream(seed, "lora"))
     scratch = context.workspace.scratch("training", context.style, task.variant)
     checkpoints = CheckpointFolder(scratch, _digest(task))
@@ -107,7 +111,7 @@ def _trained(task: _Task) -> StageResult:
         settings,
         seed,
         checkpoints,
-        HeldOutLoss(family, test, seed) if test.ids else None,
+        held_out_loss,
         on_step,
         lambda done, loss: context.log.metrics({"loss_held_out": loss}, done),
     )

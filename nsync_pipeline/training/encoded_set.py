@@ -45,7 +45,7 @@ def encode_examples(
     load_pixels: Callable[[Path, int], Tensor],
     on_picture: Callable[[int, int], None],
 ) -> EncodedSet:
-    """Encode ``examples`` with the family's VAE and text encoder.
+    """Encode ``examples``, one or more, with the family's VAE and text encoder.
 
     ``load_pixels`` gives a picture at the family's resolution, (3, H, W) in [-1, 1]: a positive and
     its negatives go through the same, so that they share their geometry. ``on_picture`` is told

@@ -1,0 +1,219 @@
+"""The fused pass gives the gradients of passes in turn, on the real layers of a tiny UNet."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
+from nsync_pipeline.contrast.branch_pass import BranchPass
+from nsync_pipeline.contrast.gradients import (
+    BranchGradients,
+    BranchLosses,
+    gradients_fused,
+    gradients_in_turn,
+)
+from nsync_pipeline.contrast.rules import Branch
+from nsync_pipeline.errors import TrainingError
+
+BRANCHES: tuple[Branch, ...] = ("positive", "negative", "anchor")
+SAMPLES = 2
+
+LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"]
+CONVOLUTIONS = ["conv_in", "conv1", "conv2", "proj_in", "downsamplers.0.conv"]
+
+
+def adapted_unet(dtype: torch.dtype, **lora: object) -> tuple[nn.Module, list[nn.Parameter]]:
+    """A tiny UNet with LoRA on linear and convolutional layers, both factors away from zero."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=2,
+        out_channels=2,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        mid_block_type=None,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    settings = {"r": 2, "lora_alpha": 3, "target_modules": LINEAR + CONVOLUTIONS} | lora
+    inject_adapter_in_model(LoraConfig(**settings), unet)
+    unet.to(dtype)
+    weights = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for weight in weights:
+            weight.normal_(std=0.3)
+    return unet, weights
+
+
+def micro_batch(unet: nn.Module, dtype: torch.dtype, seed: int) -> BranchLosses:
+    """Random noisy latents, timesteps, prompts and targets for each branch."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+
+    inputs = {
+        branch: (
+            drawn(SAMPLES, 2, 8, 8),
+            torch.randint(1000, (SAMPLES,), generator=generator),
+            drawn(SAMPLES, 5, 8),
+            drawn(SAMPLES, 2, 8, 8),
+        )
+        for branch in BRANCHES
+    }
+
+    def losses(branches: Sequence[Branch]) -> Tensor:
+        latents, timesteps, prompts, targets = (
+            torch.cat(tensors) for tensors in zip(*(inputs[b] for b in branches), strict=True)
+        )
+        predicted = unet(latents, timesteps, encoder_hidden_states=prompts).sample
+        return (predicted - targets).square().view(len(branches), -1).mean(dim=1)
+
+    return losses
+
+
+def largest_relative_error(found: BranchGradients, expected: BranchGradients) -> float:
+    """Over all branches and weights, the largest error relative to that weight's gradient."""
+    errors = [
+        float((a - b).norm() / b.norm())
+        for branch in BRANCHES
+        for a, b in zip(found.gradients[branch], expected.gradients[branch], strict=True)
+    ]
+    assert not any(math.isnan(error) for error in errors)
+    return max(errors)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+def test_fused_gradients_are_those_of_passes_in_turn(dtype: torch.dtype, tolerance: float) -> None:
+    unet, weights = adapted_unet(dtype)
+    micro_batches = [micro_batch(unet, dtype, seed) for seed in (1, 2)]
+    in_turn = gradients_in_turn(weights, BRANCHES, micro_batches)
+    fused = gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, micro_batches)
+    assert any(weight.ndim == 4 for weight in weights)
+    assert largest_relative_error(fused, in_turn) < tolerance
+    for branch in BRANCHES:
+        assert fused.losses[branch] == pytest.approx(in_turn.losses[branch], rel=tolerance)
+
+
+def test_fused_gradients_hold_under_gradient_checkpointing() -> None:
+    """The backward pass runs the layers again: the copies must still be in use then."""
+    unet, weights = adapted_unet(torch.float64)
+    micro_batches = [micro_batch(unet, torch.float64, 1)]
+    in_turn = gradients_in_turn(weights, BRANCHES, micro_batches)
+    unet.enable_gradient_checkpointing()
+    unet.train()
+    fused = gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, micro_batches)
+    assert largest_relative_error(fused, in_turn) < 1e-12
+
+
+def test_gradients_are_those_of_plain_backward() -> None:
+    unet, weights = adapted_unet(torch.float64)
+    losses = micro_batch(unet, torch.float64, 1)
+    found = gradients_in_turn(weights, ("negative",), [losses])
+    losses(("negative",)).sum().backward()
+    for weight, gradient in zip(weights, found.gradients["negative"], strict=True):
+        torch.testing.assert_close(gradient, weight.grad)
+
+
+def test_afterwards_the_model_is_as_it_was() -> None:
+    unet, weights = adapted_unet(torch.float32)
+    losses = micro_batch(unet, torch.float32, 1)
+    before = losses(("positive",)).item()
+    gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, [losses])
+    assert losses(("positive",)).item() == before
+    assert all(weight.grad is None for weight in weights)
+
+
+def test_copies_follow_the_weights() -> None:
+    unet, weights = adapted_unet(torch.float32)
+    copies = BranchCopies(unet, weights, "default")
+    losses = micro_batch(unet, torch.float32, 1)
+    gradients_fused(copies, BRANCHES, [losses])
+    with torch.no_grad():
+        for weight in weights:
+            weight.mul_(0.5)
+    fused = gradients_fused(copies, BRANCHES, [losses])
+    in_turn = gradients_in_turn(weights, BRANCHES, [losses])
+    assert fused.losses["anchor"] == pytest.approx(in_turn.losses["anchor"], rel=1e-5)
+
+
+def test_micro_batches_are_averaged() -> None:
+    """Two micro-batches: the mean of their losses and of their gradients."""
+    unet, weights = adapted_unet(torch.float64)
+    batches = [micro_batch(unet, torch.float64, seed) for seed in (1, 2)]
+    both = gradients_in_turn(weights, ("positive",), batches)
+    first, second = (gradients_in_turn(weights, ("positive",), [batch]) for batch in batches)
+    assert both.losses["positive"] == pytest.approx(
+        (first.losses["positive"] + second.losses["positive"]) / 2
+    )
+    torch.testing.assert_close(
+        both.gradients["positive"][0],
+        (first.gradients["positive"][0] + second.gradients["positive"][0]) / 2,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.parametrize("lora", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_layers_that_are_more_than_two_factors_are_not_fused(lora: dict[str, object]) -> None:
+    unet, weights = adapted_unet(torch.float32, target_modules=["to_q", "to_out.0"], **lora)
+    with pytest.raises(NotFusableError):
+        BranchCopies(unet, weights, "default")
+    with pytest.raises(TrainingError, match=r"training\.branches is fused"):
+        BranchPass(unet, weights, "default", "fused")
+    assert not BranchPass(unet, weights, "default", "auto").fused
+
+
+def test_other_trained_weights_are_not_fused() -> None:
+    unet, weights = adapted_unet(torch.float32)
+    with pytest.raises(NotFusableError, match="1 of the"):
+        BranchCopies(unet, [*weights, nn.Parameter(torch.zeros(2))], "default")
+
+
+def out_of_memory_when_fused(losses: BranchLosses) -> Callable[[Sequence[Branch]], Tensor]:
+    """Asks the allocator for more than any machine has, once several branches are stacked."""
+
+    def hungry(branches: Sequence[Branch]) -> Tensor:
+        if len(branches) > 1:
+            torch.empty(2**60, dtype=torch.uint8)
+        return losses(branches)
+
+    return hungry
+
+
+def test_auto_goes_on_in_turn_when_memory_runs_out(caplog: pytest.LogCaptureFixture) -> None:
+    unet, weights = adapted_unet(torch.float32)
+    losses = micro_batch(unet, torch.float32, 1)
+    branch_pass = BranchPass(unet, weights, "default", "auto")
+    assert branch_pass.fused
+    found = branch_pass(BRANCHES, [out_of_memory_when_fused(losses)])
+    expected = gradients_in_turn(weights, BRANCHES, [losses])
+    assert found.losses == expected.losses
+    assert largest_relative_error(found, expected) == 0.0
+    assert not branch_pass.fused
+    assert "ran out of memory" in caplog.text
+
+
+def test_fused_alone_does_not_hide_that_memory_ran_out() -> None:
+    unet, weights = adapted_unet(torch.float32)
+    branch_pass = BranchPass(unet, weights, "default", "fused")
+    hungry = out_of_memory_when_fused(micro_batch(unet, torch.float32, 1))
+    with pytest.raises(RuntimeError, match="allocate"):
+        branch_pass(BRANCHES, [hungry])
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    unet, weights = adapted_unet(torch.float32)
+
+    def broken(branches: Sequence[Branch]) -> Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        BranchPass(unet, weights, "default", "auto")(BRANCHES, [broken])

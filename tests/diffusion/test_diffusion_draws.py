@@ -1,0 +1,55 @@
+"""Timesteps and noise depend on what they are for, and on nothing else."""
+
+import torch
+
+from nsync_pipeline.diffusion.draws import SHARED, Draws, draw
+
+SHAPE = (2, 4, 4)
+
+
+def drawn(branch: str, step: int, positions: list[int], seed: int = 0) -> Draws:
+    return draw(seed, branch, step, positions, SHAPE, 1000)
+
+
+def test_a_sample_draws_the_same_in_any_micro_batch() -> None:
+    whole = drawn("positive", 3, [0, 1, 2, 3])
+    part = drawn("positive", 3, [2])
+    assert torch.equal(part.noise[0], whole.noise[2])
+    assert part.timesteps[0] == whole.timesteps[2]
+
+
+def test_branches_steps_positions_and_seeds_draw_apart() -> None:
+    reference = drawn("positive", 3, [0]).noise
+    others = [
+        drawn("negative", 3, [0]),
+        drawn(SHARED, 3, [0]),
+        drawn("positive", 4, [0]),
+        drawn("positive", 3, [1]),
+        drawn("positive", 3, [0], seed=1),
+    ]
+    assert all(not torch.equal(reference, other.noise) for other in others)
+
+
+def test_the_global_generator_is_neither_read_nor_moved() -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = drawn("anchor", 0, [0])
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(drawn("anchor", 0, [0]).noise, first.noise)
+
+
+def test_timesteps_are_uniform_over_the_schedule() -> None:
+    """Of 4,000 draws over four quarters, each has 1,000 give or take 5 deviations (27 each)."""
+    timesteps = draw(0, "positive", 0, range(4000), (1,), 1000).timesteps
+    counts = torch.histc(timesteps.double(), bins=4, min=0, max=1000)
+    assert timesteps.min() >= 0
+    assert timesteps.max() < 1000
+    assert (counts - 1000).abs().max() < 140
+
+
+def test_noise_is_standard_normal() -> None:
+    """Of 51,200 numbers: the mean is within 5 / sqrt(n) = 0.022, the variance within 0.032."""
+    noise = draw(0, "positive", 0, range(800), (4, 4, 4), 1000).noise
+    assert abs(float(noise.mean())) < 0.022
+    assert abs(float(noise.var()) - 1.0) < 0.032

@@ -1,0 +1,60 @@
+"""The forward process and its targets at ``a_t = 0.64``: signal 0.8, noise 0.6."""
+
+import pytest
+import torch
+
+from nsync_pipeline.diffusion.noising import noisy_latents
+from nsync_pipeline.diffusion.objectives import per_sample_loss, prediction_target
+
+ALPHAS_CUMPROD = torch.tensor([1.0, 0.64, 0.0], dtype=torch.float64)
+LATENTS = torch.tensor([10.0, -5.0]).view(2, 1, 1, 1)
+NOISE = torch.tensor([2.0, 1.0]).view(2, 1, 1, 1)
+
+
+def test_noisy_latents_mix_signal_and_noise() -> None:
+    """``0.8 * 10 + 0.6 * 2 = 9.2`` and ``0.8 * -5 + 0.6 * 1 = -3.4``."""
+    noisy = noisy_latents(LATENTS, NOISE, torch.tensor([1, 1]), ALPHAS_CUMPROD)
+    assert noisy.flatten().tolist() == pytest.approx([9.2, -3.4])
+
+
+def test_each_sample_has_its_own_timestep() -> None:
+    """At the first timestep nothing but signal, at the last nothing but noise."""
+    noisy = noisy_latents(LATENTS, NOISE, torch.tensor([0, 2]), ALPHAS_CUMPROD)
+    assert noisy.flatten().tolist() == [10.0, 1.0]
+
+
+def test_epsilon_asks_for_the_noise() -> None:
+    target = prediction_target("epsilon", LATENTS, NOISE, torch.tensor([1, 1]), ALPHAS_CUMPROD)
+    assert torch.equal(target, NOISE)
+
+
+def test_v_prediction_asks_for_the_velocity() -> None:
+    """``0.8 * 2 - 0.6 * 10 = -4.4`` and ``0.8 * 1 - 0.6 * -5 = 3.8``."""
+    target = prediction_target("v_prediction", LATENTS, NOISE, torch.tensor([1, 1]), ALPHAS_CUMPROD)
+    assert target.flatten().tolist() == pytest.approx([-4.4, 3.8])
+
+
+def test_signal_follows_from_noisy_latents_and_velocity() -> None:
+    """``x_0 = sqrt(a) x_t - sqrt(1 - a) v``, whatever the latents."""
+    timesteps = torch.tensor([1, 1])
+    noisy = noisy_latents(LATENTS, NOISE, timesteps, ALPHAS_CUMPROD)
+    v = prediction_target("v_prediction", LATENTS, NOISE, timesteps, ALPHAS_CUMPROD)
+    torch.testing.assert_close(0.8 * noisy - 0.6 * v, LATENTS)
+
+
+def test_another_prediction_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="'sample' is neither"):
+        prediction_target("sample", LATENTS, NOISE, torch.tensor([1, 1]), ALPHAS_CUMPROD)
+
+
+def test_the_loss_is_a_mean_a_sample() -> None:
+    """Errors (1, 3) and (0, 2): ``(1 + 9) / 2 = 5`` and ``(0 + 4) / 2 = 2``."""
+    prediction = torch.tensor([[1.0, 3.0], [0.0, 2.0]]).view(2, 2, 1, 1)
+    assert per_sample_loss(prediction, torch.zeros(2, 2, 1, 1)).tolist() == [5.0, 2.0]
+
+
+def test_the_loss_of_a_half_precision_prediction_is_taken_in_float32() -> None:
+    """In float16, 300 squared is infinite."""
+    prediction = torch.full((1, 1, 1, 1), 300.0, dtype=torch.float16)
+    loss = per_sample_loss(prediction, torch.zeros(1, 1, 1, 1))
+    assert loss.tolist() == [90_000.0]

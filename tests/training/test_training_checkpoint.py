@@ -1,0 +1,105 @@
+"""Checkpoints are whole or not used."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder
+from nsync_pipeline.training.history import StepRecord
+
+RECORD = StepRecord(1, 0.1, 0.2, None, 1 / 3, 2.0, None, -0.25, None, 0.25, 0.3, 1e-3)
+
+
+def checkpoint(step: int) -> Checkpoint:
+    tensors = {"weight.0": torch.full((2, 3), step / 3), "exp_avg.0": torch.arange(6.0)}
+    return Checkpoint(step, tensors, (RECORD,) * step, {0: 0.5, step: 0.1 + 0.2}, in_turn=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CheckpointFolder:
+    return CheckpointFolder(tmp_path / "ink" / "nsync", inputs="abc")
+
+
+def files(folder: CheckpointFolder) -> list[Path]:
+    return sorted(folder.path.iterdir())
+
+
+def test_nothing_there_is_none(folder: CheckpointFolder) -> None:
+    assert folder.latest() is None
+
+
+def test_the_newest_comes_back_to_the_last_digit(folder: CheckpointFolder) -> None:
+    folder.write(checkpoint(1))
+    folder.write(checkpoint(2))
+    latest = folder.latest()
+    assert latest is not None
+    assert latest.step == 2
+    assert latest.history == checkpoint(2).history
+    assert latest.held_out == {0: 0.5, 2: 0.1 + 0.2}
+    assert torch.equal(latest.tensors["weight.0"], torch.full((2, 3), 2 / 3))
+
+
+def test_two_are_kept(folder: CheckpointFolder) -> None:
+    for step in (1, 2, 10, 11):
+        folder.write(checkpoint(step))
+    assert [path.name for path in files(folder)] == [
+        "step_00000010.checkpoint",
+        "step_00000011.checkpoint",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    folder: CheckpointFolder, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write(checkpoint(1))
+    folder.write(checkpoint(2))
+    newest = files(folder)[-1]
+    content = bytearray(newest.read_bytes())
+    if damage == "truncated":
+        newest.write_bytes(content[:-5])
+    elif damage == "flipped":
+        content[-1] ^= 1  # one bit of one number: no format would notice
+        newest.write_bytes(content)
+    elif damage == "empty":
+        newest.write_bytes(b"")
+    else:
+        newest.write_text("this is not a checkpoint, and is longer than a digest of 64 digits")
+    latest = folder.latest()
+    assert latest is not None
+    assert latest.step == 1
+    assert f"{newest.name} is damaged and not used" in caplog.text
+
+
+def test_all_damaged_is_a_new_start(
+    folder: CheckpointFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write(checkpoint(1))
+    folder.write(checkpoint(2))
+    for path in files(folder):
+        path.write_bytes(b"")
+    assert folder.latest() is None
+    assert caplog.text.count("is damaged") == 2
+
+
+def test_checkpoints_of_other_inputs_are_not_used(folder: CheckpointFolder) -> None:
+    folder.write(checkpoint(1))
+    other = CheckpointFolder(folder.path, inputs="other pictures")
+    assert other.latest() is None
+    assert not folder.path.exists()
+
+
+def test_what_a_killed_write_left_is_not_read(folder: CheckpointFolder) -> None:
+    folder.write(checkpoint(1))
+    (folder.path / "checkpoint.partial").write_bytes(b"half")
+    latest = folder.latest()
+    assert latest is not None
+    assert latest.step == 1
+
+
+def test_remove_leaves_nothing(folder: CheckpointFolder) -> None:
+    folder.write(checkpoint(1))
+    folder.remove()
+    assert not folder.path.exists()
+    folder.remove()

@@ -1,0 +1,55 @@
+"""What is written of a training's steps."""
+
+import csv
+import io
+
+import pytest
+
+from nsync_pipeline.contrast.refinement import Diagnostics
+from nsync_pipeline.training.history import history_csv, step_record
+from nsync_pipeline.training.summary import summarise
+
+DIAGNOSTICS = Diagnostics(0.1, 2.0, None, -0.25, None, 0.25, 1 / 3)
+
+
+def test_a_row_has_every_digit_and_empty_cells_where_a_branch_is_not_there() -> None:
+    record = step_record(1, {"positive": 0.1 + 0.2, "negative": 1.5}, DIAGNOSTICS, 1e-3)
+    rows = list(csv.DictReader(io.StringIO(history_csv([record]))))
+    assert list(rows[0]) == [
+        "step", "loss_positive", "loss_negative", "loss_anchor", "norm_positive", "norm_negative",
+        "norm_anchor", "cosine_negative", "cosine_anchor", "share_removed", "norm_refined",
+        "learning_rate",
+    ]  # fmt: skip
+    assert float(rows[0]["loss_positive"]) == 0.1 + 0.2
+    assert float(rows[0]["norm_refined"]) == 1 / 3
+    assert rows[0]["step"] == "1"
+    assert rows[0]["loss_anchor"] == rows[0]["norm_anchor"] == rows[0]["cosine_anchor"] == ""
+
+
+def test_figures_leave_out_what_is_not_there() -> None:
+    figures = step_record(7, {"positive": 1.0, "negative": 1.5}, DIAGNOSTICS, 1e-3).figures()
+    assert "step" not in figures
+    assert "loss_anchor" not in figures
+    assert figures["cosine_negative"] == -0.25
+
+
+def test_the_summary_is_of_the_last_tenth_and_of_all_steps() -> None:
+    """Losses 1 .. 20: the last two are 19 and 20, their mean 19.5. Cosines -0.25 throughout."""
+    history = [
+        step_record(step, {"positive": float(step), "negative": 1.0}, DIAGNOSTICS, 1e-3)
+        for step in range(1, 21)
+    ]
+    summary = summarise(history, {0: 0.9, 10: 0.7, 20: 0.5})
+    assert summary.last_loss_positive == 19.5
+    assert summary.last_loss_anchor is None
+    assert summary.mean_cosine_negative == pytest.approx(-0.25)
+    assert summary.mean_cosine_anchor is None
+    assert (summary.held_out_loss_before, summary.held_out_loss) == (0.9, 0.5)
+    assert "last_loss_anchor" not in summary.figures()
+
+
+def test_a_single_step_has_a_summary() -> None:
+    history = [step_record(1, {"positive": 2.0}, Diagnostics(1.0, *[None] * 4, 0.0, 1.0), 1e-3)]
+    summary = summarise(history, {})
+    assert summary.last_loss_positive == 2.0
+    assert summary.held_out_loss is None

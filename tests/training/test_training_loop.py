@@ -1,0 +1,243 @@
+"""The training loop on a tiny Stable Diffusion."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_style import CAPTIONS_IN_TURN, tiny_family
+from torch import Tensor
+
+from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.adaptation.lora import add_lora, remove_lora
+from nsync_pipeline.contrast.rules import BRANCHES
+from nsync_pipeline.errors import TrainingError
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.training.batches import BatchMaker
+from nsync_pipeline.training.checkpoint import CheckpointFolder
+from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
+from nsync_pipeline.training.held_out import HeldOutLoss
+from nsync_pipeline.training.loop import TrainingOutcome, train
+from nsync_pipeline.training.triplets import Triplet
+
+LORA = LoraSettings(rank=2, alpha=2.0)
+
+
+@pytest.fixture(scope="module")
+def family(tiny_base: Path) -> Family:
+    return tiny_family(tiny_base)
+
+
+def noise_pictures(path: Path, resolution: int) -> Tensor:
+    """A picture that depends on its name alone."""
+    generator = torch.Generator().manual_seed(int(path.stem))
+    return torch.rand(3, resolution, resolution, generator=generator) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def examples(family: Family) -> EncodedSet:
+    of = [
+        Example(
+            f"p{i}", Path(f"{i}"), CAPTIONS_IN_TURN[i % 3], (Path(f"{10 + i}"), Path(f"{20 + i}"))
+        )
+        for i in range(4)
+    ]
+    return encode_examples(family, of, noise_pictures, lambda done, total: None)
+
+
+def trained(
+    family: Family, examples: EncodedSet, folder: Path, **changes: Any
+) -> tuple[TrainingOutcome, list[Tensor]]:
+    """Train a fresh LoRA, and return the outcome and the weights."""
+    settings = TrainingConfig.model_validate(
+        {"update_rule": "orthogonal_anchor", "steps": 3, "batch_size": 4, "learning_rate": 0.01}
+        | {"lora": LORA}
+        | changes
+    )
+    remove_lora(family)
+    lora = add_lora(family, settings.lora, torch_stream(0, "lora"))
+    checkpoints = CheckpointFolder(folder, inputs="test")
+    outcome = train(family, lora, examples, settings, 0, checkpoints)
+    return outcome, [weight.detach().clone() for weight in lora.weights]
+
+
+def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
+    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("rule", ["none", "orthogonal", "orthogonal_anchor"])
+def test_each_rule_takes_only_the_branches_it_needs(
+    family: Family, examples: EncodedSet, tmp_path: Path, rule: Any
+) -> None:
+    outcome, _ = trained(family, examples, tmp_path, update_rule=rule)
+    for branch in ("positive", "negative", "anchor"):
+        there = [getattr(record, f"loss_{branch}") is not None for record in outcome.history]
+        assert there == [branch in BRANCHES[rule]] * 3
+    assert outcome.branches == ("single" if rule == "none" else "fused")
+
+
+def test_rules_see_the_same_positives_at_the_start(
+    family: Family, examples: EncodedSet, tmp_path: Path
+) -> None:
+    """The first step's positive loss is before any update: the rules differ in nothing else."""
+    first = {
+        rule: trained(family, examples, tmp_path / rule, update_rule=rule, steps=1)[0].history[0]
+        for rule in ("none", "orthogonal", "orthogonal_anchor")
+    }
+    reference = first["none"]
+    for record in first.values():
+        assert record.loss_positive == pytest.approx(reference.loss_positive, rel=1e-5)
+        assert record.norm_positive == pytest.approx(reference.norm_positive, rel=1e-4)
+
+
+def test_fused_and_in_turn_train_alike(
+    family: Family, examples: EncodedSet, tmp_path: Path
+) -> None:
+    fused, a = trained(family, examples, tmp_path / "fused", branches="fused")
+    in_turn, b = trained(family, examples, tmp_path / "in_turn", branches="in_turn")
+    assert (fused.branches, in_turn.branches) == ("fused", "in_turn")
+    assert fused.history[-1].loss_negative == pytest.approx(
+        in_turn.history[-1].loss_negative, rel=1e-4
+    )
+    assert largest_difference(a, b) < 1e-4
+
+
+def test_four_micro_batches_of_one_are_a_batch_of_four(
+    family: Family, examples: EncodedSet, tmp_path: Path
+) -> None:
+    whole, a = trained(family, examples, tmp_path / "whole", batch_size=4, accumulation=1)
+    parts, b = trained(family, examples, tmp_path / "parts", batch_size=1, accumulation=4)
+    for one, other in zip(whole.history, parts.history, strict=True):
+        assert other.share_removed == pytest.approx(one.share_removed, rel=1e-3, abs=1e-6)
+        assert other.loss_anchor == pytest.approx(one.loss_anchor, rel=1e-4)
+    assert largest_difference(a, b) < 1e-4
+
+
+def test_the_same_settings_give_the_same_weights(
+    family: Family, examples: EncodedSet, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    _, a = trained(family, examples, tmp_path / "a")
+    torch.manual_seed(2)
+    _, b = trained(family, examples, tmp_path / "b")
+    assert largest_difference(a, b) == 0.0
+
+
+def test_training_lowers_the_loss_on_what_it_is_trained_on(
+    family: Family, examples: EncodedSet, tmp_path: Path
+) -> None:
+    """Of a picture that is 0 everywhere nothing is seen but the noise: easy to tell."""
+    easy = replace(examples, latents=torch.zeros_like(examples.latents))
+    convolutions = LoraSettings(rank=4, alpha=8.0, targets=("conv_in", "conv1", "conv_out"))
+    remove_lora(family)
+    loss = HeldOutLoss(family, easy, seed=5)
+    before = loss()
+    trained(family, easy, tmp_path, steps=40, update_rule="orthogonal", lora=convolutions)
+    assert loss() < 0.8 * before
+
+
+def test_the_held_out_loss_is_taken_at_the_start_at_checkpoints_and_at_the_end(
+    family: Family, examples: EncodedSet, tmp_path: Path
+) -> None:
+    settings = TrainingConfig.model_validate(
+        {"steps": 5, "batch_size": 1, "checkpoint_every": 2, "lora": LORA}
+    )
+    remove_lora(family)
+    loss = HeldOutLoss(family, examples, seed=0)
+    lora = add_lora(family, LORA, torch_stream(0, "lora"))
+    seen: list[tuple[int, float]] = []
+    checkpoints = CheckpointFolder(tmp_path, "test")
+    outcome = train(
+        family, lora, examples, settings, 0, checkpoints, loss,
+        on_held_out=lambda done, value: seen.append((done, value)),
+    )  # fmt: skip
+    assert list(outcome.held_out) == [0, 2, 4, 5]
+    assert seen == list(outcome.held_out.items())
+    assert outcome.held_out[5] == loss()
+
+
+def test_the_refined_gradient_is_clipped(
+    family: Family, examples: EncodedSet, tmp_path: Path
+) -> None:
+    """AdamW takes no notice of a gradient's scale but for eps: clipped to 1e-12, little moves."""
+    outcome, a = trained(family, examples, tmp_path / "a", steps=1, max_gradient_norm=1e-12)
+    _, b = trained(family, examples, tmp_path / "b", steps=1, max_gradient_norm=None)
+    remove_lora(family)
+    start = [w.detach() for w in add_lora(family, LORA, torch_stream(0, "lora")).weights]
+    assert outcome.history[0].norm_refined > 1e-6
+    assert largest_difference(a, start) < 1e-5
+    assert largest_difference(b, start) > 1e-3
+
+
+@pytest.mark.parametrize("branches", ["fused", "in_turn"])
+def test_a_loss_that_is_not_finite_names_step_branch_and_pictures(
+    family: Family, examples: EncodedSet, tmp_path: Path, branches: str
+) -> None:
+    latents = examples.negative_latents.clone()
+    latents[examples.negative_row(2, 0)] = math.inf
+    latents[examples.negative_row(2, 1)] = math.inf
+    broken = replace(examples, negative_latents=latents)
+    with pytest.raises(TrainingError, match=r"step 1: the loss of the negative branch.*p2"):
+        trained(family, broken, tmp_path, branches=branches)
+
+
+def test_a_collapse_is_a_warning_once(
+    family: Family, examples: EncodedSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Negatives that are the positives, at the same noise: nothing is left to learn from."""
+    same = replace(examples, negative_latents=examples.latents, negative_counts=(1,) * 4)
+    outcome, _ = trained(
+        family, same, tmp_path, update_rule="orthogonal", shared_noise=True, branches="in_turn"
+    )
+    assert outcome.history[0].share_removed == pytest.approx(1.0)
+    assert outcome.history[0].norm_refined < 1e-5 * outcome.history[0].norm_positive
+    assert caplog.text.count("of the positive gradient was removed") == 1
+
+
+def maker(family: Family, examples: EncodedSet, shared_noise: bool) -> BatchMaker:
+    return BatchMaker(examples, family.noise_schedule, 0, shared_noise)
+
+
+TRIPLET = Triplet(position=0, positive=1, negative=1, anchor=3, drop_caption=False)
+
+
+def test_branches_draw_their_own_noise_unless_it_is_shared(
+    family: Family, examples: EncodedSet
+) -> None:
+    own = [maker(family, examples, False).batch(b, 0, [TRIPLET]) for b in ("positive", "negative")]
+    assert not torch.equal(own[0].target, own[1].target)
+    shared = [maker(family, examples, True).batch(b, 0, [TRIPLET]) for b in BRANCHES["orthogonal"]]
+    assert torch.equal(shared[0].target, shared[1].target)  # epsilon: the noise itself
+    assert torch.equal(shared[0].timesteps, shared[1].timesteps)
+    assert not torch.equal(shared[0].noisy_latents, shared[1].noisy_latents)
+
+
+def test_the_negative_has_its_positives_prompt_and_the_anchor_its_own(
+    family: Family, examples: EncodedSet
+) -> None:
+    of = maker(family, examples, False)
+    tokens = examples.prompt_embeds.tokens
+    assert torch.equal(of.batch("positive", 0, [TRIPLET]).prompt_embeds.tokens, tokens[1:2])
+    assert torch.equal(of.batch("negative", 0, [TRIPLET]).prompt_embeds.tokens, tokens[1:2])
+    assert torch.equal(of.batch("anchor", 0, [TRIPLET]).prompt_embeds.tokens, tokens[3:4])
+
+
+def test_a_dropped_caption_is_dropped_in_the_whole_triplet(
+    family: Family, examples: EncodedSet
+) -> None:
+    dropped = replace(TRIPLET, drop_caption=True)
+    for branch in BRANCHES["orthogonal_anchor"]:
+        batch = maker(family, examples, False).batch(branch, 0, [dropped])
+        assert torch.equal(batch.prompt_embeds.tokens, examples.empty_prompt_embeds.tokens)
+
+
+def test_negatives_are_found_beside_their_positive(family: Family, examples: EncodedSet) -> None:
+    """Picture 1's second negative is the picture called 21, the fourth that was encoded."""
+    pixels = noise_pictures(Path("21"), family.resolution)[None]
+    row = examples.negative_row(1, 1)
+    assert row == 3
+    torch.testing.assert_close(examples.negative_latents[row], family.encode_pictures(pixels)[0])

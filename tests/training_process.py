@@ -1,0 +1,62 @@
+"""The training stage in a process of its own, that can be told where to die."""
+
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.params import Params
+from nsync_pipeline.stages import training
+from nsync_pipeline.stages.context import StageContext
+
+IN_A_CHECKPOINT = "in a checkpoint"
+IN_THE_RESULT = "in the result"
+
+
+def train_in_process(
+    root: Path, params: Params, style: str, variant: str, dies: str | None, steps: Connection
+) -> None:
+    """Run the stage; send the number of every step that is done.
+
+    Args:
+        root: the workspace.
+        params: its settings.
+        style: which style.
+        variant: which variant.
+        dies: ``IN_A_CHECKPOINT``: by SIGKILL while the second checkpoint is half written;
+            ``IN_THE_RESULT``: when the LoRA is written and the history is not.
+        steps: where to send the steps done.
+    """
+    torch.set_num_threads(1)
+    if dies == IN_A_CHECKPOINT:
+        _die_in_the_second_fsync()
+    if dies == IN_THE_RESULT:
+        training._write = _die  # type: ignore[assignment]
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "training":
+            steps.send(done)
+
+    training.run(StageContext(Workspace(root), params, style, variant, progress=progress))
+
+
+def _die_in_the_second_fsync() -> None:
+    calls = 0
+    fsync = os.fsync
+
+    def dying_fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            _die()
+        fsync(descriptor)
+
+    os.fsync = dying_fsync
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
