@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.pipeline.table import STAGES, Place, Stage
@@ -47,7 +47,7 @@ def check_dvc_file(workspace: Workspace, params: Params) -> None:
     """
     content = _yaml().load(_dvc_file(workspace).read_text(encoding="utf-8"))
     for stage in STAGES.values():
-        if stage.fans_in and stage.name in content["stages"]:
+        if stage.fans_in:
             listed = content["stages"][stage.name]["deps"]
             if list(listed) != dvc_deps(stage, tuple(params.variants)):
                 raise ParamsError(
@@ -71,13 +71,15 @@ def sync_dvc_file(workspace: Workspace) -> list[str]:
     content = yaml.load(path.read_text(encoding="utf-8"))
     variants = tuple(params.variants)
     for stage in STAGES.values():
-        entry = content["stages"].get(stage.name)
-        if stage.fans_in and entry and list(entry["deps"]) != dvc_deps(stage, variants):
-            entry["deps"] = dvc_deps(stage, variants)
-            said.append(f"dvc.yaml: {stage.name} reads {', '.join((BASE, *variants))}")
-    for key, listed in (("metrics", dvc_metrics(params)), ("plots", dvc_plots(params))):
-        if content.get(key) != listed:
-            content[key] = listed
+        entry = content["stages"][stage.name]
+        for key, listed in (("params", dvc_params(stage)), ("deps", dvc_deps(stage, variants))):
+            if list(entry[key]) != listed:
+                entry[key] = listed
+                said.append(f"dvc.yaml: {key} of {stage.name}")
+    of_styles: dict[str, list[Any]] = {"metrics": dvc_metrics(params), "plots": dvc_plots(params)}
+    for key, entries in of_styles.items():
+        if content.get(key) != entries:
+            content[key] = entries
             said.append(f"dvc.yaml: {key} of {', '.join(params.styles)}")
     if any(line.startswith("dvc.yaml") for line in said):
         _write(yaml, content, path)

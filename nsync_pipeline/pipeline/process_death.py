@@ -11,7 +11,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, however that ends (Linux only).
 
-    Under DVC the parent is ``dvc`` itself: the shell in between becomes its last command.
+    Under DVC the parent is ``dvc`` itself: dvc.yaml has the shell in between replace itself.
     """
     if sys.platform != "linux":
         return

@@ -13,7 +13,6 @@ from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.stages.context import StageContext, StageResult
 
 BASE_WEIGHTS = "sketchbook/weights/pipeline"
-CLIP_WEIGHTS = "sketchbook/weights/clip"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,12 @@ def _places(need: Stage, reader: Stage, place: Place, variants: tuple[str, ...])
     ]
 
 
-_DRAWING = ("families", "generation", "seeding.py", BASE_WEIGHTS)
+_FILES = ("stages/picture_files.py", "stages/whole_folder.py", "image_sets")
+_DRAWING = (
+    "stages/captioned_split.py", "stages/drawn_pictures.py", *_FILES, "generation",
+    "training/determinism.py", "families", "seeding.py", BASE_WEIGHTS,
+)  # fmt: skip
+_READING = ("stages/picture_sets.py", "stages/evaluation_files.py", *_FILES, "metrics")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -90,21 +94,27 @@ STAGES: dict[str, Stage] = {
             name="style_set",
             folder=lambda at: at.workspace.style_set(at.style),
             settings=("seed", "styles.{style}", "style_set"),
-            code=("stages/style_set.py", "image_sets", "seeding.py", "sketchbook"),
+            code=(
+                "stages/style_set.py", "stages/drawn_pictures.py", *_FILES, "generation",
+                "training/determinism.py", "families", "sketchbook",
+            ),
             reads_source=True,
         ),
         Stage(
             name="captions",
             folder=lambda at: at.workspace.captions(at.style),
             settings=("styles.{style}", "base_model", "captioning"),
-            code=("stages/captions.py", "captioning", "image_sets", "families", BASE_WEIGHTS),
+            code=(
+                "stages/captions.py", "stages/whole_folder.py", "image_sets", "captioning",
+                "generation/prompts.py", "families", BASE_WEIGHTS,
+            ),
             needs=("style_set",),
         ),
         Stage(
             name="negative_set",
             folder=lambda at: at.workspace.negative_set(at.style),
             settings=("seed", "styles.{style}.generic_style", "base_model", "negative_set"),
-            code=("stages/negative_set.py", "image_sets", *_DRAWING),
+            code=("stages/negative_set.py", *_DRAWING),
             needs=("style_set", "captions"),
             uses_accelerator=True,
         ),
@@ -116,8 +126,9 @@ STAGES: dict[str, Stage] = {
                 "training", "variants.{variant}",
             ),
             code=(
-                "stages/training.py", "training", "contrast", "diffusion", "adaptation", "families",
-                "image_sets", "seeding.py", BASE_WEIGHTS,
+                "stages/training.py", "stages/training_inputs.py", "stages/whole_folder.py",
+                "image_sets", "training", "contrast", "diffusion", "adaptation",
+                "generation/prompts.py", "families", "seeding.py", BASE_WEIGHTS,
             ),
             needs=("style_set", "captions", "negative_set"),
             per_variant=True,
@@ -127,7 +138,7 @@ STAGES: dict[str, Stage] = {
             name="generation",
             folder=lambda at: at.workspace.samples(at.style, str(at.variant)),
             settings=("seed", "styles.{style}.placeholder", "base_model", "generation"),
-            code=("stages/generation.py", "adaptation", "image_sets", *_DRAWING),
+            code=("stages/generation.py", "adaptation", *_DRAWING),
             needs=("style_set", "captions", "training"),
             per_variant=True,
             uses_accelerator=True,
@@ -136,7 +147,7 @@ STAGES: dict[str, Stage] = {
             name="base_generation",
             folder=lambda at: at.workspace.samples(at.style, BASE),
             settings=("seed", "styles.{style}.generic_style", "base_model", "generation"),
-            code=("stages/generation.py", "adaptation", "image_sets", *_DRAWING),
+            code=("stages/generation.py", "adaptation", *_DRAWING),
             needs=("style_set", "captions"),
             fixed_variant=BASE,
             module="generation",
@@ -145,16 +156,22 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="evaluation",
             folder=lambda at: at.workspace.evaluation(at.style),
-            settings=("seed", "evaluation"),
-            code=("stages/evaluation.py", "metrics", "image_sets", "seeding.py", CLIP_WEIGHTS),
+            settings=("seed", "styles.{style}.source", "base_model.device", "evaluation"),
+            code=(
+                "stages/evaluation.py", "stages/evaluation_features.py", *_READING, "families",
+                "seeding.py", "sketchbook",
+            ),
             needs=("style_set", "captions", "negative_set", "base_generation", "generation"),
             uses_accelerator=True,
         ),
         Stage(
             name="report",
             folder=lambda at: at.workspace.report(at.style),
-            settings=("report", "styles.{style}.placeholder", "styles.{style}.generic_style"),
-            code=("stages/report.py", "report", "image_sets"),
+            settings=("styles.{style}.source", "styles.{style}.generic_style", "report"),
+            code=(
+                "stages/report.py", "stages/report_lineage.py", "stages/report_pictures.py",
+                *_READING, "report",
+            ),
             needs=(
                 "style_set", "captions", "negative_set", "training", "base_generation",
                 "generation", "evaluation",
