@@ -25,6 +25,8 @@ from nsync_pipeline.stages.whole_folder import whole_folder
 
 PREVIEW_PICTURES = 48
 THUMBNAIL_SIDE = 96  # pixels
+COMPRESSION = 3
+"""Of zlib: on scanned prints as small as its default of 6, in half the time."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -42,7 +44,7 @@ def run(context: StageContext) -> StageResult:
         (folder / "images").mkdir()
 
         def store(picture_id: str, image: Image.Image) -> None:
-            image.save(folder / _file(picture_id), "PNG")
+            image.save(folder / _file(picture_id), "PNG", compress_level=COMPRESSION)
 
         ingestion = ingest(offer, config, store, context.progress)
         refuse_bad_files(ingestion, config, where)

@@ -1,0 +1,136 @@
+"""The captions stage, with a real tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsync_pipeline.artifacts import MANIFEST_FILE, Workspace
+from nsync_pipeline.errors import CaptionError, MissingArtifactError
+from nsync_pipeline.image_sets.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
+from nsync_pipeline.params import parse_params
+from nsync_pipeline.stages import captions
+from nsync_pipeline.stages.context import StageContext, StageResult
+
+LONG = "a red house beside a green tree on grass under a blue sky and white snow on water"
+"""18 words of one token each; with " in the style of sks" 23, with "illustration" too; 30 fit."""
+
+
+def context(root: Path, base: Path, style: dict[str, Any], **settings: Any) -> StageContext:
+    params = parse_params(
+        {
+            "base_model": {"name": str(base)},
+            "styles": {"hills": {"source": "folder", **style}},
+            "variants": {"lora": {"update_rule": "none"}},
+            "captioning": settings,
+        }
+    )
+    return StageContext(Workspace(root), params, "hills")
+
+
+def style_set(root: Path, texts: list[str | None]) -> None:
+    """A style set's manifest with pictures 0.png, 1.png and so on."""
+    rows = [
+        {
+            "id": f"{number:016x}", "file": f"images/{number:016x}.png", "sha256": "0" * 64,
+            "width": 64, "height": 64, "caption": text,
+            "caption_source": None if text is None else "txt",
+            "split": "test" if number % 2 else "train", "origin": f"{number}.png",
+        }
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
+    write_manifest(Workspace(root).style_set("hills") / MANIFEST_FILE, rows, STYLE_SET)
+
+
+def run(
+    root: Path, base: Path, texts: list[str | None], style: Any = None, **settings: Any
+) -> tuple[StageResult, list[dict[str, Any]]]:
+    style_set(root, texts)
+    result = captions.run(context(root, base, style or {}, **settings))
+    manifest = Workspace(root).captions("hills") / MANIFEST_FILE
+    return result, read_manifest(manifest, CAPTIONS)
+
+
+def test_style_words_go_and_the_raw_caption_stays(tmp_path: Path, tiny_base: Path) -> None:
+    result, (first, second) = run(
+        tmp_path,
+        tiny_base,
+        ["an oil painting of a red boat, Hokusai", "a tree"],
+        {"style_words": ["hokusai"]},
+    )
+    assert first == {
+        "id": f"{0:016x}",
+        "caption": "a red boat",
+        "raw_caption": "an oil painting of a red boat, Hokusai",
+        "source": "txt",
+        "removed_words": ["oil painting", "Hokusai"],
+    }
+    assert (second["caption"], second["removed_words"]) == ("a tree", [])
+    assert result.figures["with_style_words_removed"] == 1
+    assert result.figures["prompt_tokens_at_most"] == 30
+
+
+def test_missing_and_empty_captions_are_named_together(tmp_path: Path, tiny_base: Path) -> None:
+    with pytest.raises(CaptionError) as caught:
+        run(tmp_path, tiny_base, ["a tree", None, "", "a boat"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "style 'hills': 2 of 4 pictures have no caption:"
+    assert lines[1:3] == ["  - 1.png has no caption", "  - 2.png has an empty caption (txt)"]
+    assert "sources/hills" in lines[3]
+    assert "style_set.uncaptioned" in lines[3]
+
+
+def test_a_caption_of_style_words_alone_is_refused(tmp_path: Path, tiny_base: Path) -> None:
+    with pytest.raises(CaptionError, match=r'nothing is left of 1 captions .*\n.*0\.png: "a paint'):
+        run(tmp_path, tiny_base, ["a painting", "a boat"])
+
+
+def test_a_long_caption_is_cut_so_that_the_style_still_fits(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    text = LONG.replace("snow on water", "snow on water in the sun and the moon and a fish")
+    # 27 words and five for " in the style of sks" are 32; two too many: "and", "a fish" go.
+    result, (first, _) = run(tmp_path, tiny_base, [text, "a boat"], {"generic_style": "painting"})
+    assert text.removeprefix(first["caption"]).split() == ["and", "a", "fish"]
+    assert first["raw_caption"] == text
+    assert result.figures["cut"] == 1
+    assert result.figures["cut_are"] == '0.png (lost: "and a fish")'
+
+
+def test_the_longer_of_the_two_prompts_counts(tmp_path: Path, tiny_base: Path) -> None:
+    """A generic style of one token is no longer than "sks"; one spelled out in bytes is."""
+    _, (short, _) = run(tmp_path, tiny_base, [LONG, "a boat"])
+    assert short["caption"] == LONG
+    _, (cut, _) = run(tmp_path, tiny_base, [LONG, "a boat"], {"generic_style": "quattrocento"})
+    assert LONG.startswith(cut["caption"])
+    assert len(cut["caption"]) < len(LONG)
+
+
+def test_a_long_caption_may_be_an_error(tmp_path: Path, tiny_base: Path) -> None:
+    text = f"{LONG} in the sun and the moon and a fish"
+    with pytest.raises(CaptionError) as caught:
+        run(tmp_path, tiny_base, [text, "a boat"], too_long="error")
+    lines = str(caught.value).splitlines()
+    assert "the 30 tokens" in lines[0]
+    assert lines[1] == '  - 0.png: 32 tokens; "and a fish" would be lost'
+    assert "captioning.too_long" in lines[2]
+
+
+def test_a_caption_of_which_nothing_fits_is_refused_even_where_cutting_is_allowed(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    with pytest.raises(CaptionError, match="too long"):
+        run(tmp_path, tiny_base, ["x" * 60, "a boat"])
+
+
+def test_a_failed_run_leaves_the_earlier_captions(tmp_path: Path, tiny_base: Path) -> None:
+    run(tmp_path, tiny_base, ["a tree", "a boat"])
+    before = (Workspace(tmp_path).captions("hills") / MANIFEST_FILE).read_bytes()
+    with pytest.raises(CaptionError):
+        run(tmp_path, tiny_base, ["a tree", None])
+    assert (Workspace(tmp_path).captions("hills") / MANIFEST_FILE).read_bytes() == before
+
+
+def test_without_a_style_set(tmp_path: Path, tiny_base: Path) -> None:
+    with pytest.raises(MissingArtifactError, match="style_set"):
+        captions.run(context(tmp_path, tiny_base, {}))
