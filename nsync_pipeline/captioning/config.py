@@ -1,8 +1,8 @@
 """How captions become content-only."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nsync_pipeline.strict import Section
 
@@ -12,13 +12,11 @@ STYLE_WORDS = (
     "canvas", "impressionist", "impressionism", "brushstrokes", "in the style of",
 )  # fmt: skip
 
-StyleWord = Annotated[str, Field(pattern=r"\S", max_length=100)]
-
 
 class CaptioningConfig(Section):
     """``captioning`` in params.yaml."""
 
-    style_words: tuple[StyleWord, ...] = Field(
+    style_words: tuple[str, ...] = Field(
         default=STYLE_WORDS,
         description="words and phrases that name a style or a medium, taken out of every caption",
     )
@@ -27,3 +25,10 @@ class CaptioningConfig(Section):
         description="a caption with more words than the text encoder takes together with the "
         "style: cut after the last word that fits, or refused",
     )
+
+    @field_validator("style_words")
+    @classmethod
+    def _words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(word.strip() for word in value):
+            raise ValueError("a style word must have letters in it; found an empty one")
+        return value

@@ -1,8 +1,8 @@
 """Where a style's pictures come from, and what is taken into its style set."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nsync_pipeline.strict import Section
 
@@ -31,10 +31,17 @@ class StyleConfig(Section):
         max_length=64,
         description="the class word the negatives are drawn in: painting, illustration, animation",
     )
-    style_words: tuple[Annotated[str, Field(pattern=r"\S", max_length=100)], ...] = Field(
+    style_words: tuple[str, ...] = Field(
         default=(),
         description="words taken out of this style's captions besides captioning.style_words",
     )
+
+    @field_validator("style_words")
+    @classmethod
+    def _words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(word.strip() for word in value):
+            raise ValueError("a style word must have letters in it; found an empty one")
+        return value
 
 
 class StyleSetConfig(Section):

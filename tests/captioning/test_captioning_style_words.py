@@ -1,13 +1,17 @@
 """Captions without the words of their style."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from nsync_pipeline.captioning.config import STYLE_WORDS
+from nsync_pipeline.captioning.config import STYLE_WORDS, CaptioningConfig
 from nsync_pipeline.captioning.style_words import scrub
+from nsync_pipeline.image_sets.config import StyleConfig
 
 WORDS = (*STYLE_WORDS, "Monet")
 
@@ -133,3 +137,10 @@ def test_a_long_hostile_caption_takes_no_time() -> None:
     start = time.perf_counter()
     scrub(caption, WORDS)
     assert time.perf_counter() - start < 5.0
+
+
+@pytest.mark.parametrize("section", [CaptioningConfig, partial(StyleConfig, source="folder")])
+def test_an_empty_style_word_is_refused(section: Callable[..., object]) -> None:
+    """It would be found everywhere."""
+    with pytest.raises(ValidationError, match="an empty one"):
+        section(style_words=("print", "  "))
