@@ -1,10 +1,10 @@
 """The verdict in plain words. Every sentence follows from the figures; none is chosen by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import SIGNIFICANCE, Comparison
-from nsync_pipeline.report.numbers import digits_for, percent, shown
+from nsync_pipeline.report.numbers import digits_for, shown
 
 GUARDRAILS = {
     "prompt_fidelity": "shows less of what the captions ask for",
@@ -24,16 +24,30 @@ EMBEDDED_BASE_AND_REAL_PICTURES = (
     "base_model, and a full CLIP as evaluation.extractor, the same pipeline gives pictures worth "
     "looking at."
 )
-NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TOOK_ON = 0.5
+"""The share of the way to real pictures from which a style counts as taken on."""
 
 
-def headline(against_base: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
-    """What came out, in one or two sentences."""
-    learned = [c.a for c in against_base if took_on_style(c)]
-    return " ".join([_learned(learned, len(against_base)), *_between(comparisons)])
+def headline(
+    against_base: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
+    shares: Mapping[str, float],
+) -> str:
+    """What came out, in a few sentences.
+
+    Args:
+        against_base: each checkpoint against the untrained base.
+        comparisons: the checkpoints against one another.
+        shares: how far each checkpoint is on the way from the base to real pictures, 1 is there.
+    """
+    moved = [c.a for c in against_base if moved_to_style(c)]
+    there = [name for name in moved if shares.get(name, 0.0) >= TOOK_ON]
+    started = [name for name in moved if name not in there]
+    return " ".join([*_learned(there, started, len(against_base)), *_between(comparisons)])
 
 
-def took_on_style(against_base: Comparison) -> bool:
+def moved_to_style(against_base: Comparison) -> bool:
     """By both primary measures the checkpoint is nearer to the style than the untrained base."""
     return against_base.verdict == "better" or (
         against_base.verdict == "trade-off" and bool(against_base.a_breaks)
@@ -44,10 +58,10 @@ def explained(comparison: Comparison) -> str:
     """Why the verdict on ``comparison`` is what it is."""
     a, b = comparison.a, comparison.b
     if comparison.verdict in ("better", "worse"):
-        first, second = (a, b) if comparison.verdict == "better" else (b, a)
+        first = a if comparison.verdict == "better" else b
         return (
-            f"{first} is nearer to the style than {second} by both measures, and gives up no more "
-            "in content, originality or variety than is allowed."
+            f"{first} is nearer to the style by both measures, and gives up no more in content, "
+            "originality or variety than is allowed."
         )
     if comparison.verdict == "trade-off":
         return _trade_off(comparison)
@@ -77,43 +91,67 @@ def difference(value: Interval) -> str:
     return f"{text} ({low} to {high})"
 
 
-def way_to_real(value: float, base: float, real: float) -> str | None:
-    """How far ``value`` is from the base's to that of real pictures; None where these are alike."""
+def way_to_real(value: float, base: float, real: float) -> float | None:
+    """The share of the way from the base's figure to that of real pictures, 1 is all of it.
+
+    None where the base's is as good as theirs.
+    """
     if real - base <= 1e-9:
         return None
-    return percent((value - base) / (real - base))
+    return (value - base) / (real - base)
 
 
-def _learned(learned: Sequence[str], total: int) -> str:
+def _learned(there: Sequence[str], started: Sequence[str], total: int) -> list[str]:
     if not total:
-        return "The checkpoints cannot be compared with the base: too few captions were drawn."
+        return ["The checkpoints cannot be compared with the base: too few captions were drawn."]
+    if not there and not started:
+        which = "The checkpoint did not" if total == 1 else "None of the checkpoints"
+        return [f"{which} measurably {'take' if total == 1 else 'took'} on the style."]
+    told = []
+    if there:
+        told.append(f"{_those(there, total)} took on the style.")
+    if started:
+        who = _listed(started) if there else _those(started, total)
+        told.append(
+            f"{who} moved towards {'it' if there else 'the style'}, but not half of the way."
+        )
+    return told
+
+
+def _those(names: Sequence[str], total: int) -> str:
+    """``names`` of ``total`` checkpoints, as the subject of a sentence."""
     if total == 1:
-        (verdict,) = ["took on the style"] if learned else ["did not measurably take on the style"]
-        return f"The checkpoint {verdict}."
-    if len(learned) == total:
-        count = "Both" if total == 2 else f"All {_number(total).lower()}"
-        return f"{count} checkpoints took on the style."
-    if not learned:
-        return "None of the checkpoints measurably took on the style."
-    return f"{_number(len(learned))} of {total} checkpoints took on the style: {_listed(learned)}."
+        return "The checkpoint"
+    if len(names) < total:
+        return f"Of {total} checkpoints, {_listed(names)}"
+    return "Both checkpoints" if total == 2 else f"All {_number(total)} checkpoints"
 
 
 def _between(comparisons: Sequence[Comparison]) -> list[str]:
-    told = []
-    for found in comparisons:
-        if found.verdict == "better":
-            told.append(f"{found.a} beats {found.b}")
-        elif found.verdict == "worse":
-            told.append(f"{found.b} beats {found.a}")
-        elif found.verdict == "trade-off":
-            told.append(f"{found.a} against {found.b} is a trade-off")
+    """How the checkpoints stand to one another; nothing where there is only one."""
     if not comparisons:
         return []
+    beats = [(c.a, c.b) for c in comparisons if c.verdict == "better"]
+    beats += [(c.b, c.a) for c in comparisons if c.verdict == "worse"]
+    order = _order(comparisons, beats)
+    if len(order) > 2:
+        return [f"Of them, {order[0]} is best, then {', then '.join(order[1:])}."]
+    told = [f"{first} beats {second}" for first, second in sorted(beats)]
+    told += [f"{c.a} against {c.b} is a trade-off" for c in comparisons if c.verdict == "trade-off"]
     if not told:
         return ["Which of them is best cannot be told."]
-    rest = len(comparisons) - len(told)
-    tail = "; the rest cannot be told apart" if rest else ""
-    return [f"Between them, {_listed(told)}{tail}."]
+    rest = "; the rest cannot be told apart" if len(told) < len(comparisons) else ""
+    return [f"Between them, {_listed(told)}{rest}."]
+
+
+def _order(comparisons: Sequence[Comparison], beats: Sequence[tuple[str, str]]) -> list[str]:
+    """The checkpoints from best to worst where every pair is decided, and no circle; else empty."""
+    names = {name for c in comparisons for name in (c.a, c.b)}
+    wins = {name: sum(first == name for first, _ in beats) for name in names}
+    order = sorted(names, key=lambda name: -wins[name])
+    if [wins[name] for name in order] != list(range(len(names) - 1, -1, -1)):
+        return []
+    return order
 
 
 def _trade_off(comparison: Comparison) -> str:

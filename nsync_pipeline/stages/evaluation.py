@@ -21,7 +21,12 @@ from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stages.context import StageContext, StageResult
 from nsync_pipeline.stages.evaluation_features import FeatureReader, style_judge
-from nsync_pipeline.stages.evaluation_files import Evaluation, write_evaluation
+from nsync_pipeline.stages.evaluation_files import (
+    EVALUATION_FILE,
+    METRICS_FILE,
+    Evaluation,
+    write_evaluation,
+)
 from nsync_pipeline.stages.picture_sets import StylePictures, read_style_pictures
 from nsync_pipeline.stages.whole_folder import whole_folder
 
@@ -97,6 +102,9 @@ def run(context: StageContext) -> StageResult:
     )
     with whole_folder(context.workspace.evaluation(context.style)) as folder:
         write_evaluation(folder, pictures, evaluation)
+        context.log.artifact(folder / METRICS_FILE)
+        context.log.artifact(folder / EVALUATION_FILE)
+    context.log.dataset("style_set", context.workspace.style_set(context.style), "evaluation")
     context.log.metrics(
         {
             f"{metric}/{name}": figure.value

@@ -19,7 +19,7 @@ from nsync_pipeline.stages.context import Progress
 from nsync_pipeline.stages.picture_files import open_squares
 from nsync_pipeline.stages.picture_sets import StylePictures
 
-SEEN_STYLE_PICTURES = 48
+SEEN_STYLE_PICTURES = 32
 """How many drawn pictures make the prototype of each style the embedded base knows."""
 
 JUDGED_SIDE = 64

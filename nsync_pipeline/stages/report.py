@@ -6,7 +6,7 @@ from typing import Any
 from nsync_pipeline.image_sets.config import StyleConfig
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.report.figures import Measured, figures_table, primary_charts
-from nsync_pipeline.report.numbers import digits_for, shown
+from nsync_pipeline.report.numbers import digits_for, percent, shown
 from nsync_pipeline.report.page import Column, Page, VerdictCard, render
 from nsync_pipeline.report.training_charts import training_charts
 from nsync_pipeline.report.words import (
@@ -55,7 +55,8 @@ def run(context: StageContext) -> StageResult:
     settings = context.params.report
     shown_pictures = ReportPictures(pictures, variants, settings.picture_side)
     measured = _measured(evaluation)
-    head = headline(evaluation.against_base, evaluation.comparisons)
+    shares = _shares(evaluation)
+    head = headline(evaluation.against_base, evaluation.comparisons, shares)
     page = Page(
         style=style.replace("_", " "),
         headline=head,
@@ -65,7 +66,9 @@ def run(context: StageContext) -> StageResult:
         warnings=evaluation.warnings,
         columns=_columns(config, summaries, pictures.side),
         rows=shown_pictures.rows(settings.rows),
-        progress=_progress(evaluation),
+        progress=tuple(
+            (name, variants.index(name), percent(share)) for name, share in shares.items()
+        ),
         verdicts=tuple(
             _card(found) for found in (*evaluation.comparisons, *evaluation.against_base)
         ),
@@ -83,8 +86,9 @@ def run(context: StageContext) -> StageResult:
     )
     with whole_folder(workspace.report(style)) as folder:
         (folder / REPORT_FILE).write_text(render(page), encoding="utf-8", newline="\n")
+        context.log.artifact(folder / REPORT_FILE)
     figures: dict[str, int | float | str] = {"verdict": head}
-    figures |= {f"{name} on the way to real": share for name, _, share in page.progress}
+    figures |= {f"{name}, share of the way": round(share, 3) for name, share in shares.items()}
     return StageResult(
         figures=figures,
         previews=(Preview(f"{style}, side by side", shown_pictures.preview(style)),),
@@ -131,18 +135,14 @@ def _measured(evaluation: EvaluationRecord) -> tuple[Measured, ...]:
     )
 
 
-def _progress(evaluation: EvaluationRecord) -> tuple[tuple[str, int, str], ...]:
-    """How far each variant's style margin is from the base's to the real pictures'."""
+def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
+    """How far each variant's style margin is on the way from the base's to the real pictures'."""
     base, real = (found["style_margin"].value for found in (evaluation.base, evaluation.ceiling))
     shares = {
         name: way_to_real(figures["style_margin"].value, base, real)
         for name, figures in evaluation.variants.items()
     }
-    return tuple(
-        (name, colour, share)
-        for colour, (name, share) in enumerate(shares.items())
-        if share is not None
-    )
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def _card(found: Comparison) -> VerdictCard:
@@ -172,8 +172,8 @@ def _readings(config: StyleConfig, evaluation: EvaluationRecord) -> tuple[tuple[
         ),
         (
             "small print",
-            f"{counts['pictures']} pictures of {counts['prompts']} captions each. The 95 % "
-            "intervals resample the captions. Distances are unbiased and x 1000; pairs of one "
+            f"Every set has {counts['pictures']} pictures of {counts['prompts']} captions. The "
+            "95 % intervals resample the captions. Distances are unbiased and x 1000; pairs of one "
             "caption are left out.",
         ),
     )

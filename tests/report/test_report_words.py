@@ -26,18 +26,42 @@ def against_base(name: str, verdict: Verdict, breaks: tuple[str, ...] = ()) -> C
 
 def test_headline_says_who_took_on_the_style_and_who_is_ahead() -> None:
     both = [against_base("lora", "better"), against_base("nsync", "better")]
-    assert headline(both, [NEARER]) == (
+    assert headline(both, [NEARER], {"lora": 0.8, "nsync": 0.9}) == (
         "Both checkpoints took on the style. Between them, nsync beats lora."
     )
 
 
+def test_headline_does_not_call_a_small_step_the_style() -> None:
+    both = [against_base("lora", "better"), against_base("nsync", "better")]
+    assert headline(both, [], {"lora": 0.08, "nsync": 0.01}) == (
+        "Both checkpoints moved towards the style, but not half of the way."
+    )
+    assert headline(both, [], {"lora": 0.08, "nsync": 0.5}) == (
+        "Of 2 checkpoints, nsync took on the style. lora moved towards it, but not half of the way."
+    )
+
+
+def test_headline_ranks_checkpoints_that_are_all_told_apart() -> None:
+    """c beats b and a, b beats a: one verdict is given the other way round."""
+    pairs = [
+        replace(NEARER, a="b", b="a"),
+        replace(NEARER, a="a", b="c", verdict="worse"),
+        replace(NEARER, a="c", b="b"),
+    ]
+    assert headline([], pairs, {}).endswith("Of them, c is best, then b, then a.")
+    open_end = [pairs[0], replace(pairs[1], verdict="inconclusive"), pairs[2]]
+    assert headline([], open_end, {}).endswith(
+        "Between them, b beats a and c beats b; the rest cannot be told apart."
+    )
+
+
 def test_headline_turns_a_worse_checkpoint_round() -> None:
-    assert "lora beats nsync" in headline([], [replace(NEARER, verdict="worse")])
+    assert "lora beats nsync" in headline([], [replace(NEARER, verdict="worse")], {})
 
 
 def test_headline_claims_nothing_it_cannot_tell() -> None:
     none = [against_base("lora", "inconclusive"), against_base("nsync", "worse")]
-    text = headline(none, [replace(NEARER, verdict="inconclusive")])
+    text = headline(none, [replace(NEARER, verdict="inconclusive")], {"lora": 0.9, "nsync": 0.9})
     assert text == (
         "None of the checkpoints measurably took on the style. "
         "Which of them is best cannot be told."
@@ -50,11 +74,12 @@ def test_headline_names_those_that_took_on_the_style() -> None:
         against_base("nsync", "trade-off", breaks=("copy_rate",)),
         against_base("anchor", "better"),
     ]
-    assert headline(some, []) == "Two of 3 checkpoints took on the style: nsync and anchor."
+    shares = {"lora": 0.9, "nsync": 0.9, "anchor": 0.9}
+    assert headline(some, [], shares) == "Of 3 checkpoints, nsync and anchor took on the style."
 
 
 def test_a_trade_off_between_the_measures_is_not_learning_the_style() -> None:
-    assert headline([against_base("lora", "trade-off")], []) == (
+    assert headline([against_base("lora", "trade-off")], [], {"lora": 0.9}) == (
         "The checkpoint did not measurably take on the style."
     )
 
@@ -97,7 +122,7 @@ def test_difference_is_signed_and_has_its_interval() -> None:
 
 def test_way_to_real_is_linear_between_base_and_real() -> None:
     """From -0.2 to 0.2, 0.1 is three quarters of the way."""
-    assert way_to_real(0.1, base=-0.2, real=0.2) == "75 %"
+    assert way_to_real(0.1, base=-0.2, real=0.2) == pytest.approx(0.75)
     assert way_to_real(0.1, base=0.2, real=0.2) is None
 
 

@@ -63,7 +63,7 @@ class Page(HTMLParser):
         self.addresses += [str(found[key]) for key in ("src", "href", "srcset") if key in found]
         if tag == "img":
             self.images.append(found)
-        if tag not in {"img", "meta"}:
+        if tag not in {"img", "meta", "br"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -270,7 +270,7 @@ def test_one_test_picture_is_enough_to_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("/home/a/model", "model"), ("./models/x", "x"), ("C:\\models", "C:\\models"),
+    [("/home/a/model", "model"), ("./models/x", "x"),
      ("org/model", "org/model"), ("sketchbook", "sketchbook")],
 )  # fmt: skip
 def test_a_models_folder_is_not_shown(name: str, shown: str) -> None:
