@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -108,7 +109,7 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def loaded(model: str) -> tuple[object, tuple[int, int]]:
+def loaded(model: str) -> tuple[Any, tuple[int, int]]:
     """The base, and the shape (L, D) of an encoded prompt."""
     if model == "11m":
         return ElevenMillion(), ElevenMillion.prompt_shape
@@ -118,7 +119,7 @@ def loaded(model: str) -> tuple[object, tuple[int, int]]:
 
 
 def timed(
-    family: object, lora: LoraWeights, size: int, prompt_shape: Sequence[int], rounds: int
+    family: Any, lora: LoraWeights, size: int, prompt_shape: Sequence[int], rounds: int
 ) -> Timing:
     """Time one batch size; the first round warms up and is not counted."""
     batches = {branch: random_batch(family, size, prompt_shape) for branch in BRANCHES[RULE]}
@@ -135,7 +136,7 @@ def timed(
     return Timing(size, medians["plain"], medians["in_turn"], medians["fused"], error)
 
 
-def random_batch(family: object, size: int, prompt_shape: Sequence[int]) -> NoisyBatch:
+def random_batch(family: Any, size: int, prompt_shape: Sequence[int]) -> NoisyBatch:
     return NoisyBatch(
         torch.randn(size, *family.latent_shape),
         torch.randint(1000, (size,)),

@@ -30,15 +30,23 @@ class BranchPass:
         weights: the trainable weights, in the order of the gradients.
         adapter: the adapter's name.
         mode: as in ``training.branches``.
+        loss_scale: what losses are multiplied by on the way back, and gradients divided by: keeps
+            small numbers from becoming 0 where the model computes in float16.
 
     Raises:
         TrainingError: ``fused`` is asked for, and a layer cannot hold a copy a branch.
     """
 
     def __init__(
-        self, model: nn.Module, weights: Sequence[nn.Parameter], adapter: str, mode: BranchMode
+        self,
+        model: nn.Module,
+        weights: Sequence[nn.Parameter],
+        adapter: str,
+        mode: BranchMode,
+        loss_scale: float = 1.0,
     ) -> None:
         self._weights = tuple(weights)
+        self._loss_scale = loss_scale
         self._may_fall_back = mode == "auto"
         self._copies: BranchCopies | None = None
         if mode == "in_turn":
@@ -67,9 +75,9 @@ class BranchPass:
     ) -> BranchGradients:
         """The gradients of ``branches``; a single branch needs no copies."""
         if self._copies is None or len(branches) == 1:
-            return gradients_in_turn(self._weights, branches, micro_batches)
+            return self._in_turn(branches, micro_batches)
         try:
-            return gradients_fused(self._copies, branches, micro_batches)
+            return gradients_fused(self._copies, branches, micro_batches, self._loss_scale)
         except RuntimeError as error:
             if not self._may_fall_back or not out_of_memory(error):
                 raise
@@ -79,7 +87,12 @@ class BranchPass:
         self._copies = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return gradients_in_turn(self._weights, branches, micro_batches)
+        return self._in_turn(branches, micro_batches)
+
+    def _in_turn(
+        self, branches: Sequence[Branch], micro_batches: Sequence[BranchLosses]
+    ) -> BranchGradients:
+        return gradients_in_turn(self._weights, branches, micro_batches, self._loss_scale)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -26,10 +26,12 @@ def gradients_in_turn(
     weights: Sequence[nn.Parameter],
     branches: Sequence[Branch],
     micro_batches: Sequence[BranchLosses],
+    loss_scale: float = 1.0,
 ) -> BranchGradients:
     """A forward and a backward pass a branch and micro-batch: the memory of one branch at a time.
 
-    ``weights`` are the trainable ones; one that a loss does not reach has the gradient zero.
+    ``weights`` are the trainable ones; one that a loss does not reach has the gradient zero. Losses
+    are multiplied by ``loss_scale`` on the way back, and the gradients divided by it.
     """
     losses: dict[Branch, float] = {}
     gradients: dict[Branch, tuple[Tensor, ...]] = {}
@@ -39,9 +41,10 @@ def gradients_in_turn(
         for branch_losses in micro_batches:
             loss = branch_losses((branch,)).sum()
             total += float(loss.detach())
-            summed = _added(summed, torch.autograd.grad(loss, weights, materialize_grads=True))
+            scaled = loss * loss_scale
+            summed = _added(summed, torch.autograd.grad(scaled, weights, materialize_grads=True))
         losses[branch] = total / len(micro_batches)
-        gradients[branch] = _divided(summed, len(micro_batches))
+        gradients[branch] = _divided(summed, len(micro_batches) * loss_scale)
     return BranchGradients(losses, gradients)
 
 
@@ -49,6 +52,7 @@ def gradients_fused(
     copies: BranchCopies,
     branches: Sequence[Branch],
     micro_batches: Sequence[BranchLosses],
+    loss_scale: float = 1.0,
 ) -> BranchGradients:
     """One forward and one backward pass a micro-batch for all branches; the same gradients.
 
@@ -62,9 +66,10 @@ def gradients_fused(
         for branch_losses in micro_batches:
             losses = branch_losses(branches)
             totals = [a + b for a, b in zip(totals, losses.detach().tolist(), strict=True)]
-            found = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+            scaled = losses.sum() * loss_scale
+            found = torch.autograd.grad(scaled, leaves, materialize_grads=True)
             summed = _added(summed, found)
-    stacked = _divided(summed, len(micro_batches))
+    stacked = _divided(summed, len(micro_batches) * loss_scale)
     return BranchGradients(
         {b: total / len(micro_batches) for b, total in zip(branches, totals, strict=True)},
         {b: tuple(tensor[i] for tensor in stacked) for i, b in enumerate(branches)},
@@ -77,5 +82,5 @@ def _added(summed: tuple[Tensor, ...], gradient: tuple[Tensor, ...]) -> tuple[Te
     return tuple(torch._foreach_add(summed, gradient))
 
 
-def _divided(summed: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    return summed if count == 1 else tuple(torch._foreach_div(summed, count))
+def _divided(summed: tuple[Tensor, ...], by: float) -> tuple[Tensor, ...]:
+    return summed if by == 1 else tuple(torch._foreach_div(summed, by))

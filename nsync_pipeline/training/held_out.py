@@ -10,8 +10,8 @@ from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.training.batches import noisy_batch, sample_losses
 from nsync_pipeline.training.encoded_set import EncodedSet
 
-MOST_PICTURES = 64
-"""The loss is taken several times a training; more pictures cost more than they tell."""
+MOST_PICTURES = 32
+"""The loss is taken several times a training: these cost about as much as one step of it."""
 
 AT_ONCE = 16
 

@@ -24,6 +24,9 @@ from nsync_pipeline.training.triplets import Triplet, TripletOrder
 
 logger = logging.getLogger(__name__)
 
+LOSS_SCALE_FLOAT16 = 2.0**12
+"""A loss is multiplied by it, and its gradient divided, where the frozen weights are float16."""
+
 COLLAPSED = 0.95
 """Share of ``|g+|`` removed above which little is left to learn from."""
 
@@ -59,7 +62,8 @@ def train(
     branches = BRANCHES[settings.update_rule]
     weights = lora.weights
     mode = settings.branches if len(branches) > 1 else "in_turn"
-    branch_pass = BranchPass(family.denoiser, weights, ADAPTER, mode)
+    loss_scale = LOSS_SCALE_FLOAT16 if family.dtype == torch.float16 else 1.0
+    branch_pass = BranchPass(family.denoiser, weights, ADAPTER, mode, loss_scale)
     optimizer = adamw(weights, settings)
     order = TripletOrder(
         seed,
@@ -165,8 +169,8 @@ def _warn_of_collapse(history: Sequence[StepRecord]) -> None:
     ):
         return
     logger.warning(
-        "step %d: %.0f %% of the positive gradient was removed: the negatives are almost the "
-        "positives to this model, and little is left to learn from",
+        "step %d: %.0f %% of the positive gradient was removed: to this model, positives and "
+        "negatives ask for almost the same change (or its opposite), and little is left to learn",
         record.step,
         100 * record.share_removed,
     )

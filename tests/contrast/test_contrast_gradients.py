@@ -114,6 +114,34 @@ def test_fused_gradients_hold_under_gradient_checkpointing() -> None:
     assert largest_relative_error(fused, in_turn) < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_base_keeps_float32_gradients(dtype: torch.dtype) -> None:
+    """The LoRA is float32 on a base that rounds to 8 (bfloat16) or 11 bits: a few percent off. The
+    loss is so small that unscaled float16 gradients would be lost."""
+    unet, weights = adapted_unet(torch.float32)
+    exact = gradients_in_turn(weights, BRANCHES, [tiny_losses(unet, torch.float32)])
+    unet.to(dtype)
+    for weight in weights:
+        weight.data = weight.data.float()
+    losses = [tiny_losses(unet, dtype)]
+    in_turn = gradients_in_turn(weights, BRANCHES, losses, loss_scale=2.0**20)
+    fused = gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, losses, 2.0**20)
+    for found in (in_turn, fused):
+        assert all(g.dtype == torch.float32 for g in found.gradients["negative"])
+        for branch in BRANCHES:
+            error = flat(found.gradients[branch]) - flat(exact.gradients[branch])
+            assert error.norm() < 0.1 * flat(exact.gradients[branch]).norm()
+
+
+def tiny_losses(unet: nn.Module, dtype: torch.dtype) -> BranchLosses:
+    losses = micro_batch(unet, dtype, 1)
+    return lambda branches: losses(branches).float() * 2.0**-20
+
+
+def flat(gradient: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in gradient])
+
+
 def test_gradients_are_those_of_plain_backward() -> None:
     unet, weights = adapted_unet(torch.float64)
     losses = micro_batch(unet, torch.float64, 1)
