@@ -75,20 +75,42 @@ def add_style(
     generic_style: Annotated[
         str, typer.Option(help="The class word the negatives are drawn in.")
     ] = "painting",
+    style_word: Annotated[
+        list[str] | None,
+        typer.Option(help="Taken out of its captions, as the artist's name; several times."),
+    ] = None,
     captioned_only: Annotated[
         bool, typer.Option("--captioned-only", help="Leave pictures without a caption out.")
     ] = False,
     pictures: Annotated[
         int | None, typer.Option(min=1, help="How many to draw; for a sketchbook source.")
     ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Add new pictures to a style that is there.")
+    ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Bring a style in: its pictures into sources/, its settings into params.yaml."""
     place = find_workspace(workspace)
-    from nsync_pipeline.cli.new_style import bring_in
+    from nsync_pipeline.add_style import NewStyle
+    from nsync_pipeline.add_style import add_style as bring_in
+    from nsync_pipeline.cli.new_style import list_in_dvc_file, version_source
+    from nsync_pipeline.pipeline.progress import shown_progress
 
-    for line in bring_in(place, name, source, placeholder, generic_style, captioned_only, pictures):
+    asked = NewStyle(
+        name, source, placeholder, generic_style, tuple(style_word or ()), pictures,
+        captioned_only, update,
+    )  # fmt: skip
+    with shown_progress(f"add-style · {name}", None) as progress:
+        added = bring_in(place, asked, progress)
+    print(f"{name}: in params.yaml; {added.copied} files brought into {added.folder}")
+    for figure, value in added.figures.items():
+        print(f"  {figure}: {value}")
+    lines = list_in_dvc_file(place)
+    lines += version_source(place, added.folder) if added.is_folder else []
+    for line in lines:
         print(line)
+    print("Next: `dvc repro`, or the style's job in Dagster")
 
 
 @app.command()

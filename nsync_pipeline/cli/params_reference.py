@@ -5,7 +5,7 @@ Prints the page; ``> docs/params.md`` writes it. A test holds the two together.
 
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 from pydantic import BaseModel
@@ -82,6 +82,9 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(argument) for argument in arguments)
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
+    if origin is Annotated:
+        allowed = _allowed(arguments[1])
+        return f"{_type(arguments[0])} ({allowed})" if allowed else _type(arguments[0])
     return "`null`" if annotation is type(None) else PLAIN[annotation]
 
 
@@ -98,12 +101,20 @@ def _default(field: FieldInfo) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    return ", ".join(
+    allowed = [
         f"{sign} {getattr(bound, attribute)}"
         for bound in field.metadata
         for kind, (sign, attribute) in BOUNDS.items()
         if isinstance(bound, kind)
-    )
+    ]
+    patterns = [getattr(bound, "pattern", None) for bound in field.metadata]
+    allowed += [_pattern(str(pattern)) for pattern in patterns if pattern]
+    return ", ".join(allowed)
+
+
+def _pattern(pattern: str) -> str:
+    escaped = pattern.replace("|", "\\|")  # a bar would end the table's cell
+    return "not blank" if pattern == r"\S" else f"holds `{escaped}`"
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:

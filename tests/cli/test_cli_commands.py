@@ -1,0 +1,156 @@
+"""The command line as a person meets it: quick, and one clear message for a mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsync_pipeline import __version__
+from nsync_pipeline.cli.place import find_workspace
+from nsync_pipeline.errors import ParamsError
+
+PARAMS = "styles:\n  ink:\n    source: folder\nvariants:\n  lora:\n    update_rule: none\n"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    return tmp_path
+
+
+def nsync(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nsync_pipeline.cli", *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def patched(folder: Path, run_stage: str) -> subprocess.Popen[str]:
+    """``nsync run`` where the pipeline's ``run_stage`` has the body ``run_stage``."""
+    script = f"""
+import sys, time
+import nsync_pipeline.pipeline
+from nsync_pipeline.cli import main
+from nsync_pipeline.errors import InputsChangedError
+def run_stage(*arguments):
+    {run_stage}
+nsync_pipeline.pipeline.run_stage = run_stage
+sys.argv = ["nsync", "run", "captions", "--style", "ink"]
+main()
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    script = """
+import sys
+sys.argv = ["nsync", "--help"]
+from nsync_pipeline.cli import main
+try:
+    main()
+finally:
+    heavy = {"torch", "mlflow", "dagster", "dvc", "diffusers", "pydantic", "numpy", "PIL"}
+    print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+
+    commands = "run", "add-style", "generate", "sync", "deliver", "doctor", "sketchbook"
+    assert all(f" {command} " in done.stdout for command in commands)
+    assert "heavy: []" in done.stdout
+
+
+def test_version_is_the_packages(tmp_path: Path) -> None:
+    assert nsync(tmp_path, "--version").stdout == f"{__version__}\n"
+
+
+def test_a_mistake_is_one_message_without_a_traceback(workspace: Path) -> None:
+    done = nsync(workspace, "run", "captions", "--style", "oil")
+
+    assert done.returncode == 2
+    assert done.stderr == "nsync: style 'oil' is not in params.yaml; there are: ink\n"
+    assert done.stdout == ""
+
+
+def test_a_wrong_setting_is_told_before_anything_runs(workspace: Path) -> None:
+    (workspace / "params.yaml").write_text(PARAMS + "seed: -1\n")
+    done = nsync(workspace, "run", "captions", "--style", "ink")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("nsync: params.yaml: seed: -1 is not allowed: ")
+
+
+def test_inputs_that_changed_meanwhile_have_an_exit_code_of_their_own(workspace: Path) -> None:
+    process = patched(workspace, "raise InputsChangedError('the pictures changed')")
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 75
+    assert said == "nsync: the pictures changed\n"
+
+
+def test_ctrl_c_ends_quietly_with_130(workspace: Path) -> None:
+    process = patched(workspace, "print('running', flush=True); time.sleep(60)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert said == ""
+
+
+def test_an_error_of_the_programs_own_shows_where_it_happened(workspace: Path) -> None:
+    process = patched(workspace, "raise ZeroDivisionError('a fault')")
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "Traceback" in said
+    assert "ZeroDivisionError: a fault" in said
+
+
+def test_outside_of_a_workspace_it_says_where_to_go(tmp_path: Path) -> None:
+    done = nsync(tmp_path, "deliver")
+
+    assert done.returncode == 2
+    assert f"{tmp_path} or any folder above it has no params.yaml" in done.stderr
+
+
+def test_the_workspace_is_the_nearest_folder_above(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = workspace / "sources" / "ink"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+
+    assert find_workspace(None).root == workspace.resolve()
+
+
+def test_a_named_workspace_is_not_searched_for_above(workspace: Path) -> None:
+    inner = workspace / "sources"
+    inner.mkdir()
+
+    assert find_workspace(workspace).root == workspace.resolve()
+    with pytest.raises(ParamsError, match=r"sources has no params\.yaml"):
+        find_workspace(inner)
+
+
+def test_delivering_an_empty_spool_is_quick_and_says_so(workspace: Path) -> None:
+    done = nsync(workspace, "deliver")
+
+    assert done.stdout == "0 events delivered to MLflow, 0 left\n"
+    assert done.returncode == 0
+
+
+def test_the_sketchbooks_own_options_are_passed_on(tmp_path: Path) -> None:
+    done = nsync(tmp_path, "sketchbook", "pretrain", "--help")
+
+    assert done.returncode == 0
+    assert "nsync sketchbook pretrain" in done.stdout
+    assert "--resume" in done.stdout

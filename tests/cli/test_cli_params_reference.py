@@ -1,0 +1,63 @@
+"""The committed page of settings says what the schema says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nsync_pipeline.cli.params_reference import reference
+from nsync_pipeline.params import Params, read_params
+from nsync_pipeline.tracking.settings import flat
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_the_committed_page_is_current() -> None:
+    page = (REPOSITORY / "docs" / "params.md").read_text(encoding="utf-8")
+
+    assert page == reference(), "python -m nsync_pipeline.cli.params_reference > docs/params.md"
+
+
+def test_every_key_of_the_projects_settings_is_on_the_page() -> None:
+    params = read_params(REPOSITORY / "params.yaml").model_dump(mode="json")
+    keys = set(re.findall(r"^\| `([\w.<>]+)` \|", reference(), re.MULTILINE))
+    used = {
+        re.sub(r"^(style|variant)s\.\w+\.", r"\1s.<\1>.", key)
+        for key, value in flat(params).items()
+        if not key.endswith(".lora")
+    }
+
+    assert used - keys == set()
+
+
+def test_every_key_says_what_it_is() -> None:
+    rows = [line for line in reference().splitlines() if line.startswith("| `")]
+
+    assert len(rows) > 50
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "cells"),
+    [
+        ("training.learning_rate", "number | `0.001` | > 0, ≤ 1.0 |"),
+        (
+            "base_model.resolution",
+            "whole number or `null` | `null` | ≥ 32, ≤ 4096, a multiple of 8",
+        ),
+        ("styles.<style>.source", "text | *needed* |"),
+        ("training.shared_noise", "true or false | `false` |"),
+        ("styles.<style>.style_words", "list of text | `[]` |"),
+        ("variants.<variant>.steps", "whole number or `null` | as `training.steps` |"),
+    ],
+)
+def test_type_default_and_bounds_are_told(key: str, cells: str) -> None:
+    (row,) = [line for line in reference().splitlines() if line.startswith(f"| `{key}` |")]
+
+    assert f"`{key}` | {cells}" in row
+
+
+def test_the_page_follows_the_schema_not_a_copy_of_it() -> None:
+    assert set(re.findall(r"^## `(\w+)", reference(), re.MULTILINE)) == {
+        name for name in Params.model_fields if name != "seed"
+    }
