@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -72,6 +72,7 @@ def test_styles_at_the_end_of_a_file_without_a_last_line_end() -> None:
     assert list(loaded(after)["styles"]) == ["ink", "monet"]  # type: ignore[call-overload]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=40))
 def test_any_words_come_back_as_they_were(words: str) -> None:
     after = with_style("styles:\n  ink:\n    source: folder\n", "monet", {"placeholder": words})

@@ -1,7 +1,7 @@
 """Captions cut to what the text encoder takes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsync_pipeline.captioning.prompt_length import fit
@@ -38,6 +38,7 @@ def test_no_comma_or_bracket_is_left_at_the_end() -> None:
     assert fit("a boat - blue sky", words_and_style, 8).caption == "a boat"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["a", "boat", "on", "the", "lake,", "(red)", "-"]), max_size=20),
     st.integers(5, 30),

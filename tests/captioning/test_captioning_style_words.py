@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -117,6 +117,7 @@ pieces = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(pieces.map(" ".join))
 def test_scrubbing_twice_changes_nothing_and_leaves_no_style_word(caption: str) -> None:
     once = scrub(caption, WORDS)
@@ -126,6 +127,7 @@ def test_scrubbing_twice_changes_nothing_and_leaves_no_style_word(caption: str) 
     assert "\x00" not in once.caption
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_taken(caption: str) -> None:
     once = scrub(caption, WORDS)
@@ -134,9 +136,9 @@ def test_any_text_is_taken(caption: str) -> None:
 
 def test_a_long_hostile_caption_takes_no_time() -> None:
     caption = "a painting " + ", and on - " * 3000 + "of a boat in a " * 2000
-    start = time.perf_counter()
+    start = time.process_time()
     scrub(caption, WORDS)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 @pytest.mark.parametrize("section", [CaptioningConfig, partial(StyleConfig, source="folder")])

@@ -1,7 +1,7 @@
 """The split into train and test."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsync_pipeline.image_sets.split import position, split_of
@@ -36,6 +36,7 @@ def test_one_picture_cannot_be_split() -> None:
         split_of(["0100000000000000"], 0.25)
 
 
+@settings(deadline=None)
 @given(ids, fractions)
 def test_both_sides_are_there_whatever_the_set(picture_ids: list[str], fraction: float) -> None:
     split = split_of(picture_ids, fraction)
@@ -43,6 +44,7 @@ def test_both_sides_are_there_whatever_the_set(picture_ids: list[str], fraction:
     assert set(split.values()) == {"train", "test"}
 
 
+@settings(deadline=None)
 @given(ids, ids, fractions)
 def test_adding_pictures_moves_none_but_the_one_that_filled_an_empty_side(
     before: list[str], added: list[str], fraction: float
@@ -55,6 +57,7 @@ def test_adding_pictures_moves_none_but_the_one_that_filled_an_empty_side(
     assert len(moved) <= 1
 
 
+@settings(deadline=None)
 @given(ids, fractions)
 def test_the_order_of_the_pictures_does_not_matter(picture_ids: list[str], fraction: float) -> None:
     assert split_of(picture_ids, fraction) == split_of(picture_ids[::-1], fraction)
