@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nsync_pipeline.sketchbook.canvas import PICTURE_SIZE
-from nsync_pipeline.sketchbook.world import HELD_OUT_STYLES, SEEN_STYLES, draw_picture
+from nsync_pipeline.sketchbook.folders import WEIGHTS_FOLDER
+from nsync_pipeline.sketchbook.world import (
+    HELD_OUT_STYLES,
+    SEEN_STYLES,
+    draw_picture,
+    draw_style_set,
+)
 
 ZOOM = 2
 GAP = 6  # pixels between pictures
@@ -65,13 +71,36 @@ def write_world_picture(path: Path) -> None:
     picture_grid(rows, [style.replace("_", " ") for style in styles]).save(path)
 
 
-def main(
-    output: Annotated[Path, typer.Option(help="PNG file of the world's styles.")] = Path(
-        "docs/images/sketchbook_world.png"
-    ),
+def write_reconstructions_picture(
+    real: dict[str, NDArray[np.uint8]], made: dict[str, NDArray[np.uint8]], path: Path
 ) -> None:
-    """Draw the picture of the world for the model card."""
-    write_world_picture(output)
+    """Seven pictures of each style, (7, 64, 64, 3), above their reconstructions."""
+    rows: Rows = []
+    for style in real:
+        rows += [("", list(real[style])), (style.replace("_", " "), list(made[style]))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture_grid(rows, []).save(path)
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("docs/images"),
+    weights: Annotated[Path, typer.Option(help="Folder of the base's weights.")] = WEIGHTS_FOLDER,
+) -> None:
+    """Draw the world and the autoencoder's reconstructions for the model card."""
+    from diffusers import AutoencoderTiny
+
+    from nsync_pipeline.sketchbook.vae import reconstructed
+
+    write_world_picture(folder / "sketchbook_world.png")
+    vae = AutoencoderTiny.from_pretrained(weights / "pipeline" / "vae", local_files_only=True)
+    real = {
+        style: np.stack(
+            [np.asarray(picture.image) for picture in draw_style_set(style, 7, CARD_SEED)]
+        )
+        for style in HELD_OUT_STYLES
+    }
+    made = {style: reconstructed(vae, pictures) for style, pictures in real.items()}
+    write_reconstructions_picture(real, made, folder / "sketchbook_reconstructions.png")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ class UnetSettings(Frozen):
     channels: tuple[int, int] = Field((64, 160), description="channels at 16 and 8 latent px")
     layers: int = Field(1, ge=1, description="layers a block")
     heads: int = Field(4, ge=1, description="attention heads")
-    steps: int = Field(5_000, ge=1, description="optimizer steps")
+    steps: int = Field(4_200, ge=1, description="optimizer steps")
     batch: int = Field(64, ge=1, description="latents a step")
+    shards: int = Field(2, ge=1, description="parts of a batch, each computed by a thread (CPU)")
     learning_rate: float = Field(1e-3, gt=0, description="peak rate of AdamW")
     ema: float = Field(0.9985, ge=0, lt=1, description="decay of the averaged weights")
 

@@ -29,6 +29,7 @@ from nsync_pipeline.sketchbook.schedule import (
     update_average,
 )
 from nsync_pipeline.sketchbook.settings import PretrainingSettings
+from nsync_pipeline.sketchbook.shards import ShardGradients, one_thread_each, shard_rows
 from nsync_pipeline.sketchbook.tokenizer import train_tokenizer
 from nsync_pipeline.sketchbook.training_log import LOG_EVERY, training_log
 from nsync_pipeline.sketchbook.vae import encoded
@@ -118,7 +119,11 @@ def train_unet(
     signals = build_scheduler().alphas_cumprod.to(device)
     unet.train()
     text_encoder.train()
-    with training_log("unet", chosen.steps, work, described) as log:
+    rows_of_shards = shard_rows(chosen.batch, chosen.shards if device.type == "cpu" else 1)
+    with (
+        training_log("unet", chosen.steps, work, described) as log,
+        one_thread_each(len(rows_of_shards)) as pool,
+    ):
         for step in range(start, chosen.steps):
             rng = step_generator(settings.seed, "unet", step)
             picked = rng.choice(len(latents), chosen.batch, replace=False)
@@ -132,13 +137,26 @@ def train_unet(
             signal = signals[timesteps].reshape(-1, 1, 1, 1)
             noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                prompt_embeds = text_encoder(ids).last_hidden_state
-                predicted = unet(noisy, timesteps, prompt_embeds).sample
-            loss = F.mse_loss(predicted.float(), velocity(clean, noise, signal))
+            target = velocity(clean, noise, signal)
+
+            def shard_gradients(
+                rows: slice,
+                ids: Tensor = ids,
+                noisy: Tensor = noisy,
+                timesteps: Tensor = timesteps,
+                target: Tensor = target,
+            ) -> ShardGradients:
+                with torch.autocast(device.type, dtype=torch.bfloat16):
+                    prompt_embeds = text_encoder(ids[rows]).last_hidden_state
+                    predicted = unet(noisy[rows], timesteps[rows], prompt_embeds).sample
+                loss = F.mse_loss(predicted.float(), target[rows])
+                return ShardGradients(loss.detach(), torch.autograd.grad(loss, weights))
+
+            shards = list(pool.map(shard_gradients, rows_of_shards))
+            loss = torch.stack([shard.loss for shard in shards]).mean()
+            for weight, *parts in zip(weights, *(shard.gradients for shard in shards), strict=True):
+                weight.grad = torch.stack(parts).mean(dim=0)
             set_rate(optimizer, cosine_rate(chosen.learning_rate, step, chosen.steps))
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             update_average(averages, weights, chosen.ema, step)
