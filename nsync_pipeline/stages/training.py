@@ -133,9 +133,9 @@ def _trained(task: _Task) -> StageResult:
         save_lora(family, folder / LORA_FILE, _origin(task))
         _write(folder / "history.csv", history_csv(outcome.history))
         _write(folder / "training.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
-    checkpoints.remove()
     title = f"losses of {context.style}, {task.variant}"
     curve = loss_curve(outcome.history, outcome.held_out)
+    checkpoints.remove()
     return StageResult(figures, (Preview(title, curve),))
 
 

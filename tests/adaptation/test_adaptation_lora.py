@@ -28,6 +28,8 @@ from nsync_pipeline.seeding import torch_stream
 SETTINGS = LoraSettings(rank=2, alpha=6.0)
 """A scale of 3, so that a lost alpha shows."""
 
+CONVOLUTIONS = LoraSettings(rank=2, alpha=6.0, targets=("conv1", "conv_out", "to_k"))
+
 ORIGIN = {"base_model": "tiny", "base_revision": "sha256:0", "update_rule": "orthogonal"}
 
 
@@ -107,9 +109,12 @@ def test_targets_that_are_not_there_are_an_error_that_names_them(family: Family)
         add_lora(family, settings, torch_stream(0, "lora"))
 
 
-def test_a_saved_lora_comes_back_the_same(family: Family, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, CONVOLUTIONS])
+def test_a_saved_lora_comes_back_the_same(
+    family: Family, tmp_path: Path, settings: LoraSettings
+) -> None:
     base = predicted(family)
-    trained(family)
+    trained(family, settings)
     adapted = predicted(family)
     save_lora(family, tmp_path / LORA_FILE, ORIGIN)
     remove_lora(family)
@@ -136,8 +141,11 @@ def test_scale_zero_is_the_base_and_scales_between_are_between(
     assert 0.0 < changes[1] < changes[2]
 
 
-def test_diffusers_loads_it_with_its_alpha(family: Family, tiny_base: Path, tmp_path: Path) -> None:
-    trained(family)
+@pytest.mark.parametrize("settings", [SETTINGS, CONVOLUTIONS])
+def test_diffusers_loads_it_with_its_alpha(
+    family: Family, tiny_base: Path, tmp_path: Path, settings: LoraSettings
+) -> None:
+    trained(family, settings)
     adapted = predicted(family)
     save_lora(family, tmp_path / LORA_FILE, ORIGIN)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
