@@ -34,9 +34,14 @@ class Comparison:
 
 
 def compare(
-    pairs: Sequence[tuple[str, str]], scores: Mapping[str, SetScores], guardrails: GuardrailConfig
+    pairs: Sequence[tuple[str, str]],
+    scores: Mapping[str, SetScores],
+    real: Mapping[str, Interval],
+    guardrails: GuardrailConfig,
 ) -> list[Comparison]:
     """Compare the checkpoints named in each pair (a, b), as one family of comparisons.
+
+    ``real`` is the ceiling: the figures of real pictures.
 
     A is *better* when both primary differences (style margin, CMMD) are significant in its favour
     and no guardrail is broken, *worse* when b is better than it, *trade-off* when the two primaries
@@ -44,7 +49,7 @@ def compare(
     A pair with a metric that could not be computed is left out.
     """
     found = [
-        _differences(a, b, scores[a], scores[b], guardrails)
+        _differences(a, b, scores[a], scores[b], real, guardrails)
         for a, b in pairs
         if all("cmmd" in scores[name].figures for name in (a, b))
     ]
@@ -57,11 +62,18 @@ def compare(
     return [replace(comparison, verdict=_verdict(comparison)) for comparison in adjusted]
 
 
-def broken_guardrails(a: SetScores, b: SetScores, allowed: GuardrailConfig) -> tuple[str, ...]:
-    """The metrics on which a is worse than b by more than ``allowed``, by their point estimates."""
+def broken_guardrails(
+    a: SetScores, b: SetScores, real: Mapping[str, Interval], allowed: GuardrailConfig
+) -> tuple[str, ...]:
+    """The metrics on which a is worse than b by more than ``allowed``, by their point estimates.
+
+    Nobody is asked for more prompt fidelity than real pictures of the style have: features that
+    know a generic style better than this one rate its pictures higher, whatever they show.
+    """
     first, second = ({k: v.value for k, v in s.figures.items()} for s in (a, b))
+    asked = min(second["prompt_fidelity"], real["prompt_fidelity"].value)
     worse = {
-        "prompt_fidelity": second["prompt_fidelity"] - first["prompt_fidelity"],
+        "prompt_fidelity": asked - first["prompt_fidelity"],
         "copy_rate": first["copy_rate"] - second["copy_rate"],
         "diversity": abs(first["diversity"] - 1.0) - abs(second["diversity"] - 1.0),
     }
@@ -74,7 +86,12 @@ def broken_guardrails(a: SetScores, b: SetScores, allowed: GuardrailConfig) -> t
 
 
 def _differences(
-    a: str, b: str, first: SetScores, second: SetScores, guardrails: GuardrailConfig
+    a: str,
+    b: str,
+    first: SetScores,
+    second: SetScores,
+    real: Mapping[str, Interval],
+    guardrails: GuardrailConfig,
 ) -> Comparison:
     differences = {
         name: interval(
@@ -91,8 +108,8 @@ def _differences(
         cmmd=differences["cmmd"],
         p_style_margin=p_values["style_margin"],
         p_cmmd=p_values["cmmd"],
-        a_breaks=broken_guardrails(first, second, guardrails),
-        b_breaks=broken_guardrails(second, first, guardrails),
+        a_breaks=broken_guardrails(first, second, real, guardrails),
+        b_breaks=broken_guardrails(second, first, real, guardrails),
         verdict="inconclusive",
     )
 

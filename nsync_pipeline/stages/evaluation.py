@@ -80,6 +80,7 @@ def run(context: StageContext) -> StageResult:
         scores[name] = score_set(picture_set, reference, draws, rng)
     context.progress("scoring", len(shown), len(shown))
     size = len(shown[BASE].unit)
+    ceiling = score_ceiling(reference, size, draws, rng)
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(variants, 2)]
     evaluation = Evaluation(
@@ -88,10 +89,12 @@ def run(context: StageContext) -> StageResult:
             name: None if found.recognised is None else found.recognised.tolist()
             for name, found in shown.items()
         },
-        ceiling=score_ceiling(reference, size, draws, rng),
+        ceiling=ceiling,
         floor=score_floor(reference, size, rng),
-        comparisons=compare(pairs, scores, settings.guardrails),
-        against_base=compare([(name, BASE) for name in variants], scores, settings.guardrails),
+        comparisons=compare(pairs, scores, ceiling, settings.guardrails),
+        against_base=compare(
+            [(name, BASE) for name in variants], scores, ceiling, settings.guardrails
+        ),
         reference=reference,
         extractor=extractor.name,
         extractor_sha256=extractor.sha256,

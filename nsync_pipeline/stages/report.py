@@ -11,7 +11,9 @@ from nsync_pipeline.report.page import Column, Page, VerdictCard, render
 from nsync_pipeline.report.training_charts import training_charts
 from nsync_pipeline.report.words import (
     CHECKPOINTS_NOT_METHODS,
-    EMBEDDED_BASE_AND_REAL_PICTURES,
+    EMBEDDED_BASE,
+    EMBEDDED_EXTRACTOR,
+    WAY_OUT,
     difference,
     explained,
     headline,
@@ -30,7 +32,7 @@ from nsync_pipeline.stages.report_pictures import ReportPictures, read_picture_v
 from nsync_pipeline.stages.whole_folder import whole_folder
 
 REPORT_FILE = "report.html"
-EMBEDDED_BASE = "sketchbook"
+EMBEDDED = "sketchbook"
 
 RULES: dict[str, str] = {
     "none": "plain fine-tuning",
@@ -62,7 +64,7 @@ def run(context: StageContext) -> StageResult:
         headline=head,
         lede=_lede(pictures, evaluation),
         ribbon=shown_pictures.ribbon(),
-        honest_note=_honest_note(config, pictures),
+        honest_note=_honest_note(config, pictures, evaluation),
         warnings=evaluation.warnings,
         columns=_columns(config, summaries, pictures.side),
         rows=shown_pictures.rows(settings.rows),
@@ -104,11 +106,18 @@ def _lede(pictures: StylePictures, evaluation: EvaluationRecord) -> str:
     )
 
 
-def _honest_note(config: StyleConfig, pictures: StylePictures) -> str | None:
-    real_pictures = not config.source.startswith("sketchbook:")
-    if pictures.base_model == EMBEDDED_BASE and real_pictures:
-        return EMBEDDED_BASE_AND_REAL_PICTURES.format(side=pictures.side)
-    return None
+def _honest_note(
+    config: StyleConfig, pictures: StylePictures, evaluation: EvaluationRecord
+) -> str | None:
+    """What a reader must know where real pictures meet the embedded base or its features."""
+    if config.source.startswith("sketchbook:"):
+        return None
+    told = []
+    if pictures.base_model == EMBEDDED:
+        told.append(EMBEDDED_BASE.format(side=pictures.side))
+    if evaluation.extractor == EMBEDDED:
+        told.append(EMBEDDED_EXTRACTOR)
+    return " ".join([*told, WAY_OUT]) if told else None
 
 
 def _columns(

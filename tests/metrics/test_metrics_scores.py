@@ -1,9 +1,11 @@
 """Whole sets: what good, generic, copied and collapsed checkpoints score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from nsync_pipeline.metrics.bootstrap import prompt_draws
+from nsync_pipeline.metrics.bootstrap import Interval, prompt_draws
 from nsync_pipeline.metrics.config import GuardrailConfig
 from nsync_pipeline.metrics.scores import (
     PictureSet,
@@ -14,7 +16,7 @@ from nsync_pipeline.metrics.scores import (
     score_floor,
     score_set,
 )
-from nsync_pipeline.metrics.verdict import Comparison, compare
+from nsync_pipeline.metrics.verdict import Comparison, broken_guardrails, compare
 
 CAPTIONS = 40
 DIMENSIONS = 12
@@ -117,8 +119,11 @@ def test_a_single_drawn_caption_has_no_unbiased_distance(reference: Reference) -
     assert np.isfinite([figure.value for figure in figures.values()]).all()
 
 
+REAL = {"prompt_fidelity": Interval(100.0)}
+
+
 def verdict_of(a: SetScores, b: SetScores) -> Comparison:
-    (found,) = compare([("a", "b")], {"a": a, "b": b}, GuardrailConfig())
+    (found,) = compare([("a", "b")], {"a": a, "b": b}, REAL, GuardrailConfig())
     return found
 
 
@@ -148,11 +153,26 @@ def test_style_bought_with_copies_is_a_trade_off(reference: Reference) -> None:
     assert found.verdict == "trade-off"
 
 
+def with_fidelity(scores: SetScores, value: float) -> SetScores:
+    return replace(scores, figures={**scores.figures, "prompt_fidelity": Interval(value)})
+
+
+def test_no_more_prompt_fidelity_is_asked_for_than_real_pictures_have(reference: Reference) -> None:
+    """The base scores 70, real pictures 47, and a drop of 2 is allowed."""
+    any_set = scored(reference, pictures(STYLE, 6))
+    base, real = with_fidelity(any_set, 70.0), {"prompt_fidelity": Interval(47.0)}
+    allowed = GuardrailConfig(prompt_fidelity_drop=2.0)
+    assert broken_guardrails(with_fidelity(any_set, 45.5), base, real, allowed) == ()
+    assert broken_guardrails(with_fidelity(any_set, 44.5), base, real, allowed) == (
+        "prompt_fidelity",
+    )
+
+
 def test_many_comparisons_ask_for_more(reference: Reference) -> None:
     """Holm: the same pair compared three times has p-values three times as large at least."""
     style, half = scored(reference, pictures(STYLE, 6)), scored(reference, pictures(GENERIC, 6))
     scores = {"a": style, "b": half}
-    alone = compare([("a", "b")], scores, GuardrailConfig())[0]
-    among = compare([("a", "b")] * 3, scores, GuardrailConfig())[0]
+    alone = compare([("a", "b")], scores, REAL, GuardrailConfig())[0]
+    among = compare([("a", "b")] * 3, scores, REAL, GuardrailConfig())[0]
     assert among.p_style_margin == pytest.approx(3 * alone.p_style_margin)
     assert among.p_cmmd == pytest.approx(3 * alone.p_cmmd)

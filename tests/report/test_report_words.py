@@ -33,12 +33,16 @@ def test_headline_says_who_took_on_the_style_and_who_is_ahead() -> None:
 
 def test_headline_does_not_call_a_small_step_the_style() -> None:
     both = [against_base("lora", "better"), against_base("nsync", "better")]
-    assert headline(both, [], {"lora": 0.08, "nsync": 0.01}) == (
+    assert headline(both, [], {"lora": 0.08, "nsync": 0.05}) == (
         "Both checkpoints moved towards the style, but not half of the way."
     )
     assert headline(both, [], {"lora": 0.08, "nsync": 0.5}) == (
         "Of 2 checkpoints, nsync took on the style. lora moved towards it, but not half of the way."
     )
+
+
+LEARNED = [against_base(name, "better") for name in "abc"]
+SHARES = dict.fromkeys("abc", 0.9)
 
 
 def test_headline_ranks_checkpoints_that_are_all_told_apart() -> None:
@@ -48,23 +52,36 @@ def test_headline_ranks_checkpoints_that_are_all_told_apart() -> None:
         replace(NEARER, a="a", b="c", verdict="worse"),
         replace(NEARER, a="c", b="b"),
     ]
-    assert headline([], pairs, {}).endswith("Of them, c is best, then b, then a.")
+    assert headline(LEARNED, pairs, SHARES).endswith("Of them, c is best, then b, then a.")
     open_end = [pairs[0], replace(pairs[1], verdict="inconclusive"), pairs[2]]
-    assert headline([], open_end, {}).endswith(
+    assert headline(LEARNED, open_end, SHARES).endswith(
         "Between them, b beats a and c beats b; the rest cannot be told apart."
     )
 
 
+def test_headline_makes_no_order_of_a_circle() -> None:
+    circle = [replace(NEARER, a=a, b=b) for a, b in ("ab", "bc", "ca")]
+    assert headline(LEARNED, circle, SHARES).endswith(
+        "Between them, a beats b, b beats c and c beats a."
+    )
+
+
 def test_headline_turns_a_worse_checkpoint_round() -> None:
-    assert "lora beats nsync" in headline([], [replace(NEARER, verdict="worse")], {})
+    found = [replace(NEARER, a="a", b="b", verdict="worse")]
+    assert headline(LEARNED[:2], found, SHARES).endswith("Between them, b beats a.")
 
 
 def test_headline_claims_nothing_it_cannot_tell() -> None:
-    none = [against_base("lora", "inconclusive"), against_base("nsync", "worse")]
-    text = headline(none, [replace(NEARER, verdict="inconclusive")], {"lora": 0.9, "nsync": 0.9})
-    assert text == (
-        "None of the checkpoints measurably took on the style. "
-        "Which of them is best cannot be told."
+    found = [replace(NEARER, a="a", b="b", verdict="inconclusive")]
+    assert headline(LEARNED[:2], found, SHARES) == (
+        "Both checkpoints took on the style. Which of them is best cannot be told."
+    )
+
+
+def test_headline_makes_no_order_of_checkpoints_that_learned_nothing() -> None:
+    none = [against_base("lora", "inconclusive"), against_base("nsync", "better")]
+    assert headline(none, [NEARER], {"lora": 0.9, "nsync": 0.01}) == (
+        "None of the checkpoints measurably took on the style."
     )
 
 
