@@ -33,10 +33,10 @@ from nsync_pipeline.training.batches import NoisyBatch, branch_losses
 RULE: UpdateRule = "orthogonal_anchor"
 
 
-class ElevenMillion:
-    """An untrained UNet of 11 million parameters on 16 x 16 latents: no weights are needed."""
+class UntrainedUNet:
+    """A larger UNet, 13 million parameters, on 16 x 16 latents: no weights are needed."""
 
-    name = "11m"
+    name = "untrained"
     lora_targets = LORA_TARGETS
     latent_shape = (4, 16, 16)
     prompt_shape = (24, 128)
@@ -103,7 +103,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", choices=("sketchbook", "11m"), default="sketchbook")
+    parser.add_argument("--model", choices=("sketchbook", "untrained"), default="sketchbook")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8], metavar="B")
     parser.add_argument("--rounds", type=int, default=9, help="of each way, interleaved")
     return parser.parse_args()
@@ -111,8 +111,8 @@ def parsed() -> argparse.Namespace:
 
 def loaded(model: str) -> tuple[Any, tuple[int, int]]:
     """The base, and the shape (L, D) of an encoded prompt."""
-    if model == "11m":
-        return ElevenMillion(), ElevenMillion.prompt_shape
+    if model == "untrained":
+        return UntrainedUNet(), UntrainedUNet.prompt_shape
     family = load_family(BaseModelConfig(name=model))
     tokens = family.encode_prompts([""]).tokens
     return family, (tokens.shape[1], tokens.shape[2])
