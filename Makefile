@@ -34,10 +34,10 @@ ui: setup ## Start the Dagster and MLflow pages
 	@$(BIN)/python -m assets.pages
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: setup ## Run the tests that take seconds
-	@$(BIN)/python -m pytest -m "not pipeline"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not pipeline"
 
 check: lint types imports test ## Run every gate: ruff, formatting, types, import directions, tests
 

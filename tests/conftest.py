@@ -1,6 +1,11 @@
 """Fixtures for all rooms. That this file is here puts ``tests/`` on the path: ``tiny_models``."""
 
+import os
 from pathlib import Path
+
+# One thread a process, for the tests and what they start: there is a test process a core, and
+# thread pools that compete for the cores make each other many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from tiny_models import save_tiny_stable_diffusion
