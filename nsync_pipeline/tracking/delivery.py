@@ -49,6 +49,10 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS",
 GONE = "RESOURCE_DOES_NOT_EXIST"
 
 
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's page of the experiment opens on runs and curves, not on language models' traces."""
+
+
 class Delivery:
     """Sends to one server.
 
@@ -97,7 +101,7 @@ class Delivery:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             location = artifact_location(self._uri, self._tracking)
-            made: str = self._client.create_experiment(name, artifact_location=location)
+            made: str = self._client.create_experiment(name, location, TRAINING_VIEW)
             return made
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)

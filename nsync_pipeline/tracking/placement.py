@@ -32,6 +32,9 @@ class Placement:
     """Put before the names of the figures."""
     results: bool = False
     """The stage's last figures are figures of the run, too."""
+    figures: bool = True
+    """The run shows the stage's figures. An evaluation's are shown by the runs of the variants:
+    here each would be a chart of a single bar."""
 
     @property
     def owner(self) -> bool:
@@ -51,7 +54,7 @@ def place(
     if stage == "training":
         return Placement(experiment, f"{variant} · {style}", results=True)
     if stage == "evaluation":
-        return Placement(experiment, f"evaluation · {style}")
+        return Placement(experiment, f"evaluation · {style}", figures=False)
     if stage == "report":
         match = {ARTEFACT: evaluation_digest(workspace, style)}
         return Placement(experiment, f"evaluation · {style}", match, "report/")

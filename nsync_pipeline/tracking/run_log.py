@@ -15,7 +15,7 @@ from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.tracking.courier import start_courier, wait_for_delivery
 from nsync_pipeline.tracking.destination import configured_uri, is_remote
 from nsync_pipeline.tracking.placement import ARTEFACT, Placement, made_by, place, place_scores
-from nsync_pipeline.tracking.scores import variant_scores
+from nsync_pipeline.tracking.scores import Scores, scores_table, variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import SpoolWriter
 from nsync_pipeline.tracking.spooled_log import SpooledLog
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 SWITCH = "NSYNC_TRACKING"
 """In the environment: ``off`` records nothing; ``later`` records, and leaves the sending to
 ``nsync deliver``, for machines that reach no server."""
+
+NOTE = "mlflow.note.content"
+"""The tag MLflow shows as a run's description."""
 
 LAST_WAIT = 3.0
 """Seconds a run waits at its end for a remote server; the courier goes on after it."""
@@ -109,28 +112,36 @@ def _opened(
 
 
 def _tags(run: RunIdentity) -> dict[str, str]:
-    variant = f", variant **{run.variant}**" if run.variant else ""
-    rule = f" (update rule `{run.rule}`)" if run.rule else ""
     known = {
         "style": run.style, "variant": run.variant, "stage": run.stage, "rule": run.rule,
         "base": run.base, "nsync.inputs": run.inputs, "dvc.stage": os.environ.get("DVC_STAGE"),
-        "mlflow.note.content": f"{run.stage.capitalize()} of style **{run.style}**{variant}{rule},"
-        f" on base `{run.base}`.",
+        "mlflow.source.name": f"nsync run {run.stage}", "mlflow.source.type": "LOCAL",
+        NOTE: _note(run),
     }  # fmt: skip
     return {k: v for k, v in known.items() if v} | dict(run.tags)
 
 
+def _note(run: RunIdentity) -> str:
+    variant = f", variant **{run.variant}**" if run.variant else ""
+    rule = f" (update rule `{run.rule}`)" if run.rule else ""
+    return (
+        f"{run.stage.capitalize()} of style **{run.style}**{variant}{rule}, on base `{run.base}`."
+    )
+
+
 def _add_results(workspace: Workspace, run: RunIdentity, log: SpooledLog) -> None:
-    """Name what the run made, so that later stages find the run by it."""
+    """Name what the run made, so that later stages find the run by it; show what it says."""
     try:
         made = made_by(workspace, run.stage, run.style, run.variant)
-    except OSError as error:
-        logger.warning("MLflow: the result of %s cannot be read: %s", run.stage, error)
-        return
-    if made is not None:
-        log.tags({ARTEFACT: made})
-    if run.stage == "report":
-        log.artifact(workspace.report(run.style) / "report.html")
+        if made is not None:
+            log.tags({ARTEFACT: made})
+        if run.stage == "evaluation":
+            table = scores_table(_scores(workspace, run.style))
+            log.tags({NOTE: f"{_note(run)}\n\n{table}"})
+        if run.stage == "report":
+            log.artifact(workspace.report(run.style) / "report.html")
+    except (OSError, ValueError) as error:
+        logger.warning("MLflow: the result of %s is not recorded: %s", run.stage, error)
 
 
 def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
@@ -138,8 +149,7 @@ def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
     if run.stage != "evaluation":
         return
     try:
-        scores = variant_scores(workspace.evaluation(run.style) / "metrics.json")
-        for variant, values in scores.items():
+        for variant, values in _scores(workspace, run.style).items():
             placement = place_scores(workspace, run.style, variant, run.base)
             slot = f"evaluation.{run.style}.{variant}"
             tags = {"style": run.style, "variant": variant, "base": run.base}
@@ -149,3 +159,7 @@ def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
                 SpooledLog(writer, placement).metrics(values)
     except (OSError, ValueError) as error:
         logger.warning("MLflow: the scores of the variants are not recorded: %s", error)
+
+
+def _scores(workspace: Workspace, style: str) -> Scores:
+    return variant_scores(workspace.evaluation(style) / "metrics.json")

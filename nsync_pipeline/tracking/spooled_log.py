@@ -76,6 +76,8 @@ class SpooledLog:
 
     @_never_raises
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        if not self._placement.figures:
+            return
         figures = {self._grouped(name): float(value) for name, value in values.items()}
         if step is not None and self._seen:
             figures = {k: v for k, v in figures.items() if self._seen.get((k, step)) != v}

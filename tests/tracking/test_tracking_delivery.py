@@ -113,6 +113,13 @@ def test_lora_and_nsync_show_the_same_figures_side_by_side(story: Any) -> None:
     ]  # fmt: skip
 
 
+def test_the_evaluation_shows_its_table_and_leaves_the_charts_to_the_variants(story: Any) -> None:
+    data = story[1]["evaluation · ink"].data
+
+    assert "| style_margin | 0 | 0.25 | 0.5 |" in data.tags["mlflow.note.content"]
+    assert data.metrics == {}
+
+
 def test_a_run_that_failed_and_went_on_is_one_run_with_each_step_once(story: Any) -> None:
     from mlflow import MlflowClient
 

@@ -12,7 +12,7 @@ import pytest
 from nsync_pipeline.stages.context import RunLog
 from nsync_pipeline.tracking.identity import dvc_digest
 from nsync_pipeline.tracking.placement import Placement
-from nsync_pipeline.tracking.scores import variant_scores
+from nsync_pipeline.tracking.scores import scores_table, variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter, read_events
 from nsync_pipeline.tracking.spooled_log import SpooledLog
@@ -186,3 +186,14 @@ def test_scores_are_of_the_variants_and_the_base(tmp_path: Path) -> None:
     assert variant_scores(tmp_path / "metrics.json") == {
         "base": {"cmmd": 3.0}, "nsync": {"cmmd": 1.0},
     }  # fmt: skip
+
+
+def test_scores_make_a_table_of_metrics_by_variants() -> None:
+    table = scores_table({"base": {"cmmd": 3.0}, "nsync": {"cmmd": 1.23456, "style_margin": 0.5}})
+
+    assert table.splitlines() == [
+        "|  | base | nsync |",
+        "| --- | --- | --- |",
+        "| cmmd | 3 | 1.235 |",
+        "| style_margin |  | 0.5 |",
+    ]
