@@ -22,13 +22,24 @@ class DvcError(Exception):
     """DVC, or the stage it ran, failed; the message is what was said on stderr."""
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A DVC command that ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
 def repro(stage: str, environment: Mapping[str, str]) -> None:
     """Bring one stage up to date, as ``dvc repro --single-item`` does.
 
     Raises:
         DvcError: it failed.
     """
-    _run_dvc(("--wait-for-lock", "repro", "--quiet", "--single-item", stage), environment)
+    arguments = ("--wait-for-lock", "repro", "--quiet", "--single-item", stage)
+    ended = _run_dvc(arguments, environment)
+    print(ended.stderr, end="", file=sys.stderr)  # warnings, where there were any
 
 
 def stages_out_of_date(stages: Sequence[str]) -> set[str]:
@@ -38,29 +49,22 @@ def stages_out_of_date(stages: Sequence[str]) -> set[str]:
         DvcError: DVC could not say.
     """
     arguments = ("--wait-for-lock", "status", "--json", *stages)
-    status = json.loads(_run_dvc(arguments, {}, keep_stdout=True))
+    status = json.loads(_run_dvc(arguments, {}, keep_stdout=True).stdout)
     return {name for name in status if name in stages}
 
 
 def _run_dvc(
     arguments: Sequence[str], environment: Mapping[str, str], keep_stdout: bool = False
-) -> str:
+) -> Ended:
     give_up, pause = time.monotonic() + PATIENCE, 1.0
     while True:
         ended = _once(arguments, environment, keep_stdout)
         if ended.code == 0:
-            return ended.stdout
+            return ended
         if time.monotonic() > give_up or not any(saying in ended.stderr for saying in BUSY):
             raise DvcError(ended.stderr.strip() or f"dvc ended with exit code {ended.code}")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    stdout: str
-    stderr: str
 
 
 def _once(arguments: Sequence[str], environment: Mapping[str, str], keep_stdout: bool) -> Ended:

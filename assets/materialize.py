@@ -5,6 +5,8 @@ import os
 import sys
 import time
 
+from dagster import DagsterExecutionInterruptedError
+
 from assets.home import open_instance
 from assets.place import WORKSPACE
 from nsync_pipeline.errors import UserError
@@ -22,7 +24,7 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
     seconds = time.monotonic() - began
@@ -41,9 +43,13 @@ def _materialize(style: str) -> int:
     PARAMS.style(style)
     with open_instance() as instance:
         try:
-            return len(materialize_style(defs.resolve_job_def, instance, style, print))
+            return len(materialize_style(defs.resolve_job_def, instance, style, _say))
         except (DvcError, RunFailedError) as error:
             raise UserError(str(error)) from error
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # stages print to the same terminal, from processes of their own
 
 
 def _say_where(style: str) -> None:

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from dagster import AssetKey, DagsterEvent, DagsterInstance, JobDefinition
 
+from assets.abandoned import TAG, end_abandoned_runs
 from assets.artefact import Artefact, all_artefacts
 from assets.dvc import stages_out_of_date
 from assets.partitions import PARAMS, partition_key
+from assets.place import WORKSPACE
 from assets.sync import sync_from_lock
+from nsync_pipeline.pipeline.locks import sole_writer
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """The run's events are in the instance; the terminal is for progress."""
@@ -51,7 +54,20 @@ def materialize_style(
 
     Raises:
         RunFailedError: a run failed; what was made before it is kept.
+        WorkspaceBusyError: another process is at this style.
     """
+    lock = WORKSPACE.lock(f"whole_style-{style}")
+    with sole_writer(lock, f"the style {style!r}"):
+        end_abandoned_runs(instance, style)
+        return _materialize_out_of_date(job_named, instance, style, say)
+
+
+def _materialize_out_of_date(
+    job_named: Callable[[str], JobDefinition],
+    instance: DagsterInstance,
+    style: str,
+    say: Callable[[str], None],
+) -> list[Artefact]:
     sync_from_lock(instance)
     pending = out_of_date(style)
     done = 0
@@ -68,6 +84,7 @@ def materialize_style(
             asset_selection=[AssetKey(artefact.asset) for artefact in wanted],
             run_config=QUIET,
             raise_on_error=False,
+            tags={TAG: style},
         )
         if not result.success:
             failures = result.get_step_failure_events()

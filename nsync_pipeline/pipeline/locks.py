@@ -16,7 +16,7 @@ from nsync_pipeline.errors import WorkspaceBusyError
 
 
 @contextmanager
-def sole_writer(lock: Path, artefact: Path) -> Iterator[None]:
+def sole_writer(lock: Path, artefact: Path | str) -> Iterator[None]:
     """Hold ``lock`` while ``artefact`` is written.
 
     Raises:

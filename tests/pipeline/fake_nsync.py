@@ -1,8 +1,8 @@
 """``nsync run`` with stages that take milliseconds; engine, DVC and Dagster around them are real.
 
-A fake stage writes one file that is a function of its settings and of what it reads. The
-environment makes it slow (``FAKE_SECONDS``), fail (``FAKE_FAILS``: the name of a stage) or say on
-``FAKE_LOG`` that it ran.
+A fake stage writes one file that is a function of its settings and of what it reads. In the
+environment, ``FAKE_SECONDS`` is how long each takes, ``FAKE_SLOW`` names one that takes a minute,
+``FAKE_FAILS`` names one that fails, and to the file ``FAKE_LOG`` each adds its name once it is done.
 """
 
 import argparse
@@ -41,10 +41,11 @@ def fake_run(name: str, context: StageContext) -> StageResult:
     folder = stage.folder(place)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "first.json").write_text(json.dumps(read, sort_keys=True))
+    slow = os.environ.get("FAKE_SLOW") == name
     for step in range(10):
         context.progress("steps", step + 1, 10)
         context.log.metrics({"loss_positive": 1.0 / (step + 1)}, step)
-        time.sleep(float(os.environ.get("FAKE_SECONDS", "0")) / 10)
+        time.sleep(6 if slow else float(os.environ.get("FAKE_SECONDS", "0")) / 10)
     if os.environ.get("FAKE_FAILS") == name:
         raise UserError(f"{name} was told to fail")
     if name == "training":

@@ -1,0 +1,77 @@
+"""The lineage graph says what the table of stages says."""
+
+import pytest
+from dagster import AssetKey, Definitions
+
+from assets.artefact import Artefact, all_artefacts
+from assets.definitions import defs
+from assets.keys import STAGE_OF, upstream
+from assets.lineage import ASSETS
+from assets.lock_file import read_lock, stage_name
+from assets.partitions import PARAMS, STYLES, STYLES_AND_VARIANTS, style_and_variant
+from assets.place import WORKSPACE
+from assets.whole_style import parts_of
+from nsync_pipeline.pipeline import STAGES
+
+
+def test_definitions_can_be_loaded() -> None:
+    Definitions.validate_loadable(defs)
+
+
+def test_every_stage_has_its_asset() -> None:
+    assert {asset.key for asset in ASSETS} == {AssetKey(name) for name in STAGE_OF}
+    assert list(STAGES.values()) == sorted(STAGE_OF.values(), key=list(STAGES.values()).index)
+
+
+@pytest.mark.parametrize("name", STAGE_OF)
+def test_asset_depends_on_what_its_stage_reads(name: str) -> None:
+    node = defs.resolve_asset_graph().get(AssetKey(name))
+    assert node.parent_keys == set(upstream(STAGE_OF[name]))
+    partitions = STYLES_AND_VARIANTS if STAGE_OF[name].per_variant else STYLES
+    assert node.partitions_def == partitions
+    assert node.description
+    assert node.owners
+    assert "dvc" in node.kinds
+    assert node.code_version
+    assert node.pools == ({"gpu"} if STAGE_OF[name].uses_accelerator else set())
+
+
+def test_every_check_blocks() -> None:
+    graph = defs.resolve_asset_graph()
+    names = {key.name for key in graph.asset_check_keys}
+    assert names >= {
+        "style_set_decodable", "no_test_picture_in_train", "negatives_paired", "losses_finite"
+    }  # fmt: skip
+    assert all(graph.get_check_spec(key).blocking for key in graph.asset_check_keys)
+
+
+def test_partition_names_its_style_and_variant() -> None:
+    style, variant = next(iter(PARAMS.styles)), next(iter(PARAMS.variants))
+    artefact = Artefact("lora", style, variant)
+    assert artefact.partition in set(STYLES_AND_VARIANTS.get_partition_keys())
+    assert style_and_variant(artefact.partition) == (style, variant)
+    assert style_and_variant(style) == (style, None)
+    assert artefact.dvc_stage == stage_name("training", style, variant)
+
+
+def test_runs_of_a_style_make_every_artefact_once_each_after_what_it_needs() -> None:
+    style = next(iter(PARAMS.styles))
+    made = [artefact for part in parts_of(style) for artefact in part.artefacts()]
+    assert sorted(map(str, made)) == sorted(map(str, all_artefacts(style)))
+    for position, artefact in enumerate(made):
+        for need in artefact.stage.needs:
+            makers = [m for m in made if m.stage.name == need]
+            wanted = [m for m in makers if m.variant == artefact.variant or not artefact.variant]
+            assert all(made.index(m) < position for m in wanted if m.variant or need)
+
+
+def test_jobs_select_what_their_runs_materialize() -> None:
+    for part in parts_of(next(iter(PARAMS.styles))):
+        job = defs.resolve_job_def(part.job)
+        assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
+            *part.assets
+        }
+
+
+def test_no_lock_is_no_artefact() -> None:
+    assert read_lock(WORKSPACE.root / "no such file") == {}
