@@ -7,6 +7,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from nsync_pipeline.image_sets.manifest import CAPTIONS, SAMPLES, read_manifest,
 from nsync_pipeline.stages import evaluation, report
 from nsync_pipeline.stages.context import StageContext, StageResult
 from nsync_pipeline.stages.report_lineage import public_name
+from nsync_pipeline.training.config import UpdateRule
 
 TEST_PICTURES = 8
 
@@ -275,3 +277,7 @@ def test_one_test_picture_is_enough_to_run(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_models_folder_is_not_shown(name: str, shown: str) -> None:
     assert public_name(name) == shown
+
+
+def test_every_update_rule_has_its_words() -> None:
+    assert set(report.RULES) == set(get_args(UpdateRule))
