@@ -87,8 +87,8 @@ def _materialize_out_of_date(
             tags={TAG: style},
         )
         if not result.success:
-            failures = result.get_step_failure_events()
-            raise RunFailedError("\n".join(_said(failure) for failure in failures))
+            said = [_said(failure) for failure in result.get_step_failure_events()]
+            raise RunFailedError("\n".join(said) or f"Dagster's run {result.run_id} failed")
         done += len(wanted)
     return [artefact for artefact in all_artefacts(style) if artefact in pending]
 
