@@ -2,7 +2,7 @@
 
 A fake stage writes one file that is a function of its settings and of what it reads. In the
 environment, ``FAKE_SECONDS`` is how long each takes, ``FAKE_SLOW`` names one that takes a minute,
-``FAKE_FAILS`` names one that fails, and to the file ``FAKE_LOG`` each adds its name once it is done.
+``FAKE_FAILS`` names one that fails; each adds its name to the file ``FAKE_LOG`` once it is done.
 """
 
 import argparse

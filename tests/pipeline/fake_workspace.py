@@ -32,7 +32,7 @@ class FakeWorkspace:
         """Run ``command`` in the workspace."""
         return subprocess.run(
             command, cwd=self.root, env={**self.environment, **environment}, text=True,
-            capture_output=True, check=False, timeout=300,
+            capture_output=True, check=False, timeout=1500,
         )  # fmt: skip
 
     def nsync(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
