@@ -88,7 +88,7 @@ def _run(
         inputs.check_unchanged()
         publish(staging)
         write_record(workspace, tree_digest(read_tree(staging.place)), result)
-        log.results(result.figures, {p.title: p.jpeg for p in result.previews})
+        log.results(result.figures, [preview.jpeg for preview in result.previews])
     return result
 
 

@@ -30,6 +30,9 @@ class Placement:
     """The tags that find the run; empty for a run of the stage's own."""
     prefix: str = ""
     """Put before the names of the figures."""
+    folder: str = ""
+    """Where in the run's files the stage's pictures are. Their names do not tell the variant: it is
+    by the same name that MLflow's compare page shows two runs' pictures side by side."""
     results: bool = False
     """The stage's last figures are figures of the run, too."""
     figures: bool = True
@@ -52,15 +55,15 @@ def place(
     """The run of ``stage``; None for stages that have nothing to compare."""
     experiment = experiment_of(style)
     if stage == "training":
-        return Placement(experiment, f"{variant} · {style}", results=True)
+        return Placement(experiment, f"{variant} · {style}", folder="training", results=True)
     if stage == "evaluation":
-        return Placement(experiment, f"evaluation · {style}", figures=False)
+        return Placement(experiment, f"evaluation · {style}", folder="evaluation", figures=False)
     if stage == "report":
         match = {ARTEFACT: evaluation_digest(workspace, style)}
-        return Placement(experiment, f"evaluation · {style}", match, "report/")
+        return Placement(experiment, f"evaluation · {style}", match, "report/", "report")
     if stage == "generation":
         match = {ARTEFACT: variant_digest(workspace, style, str(variant), base)}
-        return Placement(experiment, f"{variant} · {style}", match, "generation/")
+        return Placement(experiment, f"{variant} · {style}", match, "generation/", "samples")
     return None
 
 

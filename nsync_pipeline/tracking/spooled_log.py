@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -67,12 +67,18 @@ class SpooledLog:
 
     @_never_raises
     def params(self, values: Mapping[str, Scalar]) -> None:
-        """Settings. On another stage's run they are tags: MLflow's params never change again."""
+        """Settings.
+
+        On another stage's run only the stage's own section is kept, and as tags: MLflow's params
+        never change again, and the rest is told there already.
+        """
         texts = {name: "null" if value is None else str(value) for name, value in values.items()}
         if self._placement.owner:
             self._append("params", values=texts)
         else:
-            self._append("tags", values=texts)
+            section = self._placement.prefix.replace("/", ".")
+            own = {name: text for name, text in texts.items() if name.startswith(section)}
+            self._append("tags", values=own)
 
     @_never_raises
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -96,18 +102,17 @@ class SpooledLog:
         self._append("dataset", name=name, digest=dvc_digest(path), context=context, source=folder)
 
     @_never_raises
-    def results(
-        self, figures: Mapping[str, int | float | str], pictures: Mapping[str, bytes]
-    ) -> None:
-        """What the stage says of its artefact in the end; ``pictures`` are JPEGs by title."""
+    def results(self, figures: Mapping[str, int | float | str], pictures: Sequence[bytes]) -> None:
+        """What the stage says of its artefact in the end; ``pictures`` are JPEGs."""
         if self._placement.owner:
             texts = {name: value for name, value in figures.items() if isinstance(value, str)}
             self._append("tags", values=texts)
         if self._placement.results:
             numbers = {k: float(v) for k, v in figures.items() if not isinstance(v, str)}
             self._append("metrics", values={f"result/{k}": v for k, v in numbers.items()}, step=0)
-        for title, jpeg in pictures.items():
-            self._keep(f"{title}.jpg", "previews", functools.partial(_write, content=jpeg))
+        for number, jpeg in enumerate(pictures, start=1):
+            name = "preview.jpg" if number == 1 else f"preview_{number}.jpg"
+            self._keep(name, self._placement.folder, functools.partial(_write, content=jpeg))
 
     @_never_raises
     def tags(self, values: Mapping[str, str]) -> None:

@@ -19,8 +19,8 @@ from nsync_pipeline.tracking.spooled_log import SpooledLog
 
 HEADER = RunHeader("", "nsync/ink", "nsync · ink", {"nsync.run": "a"}, {}, 1, True)
 
-OWN = Placement("nsync/ink", "nsync · ink", results=True)
-ADDED = Placement("nsync/ink", "nsync · ink", {"nsync.artefact": "1"}, "generation/")
+OWN = Placement("nsync/ink", "nsync · ink", folder="training", results=True)
+ADDED = Placement("nsync/ink", "nsync · ink", {"nsync.artefact": "1"}, "generation/", "samples")
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_a_history_row_is_grouped_into_charts(writer: SpoolWriter) -> None:
     }  # fmt: skip
 
 
-def test_another_stages_settings_become_tags_of_the_run(writer: SpoolWriter) -> None:
-    SpooledLog(writer, ADDED).params({"generation.sampler.steps": 20})
+def test_another_stages_own_settings_become_tags_of_the_run(writer: SpoolWriter) -> None:
+    SpooledLog(writer, ADDED).params({"seed": 0, "generation.sampler.steps": 20})
 
     (event,) = events(writer)
     assert (event["kind"], event["values"]) == ("tags", {"generation.sampler.steps": "20"})
@@ -78,19 +78,21 @@ def test_a_file_is_kept_as_it_was_when_it_was_logged(writer: SpoolWriter, tmp_pa
 
 
 def test_results_are_figures_texts_and_pictures(writer: SpoolWriter) -> None:
-    SpooledLog(writer, OWN).results({"held_out_loss": 0.5, "verdict": "better"}, {"curve": b"jpeg"})
+    SpooledLog(writer, OWN).results({"held_out_loss": 0.5, "verdict": "better"}, [b"jpeg"])
 
     texts, figures, picture = events(writer)
     assert texts["values"] == {"verdict": "better"}
     assert figures["values"] == {"result/held_out_loss": 0.5}
     assert (writer.path.parent / str(picture["file"])).read_bytes() == b"jpeg"
-    assert str(picture["file"]).endswith("/curve.jpg")
+    assert str(picture["file"]).endswith("/preview.jpg")
+    assert picture["folder"] == "training"
 
 
 def test_results_of_another_stage_leave_only_pictures_on_the_run(writer: SpoolWriter) -> None:
-    SpooledLog(writer, ADDED).results({"pictures": 8, "words": "sks"}, {"samples": b"jpeg"})
+    SpooledLog(writer, ADDED).results({"pictures": 8, "words": "sks"}, [b"jpeg", b"more"])
 
-    assert [event["kind"] for event in events(writer)] == ["artifact"]
+    kept = [(str(event["folder"]), str(event["file"]).split("/")[-1]) for event in events(writer)]
+    assert kept == [("samples", "preview.jpg"), ("samples", "preview_2.jpg")]
 
 
 def test_a_full_disk_costs_the_record_and_nothing_else(
