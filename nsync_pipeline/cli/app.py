@@ -1,5 +1,6 @@
 """The commands. What they do is in the packages they call, imported only when a command runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -162,6 +163,8 @@ def deliver(
 ) -> None:
     """Send MLflow what did not reach it while stages ran."""
     place = find_workspace(workspace)
+    # Seconds a request may take: nothing else waits for it, so a slow server gets its time.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     from nsync_pipeline.tracking.hand_over import hand_over
 
     outcome = hand_over(place.tracking, to)

@@ -23,15 +23,15 @@ from nsync_pipeline.tracking.spool import (
     write_sent,
 )
 
-# Read when mlflow is imported. A server that hangs holds the courier, and only it, for this long.
-QUICKLY = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds
+# A server that hangs holds up the courier, and only it, for this long a request.
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-for _name, _value in QUICKLY.items():
+for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 from mlflow import MlflowClient  # noqa: E402

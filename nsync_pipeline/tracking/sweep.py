@@ -36,7 +36,7 @@ class Swept:
     """Why the pass could not go on."""
 
 
-def sweep(tracking: Path, uri: str, sender: Callable[[], Sender], wait: float = 30.0) -> Swept:
+def sweep(tracking: Path, uri: str, sender: Callable[[], Sender], wait: float = 60.0) -> Swept:
     """Deliver what is meant for ``uri``, oldest run first; never raises for a server's sake.
 
     ``sender`` is called only where there is something to send. Two processes never sweep at once:

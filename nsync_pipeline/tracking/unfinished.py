@@ -27,11 +27,11 @@ def begin_or_continue(
 ) -> tuple[SpoolWriter, Seen]:
     """The writer for ``slot`` (stage.style.variant), and what it has logged already.
 
-    The last file of the slot goes on where its run is this stage's own, was cut off or failed, and
-    read the same inputs: what follows continues it.
+    The last file of the slot goes on where its run is this stage's own, was cut off or failed,
+    read the same inputs, and was meant for the same server: what follows continues it.
     """
     last = next(reversed(spool_files(spool, slot)), None)
-    if placement.owner and last is not None and _goes_on(last, tags):
+    if placement.owner and last is not None and _goes_on(last, tags, uri):
         seen = _seen(last)
         writer = SpoolWriter(last, header=None)
         now = time.time_ns() // 1_000_000
@@ -72,10 +72,11 @@ def end_abandoned(path: Path) -> None:
                 file.write(b"\n" + json.dumps(event).encode() + b"\n")
 
 
-def _goes_on(path: Path, tags: Mapping[str, str]) -> bool:
+def _goes_on(path: Path, tags: Mapping[str, str], uri: str) -> bool:
     header = read_header(path)
     return (
         header is not None
+        and header.uri == uri
         and header.tags.get(INPUTS) == tags.get(INPUTS)
         and not is_alive(path)
         and last_status(path) != "FINISHED"

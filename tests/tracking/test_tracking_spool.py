@@ -135,9 +135,12 @@ def test_a_killed_run_is_seen_dead_and_is_continued_with_the_same_inputs(killed_
     assert last_status(killed_run) == "RUNNING"
 
 
-def test_a_killed_run_is_not_continued_with_other_inputs(killed_run: Path) -> None:
+@pytest.mark.parametrize(("inputs", "uri"), [("other", ""), ("same", "http://elsewhere")])
+def test_a_killed_run_is_not_continued_with_other_inputs_or_elsewhere(
+    killed_run: Path, inputs: str, uri: str
+) -> None:
     writer, seen = begin_or_continue(
-        killed_run.parent, SLOT, OWN_RUN, {"nsync.inputs": "other"}, ""
+        killed_run.parent, SLOT, OWN_RUN, {"nsync.inputs": inputs}, uri
     )
     writer.close()
 
