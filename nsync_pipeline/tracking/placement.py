@@ -30,9 +30,9 @@ class Placement:
     """The tags that find the run; empty for a run of the stage's own."""
     prefix: str = ""
     """Put before the names of the figures."""
-    folder: str = ""
-    """Where in the run's files the stage's pictures are. Their names do not tell the variant: it is
-    by the same name that MLflow's compare page shows two runs' pictures side by side."""
+    picture: str = ""
+    """What the stage's pictures are called among the run's files. Not by the variant: it is by the
+    same name, outside of folders, that MLflow's compare page shows two runs' files side by side."""
     results: bool = False
     """The stage's last figures are figures of the run, too."""
     figures: bool = True
@@ -55,9 +55,9 @@ def place(
     """The run of ``stage``; None for stages that have nothing to compare."""
     experiment = experiment_of(style)
     if stage == "training":
-        return Placement(experiment, f"{variant} · {style}", folder="training", results=True)
+        return Placement(experiment, f"{variant} · {style}", picture="training", results=True)
     if stage == "evaluation":
-        return Placement(experiment, f"evaluation · {style}", folder="evaluation", figures=False)
+        return Placement(experiment, f"evaluation · {style}", picture="evaluation", figures=False)
     if stage == "report":
         match = {ARTEFACT: evaluation_digest(workspace, style)}
         return Placement(experiment, f"evaluation · {style}", match, "report/", "report")

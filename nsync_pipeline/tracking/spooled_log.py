@@ -111,8 +111,9 @@ class SpooledLog:
             numbers = {k: float(v) for k, v in figures.items() if not isinstance(v, str)}
             self._append("metrics", values={f"result/{k}": v for k, v in numbers.items()}, step=0)
         for number, jpeg in enumerate(pictures, start=1):
-            name = "preview.jpg" if number == 1 else f"preview_{number}.jpg"
-            self._keep(name, self._placement.folder, functools.partial(_write, content=jpeg))
+            which = "" if number == 1 else f"_{number}"
+            name = f"{self._placement.picture}{which}.jpg"
+            self._keep(name, "", functools.partial(_write, content=jpeg))
 
     @_never_raises
     def tags(self, values: Mapping[str, str]) -> None:

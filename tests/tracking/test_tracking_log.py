@@ -19,7 +19,7 @@ from nsync_pipeline.tracking.spooled_log import SpooledLog
 
 HEADER = RunHeader("", "nsync/ink", "nsync · ink", {"nsync.run": "a"}, {}, 1, True)
 
-OWN = Placement("nsync/ink", "nsync · ink", folder="training", results=True)
+OWN = Placement("nsync/ink", "nsync · ink", picture="training", results=True)
 ADDED = Placement("nsync/ink", "nsync · ink", {"nsync.artefact": "1"}, "generation/", "samples")
 
 
@@ -84,15 +84,15 @@ def test_results_are_figures_texts_and_pictures(writer: SpoolWriter) -> None:
     assert texts["values"] == {"verdict": "better"}
     assert figures["values"] == {"result/held_out_loss": 0.5}
     assert (writer.path.parent / str(picture["file"])).read_bytes() == b"jpeg"
-    assert str(picture["file"]).endswith("/preview.jpg")
-    assert picture["folder"] == "training"
+    assert str(picture["file"]).endswith("/training.jpg")
+    assert picture["folder"] == ""
 
 
 def test_results_of_another_stage_leave_only_pictures_on_the_run(writer: SpoolWriter) -> None:
     SpooledLog(writer, ADDED).results({"pictures": 8, "words": "sks"}, [b"jpeg", b"more"])
 
     kept = [(str(event["folder"]), str(event["file"]).split("/")[-1]) for event in events(writer)]
-    assert kept == [("samples", "preview.jpg"), ("samples", "preview_2.jpg")]
+    assert kept == [("", "samples.jpg"), ("", "samples_2.jpg")]
 
 
 def test_a_full_disk_costs_the_record_and_nothing_else(
