@@ -77,7 +77,7 @@ def _materialize_out_of_date(
             continue
         names = ", ".join(artefact.asset for artefact in wanted)
         of = f" of {part.variant}" if part.variant else ""
-        say(f"[{done + 1}-{done + len(wanted)} of {len(pending)}] {names}{of}")
+        say(f"[{done} of {len(pending)} done] {names}{of}")
         result = job_named(part.job).execute_in_process(
             instance=instance,
             partition_key=partition_key(part.style, part.variant),
