@@ -92,19 +92,24 @@ def dvc_metrics(params: Params) -> list[str]:
 
 
 def dvc_plots(params: Params) -> list[dict[str, Any]]:
-    """The training curves: each quantity of each style, all variants in one plot."""
+    """The plots of each style: two of its trainings, all variants in one, two of its evaluation."""
+    return [{title: plot} for style in params.styles for title, plot in _plots(params, style)]
+
+
+def _plots(params: Params, style: str) -> list[tuple[str, dict[str, Any]]]:
+    histories = [f"models/{style}/{variant}/history.csv" for variant in params.variants]
     curves = {"loss": "loss_positive", "gradient norm": "norm_refined"}
-    return [
-        {
-            f"{style}: {title}": {
-                "x": "step",
-                "y": {
-                    f"models/{style}/{variant}/history.csv": column for variant in params.variants
-                },
-            }
-        }
-        for style in params.styles
+    trained: list[tuple[str, dict[str, Any]]] = [
+        (f"{style}: {title}", {"x": "step", "y": dict.fromkeys(histories, column)})
         for title, column in curves.items()
+    ]
+    table = f"evaluation/{style}/plots"
+    nearness = {"x": "style_margin", "y": {f"{table}/summary.csv": "variant"}}
+    pictures = {"x": "prompt_fidelity", "y": {f"{table}/pictures.csv": "style_margin"}}
+    return [
+        *trained,
+        (f"{style}: style margin", nearness | {"template": "bar_horizontal"}),
+        (f"{style}: style and content of each picture", pictures | {"template": "scatter"}),
     ]
 
 

@@ -57,6 +57,9 @@ def fake_run(name: str, context: StageContext) -> StageResult:
     if name == "evaluation":
         rate = {v: len(json.dumps(read)) / 1000 for v in context.params.variants}
         (folder / "metrics.json").write_text(json.dumps({"variants": rate}, sort_keys=True))
+        (folder / "plots").mkdir()
+        (folder / "plots" / "summary.csv").write_text("variant,style_margin\nbase,0.5\n")
+        (folder / "plots" / "pictures.csv").write_text("prompt_fidelity,style_margin\n20,0.5\n")
     _write_manifest(name, folder, context)
     (folder / "last.json").write_text(json.dumps(read, sort_keys=True))
     if "FAKE_LOG" in os.environ:
