@@ -10,6 +10,7 @@ from pathlib import Path
 from assets.home import write_home
 from assets.place import WORKSPACE
 from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.tracking.destination import configured_uri, is_remote, resolved_uri
 
 HOST = "127.0.0.1"
 DAGSTER_PORT = 3000
@@ -18,15 +19,22 @@ PATIENCE = 20  # seconds a server is given to end by itself
 
 
 def main() -> int:
-    """Start both servers, say where they are, and end both when one ends or on Ctrl-C."""
-    taken = [port for port in (DAGSTER_PORT, MLFLOW_PORT) if _is_taken(port)]
+    """Start the servers, say where they are, and end all when one ends or on Ctrl-C.
+
+    Where ``MLFLOW_TRACKING_URI`` names a server, that one's page is said instead of starting one.
+    """
+    uri = configured_uri()
+    ports = (DAGSTER_PORT,) if is_remote(uri) else (DAGSTER_PORT, MLFLOW_PORT)
+    taken = [port for port in ports if _is_taken(port)]
     if taken:
         print(f"Something already listens on port {taken[0]} of {HOST}: stop it first.")
         return 2
-    servers = [_dagster(WORKSPACE), _mlflow(WORKSPACE)]
+    servers = [_dagster(WORKSPACE)]
+    if not is_remote(uri):
+        servers.append(_mlflow(WORKSPACE, uri))
     print(f"Dagster  http://{HOST}:{DAGSTER_PORT}")
-    print(f"MLflow   http://{HOST}:{MLFLOW_PORT}")
-    print("Both need a few seconds to start; Ctrl-C ends both.", flush=True)
+    print(f"MLflow   {uri if is_remote(uri) else f'http://{HOST}:{MLFLOW_PORT}'}")
+    print("They need a few seconds to start; Ctrl-C ends them.", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _until_one_ends(servers)
@@ -45,9 +53,9 @@ def _dagster(workspace: Workspace) -> subprocess.Popen[bytes]:
     )
 
 
-def _mlflow(workspace: Workspace) -> subprocess.Popen[bytes]:
+def _mlflow(workspace: Workspace, uri: str) -> subprocess.Popen[bytes]:
     workspace.tracking.mkdir(parents=True, exist_ok=True)
-    store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.tracking / 'mlflow.db'}")
+    store = resolved_uri(uri, workspace.tracking)
     # The job workers that this server would start take a gigabyte, and nothing here uses them.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     arguments = ["server", "--host", HOST, "--port", str(MLFLOW_PORT)]
