@@ -24,6 +24,7 @@ from nsync_pipeline.sketchbook.world import (
 )
 
 JUDGED_STYLES = SEEN_STYLES + HELD_OUT_STYLES
+WORLD_STREAM, JUDGED_STREAM = "pretraining", "judges"
 CHUNK = 1_000  # pictures a file
 ChunkDrawer = Callable[[int], Image.Image]
 
@@ -39,12 +40,12 @@ class DrawnData:
 
 def world_data(work: Path, count: int, seed: int) -> DrawnData:
     """`count` pictures to train the base on: the seen styles take turns."""
-    return _styled_data(work / f"world-{seed}", count, seed, "pretraining", SEEN_STYLES)
+    return _styled_data(work / f"world-{seed}", count, seed, WORLD_STREAM, SEEN_STYLES)
 
 
 def judged_data(work: Path, count: int, seed: int) -> DrawnData:
     """`count` pictures to train the judges on: all styles take turns, in a stream of their own."""
-    return _styled_data(work / f"judged-{seed}", count, seed, "judges", JUDGED_STYLES)
+    return _styled_data(work / f"judged-{seed}", count, seed, JUDGED_STREAM, JUDGED_STYLES)
 
 
 def abstract_data(work: Path, count: int, seed: int) -> NDArray[np.uint8]:

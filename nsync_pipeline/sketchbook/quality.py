@@ -24,8 +24,10 @@ from nsync_pipeline.sketchbook.card import write_samples_picture
 from nsync_pipeline.sketchbook.folders import WEIGHTS_FOLDER
 from nsync_pipeline.sketchbook.judges import LABELS, Judges, Verdicts, load_judges
 from nsync_pipeline.sketchbook.judges_training import scene_targets
+from nsync_pipeline.sketchbook.pretraining_data import WORLD_STREAM
 from nsync_pipeline.sketchbook.prompts import STYLE_WORDS, UMBRELLA_STYLES, style_prompt
 from nsync_pipeline.sketchbook.scene import Scene
+from nsync_pipeline.sketchbook.settings import PretrainingSettings
 from nsync_pipeline.sketchbook.vae import reconstructed
 from nsync_pipeline.sketchbook.world import (
     HELD_OUT_STYLES,
@@ -33,6 +35,7 @@ from nsync_pipeline.sketchbook.world import (
     content_scenes,
     draw_given_scene,
     draw_picture,
+    picture_scene,
 )
 
 PROMPT_SEED = 77  # of the fresh scenes; no training set is drawn from this stream
@@ -67,6 +70,8 @@ class Quality:
     prompts: int
     sampling: Sampling
     generated: Rates
+    unseen_prompts: int  # of them: content in no training caption
+    generated_unseen: Rates
     true_drawings: Rates
     object_recall: float  # generated / true drawings
     colour_recall: float
@@ -91,6 +96,10 @@ def measure_quality(
 
     generated = sampled(pipeline, texts, sampling)
     generated_rates = rates(judges.judge(generated), scenes, words)
+    unseen = unseen_rows(scenes, PretrainingSettings())
+    unseen_rates = rates(
+        judges.judge(generated[unseen]), [scenes[i] for i in unseen], [words[i] for i in unseen]
+    )
     true_rates = rates(judges.judge(true_drawings(scenes, words)), scenes, words)
 
     recognised, psnr = reconstruction_figures(pipeline, judges)
@@ -100,6 +109,8 @@ def measure_quality(
         prompts=prompts,
         sampling=sampling,
         generated=generated_rates,
+        unseen_prompts=len(unseen),
+        generated_unseen=unseen_rates,
         true_drawings=true_rates,
         object_recall=object_recall,
         colour_recall=colour_recall,
@@ -113,6 +124,13 @@ def measure_quality(
         },
     )
     return quality, generated, texts
+
+
+def unseen_rows(scenes: list[Scene], settings: PretrainingSettings) -> list[int]:
+    """Which scenes no training picture of these settings shows."""
+    indices = range(settings.data.world_pictures)
+    trained = {picture_scene(settings.seed, WORLD_STREAM, index) for index in indices}
+    return [row for row, scene in enumerate(scenes) if scene not in trained]
 
 
 def sampled(
@@ -232,6 +250,9 @@ def _table(quality: Quality) -> Table:
         table.add_row(f"  {word}", f"{share:.3f}", "", "")
     for style, share in quality.reconstructions.items():
         row(f"{style} reconstructed", share, needed["held_out"], share >= needed["held_out"])
+    unseen = quality.generated_unseen
+    said = f"objects {unseen.objects:.3f}, colours {unseen.colours:.3f}, style {unseen.styles:.3f}"
+    table.add_row(f"the {quality.unseen_prompts} prompts of unseen content", said, "", "")
     for name, made, true in (
         ("objects", quality.generated.objects, quality.true_drawings.objects),
         ("colours", quality.generated.colours, quality.true_drawings.colours),
