@@ -41,7 +41,7 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     fake.edit_params("  rows: 8", "  rows: 9")
     fake.dvc("repro", "--quiet")
     assert fake.ran() == ["report-woodblock"]
-    difference = json.loads(fake.dvc("metrics", "diff", "--json").stdout)["diff"]
+    difference = json.loads(fake.dvc("metrics", "diff", "--json").stdout)
     assert set(difference) == {"evaluation/woodblock/metrics.json"}
 
     fake.dvc("exp", "run", "--quiet", "-S", "report.rows=5")
