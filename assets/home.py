@@ -16,6 +16,10 @@ SETTINGS = """\
 telemetry:
   enabled: false
 
+# No dialog over the first page.
+nux:
+  enabled: false
+
 # A run whose process was killed is found, marked as failed, and its place in a pool is freed.
 run_monitoring:
   enabled: true
