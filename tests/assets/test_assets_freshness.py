@@ -36,7 +36,7 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
     assert fake.ran() == []
 
     # One variant's setting is edited: what it is read for is stale, and Dagster makes only that.
-    fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.002\n")
+    fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
     assert _not_fresh(fake, "sync") == {"lora woodblock|nsync": "STALE"}
     assert "4 artefacts made" in _materialize(fake)
     assert fake.ran() == CHANGED
@@ -44,14 +44,14 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
     assert json.loads(fake.dvc("status", "--json").stdout) == {}
 
     # It is edited again, and DVC makes it: Dagster knows as soon as dvc.lock is carried over.
-    fake.edit_params("learning_rate: 0.002", "learning_rate: 0.003")
+    fake.edit_params("learning_rate: 0.0005", "learning_rate: 0.0007")
     fake.dvc("repro", "--quiet")
     assert fake.ran() == CHANGED
     assert _not_fresh(fake, "sync") == {}
     assert "Everything is fresh" in _materialize(fake)
 
     # It is taken back: DVC restores from its cache, no stage runs, and Dagster is told.
-    fake.edit_params("learning_rate: 0.003", "learning_rate: 0.002")
+    fake.edit_params("learning_rate: 0.0007", "learning_rate: 0.0005")
     assert "4 artefacts made" in _materialize(fake)
     assert fake.ran() == []
     assert _not_fresh(fake) == {}

@@ -1,6 +1,7 @@
 """A workspace that runs the real pipeline in seconds a stage: few pictures, few steps."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,13 @@ from fake_workspace import BIN, COPIED, REPOSITORY
 from nsync_pipeline.artifacts import Workspace
 
 SMALL = {
-    "    pictures: 112": "    pictures: 16",
-    "  steps: 120": "  steps: 4",
-    "  checkpoint_every: 20": "  checkpoint_every: 2",
-    "    steps: 20": "    steps: 3",
-    "  bootstrap_draws: 2000": "  bootstrap_draws: 100",
+    "    pictures": 16,
+    "  steps": 4,
+    "  checkpoint_every": 2,
+    "    steps": 3,
+    "  bootstrap_draws": 100,
 }
-"""What is replaced in params.yaml, wherever it stands there."""
+"""What is set in params.yaml, wherever such a line stands there; the spaces say how deep."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def make_small_workspace(folder: Path) -> SmallWorkspace:
         "GIT_CONFIG_GLOBAL": "/dev/null",
     }
     small = SmallWorkspace(Workspace(folder), environment)
-    for before, after in SMALL.items():
-        small.edit_params(before, after)
+    text = small.workspace.params_file.read_text()
+    for key, value in SMALL.items():
+        text, found = re.subn(rf"(?m)^{key}: \d+$", f"{key}: {value}", text)
+        assert found, key
+    small.workspace.params_file.write_text(text)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return small

@@ -32,7 +32,7 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     assert fake.ran() == []
     _commit(fake, "all")
 
-    fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.002\n")
+    fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
     fake.dvc("repro", "--quiet")
     assert fake.ran() == [
         "training-woodblock-nsync", "generation-woodblock-nsync", "evaluation-woodblock",

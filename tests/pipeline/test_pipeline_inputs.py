@@ -69,7 +69,7 @@ def test_a_changed_input_is_named(
 @pytest.mark.parametrize(
     "edit",
     [
-        _edit("params.yaml", "learning_rate: 0.001", "learning_rate: 0.002"),
+        _edit("params.yaml", "checkpoint_every: 20", "checkpoint_every: 10"),
         _edit(
             "params.yaml", "  lora:\n    update_rule: none", "  lora:\n    update_rule: orthogonal"
         ),

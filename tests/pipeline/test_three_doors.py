@@ -39,7 +39,7 @@ def test_three_doors_make_the_same_bytes(tmp_path: Path) -> None:
     assert _out_of_date(by_dvc) == _out_of_date(by_dagster) == {}
 
     for workspace in (by_dvc, by_dagster):
-        workspace.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.002\n")
+        workspace.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
     before = {door: _times(door) for door in (by_dvc.root, by_dagster.root)}
     by_dvc.call("dvc", "repro", "--quiet")
     assert "4 artefacts made" in _materialize(by_dagster)
