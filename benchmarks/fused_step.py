@@ -19,7 +19,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora import ADAPTER, LoraWeights, add_lora
+from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
 from nsync_pipeline.contrast.gradients import BranchGradients
 from nsync_pipeline.contrast.refinement import refine
@@ -119,7 +120,7 @@ def loaded(model: str) -> tuple[Any, tuple[int, int]]:
 
 
 def timed(
-    family: Any, lora: LoraWeights, size: int, prompt_shape: Sequence[int], rounds: int
+    family: Any, lora: TrainedWeights, size: int, prompt_shape: Sequence[int], rounds: int
 ) -> Timing:
     """Time one batch size; the first round warms up and is not counted."""
     batches = {branch: random_batch(family, size, prompt_shape) for branch in BRANCHES[RULE]}

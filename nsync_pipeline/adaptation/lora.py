@@ -7,7 +7,6 @@ zero, so a fresh LoRA changes nothing. Source: LoRA, arXiv 2106.09685.
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora_file import LoraHeader, read_lora_file, write_lora_file
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.family import Family
 
@@ -27,22 +27,7 @@ ADAPTER = "default"
 """PEFT's name of the one adapter a denoiser holds here."""
 
 
-@dataclass(frozen=True)
-class LoraWeights:
-    """The factors of a denoiser's LoRA, ordered by name."""
-
-    names: tuple[str, ...]  # <module>.lora_A.weight and <module>.lora_B.weight
-    weights: tuple[
-        nn.Parameter, ...
-    ]  # float32: A (r, in), B (out, r); of convolutions (.., kh, kw)
-
-    @property
-    def count(self) -> int:
-        """How many numbers are trained."""
-        return sum(weight.numel() for weight in self.weights)
-
-
-def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator) -> LoraWeights:
+def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator) -> TrainedWeights:
     """Add a fresh, trainable LoRA to the family's denoiser, in float32 whatever the base's type.
 
     ``A`` is uniform in +-1/sqrt(fan-in) (Kaiming with a = sqrt(5), PEFT's own), drawn from the CPU
@@ -138,7 +123,7 @@ def has_lora(family: Family) -> bool:
     return any(isinstance(module, LoraLayer) for module in family.denoiser.modules())
 
 
-def lora_weights(denoiser: nn.Module) -> LoraWeights:
+def lora_weights(denoiser: nn.Module) -> TrainedWeights:
     """The factors of the LoRA that ``denoiser`` holds."""
     found: dict[str, nn.Parameter] = {}
     for name, layer in denoiser.named_modules():
@@ -146,7 +131,9 @@ def lora_weights(denoiser: nn.Module) -> LoraWeights:
             found[f"{name}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
             found[f"{name}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
     names = tuple(sorted(found))
-    return LoraWeights(names, tuple(found[name] for name in names))
+    weights = tuple(found[name] for name in names)
+    denoiser: WeightGroup = "denoiser"
+    return TrainedWeights(names, weights, (denoiser,) * len(names))
 
 
 def _inject(
@@ -155,7 +142,7 @@ def _inject(
     alpha: float,
     targets: Sequence[str],
     tensors: Mapping[str, Tensor] | None,
-) -> LoraWeights:
+) -> TrainedWeights:
     """Add LoRA layers at ``targets``, or exactly where ``tensors`` has factors."""
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
     # PEFT draws initial weights from the global generator; they are replaced, so leave it alone.

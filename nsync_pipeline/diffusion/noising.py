@@ -5,21 +5,16 @@ from torch import Tensor
 
 
 def noisy_latents(
-    latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor
+    latents: Tensor, noise: Tensor, signal_scale: Tensor, noise_scale: Tensor
 ) -> Tensor:
-    """``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e``, with ``a`` the cumulative product of the alphas.
+    """``x_t = signal_scale x_0 + noise_scale e``; all (B, C, h, w), the scales (B, 1, 1, 1).
 
-    ``latents`` and ``noise`` are (B, C, h, w), ``timesteps`` (B,) int64, ``alphas_cumprod`` (T,).
     Source: Ho et al., Denoising Diffusion Probabilistic Models (arXiv 2006.11239), eq. 4.
     """
-    signal, sigma = signal_and_noise_scales(timesteps, alphas_cumprod, like=latents)
-    return signal * latents + sigma * noise
+    return signal_scale * latents + noise_scale * noise
 
 
-def signal_and_noise_scales(
-    timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``sqrt(a_t)`` and ``sqrt(1 - a_t)``, each (B, 1, 1, 1), of ``like``'s type and device."""
-    # On the CPU in float64 (MPS has none): near t = 0, 1 - a_t loses most of its float32 digits.
-    share = alphas_cumprod.to("cpu", torch.float64)[timesteps.cpu()].view(-1, 1, 1, 1)
-    return share.sqrt().to(like), (1.0 - share).sqrt().to(like)
+def scales_at(entries: Tensor, scale: Tensor, like: Tensor) -> Tensor:
+    """``scale`` (T,) at the schedule's ``entries`` (B,) int64: (B, 1, 1, 1), of ``like``'s type."""
+    # On the CPU: MPS has no float64.
+    return scale.to("cpu", torch.float64)[entries.cpu()].view(-1, 1, 1, 1).to(like)

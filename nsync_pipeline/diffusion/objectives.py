@@ -2,20 +2,19 @@
 
 from torch import Tensor
 
-from nsync_pipeline.diffusion.noising import signal_and_noise_scales
-
 
 def prediction_target(
     prediction_type: str,
     latents: Tensor,
     noise: Tensor,
-    timesteps: Tensor,
-    alphas_cumprod: Tensor,
+    signal_scale: Tensor,
+    noise_scale: Tensor,
 ) -> Tensor:
-    """The target (B, C, h, w) of each sample.
+    """The target (B, C, h, w) of each sample, where ``x_t = signal_scale x_0 + noise_scale e``.
 
     - ``epsilon``: the noise ``e`` (Ho et al., arXiv 2006.11239);
-    - ``v_prediction``: ``sqrt(a_t) e - sqrt(1 - a_t) x_0`` (Salimans and Ho, arXiv 2202.00512).
+    - ``v_prediction``: ``signal_scale e - noise_scale x_0`` (Salimans and Ho, arXiv 2202.00512);
+    - ``flow``: ``e - x_0``, the velocity of rectified flow (Liu et al., arXiv 2209.03003).
 
     Raises:
         ValueError: another prediction type.
@@ -23,9 +22,12 @@ def prediction_target(
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
-        signal, sigma = signal_and_noise_scales(timesteps, alphas_cumprod, like=latents)
-        return signal * noise - sigma * latents
-    raise ValueError(f"prediction type {prediction_type!r} is neither epsilon nor v_prediction")
+        return signal_scale * noise - noise_scale * latents
+    if prediction_type == "flow":
+        return noise - latents
+    raise ValueError(
+        f"prediction type {prediction_type!r} is none of epsilon, v_prediction and flow"
+    )
 
 
 def per_sample_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -34,10 +34,15 @@ class PromptEmbeds:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The forward process the base was trained with."""
+    """The forward process the base was trained with: ``x_t = signal[t] x_0 + noise[t] e``."""
 
-    prediction_type: str  # epsilon or v_prediction
-    alphas_cumprod: Tensor  # (T,) float64, the share of signal variance at each timestep
+    prediction_type: str  # epsilon, v_prediction, or flow (rectified flow: e - x_0)
+    signal: Tensor  # (T,) float64, from the least noisy entry to the noisiest
+    noise: Tensor  # (T,) float64
+    timesteps: Tensor  # (T,) what the denoiser is told at each entry: int64, or float32 for flow
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
 
 
 class PromptCounter(Protocol):
@@ -68,8 +73,12 @@ class Family(Protocol):
     scheduler: (
         Any  # the model's own diffusers scheduler: the sampler's betas, or the sampler itself
     )
-    latent_shape: tuple[int, int, int]  # (C, h, w) of one picture
+    latent_shape: tuple[int, int, int]  # (C, h, w) of a square picture at `resolution`
+    pixels_per_latent: int  # along a side
     lora_targets: tuple[str, ...]  # name endings of the denoiser layers adapted by default
+    denoiser_prefix: str  # of its keys in a LoRA's file, as diffusers names it: unet, transformer
+    text_encoders: tuple[Any, ...]  # in diffusers' order: text_encoder, text_encoder_2, ...
+    tokenizers: tuple[Any, ...]  # the same order
 
     def prompt_tokens(self, prompt: str) -> int:
         """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
@@ -77,6 +86,10 @@ class Family(Protocol):
 
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Encode without gradients; a prompt longer than the window is cut, as diffusers does."""
+        ...
+
+    def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """As ``encode_prompts``, with gradients to what is trained in the text encoders."""
         ...
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
@@ -91,10 +104,17 @@ class Family(Protocol):
         ...
 
     def predict(
-        self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: PromptEmbeds
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        prompt_embeds: PromptEmbeds,
+        geometry: Tensor | None = None,
     ) -> Tensor:
         """The denoiser's output (B, C, h, w), float32, with gradients to its trainable weights.
 
-        ``timesteps`` is (B,), one a row.
+        ``timesteps`` is (B,), one a row, in the units of ``noise_schedule.timesteps``. ``geometry``
+        is (B, 6) int64 for families that are told it: original height and width, top and left of
+        the crop (in the resized picture), target height and width, in pixels; None: whole pictures
+        of the latents' size.
         """
         ...

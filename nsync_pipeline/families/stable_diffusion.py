@@ -68,6 +68,7 @@ class StableDiffusion:
     """
 
     lora_targets: tuple[str, ...] = LORA_TARGETS
+    denoiser_prefix: str = "unet"
 
     def __init__(
         self,
@@ -91,17 +92,16 @@ class StableDiffusion:
         self.max_prompt_tokens = self.tokenizer.max_prompt_tokens
         path = folder.path
         self.text_encoder: Any = load_frozen(CLIPTextModel, path, "text_encoder", device)
+        self.text_encoders: tuple[Any, ...] = (self.text_encoder,)
+        self.tokenizers: tuple[Any, ...] = (self.tokenizer.tokenizer,)
         self.vae: Any = load_frozen(VAES[folder.index["vae"][1]], path, "vae", device)
         self.denoiser: nn.Module = load_frozen(UNet2DConditionModel, path, "unet", device, dtype)
         self.scheduler: Any = _load_scheduler(folder)
         self.noise_schedule = _noise_schedule(folder.name, self.scheduler)
         self.revision = folder.revision(COMPONENTS)
+        self.pixels_per_latent = int(2 ** (len(_block_channels(self.vae)) - 1))
         self.latent_shape = self._latent_shape(resolution)
-        self.resolution = self.latent_shape[1] * self._pixels_a_latent
-
-    @property
-    def _pixels_a_latent(self) -> int:
-        return int(2 ** (len(_block_channels(self.vae)) - 1))
+        self.resolution = self.latent_shape[1] * self.pixels_per_latent
 
     def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
         unet: Any = self.denoiser.config
@@ -114,13 +114,13 @@ class StableDiffusion:
         if resolution is None:
             own = unet.sample_size
             side = int(own if isinstance(own, int) else own[0])
-        elif resolution % self._pixels_a_latent:
+        elif resolution % self.pixels_per_latent:
             raise BaseModelError(
                 f"base_model.resolution: {resolution} is not a multiple of the "
-                f"{self._pixels_a_latent} pixels that one latent of {self.name} covers."
+                f"{self.pixels_per_latent} pixels that one latent of {self.name} covers."
             )
         else:
-            side = resolution // self._pixels_a_latent
+            side = resolution // self.pixels_per_latent
         return channels, side, side
 
     def prompt_tokens(self, prompt: str) -> int:
@@ -130,6 +130,10 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The text encoder's last hidden states (B, L, D), float32, as the pipeline takes them."""
+        return self.embed_prompts(prompts)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """As ``encode_prompts``, with gradients to what is trained in the text encoder."""
         encoded = self.tokenizer.padded(prompts)
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
@@ -156,7 +160,11 @@ class StableDiffusion:
         return torch.as_tensor((self.vae.decode(unscaled).sample / 2 + 0.5).clamp(0, 1))
 
     def predict(
-        self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: PromptEmbeds
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        prompt_embeds: PromptEmbeds,
+        geometry: Tensor | None = None,
     ) -> Tensor:
         """The UNet's output (B, C, h, w), float32, with gradients to its trainable weights."""
         output = self.denoiser(
@@ -226,7 +234,11 @@ def _noise_schedule(name: str, scheduler: Any) -> NoiseSchedule:
             f"{name} predicts {prediction_type!r}; taken are {' and '.join(PREDICTION_TYPES)}."
         )
     training = DDPMScheduler.from_config(scheduler.config)
-    return NoiseSchedule(prediction_type, training.alphas_cumprod.double())
+    alphas = training.alphas_cumprod.double()
+    # In float64: near t = 0, 1 - a_t loses most of its float32 digits.
+    return NoiseSchedule(
+        prediction_type, alphas.sqrt(), (1.0 - alphas).sqrt(), torch.arange(len(alphas))
+    )
 
 
 def _block_channels(vae: Any) -> Sequence[int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from nsync_pipeline.contrast.gradients import BranchLosses
 from nsync_pipeline.contrast.rules import Branch
 from nsync_pipeline.diffusion.draws import SHARED, draw
-from nsync_pipeline.diffusion.noising import noisy_latents
+from nsync_pipeline.diffusion.noising import noisy_latents, scales_at
 from nsync_pipeline.diffusion.objectives import per_sample_loss, prediction_target
 from nsync_pipeline.families.family import Family, NoiseSchedule, PromptEmbeds
 from nsync_pipeline.training.encoded_set import EncodedSet
@@ -21,7 +21,7 @@ class NoisyBatch:
     """What the denoiser is given of one branch, and what it should say."""
 
     noisy_latents: Tensor  # (B, C, h, w)
-    timesteps: Tensor  # (B,) int64
+    timesteps: Tensor  # (B,) as the denoiser is told them
     prompt_embeds: PromptEmbeds  # B rows
     target: Tensor  # (B, C, h, w)
 
@@ -45,7 +45,7 @@ class BatchMaker:
             step,
             [triplet.position for triplet in triplets],
             latents.shape[1:],
-            len(schedule.alphas_cumprod),
+            len(schedule),
         )
         return noisy_batch(
             schedule, latents, draws.noise, draws.timesteps, self._prompts(branch, triplets)
@@ -73,16 +73,18 @@ def noisy_batch(
     schedule: NoiseSchedule,
     latents: Tensor,
     noise: Tensor,
-    timesteps: Tensor,
+    entries: Tensor,
     prompt_embeds: PromptEmbeds,
 ) -> NoisyBatch:
-    """Noise ``latents`` and say what is to be predicted of them."""
-    alphas = schedule.alphas_cumprod
+    """Noise ``latents`` by the schedule's ``entries`` (B,), and say what is to be predicted."""
+    scales = [
+        scales_at(entries, scale, like=latents) for scale in (schedule.signal, schedule.noise)
+    ]
     return NoisyBatch(
-        noisy_latents(latents, noise, timesteps, alphas),
-        timesteps,
+        noisy_latents(latents, noise, *scales),
+        schedule.timesteps[entries],
         prompt_embeds,
-        prediction_target(schedule.prediction_type, latents, noise, timesteps, alphas),
+        prediction_target(schedule.prediction_type, latents, noise, *scales),
     )
 
 

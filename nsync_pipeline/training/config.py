@@ -5,8 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.rules import BranchMode, UpdateRule
+from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.strict import Section
+from nsync_pipeline.training.watch_config import WatchConfig
 
 
 class TrainingConfig(Section):
@@ -41,7 +44,10 @@ class TrainingConfig(Section):
     branches: BranchMode = Field(
         default="auto", description="one pass for all branches, or one each; the gradients agree"
     )
+    contrast: ContrastConfig = ContrastConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     lora: LoraSettings = LoraSettings()
+    watch: WatchConfig = WatchConfig()
     checkpoint_every: int = Field(
         default=20, ge=1, le=1_000_000, description="optimizer steps between checkpoints"
     )

@@ -34,7 +34,7 @@ class HeldOutLoss:
         examples, schedule = self.examples, self.family.noise_schedule
         count = len(examples.ids)
         spread = (torch.arange(count) + 0.5) / count
-        timesteps = (spread * len(schedule.alphas_cumprod)).long()
+        timesteps = (spread * len(schedule)).long()
         losses: list[Tensor] = []
         for start in range(0, count, AT_ONCE):
             rows = torch.arange(start, min(start + AT_ONCE, count))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nsync_pipeline.adaptation.lora import ADAPTER, LoraWeights
+from nsync_pipeline.adaptation.lora import ADAPTER
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
 from nsync_pipeline.contrast.refinement import Diagnostics, refine
 from nsync_pipeline.contrast.rules import BRANCHES, Branch
@@ -42,7 +43,7 @@ class TrainingOutcome:
 
 def train(
     family: Family,
-    lora: LoraWeights,
+    lora: TrainedWeights,
     examples: EncodedSet,
     settings: TrainingConfig,
     seed: int,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import (
-    LoraWeights,
     add_lora,
     has_lora,
     load_lora,
@@ -20,6 +19,7 @@ from nsync_pipeline.adaptation.lora import (
     save_lora,
 )
 from nsync_pipeline.adaptation.lora_file import read_lora_file, write_lora_file
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.artifacts import LORA_FILE
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family, PromptEmbeds
@@ -33,7 +33,7 @@ CONVOLUTIONS = LoraSettings(rank=2, alpha=6.0, targets=("conv1", "conv_out", "to
 ORIGIN = {"base_model": "tiny", "base_revision": "sha256:0", "update_rule": "orthogonal"}
 
 
-def trained(family: Family, settings: LoraSettings = SETTINGS) -> LoraWeights:
+def trained(family: Family, settings: LoraSettings = SETTINGS) -> TrainedWeights:
     """A LoRA whose factors are all away from zero."""
     lora = add_lora(family, settings, torch_stream(0, "lora"))
     generator = torch.Generator().manual_seed(1)

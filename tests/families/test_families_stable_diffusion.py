@@ -82,8 +82,9 @@ def test_noise_schedule_is_the_models_own(tmp_path: Path, prediction_type: str) 
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     ).alphas_cumprod
     assert schedule.prediction_type == prediction_type
-    assert schedule.alphas_cumprod.dtype == torch.float64
-    torch.testing.assert_close(schedule.alphas_cumprod, expected.double())
+    assert schedule.signal.dtype == schedule.noise.dtype == torch.float64
+    torch.testing.assert_close(schedule.signal.square(), expected.double())
+    torch.testing.assert_close(schedule.noise.square(), 1.0 - expected.double())
 
 
 def test_prediction_is_the_unets_and_float32_at_any_dtype(tiny_base: Path) -> None:

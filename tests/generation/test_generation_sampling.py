@@ -116,7 +116,7 @@ def test_schedulers_share_the_models_noise(base: Path, name: str) -> None:
     family = family_of(base)
     scheduler = build_scheduler(family, SamplerConfig(scheduler=name, steps=4))  # type: ignore[arg-type]
     assert scheduler.config.prediction_type == family.noise_schedule.prediction_type
-    expected = family.noise_schedule.alphas_cumprod.float()
+    expected = family.noise_schedule.signal.square().float()
     torch.testing.assert_close(scheduler.alphas_cumprod, expected)
 
 
