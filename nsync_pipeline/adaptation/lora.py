@@ -132,8 +132,8 @@ def lora_weights(denoiser: nn.Module) -> TrainedWeights:
             found[f"{name}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
     names = tuple(sorted(found))
     weights = tuple(found[name] for name in names)
-    denoiser: WeightGroup = "denoiser"
-    return TrainedWeights(names, weights, (denoiser,) * len(names))
+    groups: tuple[WeightGroup, ...] = tuple("denoiser" for _ in names)
+    return TrainedWeights(names, weights, groups)
 
 
 def _inject(
