@@ -19,7 +19,7 @@ from PIL import Image
 
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.generation.config import SamplerConfig
-from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
+from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures, latent_size
 
 BATCH = "[0-9a-f]*"  # folders named by a digest, which PARTIAL is not
 PARTIAL = "partial"
@@ -98,8 +98,12 @@ def draw_into_store(
 def picture_key(
     family: Family, request: PictureRequest, sampler: SamplerConfig, lora_sha256: str | None
 ) -> str:
-    """32 hex digits of the SHA-256 of all that decides a picture's pixels."""
-    recipe = {
+    """32 hex digits of the SHA-256 of all that decides a picture's pixels.
+
+    Raises:
+        BaseModelError: the family cannot draw at the request's size.
+    """
+    recipe: dict[str, object] = {
         "prompt": request.prompt,
         "seed": request.seed,
         "base_revision": family.revision,
@@ -111,6 +115,8 @@ def picture_key(
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }
+    if (size := latent_size(family, request)) != family.latent_shape[1:]:
+        recipe["latent_size"] = size
     return _digest(recipe)
 
 

@@ -22,6 +22,7 @@ class PictureRequest:
     id: str
     prompt: str
     seed: int  # of its own noise, 0 .. 2^63 - 1
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the family's square
 
 
 @dataclass(frozen=True)
@@ -35,34 +36,60 @@ class SampledPicture:
 def draw_pictures(
     family: Family, requests: Sequence[PictureRequest], sampler: SamplerConfig
 ) -> Iterator[list[SampledPicture]]:
-    """Draw ``requests`` in order, a batch at a time.
+    """Draw ``requests``, a batch at a time: in order, those of one size after another.
 
-    A picture depends on its prompt and seed, not on its neighbours: each has its own noise, each
-    prompt is encoded alone, and the last batch is filled up (its last request is repeated), so that
-    every batch has one shape. To the last bit this holds where the kernels treat all rows of a
-    batch alike: seen on CPU wherever the batch size is a multiple of the threads, and broken (by
-    6e-5 in the latents) at 5 pictures on 2 threads.
+    A batch is of one size; sizes come in the order in which they are first asked for.
+
+    A picture depends on its prompt, seed and size, not on its neighbours: each has its own noise,
+    each prompt is encoded alone, and the last batch of a size is filled up (its last request is
+    repeated), so that every batch has one shape. To the last bit this holds where the kernels treat
+    all rows of a batch alike: seen on CPU wherever the batch size is a multiple of the threads, and
+    broken (by 6e-5 in the latents) at 5 pictures on 2 threads.
 
     Raises:
-        BaseModelError: a picture is not finite or of one flat colour; the message names it.
+        BaseModelError: a size is not a multiple of the pixels that a latent covers; or a picture
+            is not finite or of one flat colour; the message names it.
     """
+    by_size: dict[tuple[int, int], list[PictureRequest]] = {}
+    for request in requests:
+        by_size.setdefault(latent_size(family, request), []).append(request)
     prompts = dict.fromkeys(request.prompt for request in requests)
     embeds = {prompt: family.encode_prompts([prompt]) for prompt in ("", *prompts)}
-    for start in range(0, len(requests), sampler.batch_size):
-        batch = list(requests[start : start + sampler.batch_size])
-        filled = batch + [batch[-1]] * (sampler.batch_size - len(batch))
-        latents = _sample(family, filled, embeds, sampler)[: len(batch)]
-        finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
-        pictures = _decode(family, latents, sampler.batch_size)
-        for request, is_finite, pixels in zip(batch, finite, pictures, strict=True):
-            _check(request, is_finite, pixels)
-        yield [SampledPicture(r, pixels) for r, pixels in zip(batch, pictures, strict=True)]
+    for size, same_size in by_size.items():
+        for start in range(0, len(same_size), sampler.batch_size):
+            batch = same_size[start : start + sampler.batch_size]
+            filled = batch + [batch[-1]] * (sampler.batch_size - len(batch))
+            latents = _sample(family, filled, size, embeds, sampler)[: len(batch)]
+            finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
+            pictures = _decode(family, latents, sampler.batch_size)
+            for request, is_finite, pixels in zip(batch, finite, pictures, strict=True):
+                _check(request, is_finite, pixels)
+            yield [SampledPicture(r, pixels) for r, pixels in zip(batch, pictures, strict=True)]
+
+
+def latent_size(family: Family, request: PictureRequest) -> tuple[int, int]:
+    """Height and width of the latents that ``request`` is drawn from.
+
+    Raises:
+        BaseModelError: its size is not a multiple of the pixels that a latent covers.
+    """
+    if request.size is None:
+        return family.latent_shape[1:]
+    height, width = request.size
+    each = family.pixels_per_latent
+    if min(height, width) < each or height % each or width % each:
+        raise BaseModelError(
+            f"picture {request.id}: {height}x{width} pixels cannot be drawn: both sides must be "
+            f"multiples of the {each} pixels that one latent of {family.name} covers."
+        )
+    return height // each, width // each
 
 
 @torch.no_grad()
 def _sample(
     family: Family,
     batch: Sequence[PictureRequest],
+    size: tuple[int, int],
     embeds: dict[str, PromptEmbeds],
     sampler: SamplerConfig,
 ) -> Tensor:
@@ -72,7 +99,8 @@ def _sample(
     """
     scheduler = build_scheduler(family, sampler)
     streams = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
-    noise = torch.cat([torch.randn(1, *family.latent_shape, generator=s) for s in streams])
+    shape = (1, family.latent_shape[0], *size)
+    noise = torch.cat([torch.randn(shape, generator=stream) for stream in streams])
     # Schedulers that add noise on the way take it from each picture's own stream.
     noisy = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": streams} if noisy else {}

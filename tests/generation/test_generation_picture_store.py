@@ -108,11 +108,15 @@ def test_everything_that_decides_a_picture_is_in_its_key(family: Family) -> None
         picture_key(family, request, SAMPLER, None),
         picture_key(family, PictureRequest("p", "a fish", 1), SAMPLER, None),
         picture_key(family, PictureRequest("p", "a tree", 2), SAMPLER, None),
+        picture_key(family, PictureRequest("p", "a tree", 1, (32, 48)), SAMPLER, None),
+        picture_key(family, PictureRequest("p", "a tree", 1, (48, 32)), SAMPLER, None),
         picture_key(family, request, SAMPLER, "ab" * 32),
         picture_key(family, request, SAMPLER.model_copy(update={"steps": 3}), None),
         picture_key(family, request, SAMPLER.model_copy(update={"scheduler": "ddim"}), None),
         picture_key(family, request, SAMPLER.model_copy(update={"guidance_scale": 2.0}), None),
     ]
+    square = PictureRequest("p", "a tree", 1, (32, 32))
+    assert picture_key(family, square, SAMPLER, None) == keys[0]
     family.resolution = 64
     keys.append(picture_key(family, request, SAMPLER, None))
     family.revision = "sha256:0"

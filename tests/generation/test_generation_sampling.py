@@ -98,6 +98,44 @@ def test_batches_come_as_they_are_drawn(base: Path) -> None:
     assert sizes == [3, 3, 1]
 
 
+def test_pictures_of_any_size_are_drawn_a_size_at_a_time(base: Path) -> None:
+    """Heights and widths are the requests'; a square asked for is the square drawn by itself."""
+    sizes = [(32, 48), None, (48, 32), (32, 32), (32, 48)]
+    requests = [
+        PictureRequest(f"p{number}", "a tree", number, size) for number, size in enumerate(sizes)
+    ]
+    sampler = SamplerConfig(steps=2, guidance_scale=4.0, batch_size=2)
+    family = family_of(base)
+    batches = [[p.request.id for p in b] for b in draw_pictures(family, requests, sampler)]
+    assert batches == [["p0", "p4"], ["p1", "p3"], ["p2"]]
+    drawn = draw(family, requests, sampler)
+    shapes = {name: pixels.shape for name, pixels in drawn.items()}
+    wide, square, tall = (32, 48, 3), (32, 32, 3), (48, 32, 3)
+    assert shapes == {"p0": wide, "p1": square, "p2": tall, "p3": square, "p4": wide}
+    alone = draw(family, [PictureRequest("p3", "a tree", 3)], sampler)
+    assert np.array_equal(drawn["p3"], alone["p3"])
+
+
+def test_a_wide_picture_is_the_diffusers_pipelines(base: Path) -> None:
+    family = family_of(base)
+    sampler = SamplerConfig(scheduler="ddim", steps=4, guidance_scale=4.0, batch_size=1)
+    pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = build_scheduler(family, sampler)
+    expected = pipeline(
+        "a tree", height=32, width=64, generator=torch.Generator().manual_seed(7),
+        num_inference_steps=4, guidance_scale=4.0,
+    ).images[0]  # fmt: skip
+    drawn = draw(family, [PictureRequest("p", "a tree", 7, (32, 64))], sampler)["p"]
+    assert np.abs(drawn.astype(int) - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_a_size_between_latents_is_refused(base: Path) -> None:
+    requests = [PictureRequest("p", "a tree", 7, (32, 42))]
+    with pytest.raises(BaseModelError, match=r"picture p: 32x42 pixels .* multiples of the 4"):
+        draw(family_of(base), requests, SamplerConfig(steps=1, batch_size=1))
+
+
 def test_noise_added_on_the_way_is_each_pictures_own(tmp_path: Path) -> None:
     """The model's own DDPM draws noise in every step: it must not depend on the batch either."""
     folder = save_tiny_stable_diffusion(tmp_path)
