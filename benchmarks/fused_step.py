@@ -22,9 +22,10 @@ from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
+from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.gradients import BranchGradients
 from nsync_pipeline.contrast.refinement import refine
-from nsync_pipeline.contrast.rules import BRANCHES, UpdateRule
+from nsync_pipeline.contrast.rules import UpdateRule, branches_of
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.loading import load_family
@@ -32,6 +33,7 @@ from nsync_pipeline.families.stable_diffusion import LORA_TARGETS
 from nsync_pipeline.training.batches import NoisyBatch, branch_losses
 
 RULE: UpdateRule = "orthogonal_anchor"
+BRANCHES = branches_of(RULE, ContrastConfig())
 
 
 class UntrainedUNet:
@@ -123,17 +125,17 @@ def timed(
     family: Any, lora: TrainedWeights, size: int, prompt_shape: Sequence[int], rounds: int
 ) -> Timing:
     """Time one batch size; the first round warms up and is not counted."""
-    batches = {branch: random_batch(family, size, prompt_shape) for branch in BRANCHES[RULE]}
+    batches = {branch: random_batch(family, size, prompt_shape) for branch in BRANCHES}
     losses = branch_losses(family, batches)
     in_turn = BranchPass(family.denoiser, lora.weights, ADAPTER, "in_turn")
     fused = BranchPass(family.denoiser, lora.weights, ADAPTER, "fused")
     seconds: dict[str, list[float]] = {"plain": [], "in_turn": [], "fused": []}
     for _ in range(rounds + 1):
         seconds["plain"].append(elapsed(lambda: in_turn(("positive",), [losses]), "none"))
-        seconds["in_turn"].append(elapsed(lambda: in_turn(BRANCHES[RULE], [losses]), RULE))
-        seconds["fused"].append(elapsed(lambda: fused(BRANCHES[RULE], [losses]), RULE))
+        seconds["in_turn"].append(elapsed(lambda: in_turn(BRANCHES, [losses]), RULE))
+        seconds["fused"].append(elapsed(lambda: fused(BRANCHES, [losses]), RULE))
     medians = {way: statistics.median(values[1:]) for way, values in seconds.items()}
-    error = largest_error(fused(BRANCHES[RULE], [losses]), in_turn(BRANCHES[RULE], [losses]))
+    error = largest_error(fused(BRANCHES, [losses]), in_turn(BRANCHES, [losses]))
     return Timing(size, medians["plain"], medians["in_turn"], medians["fused"], error)
 
 
@@ -155,7 +157,7 @@ def elapsed(take: Callable[[], BranchGradients], rule: UpdateRule) -> float:
 def largest_error(found: BranchGradients, expected: BranchGradients) -> float:
     return max(
         float((a - b).norm() / b.norm())
-        for branch in BRANCHES[RULE]
+        for branch in BRANCHES
         for a, b in zip(found.gradients[branch], expected.gradients[branch], strict=True)
     )
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsync_pipeline.contrast.rules import BRANCHES, Branch, UpdateRule
+from nsync_pipeline.contrast.config import ContrastConfig
+from nsync_pipeline.contrast.rules import Branch, UpdateRule, branches_of
 
 Gradient = Sequence[Tensor]
 """One tensor a trainable weight, always in the same order: together one vector."""
@@ -65,13 +66,14 @@ def refine(rule: UpdateRule, gradients: Mapping[Branch, Gradient]) -> Refinement
     Raises:
         ValueError: a branch that the rule needs is missing, or shapes differ between branches.
     """
-    missing = [branch for branch in BRANCHES[rule] if branch not in gradients]
+    branches = branches_of(rule, ContrastConfig())
+    missing = [branch for branch in branches if branch not in gradients]
     if missing:
         raise ValueError(f"rule {rule!r} needs the gradient of {', '.join(missing)}")
-    shapes = {branch: [tensor.shape for tensor in gradients[branch]] for branch in BRANCHES[rule]}
+    shapes = {branch: [tensor.shape for tensor in gradients[branch]] for branch in branches}
     if any(other != shapes["positive"] for other in shapes.values()):
         raise ValueError("the branches' gradients have different shapes")
-    vectors = {branch: _vector(gradients[branch]) for branch in BRANCHES[rule]}
+    vectors = {branch: _vector(gradients[branch]) for branch in branches}
     positive = refined = vectors["positive"]
     norm_positive = _norm(positive)
     negative = anchor = None

@@ -11,7 +11,7 @@ import torch
 from nsync_pipeline import __version__
 from nsync_pipeline.adaptation.lora import add_lora, save_lora
 from nsync_pipeline.artifacts import LORA_FILE
-from nsync_pipeline.contrast.rules import BRANCHES
+from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
@@ -65,7 +65,7 @@ def _read(context: StageContext, variant: str) -> _Task:
     params, workspace = context.params, context.workspace
     settings = params.variant(variant)
     placeholder = params.style(context.style).placeholder
-    contrastive = "negative" in BRANCHES[settings.update_rule]
+    contrastive = "negative" in branches_of(settings.update_rule, settings.contrast)
     inputs = read_training_inputs(workspace, context.style, placeholder, contrastive)
     context.log.dataset("style_set", workspace.style_set(context.style), "training")
     if contrastive:

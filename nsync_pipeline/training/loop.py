@@ -10,8 +10,9 @@ import torch
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
-from nsync_pipeline.contrast.refinement import Diagnostics, refine
-from nsync_pipeline.contrast.rules import BRANCHES, Branch
+from nsync_pipeline.contrast.refinement import Diagnostics
+from nsync_pipeline.contrast.refiner import Refiner
+from nsync_pipeline.contrast.rules import Branch
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.training.batches import BatchMaker, branch_losses
@@ -60,8 +61,10 @@ def train(
     Raises:
         TrainingError: a loss or a gradient is not finite, or the LoRA cannot be trained as asked.
     """
-    branches = BRANCHES[settings.update_rule]
     weights = lora.weights
+    shapes = [weight.shape for weight in weights]
+    refiner = Refiner(settings.update_rule, settings.contrast, lora.names, shapes)
+    branches = refiner.branches
     mode = settings.branches if len(branches) > 1 else "in_turn"
     loss_scale = LOSS_SCALE_FLOAT16 if family.dtype == torch.float16 else 1.0
     branch_pass = BranchPass(family.denoiser, weights, ADAPTER, mode, loss_scale)
@@ -103,7 +106,7 @@ def train(
             for part in _micro_batches(triplets, settings.batch_size)
         ]
         found = branch_pass(branches, micro_batches)
-        refinement = refine(settings.update_rule, found.gradients)
+        refinement = refiner(found.gradients)
         rate = learning_rate(settings, step)
         record = step_record(step + 1, found.losses, refinement.diagnostics, rate)
         _require_finite(record, branches, triplets, examples)

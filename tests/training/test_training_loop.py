@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, remove_lora
-from nsync_pipeline.contrast.rules import BRANCHES
+from nsync_pipeline.contrast.config import ContrastConfig
+from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
@@ -76,7 +77,7 @@ def test_each_rule_takes_only_the_branches_it_needs(
     outcome, _ = trained(family, examples, tmp_path, update_rule=rule)
     for branch in ("positive", "negative", "anchor"):
         there = [getattr(record, f"loss_{branch}") is not None for record in outcome.history]
-        assert there == [branch in BRANCHES[rule]] * 3
+        assert there == [branch in branches_of(rule, ContrastConfig())] * 3
     assert outcome.branches == ("single" if rule == "none" else "fused")
 
 
@@ -210,7 +211,10 @@ def test_branches_draw_their_own_noise_unless_it_is_shared(
 ) -> None:
     own = [maker(family, examples, False).batch(b, 0, [TRIPLET]) for b in ("positive", "negative")]
     assert not torch.equal(own[0].target, own[1].target)
-    shared = [maker(family, examples, True).batch(b, 0, [TRIPLET]) for b in BRANCHES["orthogonal"]]
+    shared = [
+        maker(family, examples, True).batch(b, 0, [TRIPLET])
+        for b in branches_of("orthogonal", ContrastConfig())
+    ]
     assert torch.equal(shared[0].target, shared[1].target)  # epsilon: the noise itself
     assert torch.equal(shared[0].timesteps, shared[1].timesteps)
     assert not torch.equal(shared[0].noisy_latents, shared[1].noisy_latents)
@@ -230,7 +234,7 @@ def test_a_dropped_caption_is_dropped_in_the_whole_triplet(
     family: Family, examples: EncodedSet
 ) -> None:
     dropped = replace(TRIPLET, drop_caption=True)
-    for branch in BRANCHES["orthogonal_anchor"]:
+    for branch in branches_of("orthogonal_anchor", ContrastConfig()):
         batch = maker(family, examples, False).batch(branch, 0, [dropped])
         assert torch.equal(batch.prompt_embeds.tokens, examples.empty_prompt_embeds.tokens)
 
