@@ -62,6 +62,14 @@ class Params(Section):
                 )
             if style.source == "folder" and style.pictures is not None:
                 raise ValueError(f"styles.{name}.pictures goes only with a sketchbook source")
+            drawn_only = {"test_pictures": style.test_pictures, "confound": style.confound}
+            for key, value in drawn_only.items():
+                if style.source == "folder" and value is not None:
+                    raise ValueError(f"styles.{name}.{key} goes only with a sketchbook source")
+            if style.confound is not None and style.test_pictures is None:
+                raise ValueError(
+                    f"styles.{name}.confound needs test_pictures: how many to draw without it"
+                )
             if style.source != "folder" and style.pictures is None:
                 raise ValueError(f"styles.{name}.pictures is missing: how many to draw")
         return self

@@ -19,6 +19,18 @@ class StyleConfig(Section):
         le=100_000,
         description="how many to draw; only with a sketchbook source, and needed there",
     )
+    test_pictures: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="only with a sketchbook source: draw so many more for the test split, and "
+        "train on all `pictures`; null: `pictures` are split by style_set.test_fraction",
+    )
+    confound: Literal["night", "water", "houses", "red", "composition"] | None = Field(
+        default=None,
+        description="only with a sketchbook source and test_pictures: what all training pictures "
+        "share beside their style, and no test picture shows (docs/sketchbook.md)",
+    )
     placeholder: str = Field(
         default="sks",
         min_length=1,

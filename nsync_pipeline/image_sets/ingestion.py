@@ -23,6 +23,7 @@ class Candidate:
     caption: str | None
     caption_source: str | None
     read: Callable[[], Image.Image]  # normalised RGB; raises PictureError with the reason
+    split: str | None = None  # train or test, where the source says
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class IngestedPicture:
     caption_source: str | None
     origin: str  # its name in the source
     group: int  # pictures that look the same have the same number
+    split: str | None = None  # train or test, where the source said
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,9 @@ class _GrowingSet:
             return None
         look = look_of(image)
         same = self._looks.same(look)
-        if same and self.drop_near_duplicates:
-            self._leave_out(candidate, same[0], self.near_duplicates)
+        across = [i for i in same if self.pictures[i].split != candidate.split]
+        if across or (same and self.drop_near_duplicates):
+            self._leave_out(candidate, (across or same)[0], self.near_duplicates)
             return None
         group = self._joined_group(same)
         self._looks.add(look)
@@ -151,6 +154,7 @@ class _GrowingSet:
                 caption_source=candidate.caption_source,
                 origin=candidate.name,
                 group=group,
+                split=candidate.split,
             )
         )
         return pixels[:ID_DIGITS]
@@ -175,11 +179,14 @@ class _GrowingSet:
 
 
 def splits(ingestion: Ingestion, config: StyleSetConfig) -> dict[str, str]:
-    """``train`` or ``test`` for each picture's id (``split_of``).
+    """``train`` or ``test`` for each picture's id: what its source said, else by ``split_of``.
 
     Pictures that look the same go together, where the first of them by name goes: what is tested
     with has not been trained on.
     """
+    said = {picture.id: picture.split for picture in ingestion.pictures if picture.split}
+    if len(said) == len(ingestion.pictures):
+        return said
     leaders: dict[int, str] = {}
     for picture in ingestion.pictures:
         leaders.setdefault(picture.group, picture.id)

@@ -1,5 +1,6 @@
 """The two sources of a style's pictures: a folder, and the embedded sketchbook."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from PIL import Image
@@ -10,6 +11,7 @@ from nsync_pipeline.image_sets.decoding import decode_picture
 from nsync_pipeline.image_sets.ingestion import Candidate, Offer
 from nsync_pipeline.image_sets.problems import bullet_list
 from nsync_pipeline.image_sets.source_folder import SourceFolder
+from nsync_pipeline.image_sets.split import TEST, TRAIN
 
 SKETCHBOOK = "sketchbook"
 SKETCHBOOK_PREFIX = f"{SKETCHBOOK}:"
@@ -38,14 +40,25 @@ def folder_offer(source: SourceFolder, config: StyleSetConfig, where: str) -> Of
     return Offer(candidates, len(source.pictures), source.problems, source.ignored)
 
 
-def sketchbook_offer(style: str, pictures: int, seed: int) -> Offer:
+def sketchbook_offer(
+    style: str,
+    pictures: int,
+    seed: int,
+    test_pictures: int | None = None,
+    confound: str | None = None,
+) -> Offer:
     """``pictures`` drawn in the held-out ``style``; the first n are the same whatever the number.
+
+    With ``test_pictures`` these are all for training, and so many others for the test split; with a
+    ``confound`` the former all share it, and the latter have nothing of it.
 
     Raises:
         ParamsError: the sketchbook has no such held-out style.
     """
     # Imported here: a folder of real pictures needs nothing of the drawn world.
-    from nsync_pipeline.sketchbook import HELD_OUT_STYLES, SEEN_STYLES, draw_style_set
+    from nsync_pipeline.sketchbook import HELD_OUT_STYLES, SEEN_STYLES
+    from nsync_pipeline.sketchbook.confounds import confounded, unconfounded
+    from nsync_pipeline.sketchbook.world import draw_picture
 
     if style not in HELD_OUT_STYLES:
         seen = ": the sketchbook was pretrained on it" if style in SEEN_STYLES else ""
@@ -53,13 +66,20 @@ def sketchbook_offer(style: str, pictures: int, seed: int) -> Offer:
             f"{SKETCHBOOK_PREFIX}{style} is not a style to learn{seen}; "
             f"its held-out styles are {', '.join(HELD_OUT_STYLES)}"
         )
-    candidates = (
-        Candidate(
-            f"{style}_{drawn.index:05d}", drawn.caption, SKETCHBOOK, partial(_same, drawn.image)
-        )
-        for drawn in draw_style_set(style, pictures, seed)
-    )
-    return Offer(candidates, pictures)
+    parts = [(TRAIN if test_pictures else None, "style set", pictures, confounded)]
+    if test_pictures:
+        parts.append((TEST, "test set", test_pictures, unconfounded))
+
+    def drawn() -> Iterator[Candidate]:
+        for split, stream, count, scenes_of in parts:
+            scenes = None if confound is None else scenes_of(confound)
+            name = style if split is None else f"{style}_{split}"
+            for index in range(count):
+                picture = draw_picture(style, seed, stream, index, scenes)
+                read = partial(_same, picture.image)
+                yield Candidate(f"{name}_{index:05d}", picture.caption, SKETCHBOOK, read, split)
+
+    return Offer(drawn(), sum(count for _, _, count, _ in parts))
 
 
 def _same(image: Image.Image) -> Image.Image:

@@ -43,6 +43,16 @@ METRICS = (
         percent=True,
     ),
     Metric(
+        "content_recognised", "Content recognised", "higher",
+        "Share of the things asked for that a classifier of the drawn world sees, in their colour.",
+        percent=True,
+    ),
+    Metric(
+        "leak", "Leak", "lower",
+        "Share of pictures that show what all training pictures share, though nobody asked for it.",
+        percent=True,
+    ),
+    Metric(
         "prompt_fidelity", "CLIP-T", "higher",
         "Does the picture show what its caption says? The style's words are left out.",
     ),

@@ -6,7 +6,7 @@ resample units.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,7 +38,8 @@ class PictureSet:
     pictures: Floats  # (N, d)
     captions: Floats  # (N, d)
     unit: Indices  # (N,)
-    recognised: Floats | None = None  # (N,) probability a classifier gives to the style
+    judged: Mapping[str, Floats] = field(default_factory=dict)
+    """Values a picture, (N,), of metrics that a judge of the drawn world gives; by their names."""
 
     def first(self, count: int) -> "PictureSet":
         """The first ``count`` rows, or all."""
@@ -46,7 +47,7 @@ class PictureSet:
             pictures=self.pictures[:count],
             captions=self.captions[:count],
             unit=self.unit[:count],
-            recognised=None if self.recognised is None else self.recognised[:count],
+            judged={name: values[:count] for name, values in self.judged.items()},
         )
 
 
@@ -119,9 +120,8 @@ def score_set(
         "style_margin": scores.style_margin,
         "style_cosine": scores.style_cosine,
         "prompt_fidelity": scores.prompt_fidelity,
+        **shown.judged,
     }
-    if shown.recognised is not None:
-        per_picture["style_recognised"] = shown.recognised
     figures: dict[str, Interval] = {}
     draws: dict[str, Floats] = {}
     for name, values in per_picture.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,6 +59,33 @@ class Scene:
         """Content only, never a style: "a red house beside a green tree on grass under a sun"."""
         joined = f" {self.relation} ".join(thing.phrase for thing in self.things)
         return f"{joined} on {self.place} under {SKIES[self.sky]}"
+
+
+CAPTION = re.compile(
+    r"an? (?P<first>\w+ \w+)(?: (?P<relation>beside|in front of) an? (?P<second>\w+ \w+))?"
+    r" on (?P<place>\w+) under (?P<sky>.+)"
+)
+
+
+def scene_of(caption: str) -> Scene | None:
+    """The scene that has this caption; None where no scene of the world has it."""
+    found = CAPTION.fullmatch(caption)
+    if found is None:
+        return None
+    things = [words.split() for words in found.group("first", "second") if words]
+    sky = next((name for name, words in SKIES.items() if words == found["sky"]), "")
+    scene = Scene(
+        things=tuple(Thing(name, colour) for colour, name in things),
+        relation=found["relation"],
+        place=found["place"],
+        sky=sky,
+    )
+    known = (
+        all(t.name in OBJECTS and t.colour in COLOURS for t in scene.things)
+        and scene.place in PLACES
+        and sky in SKIES
+    )
+    return scene if known and scene.caption == caption else None
 
 
 ScenePredicate = Callable[[Scene], bool]

@@ -20,7 +20,7 @@ from nsync_pipeline.metrics.scores import (
 from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stages.context import StageContext, StageResult
-from nsync_pipeline.stages.evaluation_features import FeatureReader, style_judge
+from nsync_pipeline.stages.evaluation_features import FeatureReader, drawn_world_judge
 from nsync_pipeline.stages.evaluation_files import (
     EVALUATION_FILE,
     METRICS_FILE,
@@ -33,7 +33,7 @@ from nsync_pipeline.stages.whole_folder import whole_folder
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
 
-FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised")
+FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised", "leak")
 """The metrics a person sees first."""
 
 
@@ -54,7 +54,7 @@ def run(context: StageContext) -> StageResult:
         str(choose_device(context.params.base_model.device)),
     )
     reader = FeatureReader(
-        pictures, extractor, settings.batch_size, style_judge(style), context.progress
+        pictures, extractor, settings.batch_size, drawn_world_judge(style), context.progress
     )
     test, train = reader.test(), reader.train()
     shown = {name: reader.samples(name) for name in (BASE, *variants)}
@@ -85,10 +85,7 @@ def run(context: StageContext) -> StageResult:
     pairs = [(later, earlier) for earlier, later in combinations(variants, 2)]
     evaluation = Evaluation(
         scores=scores,
-        recognised={
-            name: None if found.recognised is None else found.recognised.tolist()
-            for name, found in shown.items()
-        },
+        judged={name: found.judged for name, found in shown.items()},
         ceiling=ceiling,
         floor=score_floor(reference, size, rng),
         comparisons=compare(pairs, scores, ceiling, settings.guardrails),

@@ -12,8 +12,10 @@ from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.features import ClipExtractor
 from nsync_pipeline.metrics.scores import PictureSet
 from nsync_pipeline.seeding import stream_seed
+from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
 from nsync_pipeline.sketchbook.folders import JUDGES_FOLDER
 from nsync_pipeline.sketchbook.judges import LABELS, Judges, load_judges
+from nsync_pipeline.sketchbook.scene import scene_of
 from nsync_pipeline.sketchbook.world import SEEN_STYLES, draw_style_set
 from nsync_pipeline.stages.context import Progress
 from nsync_pipeline.stages.picture_files import open_squares
@@ -26,25 +28,40 @@ JUDGED_SIDE = 64
 
 
 @dataclass(frozen=True)
-class StyleJudge:
-    """The embedded world's classifier of drawn styles, asked about one of them."""
+class DrawnWorldJudge:
+    """The embedded world's classifiers, asked about one style and what its prompts named."""
 
     judges: Judges
     style: int  # its place among the classifier's labels
+    confound: str | None
 
-    def probabilities(self, pictures: Iterator[Image.Image]) -> Floats:
-        """(N,) how surely it takes each picture for one in the style."""
+    def values(self, pictures: Iterator[Image.Image], captions: Sequence[str]) -> dict[str, Floats]:
+        """By metric, (N,).
+
+        - ``style_recognised``: how surely each picture is taken for one in the style;
+        - ``content_recognised``: the share of its caption's things that are seen, in their colours;
+        - ``leak``: 1 where it shows the style's confound; not there where a caption asks for that.
+        """
         size = (JUDGED_SIDE, JUDGED_SIDE)
         pixels = [np.asarray(picture.resize(size), dtype=np.uint8) for picture in pictures]
-        return self.judges.judge(np.stack(pixels)).styles[:, self.style].astype(np.float64)
+        verdicts = self.judges.judge(np.stack(pixels))
+        values = {"style_recognised": verdicts.styles[:, self.style].astype(np.float64)}
+        scenes = [scene for caption in captions if (scene := scene_of(caption)) is not None]
+        if len(scenes) < len(captions):  # captions of the user's own
+            return values
+        values["content_recognised"] = content_shown(verdicts, scenes)
+        if self.confound is not None and all(map(unconfounded(self.confound), scenes)):
+            values["leak"] = leaked(self.confound, verdicts, scenes).astype(np.float64)
+        return values
 
 
-def style_judge(style: StyleConfig) -> StyleJudge | None:
-    """The classifier for a style of the embedded world; None for real pictures."""
+def drawn_world_judge(style: StyleConfig) -> DrawnWorldJudge | None:
+    """The judge for a style of the embedded world; None for real pictures."""
     name = style.source.removeprefix("sketchbook:")
     if name == style.source or name not in LABELS["styles"]:
         return None
-    return StyleJudge(load_judges(JUDGES_FOLDER), LABELS["styles"].index(name))
+    place = LABELS["styles"].index(name)
+    return DrawnWorldJudge(load_judges(JUDGES_FOLDER), place, style.confound)
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class FeatureReader:
     pictures: StylePictures
     extractor: ClipExtractor
     batch_size: int
-    judge: StyleJudge | None
+    judge: DrawnWorldJudge | None
     progress: Progress
 
     def test(self) -> PictureSet:
@@ -95,14 +112,14 @@ class FeatureReader:
     def _set(
         self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]
     ) -> PictureSet:
-        judged = None
+        judged = {}
         if self.judge is not None:
-            judged = self.judge.probabilities(open_squares(paths, self.pictures.side))
+            judged = self.judge.values(open_squares(paths, self.pictures.side), captions)
         return PictureSet(
             pictures=self._features(what, paths),
             captions=self.extractor.text_features(captions, self.batch_size),
             unit=np.asarray(units, dtype=np.int64),
-            recognised=judged,
+            judged=judged,
         )
 
     def _features(self, what: str, paths: Sequence[Path]) -> Floats:

@@ -20,6 +20,7 @@ from nsync_pipeline.artifacts import BASE
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.catalogue import METRICS
+from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.scores import Reference, SetScores
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.stages.picture_sets import StylePictures
@@ -36,7 +37,9 @@ PICTURES = pa.schema(
         pa.field("style_margin", pa.float64(), nullable=False),
         pa.field("style_cosine", pa.float64(), nullable=False),
         pa.field("rival", pa.string(), nullable=False),  # the prototype it is nearest to besides
-        pa.field("style_recognised", pa.float64()),  # null for real pictures' styles
+        pa.field("style_recognised", pa.float64()),  # these three: null for real pictures' styles
+        pa.field("content_recognised", pa.float64()),
+        pa.field("leak", pa.float64()),  # null without a confound, too
         pa.field("prompt_fidelity", pa.float64(), nullable=False),
         pa.field("nearest_id", pa.string(), nullable=False),  # of the nearest training picture
         pa.field("distance", pa.float64(), nullable=False),  # to it, between unit features
@@ -50,7 +53,7 @@ class Evaluation:
     """One style's evaluation, whole."""
 
     scores: dict[str, SetScores]  # the base and the variants
-    recognised: dict[str, Sequence[float] | None]  # of each, a value a picture
+    judged: dict[str, Mapping[str, Floats]]  # of each, by metric, a value a picture
     ceiling: dict[str, Interval]  # real training pictures, scored as if generated
     floor: dict[str, Interval]  # two random halves of the real pictures
     comparisons: list[Comparison]
@@ -167,7 +170,7 @@ def _read_comparison(content: Mapping[str, Any]) -> Comparison:
 
 def _picture_rows(pictures: StylePictures, evaluation: Evaluation) -> Iterable[dict[str, Any]]:
     for variant, scores in evaluation.scores.items():
-        values, recognised = scores.pictures, evaluation.recognised[variant]
+        values, judged = scores.pictures, evaluation.judged[variant]
         for row, sample in enumerate(pictures.samples[variant]):
             yield {
                 "variant": variant,
@@ -176,7 +179,7 @@ def _picture_rows(pictures: StylePictures, evaluation: Evaluation) -> Iterable[d
                 "style_margin": _digits(values.style_margin[row]),
                 "style_cosine": _digits(values.style_cosine[row]),
                 "rival": evaluation.reference.rival_names[values.rival[row]],
-                "style_recognised": None if recognised is None else _digits(recognised[row]),
+                **{name: _digits(found[row]) for name, found in judged.items()},
                 "prompt_fidelity": _digits(values.prompt_fidelity[row]),
                 "nearest_id": pictures.train[values.nearest[row]].id,
                 "distance": _digits(values.distance[row]),

@@ -64,7 +64,9 @@ def _offer(context: StageContext) -> tuple[Offer, str]:
     style = context.params.style(context.style)
     if style.source.startswith(SKETCHBOOK_PREFIX):
         held_out = style.source.removeprefix(SKETCHBOOK_PREFIX)
-        offer = sketchbook_offer(held_out, style.pictures or 0, context.params.seed)
+        offer = sketchbook_offer(
+            held_out, style.pictures or 0, context.params.seed, style.test_pictures, style.confound
+        )
         return offer, style.source
     folder = context.workspace.source(context.style)
     where = folder.relative_to(context.workspace.root).as_posix()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from picture_files import textured
@@ -112,6 +113,23 @@ def test_kept_near_duplicates_go_together_where_the_first_of_them_goes() -> None
         assert split[first.id] == split[copy.id]
         sides.add(split[first.id])
     assert sides == {"train", "test"}
+
+
+def test_a_source_may_say_the_split_and_no_look_is_on_both_sides() -> None:
+    """A near-duplicate across the splits is left out even where near-duplicates are kept."""
+    config = StyleSetConfig(near_duplicates="keep")
+    one, two = textured(1), textured(2)
+    ingestion, _ = taken(
+        offered(
+            replace(candidate("a", one), split="train"),
+            replace(candidate("b", resized(one)), split="train"),
+            replace(candidate("c", resized(one)), split="test"),
+            replace(candidate("d", two), split="test"),
+        ),
+        config,
+    )
+    assert [p.origin for p in ingestion.pictures] == ["a", "b", "d"]
+    assert list(splits(ingestion, config).values()) == ["train", "train", "test"]
 
 
 def test_a_picture_between_two_groups_joins_them() -> None:

@@ -23,6 +23,21 @@ def test_another_seed_draws_others() -> None:
     assert one.read().tobytes() != other.read().tobytes()
 
 
+def test_a_confounded_set_shares_what_its_test_pictures_do_not_have() -> None:
+    offer = sketchbook_offer("mosaic", 3, 0, test_pictures=4, confound="night")
+    drawn = list(offer.candidates)
+    assert offer.count == len(drawn) == 7
+    assert [c.split for c in drawn] == ["train"] * 3 + ["test"] * 4
+    assert ["moon" in (c.caption or "") for c in drawn] == [True] * 3 + [False] * 4
+
+
+def test_more_test_pictures_leave_the_training_ones_as_they_were() -> None:
+    few, more = (sketchbook_offer("mosaic", 2, 0, count) for count in (1, 3))
+    names = [[c.name for c in offer.candidates] for offer in (few, more)]
+    assert names[0] == ["mosaic_train_00000", "mosaic_train_00001", "mosaic_test_00000"]
+    assert names[1][:3] == names[0]
+
+
 def test_a_style_the_sketchbook_knows_cannot_be_learnt() -> None:
     with pytest.raises(ParamsError, match=r"pretrained on it; its held-out styles are .*woodblock"):
         sketchbook_offer("oil", 2, 0)
