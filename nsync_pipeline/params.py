@@ -78,13 +78,19 @@ class Params(Section):
         """The settings variant ``name`` is trained with.
 
         Raises:
-            ParamsError: there is no such variant.
+            ParamsError: there is no such variant, or it does not go with `training`.
         """
         if name not in self.variants:
             raise ParamsError(
                 f"variant {name!r} is not in params.yaml; there are: {_listed(self.variants)}"
             )
-        return self.variants[name].settings(self.training)
+        try:
+            return self.variants[name].settings(self.training)
+        except ValidationError as error:
+            where = ("variants", name)
+            raise ParamsError(
+                "\n".join(_explained("params.yaml", e, where) for e in error.errors())
+            ) from error
 
     def style(self, name: str) -> StyleConfig:
         """The settings of style ``name``.
@@ -125,14 +131,17 @@ def parse_params(content: dict[str, Any], where: str = "params.yaml") -> Params:
     """Check ``content`` against the schema; raises as ``read_params``."""
     try:
         # As JSON, so that strictness is JSON's: a list is a tuple, 1 is a float, "1" is no number.
-        return Params.model_validate_json(json.dumps(content, default=str))
+        params = Params.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         raise ParamsError("\n".join(_explained(where, e) for e in error.errors())) from error
+    for name in params.variants:
+        params.variant(name)
+    return params
 
 
-def _explained(where: str, error: Any) -> str:
-    """One line: the key, the value, and what is allowed."""
-    location = tuple(part for part in error["loc"] if part != "[key]")
+def _explained(where: str, error: Any, section: tuple[str, ...] = ()) -> str:
+    """One line: the key, the value, and what is allowed; ``section`` is what was checked."""
+    location = section + tuple(part for part in error["loc"] if part != "[key]")
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1])

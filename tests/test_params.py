@@ -172,6 +172,70 @@ def test_a_variant_changes_only_what_it_names() -> None:
     assert params.training.batch_size == 8
 
 
+def test_a_variant_changes_a_key_of_a_section_and_leaves_the_others() -> None:
+    params = parse_params(
+        content(
+            training__lora={"alpha": 3.0, "targets": ["to_q", "to_k"]},
+            variants__small={"update_rule": "none", "lora": {"rank": 4, "targets": ["to_v"]}},
+        )
+    )
+    lora = params.variant("small").lora
+
+    assert lora is not None
+    assert (lora.rank, lora.alpha, lora.targets) == (4, 3.0, ("to_v",))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"lora": {"rank": 0}},
+            "params.yaml: variants.nsync.lora.rank: 0 is not allowed: "
+            "input should be greater than or equal to 1",
+        ),
+        (
+            {"checkpoint_evry": 5},
+            "params.yaml: variants.nsync.checkpoint_evry: unknown key (did you mean "
+            "checkpoint_every?); allowed here: update_rule, steps, ",
+        ),
+        (
+            {"max_gradient_norm": "none"},
+            "params.yaml: variants.nsync.max_gradient_norm: 'none' is not allowed: "
+            "input should be a valid number",
+        ),
+        (
+            {"steps": None},
+            "params.yaml: variants.nsync.steps: None is not allowed: "
+            "input should be a valid integer",
+        ),
+    ],
+)
+def test_a_mistake_in_a_variant_is_told_as_one_in_training(
+    change: dict[str, Any], line: str
+) -> None:
+    said = message(variants__nsync={"update_rule": "orthogonal", **change})
+
+    assert said.startswith(line)
+    assert "\n" not in said
+
+
+def test_every_key_of_training_can_be_changed_by_a_variant() -> None:
+    training = TrainingConfig()
+    variant = {**training.model_dump(mode="json"), "steps": 3, "max_gradient_norm": None}
+    params = parse_params(content(variants__all=variant))
+
+    assert params.variant("all") == training.model_copy(
+        update={"steps": 3, "max_gradient_norm": None}
+    )
+
+
+def test_of_a_variant_only_what_it_changes_is_written() -> None:
+    change = {"update_rule": "none", "max_gradient_norm": None, "lora": {"rank": 2}}
+    written = parse_params(content(variants__v=change)).model_dump(mode="json")
+
+    assert written["variants"]["v"] == change
+
+
 def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
     params = parse_params(content())
     with pytest.raises(

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nsync_pipeline.params import NAME, Params
-from nsync_pipeline.training.config import TrainingConfig, VariantConfig
+from nsync_pipeline.training.config import VariantConfig
 
 INTRODUCTION = f"""\
 # `params.yaml`, key by key
@@ -26,6 +26,14 @@ stages anew that read it, and what depends on them.
 
 This page is generated: `python -m nsync_pipeline.cli.params_reference > docs/params.md`.
 """
+
+HEAD = ("| key | type | default | allowed | what it is |", "| --- | --- | --- | --- | --- |")
+
+VARIANTS = """\
+Any other key of `training` goes here too, with the same name, type and bounds, and changes it for
+this variant alone. Sections are merged key by key: `lora: {rank: 4}` leaves the other keys of
+`training.lora` as they are. A list is replaced as a whole. What a variant does not name is as in
+`training`."""
 
 BOUNDS: Mapping[type, tuple[str, str]] = {
     Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt"),
@@ -44,6 +52,10 @@ def reference() -> str:
 
 def _tables(prefix: str, section: type[BaseModel]) -> Iterator[list[str]]:
     """The table of ``section`` and, after it, those of the sections in it."""
+    if section is VariantConfig:
+        rule = _row(f"{prefix}update_rule", VariantConfig.model_fields["update_rule"])
+        yield [f"## `{prefix.rstrip('.')}`", "", *HEAD, rule, "", VARIANTS, ""]
+        return
     inner: list[tuple[str, type[BaseModel]]] = []
     rows = []
     for name, field in section.model_fields.items():
@@ -52,25 +64,17 @@ def _tables(prefix: str, section: type[BaseModel]) -> Iterator[list[str]]:
             of_names = get_origin(field.annotation) is dict
             inner.append((f"{key}.<{name.removesuffix('s')}>." if of_names else f"{key}.", nested))
         else:
-            rows.append(_row(key, field, as_in_training=section is VariantConfig))
+            rows.append(_row(key, field))
     if rows:
         title = f"## `{prefix.rstrip('.')}`" if prefix else "## At the top"
-        head = [
-            "| key | type | default | allowed | what it is |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        yield [title, "", *head, *rows, ""]
+        yield [title, "", *HEAD, *rows, ""]
     for inner_prefix, nested in inner:
         yield from _tables(inner_prefix, nested)
 
 
-def _row(key: str, field: FieldInfo, as_in_training: bool) -> str:
-    description, default = field.description, _default(field)
-    if as_in_training:
-        name = key.rpartition(".")[2]
-        description = TrainingConfig.model_fields[name].description
-        default = default if field.is_required() else f"as `training.{name}`"
-    cells = (f"`{key}`", _type(field.annotation), default, _allowed(field), description or "")
+def _row(key: str, field: FieldInfo) -> str:
+    description = field.description or ""
+    cells = (f"`{key}`", _type(field.annotation), _default(field), _allowed(field), description)
     return "| " + " | ".join(cells) + " |"
 
 

@@ -8,6 +8,7 @@ from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.rules import BranchMode, UpdateRule
 from nsync_pipeline.diffusion.config import ObjectiveConfig
+from nsync_pipeline.section_changes import changes_of
 from nsync_pipeline.strict import Section
 from nsync_pipeline.training.watch_config import WatchConfig
 
@@ -24,12 +25,18 @@ class TrainingConfig(Section):
         default=1, ge=1, le=4096, description="micro-batches averaged into one optimizer step"
     )
     learning_rate: float = Field(default=1e-3, gt=0, le=1.0, description="of AdamW, at its highest")
+    text_encoder_learning_rate: float | None = Field(
+        default=None, gt=0, le=1.0, description="of the text encoders' LoRA; null: `learning_rate`"
+    )
+    embedding_learning_rate: float | None = Field(
+        default=None, gt=0, le=1.0, description="of trained token vectors; null: `learning_rate`"
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         default="cosine", description="of the learning rate after the warm-up"
     )
     warmup_steps: int = Field(default=0, ge=0, le=1_000_000, description="optimizer steps")
     weight_decay: float = Field(
-        default=0.0, ge=0, le=1.0, description="of AdamW, on what is trained"
+        default=0.0, ge=0, le=1.0, description="of AdamW, on the LoRA; token vectors have none"
     )
     max_gradient_norm: float | None = Field(
         default=1.0, gt=0, description="the refined gradient is clipped to it; null: not clipped"
@@ -53,19 +60,16 @@ class TrainingConfig(Section):
     )
 
 
-class VariantConfig(Section):
+class VariantConfig(changes_of(TrainingConfig)):  # type: ignore[misc] # a class made from another
     """One entry of ``variants`` in params.yaml: the rule, and what it changes in ``training``."""
 
-    update_rule: UpdateRule
-    steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    batch_size: int | None = Field(default=None, ge=1, le=4096)
-    accumulation: int | None = Field(default=None, ge=1, le=4096)
-    learning_rate: float | None = Field(default=None, gt=0, le=1.0)
-    shared_noise: bool | None = None
-    caption_dropout: float | None = Field(default=None, ge=0, lt=1)
-    lora: LoraSettings | None = None
+    update_rule: UpdateRule = Field(description="how the positive gradient is refined")
 
     def settings(self, training: TrainingConfig) -> TrainingConfig:
-        """``training`` with this variant's changes in it."""
-        changes = {k: v for k, v in dict(self).items() if v is not None}
-        return training.model_copy(update=changes)
+        """``training`` with this variant's changes in it.
+
+        Raises:
+            ValidationError: together they are not what ``training`` may be.
+        """
+        merged = self.merged_into(training.model_dump())
+        return TrainingConfig.model_validate(merged)

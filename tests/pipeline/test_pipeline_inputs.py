@@ -105,7 +105,8 @@ def test_digest_depends_on_settings_and_content_but_not_on_where_the_workspace_i
 
 def test_settings_come_with_their_defaults() -> None:
     params = read_params(REPOSITORY / "params.yaml")
-    assert settings_of(params, ("variants.nsync",))["variants.nsync"]["learning_rate"] is None
+    training = settings_of(params, ("training",))["training"]
+    assert training["text_encoder_learning_rate"] is None
 
 
 def test_tree_digest_is_the_one_dvc_writes(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from nsync_pipeline.pipeline.table import STAGES, Stage
 
 SHAPES_ONLY = {
     "nsync_pipeline", "nsync_pipeline.artifacts", "nsync_pipeline.errors", "nsync_pipeline.strict",
-    "nsync_pipeline.params", "nsync_pipeline.stages", "nsync_pipeline.stages.context",
+    "nsync_pipeline.section_changes", "nsync_pipeline.params", "nsync_pipeline.stages",
+    "nsync_pipeline.stages.context",
 }  # fmt: skip
 """Modules that say how things are called and where they lie: no artefact depends on their text."""
 
