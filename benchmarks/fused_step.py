@@ -127,8 +127,8 @@ def timed(
     """Time one batch size; the first round warms up and is not counted."""
     batches = {branch: random_batch(family, size, prompt_shape) for branch in BRANCHES}
     losses = branch_losses(family, batches)
-    in_turn = BranchPass(family.denoiser, lora.weights, ADAPTER, "in_turn")
-    fused = BranchPass(family.denoiser, lora.weights, ADAPTER, "fused")
+    in_turn = BranchPass((family.denoiser,), lora.weights, ADAPTER, "in_turn")
+    fused = BranchPass((family.denoiser,), lora.weights, ADAPTER, "fused")
     seconds: dict[str, list[float]] = {"plain": [], "in_turn": [], "fused": []}
     for _ in range(rounds + 1):
         seconds["plain"].append(elapsed(lambda: in_turn(("positive",), [losses]), "none"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
+EMBEDDINGS_FILE = "learned_embeds.safetensors"
 MANIFEST_FILE = "manifest.parquet"
 BASE = "base"
 """The name that stands for the untrained base model where a variant is asked for."""
@@ -41,7 +42,7 @@ class Workspace:
         return self.root / "data" / style / "negative_set"
 
     def model(self, style: str, variant: str) -> Path:
-        """The LoRA (``LORA_FILE``), ``history.csv`` and ``training.json``."""
+        """``LORA_FILE`` and ``EMBEDDINGS_FILE``, as trained, ``history.csv``, ``training.json``."""
         return self.root / "models" / style / variant
 
     def samples(self, style: str, variant: str) -> Path:

@@ -13,3 +13,17 @@ class LoraSettings(Section):
     targets: tuple[str, ...] | None = Field(
         default=None, description="name endings of the adapted layers; the family's own where null"
     )
+
+
+class TextualInversionSettings(Section):
+    """Token vectors of the style's own, in every text encoder; the rest of the tables is frozen."""
+
+    vectors: int = Field(
+        default=1, ge=1, le=32, description="a text encoder; each takes one token of the prompt"
+    )
+    initializer: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="words the vectors start from; the style's generic_style where null",
+    )

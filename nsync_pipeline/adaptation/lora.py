@@ -63,7 +63,7 @@ def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:
     comes from (base model, rule, data) and is kept in the file's header.
     """
     config: Any = getattr(family.denoiser, "peft_config")[ADAPTER]  # noqa: B009 - set by PEFT
-    lora = lora_weights(family.denoiser)
+    lora = lora_weights(family)
     header = LoraHeader(
         rank=int(config.r),
         alpha=float(config.lora_alpha),
@@ -123,11 +123,12 @@ def has_lora(family: Family) -> bool:
     return any(isinstance(module, LoraLayer) for module in family.denoiser.modules())
 
 
-def lora_weights(denoiser: nn.Module) -> TrainedWeights:
-    """The factors of the LoRA that ``denoiser`` holds."""
+def lora_weights(family: Family) -> TrainedWeights:
+    """The factors of the LoRA that the family's denoiser holds, named as in its file."""
     found: dict[str, nn.Parameter] = {}
-    for name, layer in denoiser.named_modules():
+    for module, layer in family.denoiser.named_modules():
         if isinstance(layer, LoraLayer):
+            name = f"{family.denoiser_prefix}.{module}"
             found[f"{name}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
             found[f"{name}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
     names = tuple(sorted(found))
@@ -148,9 +149,12 @@ def _inject(
     # PEFT draws initial weights from the global generator; they are replaced, so leave it alone.
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(
-            config, family.denoiser, ADAPTER, state_dict=None if tensors is None else dict(tensors)
+            config,
+            family.denoiser,
+            ADAPTER,
+            state_dict=None if tensors is None else _of_denoiser(family, tensors),
         )
-    lora = lora_weights(family.denoiser)
+    lora = lora_weights(family)
     for weight in lora.weights:
         weight.data = weight.data.float()
     return lora
@@ -161,3 +165,7 @@ def _unfitting(family: Family, path: Path, header: LoraHeader) -> BaseModelError
         f"{path} does not fit {family.name} ({family.revision}): it was trained on "
         f"{header.origin.get('base_model')} ({header.origin.get('base_revision')})"
     )
+
+
+def _of_denoiser(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{family.denoiser_prefix}."): t for name, t in tensors.items()}

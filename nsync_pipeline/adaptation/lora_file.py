@@ -36,7 +36,7 @@ class LoraHeader:
 
 
 def write_lora_file(path: Path, tensors: Mapping[str, Tensor], header: LoraHeader) -> None:
-    """Write the file, whole or not at all; ``tensors`` are float32, keyed without the prefix."""
+    """Write the file, whole or not at all; ``tensors`` are float32, keyed as in the file."""
     adapter = {"r": header.rank, "lora_alpha": header.alpha, "target_modules": list(header.targets)}
     metadata = {
         "format": "pt",
@@ -45,7 +45,7 @@ def write_lora_file(path: Path, tensors: Mapping[str, Tensor], header: LoraHeade
         ),
         OWN_METADATA: json.dumps(dict(header.origin), sort_keys=True),
     }
-    content = safetensors_bytes({f"{DENOISER}.{n}": t for n, t in tensors.items()}, metadata)
+    content = safetensors_bytes(tensors, metadata)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(content)
@@ -65,10 +65,7 @@ def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {
-                key.removeprefix(f"{DENOISER}."): file.get_tensor(key)
-                for key in file.keys()  # noqa: SIM118
-            }
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         adapter = json.loads(metadata[DIFFUSERS_METADATA])
         header = LoraHeader(
             rank=adapter[f"{DENOISER}.r"],

@@ -12,7 +12,7 @@ WeightGroup = Literal["denoiser", "text_encoder", "embedding"]
 class TrainedWeights:
     """The trained parameters, in the order that makes them one vector: by name."""
 
-    names: tuple[str, ...]  # e.g. <module>.lora_A.weight and <module>.lora_B.weight
+    names: tuple[str, ...]  # as in their file: unet.<module>.lora_A.weight
     weights: tuple[
         nn.Parameter, ...
     ]  # float32; A (r, in), B (out, r); of convolutions (.., kh, kw)

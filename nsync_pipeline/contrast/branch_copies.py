@@ -69,11 +69,11 @@ class _BranchConv2d:
 
 
 class BranchCopies:
-    """The per-branch copies of one model's LoRA weights.
+    """The per-branch copies of the trained weights of one or several models.
 
     Args:
-        model: holds PEFT LoRA layers.
-        weights: its trainable weights: each is a factor of a ``Linear`` or ``Conv2d`` LoRA layer.
+        modules: the models that hold PEFT LoRA layers.
+        weights: their trainable weights: each is a factor of a ``Linear`` or ``Conv2d`` LoRA layer.
         adapter: the adapter's name.
 
     Raises:
@@ -81,11 +81,14 @@ class BranchCopies:
             factors (dropout, DoRA, a bias, a grouped or specially padded convolution).
     """
 
-    def __init__(self, model: nn.Module, weights: Sequence[nn.Parameter], adapter: str) -> None:
+    def __init__(
+        self, modules: Sequence[nn.Module], weights: Sequence[nn.Parameter], adapter: str
+    ) -> None:
         self._weights = tuple(weights)
         places = {id(weight): index for index, weight in enumerate(weights)}
         self._layers: list[tuple[LoraLayer, int, int]] = []
-        for name, layer in model.named_modules():
+        named = [found for module in modules for found in module.named_modules()]
+        for name, layer in named:
             if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
                 _require_fusable(name, layer, adapter)
                 down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight

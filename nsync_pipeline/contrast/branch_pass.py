@@ -26,7 +26,7 @@ class BranchPass:
     goes over to passes in turn for good, and says so in the log.
 
     Args:
-        model: holds the PEFT LoRA layers.
+        modules: the models that hold the PEFT LoRA layers.
         weights: the trainable weights, in the order of the gradients.
         adapter: the adapter's name.
         mode: as in ``training.branches``.
@@ -39,7 +39,7 @@ class BranchPass:
 
     def __init__(
         self,
-        model: nn.Module,
+        modules: Sequence[nn.Module],
         weights: Sequence[nn.Parameter],
         adapter: str,
         mode: BranchMode,
@@ -52,7 +52,7 @@ class BranchPass:
         if mode == "in_turn":
             return
         try:
-            self._copies = BranchCopies(model, weights, adapter)
+            self._copies = BranchCopies(modules, weights, adapter)
         except NotFusableError as reason:
             if not self._may_fall_back:
                 raise TrainingError(

@@ -4,7 +4,7 @@ A picture's seed depends on its caption's picture and its number alone: variants
 from the same noise, so that what differs between their pictures is the model.
 """
 
-from nsync_pipeline.adaptation.lora import load_lora
+from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
@@ -50,12 +50,13 @@ def run(context: StageContext) -> StageResult:
     lora_sha256 = None
     if variant != BASE:
         params.variant(variant)  # that there is one
-        lora = workspace.model(context.style, variant) / LORA_FILE
+        model = workspace.model(context.style, variant)
+        lora = model / LORA_FILE
         if not lora.is_file():
             raise MissingArtifactError(
                 f"{lora} is not there: run the training stage of {variant!r} first."
             )
-        load_lora(family, lora)
+        load_trained(family, model)
         lora_sha256 = file_sha256(lora)
     drawn = draw_set(
         context,

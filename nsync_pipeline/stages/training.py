@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from nsync_pipeline import __version__
-from nsync_pipeline.adaptation.lora import add_lora, save_lora
-from nsync_pipeline.artifacts import LORA_FILE
+from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
 from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
 from nsync_pipeline.families.family import Family
@@ -96,7 +95,9 @@ def _trained(task: _Task) -> StageResult:
     if held_out:
         test = _encoded(task, held_out, "encoding test pictures")
         held_out_loss = HeldOutLoss(family, test, seed)
-    lora = add_lora(family, settings.lora, torch_stream(seed, "lora"))
+    trained = add_trainables(
+        family, settings.lora, settings.textual_inversion, torch_stream(seed, "lora")
+    )
     scratch = context.workspace.scratch("training", context.style, task.variant)
     checkpoints = CheckpointFolder(scratch, _digest(task))
 
@@ -106,7 +107,7 @@ def _trained(task: _Task) -> StageResult:
 
     outcome = train(
         family,
-        lora,
+        trained,
         examples,
         settings,
         seed,
@@ -118,7 +119,7 @@ def _trained(task: _Task) -> StageResult:
     figures = {
         "steps": settings.steps,
         "pictures": len(examples.ids),
-        "trained_weights": lora.count,
+        "trained_weights": trained.count,
         **summarise(outcome.history, outcome.held_out).figures(),
     }
     summary = figures | {
@@ -130,7 +131,7 @@ def _trained(task: _Task) -> StageResult:
         "test_pictures": len(task.inputs.held_out),
     }
     with whole_folder(context.workspace.model(context.style, task.variant)) as folder:
-        save_lora(family, folder / LORA_FILE, _origin(task))
+        save_trained(family, trained, folder, _origin(task))
         _write(folder / "history.csv", history_csv(outcome.history))
         _write(folder / "training.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
     title = f"losses of {context.style}, {task.variant}"

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.rules import BranchMode, UpdateRule
 from nsync_pipeline.diffusion.config import ObjectiveConfig
@@ -53,11 +53,18 @@ class TrainingConfig(Section):
     )
     contrast: ContrastConfig = ContrastConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings | None = LoraSettings()
+    textual_inversion: TextualInversionSettings | None = None
     watch: WatchConfig = WatchConfig()
     checkpoint_every: int = Field(
         default=20, ge=1, le=1_000_000, description="optimizer steps between checkpoints"
     )
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> "TrainingConfig":
+        if self.lora is None and self.textual_inversion is None:
+            raise ValueError("lora and textual_inversion are both null: nothing would be trained")
+        return self
 
 
 class VariantConfig(changes_of(TrainingConfig)):  # type: ignore[misc] # a class made from another

@@ -67,7 +67,9 @@ def train(
     branches = refiner.branches
     mode = settings.branches if len(branches) > 1 else "in_turn"
     loss_scale = LOSS_SCALE_FLOAT16 if family.dtype == torch.float16 else 1.0
-    branch_pass = BranchPass(family.denoiser, weights, ADAPTER, mode, loss_scale)
+    branch_pass = BranchPass(
+        (family.denoiser, *family.text_encoders), weights, ADAPTER, mode, loss_scale
+    )
     optimizer = adamw(weights, settings)
     order = TripletOrder(
         seed,

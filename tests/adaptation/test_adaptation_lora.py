@@ -252,7 +252,9 @@ def test_a_lora_of_another_base_is_refused_and_leaves_nothing_behind(
     with pytest.raises(BaseModelError, match="does not fit"):
         load_lora(family, path)
     assert not has_lora(family)
-    write_lora_file(path, {f"other.{name}": t for name, t in tensors.items()}, header)
+    write_lora_file(
+        path, {name.replace("unet.", "unet.other."): t for name, t in tensors.items()}, header
+    )
     with pytest.raises(BaseModelError, match="does not fit"):
         load_lora(family, path)
     assert not has_lora(family)

@@ -96,7 +96,7 @@ def test_fused_gradients_are_those_of_passes_in_turn(dtype: torch.dtype, toleran
     unet, weights = adapted_unet(dtype)
     micro_batches = [micro_batch(unet, dtype, seed) for seed in (1, 2)]
     in_turn = gradients_in_turn(weights, BRANCHES, micro_batches)
-    fused = gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, micro_batches)
+    fused = gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, micro_batches)
     assert any(weight.ndim == 4 for weight in weights)
     assert largest_relative_error(fused, in_turn) < tolerance
     for branch in BRANCHES:
@@ -110,7 +110,7 @@ def test_fused_gradients_hold_under_gradient_checkpointing() -> None:
     in_turn = gradients_in_turn(weights, BRANCHES, micro_batches)
     unet.enable_gradient_checkpointing()
     unet.train()
-    fused = gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, micro_batches)
+    fused = gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, micro_batches)
     assert largest_relative_error(fused, in_turn) < 1e-12
 
 
@@ -125,7 +125,7 @@ def test_a_half_precision_base_keeps_float32_gradients(dtype: torch.dtype) -> No
         weight.data = weight.data.float()
     losses = [tiny_losses(unet, dtype)]
     in_turn = gradients_in_turn(weights, BRANCHES, losses, loss_scale=2.0**20)
-    fused = gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, losses, 2.0**20)
+    fused = gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, losses, 2.0**20)
     for found in (in_turn, fused):
         assert all(g.dtype == torch.float32 for g in found.gradients["negative"])
         for branch in BRANCHES:
@@ -155,14 +155,14 @@ def test_afterwards_the_model_is_as_it_was() -> None:
     unet, weights = adapted_unet(torch.float32)
     losses = micro_batch(unet, torch.float32, 1)
     before = losses(("positive",)).item()
-    gradients_fused(BranchCopies(unet, weights, "default"), BRANCHES, [losses])
+    gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, [losses])
     assert losses(("positive",)).item() == before
     assert all(weight.grad is None for weight in weights)
 
 
 def test_copies_follow_the_weights() -> None:
     unet, weights = adapted_unet(torch.float32)
-    copies = BranchCopies(unet, weights, "default")
+    copies = BranchCopies([unet], weights, "default")
     losses = micro_batch(unet, torch.float32, 1)
     gradients_fused(copies, BRANCHES, [losses])
     with torch.no_grad():
@@ -193,16 +193,16 @@ def test_micro_batches_are_averaged() -> None:
 def test_layers_that_are_more_than_two_factors_are_not_fused(lora: dict[str, object]) -> None:
     unet, weights = adapted_unet(torch.float32, target_modules=["to_q", "to_out.0"], **lora)
     with pytest.raises(NotFusableError):
-        BranchCopies(unet, weights, "default")
+        BranchCopies([unet], weights, "default")
     with pytest.raises(TrainingError, match=r"training\.branches is fused"):
-        BranchPass(unet, weights, "default", "fused")
-    assert not BranchPass(unet, weights, "default", "auto").fused
+        BranchPass([unet], weights, "default", "fused")
+    assert not BranchPass([unet], weights, "default", "auto").fused
 
 
 def test_other_trained_weights_are_not_fused() -> None:
     unet, weights = adapted_unet(torch.float32)
     with pytest.raises(NotFusableError, match="1 of the"):
-        BranchCopies(unet, [*weights, nn.Parameter(torch.zeros(2))], "default")
+        BranchCopies([unet], [*weights, nn.Parameter(torch.zeros(2))], "default")
 
 
 def out_of_memory_when_fused(losses: BranchLosses) -> Callable[[Sequence[Branch]], Tensor]:
@@ -219,7 +219,7 @@ def out_of_memory_when_fused(losses: BranchLosses) -> Callable[[Sequence[Branch]
 def test_auto_goes_on_in_turn_when_memory_runs_out(caplog: pytest.LogCaptureFixture) -> None:
     unet, weights = adapted_unet(torch.float32)
     losses = micro_batch(unet, torch.float32, 1)
-    branch_pass = BranchPass(unet, weights, "default", "auto")
+    branch_pass = BranchPass([unet], weights, "default", "auto")
     assert branch_pass.fused
     found = branch_pass(BRANCHES, [out_of_memory_when_fused(losses)])
     expected = gradients_in_turn(weights, BRANCHES, [losses])
@@ -231,7 +231,7 @@ def test_auto_goes_on_in_turn_when_memory_runs_out(caplog: pytest.LogCaptureFixt
 
 def test_fused_alone_does_not_hide_that_memory_ran_out() -> None:
     unet, weights = adapted_unet(torch.float32)
-    branch_pass = BranchPass(unet, weights, "default", "fused")
+    branch_pass = BranchPass([unet], weights, "default", "fused")
     hungry = out_of_memory_when_fused(micro_batch(unet, torch.float32, 1))
     with pytest.raises(RuntimeError, match="allocate"):
         branch_pass(BRANCHES, [hungry])
@@ -244,4 +244,4 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        BranchPass(unet, weights, "default", "auto")(BRANCHES, [broken])
+        BranchPass([unet], weights, "default", "auto")(BRANCHES, [broken])
