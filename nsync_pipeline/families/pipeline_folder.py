@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from nsync_pipeline import sketchbook
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families.hub import hub_errors
 
 SKETCHBOOK = "sketchbook"
 INDEX = "model_index.json"
@@ -125,32 +119,9 @@ def _downloaded(config: BaseModelConfig, components: Sequence[str], weights: boo
             patterns += [f"{component}/{file}" for file in WEIGHTS]
             patterns += [f"{component}/{Path(file).stem}-*-of-*.safetensors" for file in WEIGHTS]
     where = f"base_model.name: {name!r}{at}"
-    try:
+    with hub_errors(where, name):
         return Path(
             snapshot_download(
                 name, revision=config.revision, allow_patterns=patterns, ignore_patterns=["*.fp16*"]
             )
         )
-    except GatedRepoError as error:
-        raise BaseModelError(
-            f"{where} is gated: accept its terms at https://huggingface.co/{name}, then log in by "
-            "`hf auth login` or set HF_TOKEN."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise BaseModelError(f"{where} does not exist: the hub has no such revision.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise BaseModelError(
-            f"{where} is neither a folder here nor a model on the hub (a private one needs "
-            "HF_TOKEN)."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise BaseModelError(
-            f"{where} is not in the local cache, and the hub cannot be reached. Connect once to "
-            "download it, or give a local folder."
-        ) from error
-    except Exception as error:  # the hub's client lets its HTTP library's own errors through
-        raise BaseModelError(f"{where} could not be downloaded: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -26,7 +26,7 @@ def loading_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' loading bars and remarks off the screen; real trouble raises."""
     shown = [library.utils.logging.get_verbosity() for library in (diffusers, transformers)]
     bars = transformers.utils.logging.is_progress_bar_enabled()
@@ -55,7 +55,7 @@ def load_frozen(
         BaseModelError: the files are missing, broken, or do not have every weight.
     """
     path = folder / component
-    with loading_errors(path), _quiet():
+    with loading_errors(path), quiet_libraries():
         model, info = kind.from_pretrained(
             folder, subfolder=component, use_safetensors=True, torch_dtype=dtype,
             output_loading_info=True,
