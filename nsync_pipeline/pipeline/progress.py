@@ -5,18 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from nsync_pipeline.stages.context import Progress as TellProgress
+from nsync_pipeline.stages.pace import Pace, shown_speed, shown_time
 
-LINE_EVERY = 5.0  # seconds
+LINE_EVERY = 5.0
+"""Seconds between two lines, at first."""
+
+LINE_SHARE = 0.05
+"""Of the time gone, where that is longer: hours of work are a hundred lines, not thousands."""
 
 
 @contextmanager
@@ -31,8 +29,8 @@ def shown_progress(
         yield _together(*lines, _Lines(title, _print_line))
         return
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console,
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"), console=console,
     )  # fmt: skip
     with bar:
         yield _together(*lines, _Bars(title, bar))
@@ -50,18 +48,44 @@ def _together(*told: TellProgress) -> TellProgress:
     return tell
 
 
+class _Paces:
+    """A pace for each step of the work."""
+
+    def __init__(self) -> None:
+        self._paces: dict[str, Pace] = {}
+
+    def told(self, what: str, done: int, total: int, now: float) -> str:
+        """``12.5 a second, 41 s left``; empty before that can be said, and at the end."""
+        pace = self._paces.setdefault(what, Pace())
+        pace.tell(done, now)
+        speed, left = pace.speed, pace.left(total)
+        if speed is None or left is None or done >= total:
+            return ""
+        return f"{shown_speed(speed)}, {shown_time(left)} left"
+
+
 class _Lines:
     """A line at the end of each step of the work, and every few seconds in between."""
 
-    def __init__(self, title: str, write: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        title: str,
+        write: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._title = title
         self._write = write
-        self._last = time.monotonic()
+        self._clock = clock
+        self._paces = _Paces()
+        self._began = self._last = clock()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if done == total or time.monotonic() - self._last >= LINE_EVERY:
-            self._last = time.monotonic()
-            self._write(f"{self._title}: {what} {done}/{total}")
+        now = self._clock()
+        pace = self._paces.told(what, done, total, now)
+        wait = max(LINE_EVERY, LINE_SHARE * (now - self._began))
+        if done == total or now - self._last >= wait:
+            self._last = now
+            self._write(", ".join(filter(None, (f"{self._title}: {what} {done}/{total}", pace))))
 
 
 class _Bars:
@@ -71,9 +95,11 @@ class _Bars:
         self._title = title
         self._bar = bar
         self._tasks: dict[str, TaskID] = {}
+        self._paces = _Paces()
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        pace = self._paces.told(what, done, total, time.monotonic())
         description = f"{self._title}: {what}"
         if description not in self._tasks:
-            self._tasks[description] = self._bar.add_task(description, total=total)
-        self._bar.update(self._tasks[description], completed=done, total=total)
+            self._tasks[description] = self._bar.add_task(description, total=total, pace="")
+        self._bar.update(self._tasks[description], completed=done, total=total, pace=pace)
