@@ -19,7 +19,13 @@ from PIL import Image
 
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.generation.config import SamplerConfig
-from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures, latent_size
+from nsync_pipeline.generation.sampling import (
+    PictureRequest,
+    SampledPicture,
+    draw_pictures,
+    latent_size,
+)
+from nsync_pipeline.generation.written_behind import written_behind
 
 BATCH = "[0-9a-f]*"  # folders named by a digest, which PARTIAL is not
 PARTIAL = "partial"
@@ -67,7 +73,8 @@ def draw_into_store(
 ) -> Mapping[str, Path]:
     """Draw those of ``requests`` that ``store`` lacks; the files of all of them by id.
 
-    Each batch is stored as soon as it is drawn. Afterwards the store holds these pictures alone.
+    Each batch is stored while the next one is drawn. Afterwards the store holds these pictures
+    alone.
 
     Args:
         family: the base model, with its LoRA where there is one.
@@ -79,14 +86,18 @@ def draw_into_store(
 
     Raises:
         BaseModelError: as ``draw_pictures``; what was drawn before is kept.
+        OSError: a batch could not be stored; what was stored before is kept.
     """
     keys = {r.id: picture_key(family, r, sampler, lora_sha256) for r in requests}
     there = store.pictures()
     missing = [request for request in requests if keys[request.id] not in there]
     done = len(requests) - len(missing)
     progress(done, len(requests))
-    for batch in draw_pictures(family, missing, sampler):
+
+    def keep(batch: Sequence[SampledPicture]) -> None:
         store.put({keys[picture.request.id]: picture.pixels for picture in batch})
+
+    for batch in written_behind(draw_pictures(family, missing, sampler), keep):
         done += len(batch)
         progress(done, len(requests))
     there = store.pictures()

@@ -1,7 +1,7 @@
 """Drawing pictures: seeded one by one, computed in batches of one shape."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,12 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.generation.config import SamplerConfig
 from nsync_pipeline.generation.schedulers import build_scheduler
+
+PROMPTS_AHEAD = 256
+"""Pictures whose prompts are encoded before the first of them is drawn: more would fill memory."""
+
+PIXELS_A_SLICE = 2**18
+"""Pixels decoded at once: one picture of 512 x 512, or many small ones."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,10 @@ def draw_pictures(
     A batch is of one size; sizes come in the order in which they are first asked for.
 
     A picture depends on its prompt, seed and size, not on its neighbours: each has its own noise,
-    each prompt is encoded alone, and the last batch of a size is filled up (its last request is
-    repeated), so that every batch has one shape. To the last bit this holds where the kernels treat
-    all rows of a batch alike: seen on CPU wherever the batch size is a multiple of the threads, and
-    broken (by 6e-5 in the latents) at 5 pictures on 2 threads.
+    and the last batch of a size is filled up (its last request is repeated), so that every batch
+    has one shape. To the last bit this holds where the kernels treat all rows of a batch alike:
+    seen on CPU wherever the batch size is a multiple of the threads, and broken (by 6e-5 in the
+    latents) at 5 pictures on 2 threads.
 
     Raises:
         BaseModelError: a size is not a multiple of the pixels that a latent covers; or a picture
@@ -53,18 +59,56 @@ def draw_pictures(
     by_size: dict[tuple[int, int], list[PictureRequest]] = {}
     for request in requests:
         by_size.setdefault(latent_size(family, request), []).append(request)
-    prompts = dict.fromkeys(request.prompt for request in requests)
-    embeds = {prompt: family.encode_prompts([prompt]) for prompt in ("", *prompts)}
+    count = sampler.batch_size
+    ahead = count * max(1, PROMPTS_AHEAD // count)  # whole batches
     for size, same_size in by_size.items():
-        for start in range(0, len(same_size), sampler.batch_size):
-            batch = same_size[start : start + sampler.batch_size]
-            filled = batch + [batch[-1]] * (sampler.batch_size - len(batch))
-            latents = _sample(family, filled, size, embeds, sampler)[: len(batch)]
-            finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
-            pictures = _decode(family, latents, sampler.batch_size)
-            for request, is_finite, pixels in zip(batch, finite, pictures, strict=True):
-                _check(request, is_finite, pixels)
-            yield [SampledPicture(r, pixels) for r, pixels in zip(batch, pictures, strict=True)]
+        for group in _chunks(same_size, ahead):
+            embeds = _encoded(family, group, sampler)
+            for batch in _chunks(group, count):
+                yield _drawn(family, batch, size, embeds, sampler)
+
+
+def _chunks(requests: Sequence[PictureRequest], count: int) -> Iterator[Sequence[PictureRequest]]:
+    for start in range(0, len(requests), count):
+        yield requests[start : start + count]
+
+
+def _encoded(
+    family: Family, requests: Sequence[PictureRequest], sampler: SamplerConfig
+) -> dict[str, PromptEmbeds]:
+    """Each prompt of ``requests``, and the empty one where guidance needs it, encoded once.
+
+    As with the pictures, every batch has one shape, so that a prompt does not depend on others: to
+    the last bit, too, on CPU (CLIP, batches of 2 to 64, 1 and 2 threads).
+    """
+    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    if sampler.guidance_scale > 1.0 and "" not in prompts:
+        prompts.append("")
+    count = sampler.batch_size
+    found: dict[str, PromptEmbeds] = {}
+    for start in range(0, len(prompts), count):
+        batch = prompts[start : start + count]
+        rows = family.encode_prompts([*batch, *[batch[-1]] * (count - len(batch))])
+        found |= {prompt: rows.rows(torch.tensor([row])) for row, prompt in enumerate(batch)}
+    return found
+
+
+def _drawn(
+    family: Family,
+    batch: Sequence[PictureRequest],
+    size: tuple[int, int],
+    embeds: Mapping[str, PromptEmbeds],
+    sampler: SamplerConfig,
+) -> list[SampledPicture]:
+    filled = [*batch, *[batch[-1]] * (sampler.batch_size - len(batch))]
+    latents = _sample(family, filled, size, embeds, sampler)
+    finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
+    pictures = _decode(family, latents)
+    drawn = []
+    for request, is_finite, pixels in zip(batch, finite, pictures, strict=False):
+        _check(request, is_finite, pixels)
+        drawn.append(SampledPicture(request, pixels))
+    return drawn
 
 
 def latent_size(family: Family, request: PictureRequest) -> tuple[int, int]:
@@ -90,7 +134,7 @@ def _sample(
     family: Family,
     batch: Sequence[PictureRequest],
     size: tuple[int, int],
-    embeds: dict[str, PromptEmbeds],
+    embeds: Mapping[str, PromptEmbeds],
     sampler: SamplerConfig,
 ) -> Tensor:
     """Denoised latents (B, C, h, w) of ``batch``.
@@ -122,11 +166,21 @@ def _sample(
     return latents
 
 
-def _decode(family: Family, latents: Tensor, batch_size: int) -> list[NDArray[np.uint8]]:
-    filled = torch.cat([latents, latents[-1:].expand(batch_size - len(latents), -1, -1, -1)])
-    pixels = family.decode_latents(filled)[: len(latents)].nan_to_num()
-    values = (pixels * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return list(values.numpy())
+def _decode(family: Family, latents: Tensor) -> list[NDArray[np.uint8]]:
+    """The pictures (H, W, 3) of ``latents`` (B, C, h, w), a slice at a time.
+
+    Decoding takes many times the memory of denoising: large pictures are decoded one by one. All
+    slices have one shape, the last is filled up.
+    """
+    height, width = (side * family.pixels_per_latent for side in latents.shape[-2:])
+    size = min(len(latents), max(1, PIXELS_A_SLICE // (height * width)))
+    pictures: list[NDArray[np.uint8]] = []
+    for part in torch.split(latents, size):
+        filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
+        pixels = family.decode_latents(filled)[: len(part)].nan_to_num()
+        values = (pixels * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
+        pictures.extend(values.numpy())
+    return pictures
 
 
 def _check(request: PictureRequest, is_finite: bool, pixels: NDArray[np.uint8]) -> None:

@@ -1,9 +1,11 @@
 """The store of drawn pictures: nothing is drawn twice, nothing broken is taken."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from nsync_pipeline.families.config import BaseModelConfig
@@ -100,6 +102,25 @@ def test_a_half_written_batch_is_not_taken(family: Family, tmp_path: Path) -> No
     assert reports[0] == 3
     assert again == first
     assert not (tmp_path / "partial").exists()
+
+
+def test_a_batch_that_cannot_be_stored_says_so(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored in another thread; what was stored before is kept."""
+    put = PictureStore.put
+
+    def full_after_one(store: PictureStore, batch: Mapping[str, NDArray[np.uint8]]) -> None:
+        if store.pictures():
+            raise OSError(28, "No space left on device")
+        put(store, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PictureStore, "put", full_after_one)
+        with pytest.raises(OSError, match="No space left"):
+            draw(family, REQUESTS, tmp_path)
+    _, reports = draw(family, REQUESTS, tmp_path)
+    assert reports == [2, 4, 5]
 
 
 def test_everything_that_decides_a_picture_is_in_its_key(family: Family) -> None:

@@ -12,6 +12,7 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.generation import sampling
 from nsync_pipeline.generation.config import SamplerConfig
 from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.generation.schedulers import build_scheduler
@@ -134,6 +135,31 @@ def test_a_size_between_latents_is_refused(base: Path) -> None:
     requests = [PictureRequest("p", "a tree", 7, (32, 42))]
     with pytest.raises(BaseModelError, match=r"picture p: 32x42 pixels .* multiples of the 4"):
         draw(family_of(base), requests, SamplerConfig(steps=1, batch_size=1))
+
+
+def test_slices_and_prompts_ahead_change_no_picture(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded by threes and not all at once, prompts encoded a batch ahead and not all before."""
+    family = family_of(base)
+    sampler = SamplerConfig(steps=2, guidance_scale=4.0, batch_size=4)
+    whole = draw(family, REQUESTS, sampler)
+    calls: list[int] = []
+    decode, encode = family.decode_latents, family.encode_prompts
+    monkeypatch.setattr(
+        family, "decode_latents", lambda x: (calls.append(len(x)), decode(x))[1], raising=True
+    )
+    encoded: list[str] = []
+    monkeypatch.setattr(family, "encode_prompts", lambda p: (encoded.extend(p), encode(p))[1])
+    monkeypatch.setattr(sampling, "PIXELS_A_SLICE", 3 * 32 * 32)
+    monkeypatch.setattr(sampling, "PROMPTS_AHEAD", 5)  # rounded down to whole batches: 4
+    sliced = draw(family, REQUESTS, sampler)
+    assert calls == [3, 3, 3, 3]  # 3 + 1, the last filled up, for each of two batches
+    assert encoded == [
+        "a red house", "a tree", "a blue boat on water", "", "a fish", "the sun", "a moon", "",
+    ]  # fmt: skip
+    for name, pixels in whole.items():
+        assert np.abs(pixels.astype(int) - sliced[name].astype(int)).max() <= 1
 
 
 def test_noise_added_on_the_way_is_each_pictures_own(tmp_path: Path) -> None:
