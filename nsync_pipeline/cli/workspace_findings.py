@@ -27,11 +27,12 @@ def base_model_finding(config: BaseModelConfig) -> Finding:
     """Looks on this machine only: a hub model that is not here would take long to download."""
     from huggingface_hub import try_to_load_from_cache
 
-    from nsync_pipeline.families.loading import FAMILIES
-    from nsync_pipeline.families.pipeline_folder import SKETCHBOOK, find_pipeline
+    from nsync_pipeline.families.hub_pipeline import is_hub_id
+    from nsync_pipeline.families.loading import find_base
+    from nsync_pipeline.families.pipeline_folder import SKETCHBOOK, with_components
 
-    is_path = Path(config.name).expanduser().is_dir() or config.name.startswith(("/", ".", "~"))
-    if config.name != SKETCHBOOK and not is_path and config.name.count("/") == 1:
+    is_here = Path(config.name).expanduser().exists()
+    if config.name != SKETCHBOOK and not is_here and is_hub_id(config.name):
         cached = try_to_load_from_cache(config.name, "model_index.json", revision=config.revision)
         if not isinstance(cached, str):
             return Finding(
@@ -39,11 +40,11 @@ def base_model_finding(config: BaseModelConfig) -> Finding:
                 "the first stage downloads it (network, disk space)",
             )  # fmt: skip
     try:
-        components = FAMILIES[config.family].components
-        folder = find_pipeline(config, components)
+        loader, folder = find_base(config)
+        revision = with_components(folder, loader.components).revision(loader.components)
     except BaseModelError as error:
         return Finding(State.MISSING, "Base model", str(error), "see base_model in params.yaml")
-    return Finding(State.OK, "Base model", f"{config.name}, revision {folder.revision(components)}")
+    return Finding(State.OK, "Base model", f"{config.name}, revision {revision}")
 
 
 def style_finding(workspace: Workspace, params: Params, style: str) -> Finding:

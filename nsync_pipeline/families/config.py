@@ -6,6 +6,26 @@ from pydantic import Field
 
 from nsync_pipeline.strict import Section
 
+FamilyName = Literal["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"]
+
+
+class MemoryConfig(Section):
+    """``base_model.memory``: less memory for more time; the pictures are the same."""
+
+    offload: bool = Field(
+        default=False,
+        description="text encoders and VAE wait on the CPU, and move to the device for each call",
+    )
+    vae_slicing: bool | None = Field(
+        default=None,
+        description="the VAE takes pictures one by one; null: from 512 pixels a side on",
+    )
+    vae_tiling: bool = Field(
+        default=False,
+        description="the VAE takes a picture in overlapping tiles, blended: for the largest "
+        "pictures, and not quite the same ones",
+    )
+
 
 class BaseModelConfig(Section):
     """``base_model`` in params.yaml."""
@@ -13,13 +33,19 @@ class BaseModelConfig(Section):
     name: str = Field(
         default="sketchbook",
         min_length=1,
-        description="`sketchbook` (embedded), a hub id, or a local diffusers folder",
+        description="`sketchbook` (embedded), a hub id, a local diffusers folder, or a single-file "
+        "checkpoint (.safetensors)",
     )
     revision: str | None = Field(
-        default=None, description="the hub revision to pin; not used for sketchbook or a folder"
+        default=None, description="the hub revision to pin; not used for sketchbook or local files"
     )
-    family: Literal["stable_diffusion"] = Field(
-        default="stable_diffusion", description="how the model is built"
+    config: str | None = Field(
+        default=None,
+        description="for a single-file checkpoint: where its settings and tokenizers are, a folder "
+        "or hub id in diffusers' layout; the family's official one where null",
+    )
+    family: Literal["auto"] | FamilyName = Field(
+        default="auto", description="how the model is built; auto: as its files say"
     )
     resolution: int | None = Field(
         default=None,
@@ -28,10 +54,26 @@ class BaseModelConfig(Section):
         multiple_of=8,
         description="side of the square pictures in pixels; the model's own where null",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    aspect_buckets: bool = Field(
+        default=False,
+        description="pictures keep their aspect: each in the nearest of several sizes of about "
+        "the resolution's area, up to 2:1, instead of its centre square",
+    )
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="of the denoiser's frozen weights; auto: bfloat16 on CUDA, else float32",
+        description="of the denoiser's frozen weights; auto: bfloat16 on CUDA (float16 where it "
+        "has none), else float32; float64 only on the CPU",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="auto: CUDA, then MPS, then CPU, by what is there"
+    )
+    compile: bool = Field(
+        default=False,
+        description="torch.compile the denoiser; a pass for all branches at once stays as it is",
+    )
+    memory: MemoryConfig = MemoryConfig()
+    allow_pickle: bool = Field(
+        default=False,
+        description="also read weights that are not safetensors (.bin, .ckpt), as tensors only; "
+        "code in them is never run",
     )

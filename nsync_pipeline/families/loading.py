@@ -3,31 +3,63 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families import stable_diffusion
-from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families import stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from nsync_pipeline.families.config import BaseModelConfig, FamilyName
 from nsync_pipeline.families.family import Family, PromptCounter
-from nsync_pipeline.families.pipeline_folder import PipelineFolder, find_pipeline
+from nsync_pipeline.families.pipeline_folder import (
+    PipelineFolder,
+    find_pipeline,
+    with_components,
+)
+from nsync_pipeline.families.placement import Placement, choose_device, choose_dtype, place
+
+__all__ = [
+    "FAMILIES",
+    "choose_device",
+    "choose_dtype",
+    "find_base",
+    "load_family",
+    "tokenizer_of",
+]
 
 
 @dataclass(frozen=True)
 class FamilyLoader:
     """How the models of one family are loaded."""
 
+    models: str  # for messages
+    pipeline_class: str  # what the index of a diffusers pipeline calls it
     components: tuple[str, ...]  # the pipeline's subfolders a whole model needs
-    load: Callable[[PipelineFolder, int | None, torch.device, torch.dtype], Family]
+    load: Callable[[PipelineFolder, int | None, Placement], Family]
     tokenizer_components: tuple[str, ...]
     load_tokenizer: Callable[[PipelineFolder], PromptCounter]
 
 
-FAMILIES: dict[str, FamilyLoader] = {
+FAMILIES: dict[FamilyName, FamilyLoader] = {
     "stable_diffusion": FamilyLoader(
+        models="Stable Diffusion 1 or 2",
+        pipeline_class=stable_diffusion.PIPELINE_CLASS,
         components=stable_diffusion.COMPONENTS,
         load=stable_diffusion.StableDiffusion,
         tokenizer_components=stable_diffusion.TOKENIZER_COMPONENTS,
         load_tokenizer=stable_diffusion.load_tokenizer,
+    ),
+    "stable_diffusion_xl": FamilyLoader(
+        models="Stable Diffusion XL",
+        pipeline_class=stable_diffusion_xl.PIPELINE_CLASS,
+        components=stable_diffusion_xl.COMPONENTS,
+        load=stable_diffusion_xl.StableDiffusionXL,
+        tokenizer_components=stable_diffusion_xl.TOKENIZER_COMPONENTS,
+        load_tokenizer=stable_diffusion_xl.load_tokenizer,
+    ),
+    "stable_diffusion_3": FamilyLoader(
+        models="Stable Diffusion 3 or 3.5",
+        pipeline_class=stable_diffusion_3.PIPELINE_CLASS,
+        components=stable_diffusion_3.COMPONENTS,
+        load=stable_diffusion_3.StableDiffusion3,
+        tokenizer_components=stable_diffusion_3.TOKENIZER_COMPONENTS,
+        load_tokenizer=stable_diffusion_3.load_tokenizer,
     ),
 }
 
@@ -39,10 +71,10 @@ def load_family(config: BaseModelConfig) -> Family:
         BaseModelError: it cannot be found, reached or loaded, or is of another family; or the
             device it is asked for is not there.
     """
-    device = choose_device(config.device)
-    loader = FAMILIES[config.family]
-    folder = find_pipeline(config, loader.components)
-    return loader.load(folder, config.resolution, device, choose_dtype(config.dtype, device))
+    placement = place(config)
+    loader, folder = find_base(config)
+    folder = with_components(folder, loader.components)
+    return loader.load(folder, config.resolution, placement)
 
 
 def tokenizer_of(config: BaseModelConfig) -> PromptCounter:
@@ -51,38 +83,37 @@ def tokenizer_of(config: BaseModelConfig) -> PromptCounter:
     Raises:
         BaseModelError: it cannot be found, reached or loaded.
     """
-    loader = FAMILIES[config.family]
-    return loader.load_tokenizer(find_pipeline(config, loader.tokenizer_components, weights=False))
+    loader, folder = find_base(config)
+    return loader.load_tokenizer(
+        with_components(folder, loader.tokenizer_components, weights=False)
+    )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA, then MPS, then the CPU, by what is there.
+def find_base(config: BaseModelConfig) -> tuple[FamilyLoader, PipelineFolder]:
+    """The base model that ``config`` names, and what loads it; of a hub model, the index alone.
 
     Raises:
-        BaseModelError: the device is not there.
+        BaseModelError: it cannot be found or reached, or is of another family than asked for.
     """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, is_there in there.items() if is_there))
-    if not there[name]:
-        raise BaseModelError(
-            f"base_model.device: {name} is asked for, and torch {torch.__version__} finds none "
-            "here; `auto` takes what there is."
+    folder = find_pipeline(config)
+    found = folder.index.get("_class_name")
+    family = next((n for n, loader in FAMILIES.items() if loader.pipeline_class == found), None)
+    if family is None:
+        taken = "; ".join(
+            f"{name} takes a {loader.pipeline_class} ({loader.models})"
+            for name, loader in FAMILIES.items()
+            if config.family in ("auto", name)
         )
-    return torch.device(name)
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number type called ``name``; ``auto`` is bfloat16 on CUDA, else float32."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtypes = {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }
-    return dtypes[name]
+        raise BaseModelError(f"{folder.name} is a {found}, which is of no family here: {taken}.")
+    kind = folder.checkpoint_kind
+    if kind is not None and kind.family != family:
+        raise BaseModelError(
+            f"base_model.config: {folder.path} is a {found} ({family}), and {folder.name} is of "
+            f"the family {kind.family}: give the settings it was made with."
+        )
+    if config.family not in ("auto", family):
+        raise BaseModelError(
+            f"{folder.name} is a {found} ({FAMILIES[family].models}), and base_model.family is "
+            f"{config.family}: set it to {family}, or to auto."
+        )
+    return FAMILIES[family], folder

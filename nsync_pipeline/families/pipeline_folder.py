@@ -1,88 +1,159 @@
-"""From a base model's name to its diffusers pipeline's folder: embedded, local or the hub's."""
+"""From a base model's name to its files on this machine: embedded, local or the hub's."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
 from nsync_pipeline import sketchbook
 from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.checkpoint_file import CheckpointKind, kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.families.hub import hub_errors
+from nsync_pipeline.families.hub_pipeline import INDEX, downloaded, is_hub_id
 
 SKETCHBOOK = "sketchbook"
-INDEX = "model_index.json"
-WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
-"""The weight files of a component that are loaded: never another precision or a pickle."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A diffusers pipeline on this machine."""
+    """A diffusers pipeline on this machine, or a checkpoint with the settings of one."""
 
     name: str  # as the user named it
-    path: Path
+    path: Path  # of the settings and vocabularies, and of the weights unless in a checkpoint
     index: dict[str, Any]  # model_index.json
     commit: str | None  # of a hub model
     embedded: bool
+    checkpoint: Path | None = None  # the single file that all weights are in
+    checkpoint_kind: CheckpointKind | None = None
+    allow_pickle: bool = False
 
     def revision(self, components: Sequence[str]) -> str:
         """What the model is: the hub's commit, or ``sha256:`` and 16 digits over the files.
 
-        The digest is over the names and contents of the JSON, text and safetensors files of the
-        components that are used, so that it does not depend on where the folder lies.
+        The digest is over the names and contents of the JSON, text and weight files of the
+        components that are used, so that it does not depend on where the folder lies; of a
+        checkpoint, over it and the components' JSON and text files.
         """
         if self.commit is not None:
             return self.commit
+        settings = {".json", ".txt"}
+        endings = settings if self.checkpoint else settings | {".safetensors", ".bin"}
+        files = [
+            (f"{component}/{file.name}", file)
+            for component in sorted(components)
+            for file in sorted((self.path / component).glob("*"))
+            if file.suffix in endings
+        ]
+        if self.checkpoint is not None:
+            files.append(("checkpoint", self.checkpoint))
         whole = hashlib.sha256()
-        for component in sorted(components):
-            for file in sorted((self.path / component).glob("*")):
-                if file.suffix in {".json", ".txt", ".safetensors"}:
-                    with file.open("rb") as stream:
-                        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                    whole.update(f"{component}/{file.name}\0{digest}\n".encode())
+        for name, file in files:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            whole.update(f"{name}\0{digest}\n".encode())
         return f"sha256:{whole.hexdigest()[:16]}"
 
+    def component(self, name: str) -> str | None:
+        """The class of a component; None where the pipeline has none."""
+        entry = self.index.get(name)
+        kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        return None if kind is None else str(kind)
 
-def find_pipeline(
-    config: BaseModelConfig, components: Sequence[str], weights: bool = True
-) -> PipelineFolder:
-    """The folder of the pipeline that ``config`` names; a hub model is downloaded where it must be.
+    def require(self, components: Mapping[str, Sequence[str]]) -> None:
+        """Check the components' classes against those allowed; none named: any scheduler.
 
-    Args:
-        config: the ``base_model`` section.
-        components: the subfolders that will be loaded; nothing else is downloaded.
-        weights: whether their weights are needed too, or only settings and vocabularies.
+        Raises:
+            BaseModelError: one is missing or of another class.
+        """
+        for name, allowed in components.items():
+            kind = self.component(name)
+            if kind is None or (allowed and kind not in allowed):
+                takes = " or ".join(allowed) if allowed else "a diffusers scheduler"
+                raise BaseModelError(f"{self.name}: its {name} is {kind}; taken is {takes}.")
+
+
+def find_pipeline(config: BaseModelConfig) -> PipelineFolder:
+    """What ``config`` names, as far as its index; of a hub model, no more is downloaded yet.
 
     Raises:
-        BaseModelError: there is no such folder or hub model, it cannot be reached, it asks for an
-            agreement first, or it is not a diffusers pipeline.
+        BaseModelError: there is no such folder, file or hub model, it cannot be reached, it asks
+            for an agreement first, or it is not a text-to-image model in a known layout.
     """
     name = config.name
     if name == SKETCHBOOK:
         return _folder(name, sketchbook.PIPELINE_FOLDER, embedded=True)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _folder(name, path)
-    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        return replace(_folder(name, path), allow_pickle=config.allow_pickle)
+    if path.is_file():
+        return _with_settings(config, path)
+    if not is_hub_id(name) or path.suffix in {".safetensors", ".ckpt"}:
         raise BaseModelError(
-            f"base_model.name: {name!r} is not a folder that exists. Allowed are `sketchbook`, the "
-            "folder of a diffusers pipeline, or a hub id such as `organisation/model`."
+            f"base_model.name: {name!r} is not a folder that exists, nor a file. Allowed are "
+            "`sketchbook`, the folder of a diffusers pipeline, a single-file checkpoint, or a hub "
+            "id such as `organisation/model`."
         )
-    path = _downloaded(config, components, weights)
+    path = downloaded(name, config.revision, (), "base_model.name")
     if config.revision is None:
         _log.warning(
             "base_model.revision is not set: %s is used at its newest commit. Pin it by "
             "`revision: %s`, so that a later run uses the same weights.", name, path.name,
         )  # fmt: skip
-    return _folder(name, path, commit=path.name)
+    return replace(_folder(name, path, commit=path.name), allow_pickle=config.allow_pickle)
+
+
+def with_components(
+    folder: PipelineFolder, components: Sequence[str], weights: bool = True
+) -> PipelineFolder:
+    """``folder`` with these components on this machine; a hub model is downloaded where it must be.
+
+    Args:
+        folder: what ``find_pipeline`` found.
+        components: the subfolders that will be loaded; nothing else is downloaded.
+        weights: whether their weights are needed too, or only settings and vocabularies.
+
+    Raises:
+        BaseModelError: they cannot be downloaded.
+    """
+    if folder.commit is None:
+        return folder
+    path = downloaded(
+        folder.name, folder.commit, components, "base_model.name", weights, folder.allow_pickle
+    )
+    return replace(folder, path=path)
+
+
+def _with_settings(config: BaseModelConfig, checkpoint: Path) -> PipelineFolder:
+    """The checkpoint, with the settings and vocabularies of the pipeline it is of."""
+    kind = kind_of_checkpoint(checkpoint, config.allow_pickle)
+    source = config.config or kind.settings
+    if source is None:
+        raise BaseModelError(
+            f"base_model.config is needed with {config.name}: {kind.undecided} Give the folder or "
+            "hub id of the diffusers pipeline that the checkpoint was made from."
+        )
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        if not is_hub_id(source):
+            raise BaseModelError(
+                f"base_model.config: {source!r} is neither a folder here nor a hub id."
+            )
+        path = downloaded(source, None, kind.components, "base_model.config", weights=False)
+    if kind.absent:
+        _log.warning("%s has no %s: drawn and trained without", checkpoint, kind.absent[0])
+    folder = _folder(config.name, path)
+    return replace(
+        folder,
+        index=folder.index | {component: [None, None] for component in kind.absent},
+        checkpoint=checkpoint,
+        checkpoint_kind=kind,
+        allow_pickle=config.allow_pickle,
+    )
 
 
 def _folder(
@@ -90,15 +161,9 @@ def _folder(
 ) -> PipelineFolder:
     index_file = path / INDEX
     if not index_file.is_file():
-        hint = (
-            "The weights of the embedded base are missing: install the package again."
-            if embedded
-            else "Save one there by `pipeline.save_pretrained(folder)`; a single .safetensors "
-            "checkpoint has to be converted first."
-        )
         raise BaseModelError(
             f"base_model.name: {name!r}: {path} is not a diffusers pipeline: "
-            f"it has no {INDEX}. {hint}"
+            f"it has no {INDEX}. {_hint(path, embedded)}"
         )
     try:
         index = json.loads(index_file.read_text(encoding="utf-8"))
@@ -109,19 +174,10 @@ def _folder(
     return PipelineFolder(name, path, index, commit, embedded)
 
 
-def _downloaded(config: BaseModelConfig, components: Sequence[str], weights: bool) -> Path:
-    """The snapshot of a hub model in the local cache; its folder's name is the commit."""
-    name, at = config.name, f" at revision {config.revision!r}" if config.revision else ""
-    patterns = [INDEX]
-    for component in components:
-        patterns += [f"{component}/*.json", f"{component}/*.txt"]
-        if weights:
-            patterns += [f"{component}/{file}" for file in WEIGHTS]
-            patterns += [f"{component}/{Path(file).stem}-*-of-*.safetensors" for file in WEIGHTS]
-    where = f"base_model.name: {name!r}{at}"
-    with hub_errors(where, name):
-        return Path(
-            snapshot_download(
-                name, revision=config.revision, allow_patterns=patterns, ignore_patterns=["*.fp16*"]
-            )
-        )
+def _hint(path: Path, embedded: bool) -> str:
+    if embedded:
+        return "The weights of the embedded base are missing: install the package again."
+    files = sorted(path.glob("*.safetensors"))
+    if files and not (path / "config.json").is_file():
+        return f"To use a single-file checkpoint, name the file itself: {files[0]}."
+    return "Save one there by `pipeline.save_pretrained(folder)`."

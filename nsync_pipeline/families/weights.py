@@ -1,4 +1,4 @@
-"""Frozen weights from safetensors files: whole, never a pickle, never remote code."""
+"""Frozen weights: whole, safetensors unless the user says otherwise, never remote code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,15 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.loaders.single_file_utils import (
+    create_diffusers_clip_model_from_ldm,
+    create_diffusers_t5_model_from_checkpoint,
+)
 from safetensors import SafetensorError
 
 from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.checkpoint_file import read_tensors
+from nsync_pipeline.families.pipeline_folder import PipelineFolder
 
 
 @contextmanager
@@ -18,7 +24,9 @@ def loading_errors(path: Path) -> Iterator[None]:
     """Make a ``BaseModelError`` of what the libraries raise on a broken file in ``path``."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (
+        OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError,
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]
         raise BaseModelError(
             f"{path} cannot be loaded (only safetensors weights are): {reason}"
@@ -44,24 +52,58 @@ def quiet_libraries() -> Iterator[None]:
 
 def load_frozen(
     kind: Any,
-    folder: Path,
+    folder: PipelineFolder,
     component: str,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """The model of class ``kind`` in ``folder/component``: in eval, without gradients.
+    """The model of class ``kind``, a component of ``folder``: in eval, without gradients.
 
     Raises:
         BaseModelError: the files are missing, broken, or do not have every weight.
     """
-    path = folder / component
-    with loading_errors(path), quiet_libraries():
-        model, info = kind.from_pretrained(
-            folder, subfolder=component, use_safetensors=True, torch_dtype=dtype,
-            output_loading_info=True,
-        )  # fmt: skip
-    missing = sorted(info["missing_keys"])
+    if folder.checkpoint is None:
+        model, missing = _from_folder(kind, folder, component, dtype)
+        path = folder.path / component
+    else:
+        model, missing = _from_checkpoint(kind, folder, folder.checkpoint, component, dtype)
+        path = folder.checkpoint
     if missing:
         # The libraries would go on with random numbers in their place.
-        raise BaseModelError(f"{path} lacks {len(missing)} weights, the first is {missing[0]}.")
+        of = "" if folder.checkpoint is None else f" of its {component}"
+        raise BaseModelError(f"{path} lacks {len(missing)} weights{of}, the first is {missing[0]}.")
     return model.to(device).eval().requires_grad_(False)
+
+
+def _from_folder(
+    kind: Any, folder: PipelineFolder, component: str, dtype: torch.dtype
+) -> tuple[Any, list[str]]:
+    with loading_errors(folder.path / component), quiet_libraries():
+        model, info = kind.from_pretrained(
+            folder.path,
+            subfolder=component,
+            use_safetensors=None if folder.allow_pickle else True,
+            torch_dtype=dtype,
+            output_loading_info=True,
+        )
+    return model, sorted(info["missing_keys"])
+
+
+def _from_checkpoint(
+    kind: Any, folder: PipelineFolder, checkpoint: Path, component: str, dtype: torch.dtype
+) -> tuple[Any, list[str]]:
+    """As diffusers converts it; the settings are the folder's."""
+    tensors = read_tensors(checkpoint, folder.allow_pickle)
+    common: dict[str, Any] = {
+        "config": str(folder.path), "subfolder": component, "torch_dtype": dtype,
+        "local_files_only": True,
+    }  # fmt: skip
+    with loading_errors(checkpoint), quiet_libraries():
+        if not issubclass(kind, transformers.PreTrainedModel):
+            model = kind.from_single_file(tensors, **common)
+        elif issubclass(kind, transformers.T5EncoderModel):
+            model = create_diffusers_t5_model_from_checkpoint(kind, tensors, **common)
+        else:
+            model = create_diffusers_clip_model_from_ldm(kind, tensors, **common)
+    # What the checkpoint did not have is still without numbers.
+    return model, sorted(name for name, weight in model.named_parameters() if weight.is_meta)

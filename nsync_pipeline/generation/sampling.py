@@ -12,7 +12,11 @@ from torch import Tensor
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.generation.config import SamplerConfig
-from nsync_pipeline.generation.schedulers import build_scheduler
+from nsync_pipeline.generation.schedulers import (
+    build_scheduler,
+    denoiser_input,
+    starting_latents,
+)
 
 PROMPTS_AHEAD = 256
 """Pictures whose prompts are encoded before the first of them is drawn: more would fill memory."""
@@ -154,9 +158,9 @@ def _sample(
         conditions = [embeds[""]] * len(batch) + conditions
     prompt_embeds = PromptEmbeds.cat(conditions)
 
-    latents: Tensor = noise.to(family.device) * scheduler.init_noise_sigma
+    latents = starting_latents(scheduler, noise.to(family.device))
     for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep)
+        scaled = denoiser_input(scheduler, latents, timestep)
         inputs = torch.cat([scaled, scaled]) if guided else scaled
         prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
         if guided:

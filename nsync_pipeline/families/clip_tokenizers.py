@@ -1,0 +1,82 @@
+"""CLIP's tokenizers: the one place where prompts become token numbers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.pipeline_folder import PipelineFolder
+from nsync_pipeline.families.weights import loading_errors
+
+TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
+VOCABULARIES = ("tokenizer.json", "vocab.json")
+
+
+@dataclass(frozen=True)
+class PromptTokenizer:
+    """CLIP's tokenizer, and the window of the text encoder behind it."""
+
+    tokenizer: CLIPTokenizer
+    window: int  # tokens, start and end counted
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        return self.window - 2
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
+        return len(self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+
+    def padded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` (B, window), cut and filled up to the window."""
+        encoded = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.window,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
+
+
+@dataclass(frozen=True)
+class PromptTokenizers:
+    """Those of a base model, one a text encoder: a prompt must fit them all."""
+
+    each: tuple[PromptTokenizer, ...]
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Of the shortest window."""
+        return min(tokenizer.max_prompt_tokens for tokenizer in self.each)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """The most that one of them counts, start and end not counted; nothing is cut off."""
+        return max(tokenizer.prompt_tokens(prompt) for tokenizer in self.each)
+
+
+def load_tokenizers(folder: PipelineFolder, count: int) -> PromptTokenizers:
+    """The first ``count`` tokenizers of a pipeline: tokenizer, tokenizer_2, ...
+
+    Raises:
+        BaseModelError: one cannot be loaded.
+    """
+    suffixes = [""] + [f"_{number}" for number in range(2, count + 1)]
+    return PromptTokenizers(tuple(_load(folder, suffix) for suffix in suffixes))
+
+
+def _load(folder: PipelineFolder, suffix: str) -> PromptTokenizer:
+    name = f"tokenizer{suffix}"
+    vocabulary = folder.path / name
+    if not any((vocabulary / file).is_file() for file in VOCABULARIES):
+        # CLIPTokenizer would go on with a vocabulary of its own, of two tokens.
+        raise BaseModelError(f"{vocabulary} has none of {', '.join(VOCABULARIES)}.")
+    with loading_errors(vocabulary):
+        tokenizer = CLIPTokenizer.from_pretrained(folder.path, subfolder=name)
+    settings_file = folder.path / f"text_encoder{suffix}" / "config.json"
+    with loading_errors(settings_file.parent):
+        positions = int(json.loads(settings_file.read_text("utf-8"))["max_position_embeddings"])
+    return PromptTokenizer(tokenizer, min(int(tokenizer.model_max_length), positions))

@@ -1,0 +1,115 @@
+"""Where a base model's weights lie, and in which number type."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.config import BaseModelConfig
+
+SLICED_FROM = 512
+"""Pixels a side from which the VAE takes pictures one by one, unless the settings say."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a family is told about the machine."""
+
+    device: torch.device
+    dtype: torch.dtype  # of the denoiser, and of the largest text encoder where there are three
+    offload: bool = False
+    vae_slicing: bool | None = None
+    vae_tiling: bool = False
+    compile: bool = False
+
+    @property
+    def full_dtype(self) -> torch.dtype:
+        """Of text encoders, VAE and predictions: float32, or float64 where the denoiser is."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def resting_place(self) -> torch.device:
+        """Where text encoders and VAE are while they are not in use."""
+        return torch.device("cpu") if self.offload else self.device
+
+    @contextmanager
+    def in_use(self, module: nn.Module) -> Iterator[None]:
+        """Have ``module`` on the device inside; without offloading it is there anyway.
+
+        A module that is trained stays there: its optimizer's state and gradients do.
+        """
+        if not self.offload:
+            yield
+            return
+        module.to(self.device)
+        try:
+            yield
+        finally:
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.to(self.resting_place)
+
+
+def place(config: BaseModelConfig) -> Placement:
+    """Where the base model that ``config`` names goes, by what is there.
+
+    Raises:
+        BaseModelError: the device is not there, or has no numbers of the type asked for.
+    """
+    device = choose_device(config.device)
+    return Placement(
+        device=device,
+        dtype=choose_dtype(config.dtype, device),
+        offload=config.memory.offload and device.type != "cpu",
+        vae_slicing=config.memory.vae_slicing,
+        vae_tiling=config.memory.vae_tiling,
+        compile=config.compile,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` is CUDA, then MPS, then the CPU, by what is there.
+
+    Raises:
+        BaseModelError: the device is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
+    if not there[name]:
+        raise BaseModelError(
+            f"base_model.device: {name} is asked for, and torch {torch.__version__} finds none "
+            "here; `auto` takes what there is."
+        )
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number type called ``name``; ``auto`` is bfloat16 or float16 on CUDA, else float32.
+
+    Raises:
+        BaseModelError: float64 is asked for on another device than the CPU.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    if name == "float64" and device.type != "cpu":
+        raise BaseModelError(
+            f"base_model.dtype: float64 is for the CPU, and the model goes to {device.type}: set "
+            "device to cpu, or dtype to auto."
+        )
+    dtypes = {
+        "float64": torch.float64,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
+    return dtypes[name]
