@@ -58,7 +58,13 @@ class UntrainedUNet:
             norm_num_groups=16,
         ).requires_grad_(False)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, prompts: PromptEmbeds) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        prompts: PromptEmbeds,
+        geometry: Tensor | None = None,
+    ) -> Tensor:
         output: Tensor = self.denoiser(
             noisy, timesteps, encoder_hidden_states=prompts.tokens
         ).sample
@@ -125,7 +131,7 @@ def timed(
     family: Any, lora: TrainedWeights, size: int, prompt_shape: Sequence[int], rounds: int
 ) -> Timing:
     """Time one batch size; the first round warms up and is not counted."""
-    batches = {branch: random_batch(family, size, prompt_shape) for branch in BRANCHES}
+    batches = {branch: (random_batch(family, size, prompt_shape),) for branch in BRANCHES}
     losses = branch_losses(family, batches)
     in_turn = BranchPass((family.denoiser,), lora.weights, ADAPTER, "in_turn")
     fused = BranchPass((family.denoiser,), lora.weights, ADAPTER, "fused")

@@ -22,3 +22,8 @@ class TrainedWeights:
     def count(self) -> int:
         """How many numbers are trained."""
         return sum(weight.numel() for weight in self.weights)
+
+    @property
+    def encode_prompts(self) -> bool:
+        """Whether some of them take part in encoding prompts."""
+        return any(group != "denoiser" for group in self.groups)

@@ -1,7 +1,39 @@
 """The loss: how it is weighted, and how its timesteps are drawn; the same in all branches."""
 
+from typing import Literal
+
+from pydantic import Field
+
 from nsync_pipeline.strict import Section
 
 
 class ObjectiveConfig(Section):
     """``training.objective`` in params.yaml."""
+
+    loss: Literal["mse", "huber"] = Field(
+        default="mse", description="squared error, or pseudo-Huber (outliers weigh less)"
+    )
+    huber_delta: float = Field(
+        default=0.1, gt=0, le=100, description="of huber: the error where squares turn into lines"
+    )
+    min_snr_gamma: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="min-SNR weighting of timesteps, 5 in its paper; null: none; not for flow",
+    )
+    zero_terminal_snr: bool = Field(
+        default=False,
+        description="rescale the base's noise so that its last timestep is noise alone; only with "
+        "v_prediction, and what is drawn with the result is drawn so too",
+    )
+    timestep_sampling: Literal["uniform", "logit_normal", "shift"] = Field(
+        default="uniform", description="over the schedule, from the least noisy to the noisiest"
+    )
+    logit_mean: float = Field(
+        default=0.0, ge=-10, le=10, description="of logit_normal; above 0: towards noise"
+    )
+    logit_std: float = Field(default=1.0, gt=0, le=10, description="of logit_normal")
+    timestep_shift: float = Field(
+        default=3.0, gt=0, le=100, description="of shift; above 1: towards noise"
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.seeding import torch_stream
 
 SHARED = "shared"
@@ -21,7 +22,7 @@ SHARED = "shared"
 class Draws:
     """The random part of a batch."""
 
-    timesteps: Tensor  # (B,) int64 in [0, T)
+    entries: Tensor  # (B,) int64 in [0, T): of the schedule, from the least noisy on
     noise: Tensor  # (B, C, h, w) float32, standard normal
 
 
@@ -31,18 +32,42 @@ def draw(
     step: int,
     positions: Sequence[int],
     shape: Sequence[int],
-    timestep_count: int,
+    entry_count: int,
+    objective: ObjectiveConfig | None = None,
 ) -> Draws:
     """The draws of ``branch`` (or ``SHARED``) at ``step`` for the samples at ``positions``.
 
-    Timesteps are uniform over ``range(timestep_count)``; ``shape`` is one latent's, (C, h, w).
+    Entries of the schedule are drawn as ``objective`` says, uniformly where it is None; ``shape``
+    is one latent's, (C, h, w).
     """
-    timesteps = [
-        torch.randint(timestep_count, (), generator=torch_stream(seed, "timestep", branch, step, p))
+    entries = [
+        _entry(torch_stream(seed, "timestep", branch, step, p), entry_count, objective)
         for p in positions
     ]
     noise = [
         torch.randn(tuple(shape), generator=torch_stream(seed, "noise", branch, step, p))
         for p in positions
     ]
-    return Draws(torch.stack(timesteps), torch.stack(noise))
+    return Draws(torch.stack(entries), torch.stack(noise))
+
+
+def _entry(stream: torch.Generator, count: int, objective: ObjectiveConfig | None) -> Tensor:
+    """One of ``range(count)``, () int64: ``floor(count * share)`` of a share in [0, 1).
+
+    - uniform: every entry alike;
+    - logit_normal: ``share = sigmoid(m + s z)``, ``z`` standard normal;
+    - shift: ``share = a u / (1 + (a - 1) u)``, ``u`` uniform, ``a`` the shift.
+
+    Source of the last two: Esser et al., Scaling Rectified Flow Transformers for High-Resolution
+    Image Synthesis (arXiv 2403.03206), sections 3.1 and 5.3.2.
+    """
+    if objective is None or objective.timestep_sampling == "uniform":
+        return torch.randint(count, (), generator=stream)
+    if objective.timestep_sampling == "logit_normal":
+        normal = torch.randn((), generator=stream, dtype=torch.float64)
+        share = torch.sigmoid(objective.logit_mean + objective.logit_std * normal)
+    else:
+        uniform = torch.rand((), generator=stream, dtype=torch.float64)
+        shift = objective.timestep_shift
+        share = shift * uniform / (1.0 + (shift - 1.0) * uniform)
+    return (share * count).long().clamp(max=count - 1)

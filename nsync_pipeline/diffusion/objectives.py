@@ -1,6 +1,9 @@
 """What the denoiser is asked to predict, and how far it is off."""
 
+import torch
 from torch import Tensor
+
+from nsync_pipeline.diffusion.config import ObjectiveConfig
 
 
 def prediction_target(
@@ -30,7 +33,23 @@ def prediction_target(
     )
 
 
-def per_sample_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """The mean squared error of each sample, (B,), in float32 or better."""
+def per_sample_loss(
+    prediction: Tensor, target: Tensor, objective: ObjectiveConfig | None = None
+) -> Tensor:
+    """The mean error of each sample, (B,), in float32 or better.
+
+    With ``r`` the difference of prediction and target, and ``d`` the objective's ``huber_delta``:
+
+    - ``mse``, and where ``objective`` is None: ``r^2``;
+    - ``huber``: ``2 d (sqrt(r^2 + d^2) - d)``, which is ``r^2`` where ``r`` is small and
+      ``2 d |r|`` where it is large (the pseudo-Huber loss of arXiv 2403.16728, scaled as the
+      training scripts of diffusers scale it, so that it passes into the squared error).
+    """
     error = prediction.float() if prediction.dtype.itemsize < 4 else prediction
-    return (error - target.to(error)).square().flatten(1).mean(dim=1)
+    residual = error - target.to(error)
+    if objective is None or objective.loss == "mse":
+        return residual.square().flatten(1).mean(dim=1)
+    delta = objective.huber_delta
+    root = torch.sqrt(residual.square() + delta**2)
+    # residual^2 / (root + delta) is root - delta, and keeps its digits where the residual is small.
+    return (2 * delta * residual.square() / (root + delta)).flatten(1).mean(dim=1)

@@ -14,6 +14,7 @@ from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.image_sets.buckets import picture_sizes
 from nsync_pipeline.image_sets.pixels import load_pixels
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
@@ -27,6 +28,7 @@ from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
 from nsync_pipeline.training.history import StepRecord, history_csv
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.loss_curve import loss_curve
+from nsync_pipeline.training.objective import apply_objective
 from nsync_pipeline.training.summary import summarise
 
 
@@ -65,7 +67,7 @@ def _read(context: StageContext, variant: str) -> _Task:
     settings = params.variant(variant)
     placeholder = params.style(context.style).placeholder
     contrastive = "negative" in branches_of(settings.update_rule, settings.contrast)
-    inputs = read_training_inputs(workspace, context.style, placeholder, contrastive)
+    inputs = read_training_inputs(workspace, context.style, placeholder, settings)
     context.log.dataset("style_set", workspace.style_set(context.style), "training")
     if contrastive:
         context.log.dataset("negative_set", workspace.negative_set(context.style), "negatives")
@@ -75,13 +77,15 @@ def _read(context: StageContext, variant: str) -> _Task:
             f"the negatives of {context.style} were drawn by another base ({inputs.base_revision}) "
             f"than {family.name} ({family.revision}): run the negative_set stage again"
         )
+    apply_objective(family, settings.objective)
     for example in (*inputs.train, *inputs.held_out):
-        length = family.prompt_tokens(example.prompt)
+        longest = example.negative_prompt or example.prompt
+        length = family.prompt_tokens(longest)
         if length > family.max_prompt_tokens:
             raise CaptionError(
                 f"picture {example.id}: its prompt has {length} tokens, and {family.name} takes "
                 f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
-                f"Shorten the caption: {example.prompt!r}"
+                f"Shorten the caption: {longest!r}"
             )
     return _Task(context, variant, settings, inputs, family)
 
@@ -91,13 +95,13 @@ def _trained(task: _Task) -> StageResult:
     seed = context.params.seed
     examples = _encoded(task, task.inputs.train, "encoding pictures")
     held_out = task.inputs.held_out[:MOST_PICTURES]
-    held_out_loss = None
-    if held_out:
-        test = _encoded(task, held_out, "encoding test pictures")
-        held_out_loss = HeldOutLoss(family, test, seed)
+    test = _encoded(task, held_out, "encoding test pictures") if held_out else None
     trained = add_trainables(
         family, settings.lora, settings.textual_inversion, torch_stream(seed, "lora")
     )
+    held_out_loss = None
+    if test is not None:
+        held_out_loss = HeldOutLoss(family, test, seed, trained.encode_prompts)
     scratch = context.workspace.scratch("training", context.style, task.variant)
     checkpoints = CheckpointFolder(scratch, _digest(task))
 
@@ -141,9 +145,15 @@ def _trained(task: _Task) -> StageResult:
 
 
 def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
-    progress = task.context.progress
+    context = task.context
     return encode_examples(
-        task.family, examples, load_pixels, lambda done, total: progress(what, done, total)
+        task.family,
+        examples,
+        load_pixels,
+        lambda done, total: context.progress(what, done, total),
+        picture_sizes(task.family, context.params.base_model.aspect_buckets).of,
+        task.inputs.style_prompts,
+        context.workspace.scratch("encoded", context.style),
     )
 
 
@@ -172,6 +182,7 @@ def _digest(task: _Task) -> str:
         "origin": _origin(task),
         "settings": task.settings.model_dump(mode="json"),
         "base": [str(family.device), str(family.dtype), family.resolution],
+        "aspect_buckets": task.context.params.base_model.aspect_buckets,
         "held_out": [example.id for example in task.inputs.held_out],
         "torch": torch.__version__,
     }

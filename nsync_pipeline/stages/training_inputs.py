@@ -2,16 +2,23 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.artifacts import MANIFEST_FILE, Workspace
+from nsync_pipeline.contrast.rules import branches_of, negative_number
 from nsync_pipeline.errors import CaptionError, MissingArtifactError, TrainingError
-from nsync_pipeline.generation.prompts import styled_prompt
+from nsync_pipeline.generation.prompts import (
+    style_phrase,
+    styled_prompt,
+    unstyled_phrase,
+    unstyled_prompt,
+)
 from nsync_pipeline.image_sets.manifest import CAPTIONS, NEGATIVE_SET, STYLE_SET, read_manifest
-from nsync_pipeline.training.encoded_set import Example
+from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.training.encoded_set import Example, StoredPicture, StylePrompts
 
 
 @dataclass(frozen=True)
@@ -20,19 +27,21 @@ class TrainingInputs:
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]  # the test split; no negatives
+    style_prompts: StylePrompts
     base_revision: str | None  # of the base that drew the negatives; None where none are used
     data_sha256: str  # over every picture's hash and prompt, and the negatives' hashes
 
 
 def read_training_inputs(
-    workspace: Workspace, style: str, placeholder: str, with_negatives: bool
+    workspace: Workspace, style: str, placeholder: str, settings: TrainingConfig
 ) -> TrainingInputs:
-    """Read and check the manifests of ``style``.
+    """Read and check the manifests of ``style``, for a training with ``settings``.
 
     Raises:
         MissingArtifactError: a manifest is missing, or the sets do not belong together.
         CaptionError: a picture has no caption.
-        TrainingError: there is no picture to train on, or a test picture is among them.
+        TrainingError: there is no picture to train on, a test picture is among them, or a picture
+            has fewer negatives than a triplet needs.
     """
     folder = workspace.style_set(style)
     pictures = read_manifest(folder / MANIFEST_FILE, STYLE_SET)
@@ -51,14 +60,23 @@ def read_training_inputs(
     mute = [row["origin"] for row in pictures if not (captions.get(row["id"]) or "").strip()]
     if mute:
         raise CaptionError(f"{style}: no caption for {_some(mute)}: run the captions stage again")
-    negatives = _negatives(workspace, style, train) if with_negatives else []
-    drawn: dict[str, list[Path]] = defaultdict(list)
+    branches = branches_of(settings.update_rule, settings.contrast)
+    wanted = sum(negative_number(branch) is not None for branch in branches)
+    negatives = _negatives(workspace, style, train, wanted) if wanted else []
+    drawn: dict[str, list[StoredPicture]] = defaultdict(list)
     for row in sorted(negatives, key=lambda row: (row["positive_id"], row["k"])):
-        drawn[row["positive_id"]].append(workspace.negative_set(style) / row["file"])
+        drawn[row["positive_id"]].append(_stored(workspace.negative_set(style), row))
+    unstyled = settings.contrast.negative_prompt == "not_in_style"
 
     def example(row: dict[str, Any]) -> Example:
-        prompt = styled_prompt(captions[row["id"]], placeholder)
-        return Example(row["id"], folder / row["file"], prompt, tuple(drawn[row["id"]]))
+        caption = captions[row["id"]]
+        return Example(
+            row["id"],
+            _stored(folder, row),
+            styled_prompt(caption, placeholder),
+            tuple(drawn[row["id"]]),
+            unstyled_prompt(caption, placeholder) if unstyled and wanted else None,
+        )
 
     content = {
         "pictures": [
@@ -75,15 +93,18 @@ def read_training_inputs(
     return TrainingInputs(
         train=tuple(example(row) for row in train),
         held_out=tuple(example(row) for row in test),
+        style_prompts=StylePrompts(
+            style_phrase(placeholder), (unstyled_phrase if unstyled else style_phrase)(placeholder)
+        ),
         base_revision=str(negatives[0]["base_revision"]) if negatives else None,
         data_sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
     )
 
 
 def _negatives(
-    workspace: Workspace, style: str, train: list[dict[str, Any]]
+    workspace: Workspace, style: str, train: list[dict[str, Any]], wanted: int
 ) -> list[dict[str, Any]]:
-    """The negatives, each of a training picture, at least one of every training picture."""
+    """The negatives, each of a training picture, ``wanted`` or more of every training picture."""
     path = workspace.negative_set(style) / MANIFEST_FILE
     negatives = read_manifest(path, NEGATIVE_SET)
     ids = {row["id"] for row in train}
@@ -95,7 +116,18 @@ def _negatives(
         raise MissingArtifactError(
             f"{path}: {' and '.join(found)}: run the negative_set stage again"
         )
+    fewest = min(Counter(row["positive_id"] for row in negatives).values())
+    if fewest < wanted:
+        raise TrainingError(
+            f"training.contrast.negatives asks for {wanted} negatives of a picture, and {path} has "
+            f"{fewest} of some: set negative_set.per_positive to {wanted} or more, and run the "
+            "negative_set stage again"
+        )
     return negatives
+
+
+def _stored(folder: Path, row: dict[str, Any]) -> StoredPicture:
+    return StoredPicture(folder / row["file"], row["sha256"], row["width"], row["height"])
 
 
 def _some(names: list[str]) -> str:

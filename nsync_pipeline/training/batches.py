@@ -1,29 +1,36 @@
 """From triplets to the noisy batches of the branches, and their losses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from nsync_pipeline.contrast.gradients import BranchLosses
-from nsync_pipeline.contrast.rules import Branch
+from nsync_pipeline.contrast.rules import Branch, negative_number
+from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.diffusion.draws import SHARED, draw
 from nsync_pipeline.diffusion.noising import noisy_latents, scales_at
 from nsync_pipeline.diffusion.objectives import per_sample_loss, prediction_target
 from nsync_pipeline.families.family import Family, NoiseSchedule, PromptEmbeds
+from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
+from nsync_pipeline.training.objective import loss_weights
 from nsync_pipeline.training.triplets import Triplet
 
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """What the denoiser is given of one branch, and what it should say."""
+    """What the denoiser is given of one branch, and what it should say; latents of one shape."""
 
     noisy_latents: Tensor  # (B, C, h, w)
     timesteps: Tensor  # (B,) as the denoiser is told them
-    prompt_embeds: PromptEmbeds  # B rows
+    prompts: PromptEmbeds | tuple[str, ...]  # B; texts are encoded in the loss, with gradients
     target: Tensor  # (B, C, h, w)
+    geometry: Tensor | None = None  # (B, 6) int64
+    weights: Tensor | None = None  # (B,) of each sample's loss
+    objective: ObjectiveConfig | None = None  # None: the squared error
 
 
 @dataclass(frozen=True)
@@ -34,39 +41,91 @@ class BatchMaker:
     noise_schedule: NoiseSchedule
     seed: int
     shared_noise: bool  # a triplet's branches share timestep and noise
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    live_prompts: bool = False  # prompts are encoded in the loss: part of their encoder is trained
 
-    def batch(self, branch: Branch, step: int, triplets: Sequence[Triplet]) -> NoisyBatch:
-        """The batch of ``branch`` for ``triplets`` of optimizer step ``step``."""
-        latents = self._latents(branch, triplets)
-        schedule = self.noise_schedule
+    def batch(
+        self, branch: Branch, step: int, triplets: Sequence[Triplet]
+    ) -> tuple[NoisyBatch, ...]:
+        """The batch of ``branch`` for ``triplets`` of optimizer step ``step``: one a shape.
+
+        The shapes, and how many samples each has, are the same in all branches.
+        """
+        alike: dict[tuple[int, ...], list[Triplet]] = {}
+        for triplet in triplets:
+            shape = self.examples.latents.shape(triplet.positive)
+            alike.setdefault(shape, []).append(triplet)
+        return tuple(self._of_one_shape(branch, step, group) for group in alike.values())
+
+    def _of_one_shape(self, branch: Branch, step: int, triplets: Sequence[Triplet]) -> NoisyBatch:
+        latents, geometry = self._latents(branch, triplets)
         draws = draw(
             self.seed,
             SHARED if self.shared_noise else branch,
             step,
             [triplet.position for triplet in triplets],
             latents.shape[1:],
-            len(schedule),
+            len(self.noise_schedule),
+            self.objective,
         )
+        texts = [self._prompt(branch, triplet) for triplet in triplets]
+        live = self.live_prompts
+        prompts = tuple(texts) if live else self.examples.encoded_prompts.embeds(texts)
+        weights = None if self._weights is None else self._weights[draws.entries].float()
         return noisy_batch(
-            schedule, latents, draws.noise, draws.timesteps, self._prompts(branch, triplets)
+            self.noise_schedule,
+            latents,
+            draws.noise,
+            draws.entries,
+            prompts,
+            geometry=geometry,
+            weights=weights,
+            objective=self.objective,
         )
 
-    def _latents(self, branch: Branch, triplets: Sequence[Triplet]) -> Tensor:
-        examples = self.examples
-        if branch == "negative":
-            rows = [examples.negative_row(t.positive, t.negative) for t in triplets]
-            return examples.negative_latents[torch.tensor(rows)]
-        return examples.latents[torch.tensor(_pictures(branch, triplets))]
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        return loss_weights(self.noise_schedule, self.objective)
 
-    def _prompts(self, branch: Branch, triplets: Sequence[Triplet]) -> PromptEmbeds:
-        """Each picture's own prompt; a negative has its positive's."""
+    def _latents(self, branch: Branch, triplets: Sequence[Triplet]) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, h, w) and geometry (B, 6) of the branch's pictures."""
         examples = self.examples
-        pictures = _pictures(branch, triplets)
-        parts = [
-            examples.empty_prompt_embeds if t.drop_caption else examples.prompt_embeds.rows(_row(p))
-            for p, t in zip(pictures, triplets, strict=True)
-        ]
-        return PromptEmbeds.cat(parts)
+        number = negative_number(branch)
+        if number is None:
+            rows = [t.anchor if branch == "anchor" else t.positive for t in triplets]
+            return examples.latents.stacked(rows), examples.geometry[torch.tensor(rows)]
+        rows = [examples.negative_row(t.negatives_of, t.negatives[number]) for t in triplets]
+        return (
+            examples.negative_latents.stacked(rows),
+            examples.negative_geometry[torch.tensor(rows)],
+        )
+
+    def _prompt(self, branch: Branch, triplet: Triplet) -> str:
+        """The picture's own; a negative's is about the picture that it was drawn for."""
+        examples = self.examples
+        negative = negative_number(branch) is not None
+        if triplet.prompt_form == "empty":
+            return ""
+        if triplet.prompt_form == "style_only":
+            phrases = examples.style_prompts
+            return phrases.negative if negative else phrases.positive
+        if negative:
+            return examples.negative_prompts[triplet.negatives_of]
+        return examples.prompts[triplet.anchor if branch == "anchor" else triplet.positive]
+
+
+def batch_maker(
+    examples: EncodedSet, family: Family, settings: TrainingConfig, seed: int, live_prompts: bool
+) -> BatchMaker:
+    """Makes the batches of ``examples`` as ``settings`` say."""
+    return BatchMaker(
+        examples,
+        family.noise_schedule,
+        seed,
+        settings.shared_noise,
+        settings.objective,
+        live_prompts,
+    )
 
 
 def noisy_batch(
@@ -74,7 +133,10 @@ def noisy_batch(
     latents: Tensor,
     noise: Tensor,
     entries: Tensor,
-    prompt_embeds: PromptEmbeds,
+    prompts: PromptEmbeds | tuple[str, ...],
+    geometry: Tensor | None = None,
+    weights: Tensor | None = None,
+    objective: ObjectiveConfig | None = None,
 ) -> NoisyBatch:
     """Noise ``latents`` by the schedule's ``entries`` (B,), and say what is to be predicted."""
     scales = [
@@ -83,36 +145,55 @@ def noisy_batch(
     return NoisyBatch(
         noisy_latents(latents, noise, *scales),
         schedule.timesteps[entries],
-        prompt_embeds,
+        prompts,
         prediction_target(schedule.prediction_type, latents, noise, *scales),
+        geometry,
+        weights,
+        objective,
     )
 
 
 def sample_losses(family: Family, batch: NoisyBatch) -> Tensor:
     """The loss of each sample, (B,)."""
-    prediction = family.predict(batch.noisy_latents, batch.timesteps, batch.prompt_embeds)
-    return per_sample_loss(prediction, batch.target.to(prediction.device))
+    prompts = batch.prompts
+    embeds = prompts if isinstance(prompts, PromptEmbeds) else family.embed_prompts(prompts)
+    prediction = family.predict(batch.noisy_latents, batch.timesteps, embeds, batch.geometry)
+    losses = per_sample_loss(prediction, batch.target.to(prediction.device), batch.objective)
+    return losses if batch.weights is None else losses * batch.weights.to(losses)
 
 
-def branch_losses(family: Family, batches: Mapping[Branch, NoisyBatch]) -> BranchLosses:
-    """The mean loss of each branch asked for, by one pass over their batches stacked."""
+def branch_losses(family: Family, batches: Mapping[Branch, Sequence[NoisyBatch]]) -> BranchLosses:
+    """The mean loss of each branch asked for, by one pass a shape over their batches stacked."""
 
     def losses(branches: Sequence[Branch]) -> Tensor:
-        parts = [batches[branch] for branch in branches]
-        stacked = NoisyBatch(
-            torch.cat([part.noisy_latents for part in parts]),
-            torch.cat([part.timesteps for part in parts]),
-            PromptEmbeds.cat([part.prompt_embeds for part in parts]),
-            torch.cat([part.target for part in parts]),
-        )
-        return sample_losses(family, stacked).view(len(parts), -1).mean(dim=1)
+        groups = zip(*(batches[branch] for branch in branches), strict=True)
+        per_sample = [
+            sample_losses(family, _stacked(parts)).view(len(branches), -1) for parts in groups
+        ]
+        return torch.cat(per_sample, dim=1).mean(dim=1)
 
     return losses
 
 
-def _pictures(branch: Branch, triplets: Sequence[Triplet]) -> list[int]:
-    return [triplet.anchor if branch == "anchor" else triplet.positive for triplet in triplets]
+def _stacked(parts: Sequence[NoisyBatch]) -> NoisyBatch:
+    """One batch of the branches' ``parts``, in their order."""
+    prompts: PromptEmbeds | tuple[str, ...]
+    embeds = [part.prompts for part in parts if isinstance(part.prompts, PromptEmbeds)]
+    if embeds:
+        prompts = PromptEmbeds.cat(embeds)
+    else:
+        prompts = tuple(str(text) for part in parts for text in part.prompts)
+    return NoisyBatch(
+        torch.cat([part.noisy_latents for part in parts]),
+        torch.cat([part.timesteps for part in parts]),
+        prompts,
+        torch.cat([part.target for part in parts]),
+        _joined([part.geometry for part in parts]),
+        _joined([part.weights for part in parts]),
+        parts[0].objective,
+    )
 
 
-def _row(index: int) -> Tensor:
-    return torch.tensor([index])
+def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(there) if there else None

@@ -12,6 +12,8 @@ from nsync_pipeline.section_changes import changes_of
 from nsync_pipeline.strict import Section
 from nsync_pipeline.training.watch_config import WatchConfig
 
+Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+
 
 class TrainingConfig(Section):
     """``training`` in params.yaml: what every variant starts from."""
@@ -24,22 +26,45 @@ class TrainingConfig(Section):
     accumulation: int = Field(
         default=1, ge=1, le=4096, description="micro-batches averaged into one optimizer step"
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1.0, description="of AdamW, at its highest")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        default="adamw", description="adamw_8bit keeps its moments in 8 bits; needs bitsandbytes"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, le=1.0, description="at its highest")
     text_encoder_learning_rate: float | None = Field(
         default=None, gt=0, le=1.0, description="of the text encoders' LoRA; null: `learning_rate`"
     )
     embedding_learning_rate: float | None = Field(
         default=None, gt=0, le=1.0, description="of trained token vectors; null: `learning_rate`"
     )
-    schedule: Literal["constant", "cosine", "linear"] = Field(
-        default="cosine", description="of the learning rate after the warm-up"
+    schedule: Schedule = Field(
+        default="cosine", description="of the learning rates after the warm-up (docs/training.md)"
     )
-    warmup_steps: int = Field(default=0, ge=0, le=1_000_000, description="optimizer steps")
+    schedule_cycles: int = Field(
+        default=1, ge=1, le=10_000, description="how often `cosine_with_restarts` starts"
+    )
+    schedule_power: float = Field(
+        default=1.0, gt=0, le=100, description="of `polynomial`; 1 is `linear`"
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, le=1_000_000, description="optimizer steps of linear rise, in any schedule"
+    )
     weight_decay: float = Field(
         default=0.0, ge=0, le=1.0, description="of AdamW, on the LoRA; token vectors have none"
     )
     max_gradient_norm: float | None = Field(
         default=1.0, gt=0, description="the refined gradient is clipped to it; null: not clipped"
+    )
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="of a running average of the trained weights, which is saved in their place; "
+        "null: none",
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="which weights are saved; best: of the look with the best score "
+        "(`watch.every`)",
     )
     shared_noise: bool = Field(
         default=False,
@@ -48,8 +73,23 @@ class TrainingConfig(Section):
     caption_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of triplets trained on the empty prompt"
     )
+    content_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the other triplets trained on `in the style of {placeholder}` alone",
+    )
+    negatives_of: Literal["same", "other"] = Field(
+        default="same",
+        description="negatives have their positive's content, or another training picture's",
+    )
     branches: BranchMode = Field(
         default="auto", description="one pass for all branches, or one each; the gradients agree"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="compute the denoiser's activations again on the way back: less memory, "
+        "about a third more time",
     )
     contrast: ContrastConfig = ContrastConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

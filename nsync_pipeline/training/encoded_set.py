@@ -1,16 +1,28 @@
-"""The training pictures and prompts as the denoiser takes them, encoded once."""
+"""The training pictures and prompts as the denoiser takes them: encoded once, read as needed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
+import diffusers
 import torch
 from torch import Tensor
 
 from nsync_pipeline.families.family import Family, PromptEmbeds
+from nsync_pipeline.image_sets.buckets import Size
+from nsync_pipeline.image_sets.pixels import geometry_of
+from nsync_pipeline.training.tensor_store import TensorRows, TensorStore, digest_of
 
-ENCODED_AT_ONCE = 16
-"""Pictures or prompts a pass; it is part of what makes a latent (rounding), so it is fixed."""
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture's file, and what its manifest says of it."""
+
+    path: Path
+    sha256: str
+    width: int  # pixels
+    height: int  # pixels
 
 
 @dataclass(frozen=True)
@@ -18,66 +30,156 @@ class Example:
     """One picture, what is said of it, and its negatives."""
 
     id: str
-    picture: Path
+    picture: StoredPicture
     prompt: str
-    negatives: tuple[Path, ...] = ()
+    negatives: tuple[StoredPicture, ...] = ()
+    negative_prompt: str | None = None  # of the negatives; None: `prompt`
+
+
+@dataclass(frozen=True)
+class StylePrompts:
+    """What prompts are without their content: the style phrase alone."""
+
+    positive: str = ""
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Prompts by their text."""
+
+    row_of: dict[str, int]
+    tokens: TensorRows  # (L, D) each
+    pooled: TensorRows | None  # (P,) each
+
+    def embeds(self, texts: Sequence[str]) -> PromptEmbeds:
+        """A row for each of ``texts``."""
+        rows = [self.row_of[text] for text in texts]
+        pooled = None if self.pooled is None else self.pooled.stacked(rows)
+        return PromptEmbeds(self.tokens.stacked(rows), pooled)
 
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Examples in memory, on the CPU."""
+    """Examples, on the CPU: latents and prompts are read when they are asked for."""
 
     ids: tuple[str, ...]
-    latents: Tensor  # (N, C, h, w) float32, of the pictures
-    negative_latents: Tensor  # (M, C, h, w) float32; those of one picture are together
+    latents: TensorRows  # N of (C, h, w), of the pictures
+    negative_latents: TensorRows  # M; those of one picture are together
     negative_counts: tuple[int, ...]  # a picture: they sum to M
-    prompt_embeds: PromptEmbeds  # N rows
-    empty_prompt_embeds: PromptEmbeds  # one row, of the prompt ""
+    negative_starts: tuple[int, ...]  # a picture: where its negatives begin
+    geometry: Tensor  # (N, 6) int64, of the pictures (see `Family.predict`)
+    negative_geometry: Tensor  # (M, 6) int64
+    prompts: tuple[str, ...]  # N
+    negative_prompts: tuple[str, ...]  # N, of each picture's negatives
+    style_prompts: StylePrompts
+    encoded_prompts: EncodedPrompts  # of every prompt that a batch may have
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each picture's latent; its negatives have the same."""
+        return tuple(self.latents.shape(row) for row in range(len(self.ids)))
 
     def negative_row(self, picture: int, negative: int) -> int:
         """Where the ``negative``-th negative of ``picture`` is in ``negative_latents``."""
-        return sum(self.negative_counts[:picture]) + negative
+        return self.negative_starts[picture] + negative
 
 
 def encode_examples(
     family: Family,
     examples: Sequence[Example],
-    load_pixels: Callable[[Path, int], Tensor],
+    load_pixels: Callable[[Path, Size], Tensor],
     on_picture: Callable[[int, int], None],
+    size_of: Callable[[int, int], Size] | None = None,
+    style_prompts: StylePrompts = StylePrompts(),
+    cache: Path | None = None,
 ) -> EncodedSet:
     """Encode ``examples``, one or more, with the family's VAE and text encoder.
 
-    ``load_pixels`` gives a picture at the family's resolution, (3, H, W) in [-1, 1]: a positive and
-    its negatives go through the same, so that they share their geometry. ``on_picture`` is told
-    how many pictures of how many are done.
+    Each picture and prompt is encoded alone, so that it comes out the same whatever else there is.
+
+    Args:
+        family: the base model, as it is before anything of it is trained.
+        examples: what to encode.
+        load_pixels: gives a picture at a size, (3, H, W) in [-1, 1]: a positive and its negatives
+            go through the same, at the same size.
+        on_picture: is told how many pictures of how many are done.
+        size_of: the size, height first, for a picture of so many pixels' width and height; None:
+            the family's square.
+        style_prompts: what prompts are without their content.
+        cache: where encodings are kept from one training to the next; None: in memory.
     """
-    positives = [example.picture for example in examples]
-    negatives = [path for example in examples for path in example.negatives]
-    total = len(positives) + len(negatives)
-
-    def encoded(paths: Sequence[Path], done: int) -> Tensor:
-        parts = []
-        for start in range(0, len(paths), ENCODED_AT_ONCE):
-            chunk = paths[start : start + ENCODED_AT_ONCE]
-            pixels = torch.stack([load_pixels(path, family.resolution) for path in chunk])
-            parts.append(family.encode_pictures(pixels).float().cpu())
-            on_picture(done + start + len(chunk), total)
-        return torch.cat(parts) if parts else torch.empty(0, *family.latent_shape)
-
+    square = (family.resolution, family.resolution)
+    sizes = [
+        square if size_of is None else size_of(e.picture.width, e.picture.height) for e in examples
+    ]
+    positives = [(e.picture, size) for e, size in zip(examples, sizes, strict=True)]
+    negatives = [(n, size) for e, size in zip(examples, sizes, strict=True) for n in e.negatives]
+    counts = tuple(len(example.negatives) for example in examples)
+    latents = _encoded_pictures(family, [*positives, *negatives], load_pixels, on_picture, cache)
+    prompts = tuple(example.prompt for example in examples)
+    negative_prompts = tuple(
+        e.prompt if e.negative_prompt is None else e.negative_prompt for e in examples
+    )
+    forms = (*prompts, *negative_prompts, style_prompts.positive, style_prompts.negative, "")
+    geometry = [geometry_of(of.width, of.height, size) for of, size in [*positives, *negatives]]
+    told = torch.tensor(geometry, dtype=torch.int64).reshape(-1, 6)
     return EncodedSet(
         ids=tuple(example.id for example in examples),
-        latents=encoded(positives, 0),
-        negative_latents=encoded(negatives, len(positives)),
-        negative_counts=tuple(len(example.negatives) for example in examples),
-        prompt_embeds=_encoded_prompts(family, [example.prompt for example in examples]),
-        empty_prompt_embeds=_encoded_prompts(family, [""]),
+        latents=latents.part(0, len(positives)),
+        negative_latents=latents.part(len(positives), len(latents)),
+        negative_counts=counts,
+        negative_starts=tuple(accumulate(counts, initial=0))[:-1],
+        geometry=told[: len(positives)],
+        negative_geometry=told[len(positives) :],
+        prompts=prompts,
+        negative_prompts=negative_prompts,
+        style_prompts=style_prompts,
+        encoded_prompts=_encoded_prompts(family, forms, cache),
     )
 
 
-def _encoded_prompts(family: Family, prompts: Sequence[str]) -> PromptEmbeds:
-    parts = []
-    for start in range(0, len(prompts), ENCODED_AT_ONCE):
-        embeds = family.encode_prompts(prompts[start : start + ENCODED_AT_ONCE])
-        pooled = None if embeds.pooled is None else embeds.pooled.cpu()
-        parts.append(PromptEmbeds(embeds.tokens.cpu(), pooled))
-    return PromptEmbeds.cat(parts)
+def _encoded_pictures(
+    family: Family,
+    pictures: Sequence[tuple[StoredPicture, Size]],
+    load_pixels: Callable[[Path, Size], Tensor],
+    on_picture: Callable[[int, int], None],
+    cache: Path | None,
+) -> TensorRows:
+    store = _store(family, cache, "latents")
+    keys = []
+    for done, (picture, size) in enumerate(pictures, start=1):
+        key = digest_of([picture.sha256, *size])
+        keys.append(key)
+        if key not in store:
+            pixels = load_pixels(picture.path, size)
+            store.put(key, {"latents": family.encode_pictures(pixels[None])[0]})
+            on_picture(done, len(pictures))
+    on_picture(len(pictures), len(pictures))
+    return store.rows(keys, "latents")
+
+
+def _encoded_prompts(family: Family, texts: Iterable[str], cache: Path | None) -> EncodedPrompts:
+    store = _store(family, cache, "prompts")
+    unique = list(dict.fromkeys(texts))
+    keys = [digest_of(text) for text in unique]
+    for text, key in zip(unique, keys, strict=True):
+        if key not in store:
+            embeds = family.encode_prompts([text])
+            pooled = {} if embeds.pooled is None else {"pooled": embeds.pooled[0]}
+            store.put(key, {"tokens": embeds.tokens[0], **pooled})
+    return EncodedPrompts(
+        row_of={text: row for row, text in enumerate(unique)},
+        tokens=store.rows(keys, "tokens"),
+        pooled=store.rows(keys, "pooled") if "pooled" in store.names() else None,
+    )
+
+
+def _store(family: Family, cache: Path | None, kind: str) -> TensorStore:
+    recipe = {
+        "base_revision": family.revision,
+        "device": family.device.type,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+    return TensorStore(None if cache is None else cache / kind, recipe)

@@ -18,32 +18,56 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """The mean positive loss of held-out ``examples``.
+    """The mean positive loss of held-out ``examples``: the plain squared error, unweighted.
 
     Timesteps are spread evenly over the schedule, one a picture; each picture's noise comes from a
-    stream of its id. So two values differ by the weights alone.
+    stream of its id. So two values differ by the weights alone, and trainings with other objectives
+    can be compared by it.
     """
 
     family: Family
     examples: EncodedSet
     seed: int
+    live_prompts: bool = False  # part of the text encoders is trained: encode prompts every time
 
     @torch.no_grad()
     def __call__(self) -> float:
-        """The loss with the denoiser's weights as they are now."""
+        """The loss with the trained weights as they are now."""
         examples, schedule = self.examples, self.family.noise_schedule
         count = len(examples.ids)
         spread = (torch.arange(count) + 0.5) / count
-        timesteps = (spread * len(schedule)).long()
+        entries = (spread * len(schedule)).long()
         losses: list[Tensor] = []
-        for start in range(0, count, AT_ONCE):
-            rows = torch.arange(start, min(start + AT_ONCE, count))
-            prompts: PromptEmbeds = examples.prompt_embeds.rows(rows)
-            noise = torch.stack([self._noise(examples.ids[row]) for row in rows.tolist()])
-            batch = noisy_batch(schedule, examples.latents[rows], noise, timesteps[rows], prompts)
+        for rows in self._chunks():
+            index = torch.tensor(rows)
+            texts = [examples.prompts[row] for row in rows]
+            prompts: PromptEmbeds = (
+                self.family.encode_prompts(texts)
+                if self.live_prompts
+                else examples.encoded_prompts.embeds(texts)
+            )
+            batch = noisy_batch(
+                schedule,
+                examples.latents.stacked(rows),
+                torch.stack([self._noise(row) for row in rows]),
+                entries[index],
+                prompts,
+                geometry=examples.geometry[index],
+            )
             losses.append(sample_losses(self.family, batch).double().cpu())
         return float(torch.cat(losses).mean())
 
-    def _noise(self, picture: str) -> Tensor:
-        generator = torch_stream(self.seed, "held_out_noise", picture)
-        return torch.randn(self.examples.latents.shape[1:], generator=generator)
+    def _chunks(self) -> list[list[int]]:
+        """The pictures in chunks of one shape."""
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for row, shape in enumerate(self.examples.shapes):
+            alike.setdefault(shape, []).append(row)
+        return [
+            rows[start : start + AT_ONCE]
+            for rows in alike.values()
+            for start in range(0, len(rows), AT_ONCE)
+        ]
+
+    def _noise(self, row: int) -> Tensor:
+        generator = torch_stream(self.seed, "held_out_noise", self.examples.ids[row])
+        return torch.randn(self.examples.latents.shape(row), generator=generator)

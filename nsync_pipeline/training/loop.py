@@ -1,50 +1,51 @@
 """The training: batch, branch gradients, refinement, clip, step."""
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
-from nsync_pipeline.contrast.refinement import Diagnostics
+from nsync_pipeline.contrast.refinement import Refinement
 from nsync_pipeline.contrast.refiner import Refiner
-from nsync_pipeline.contrast.rules import Branch
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.training.batches import BatchMaker, branch_losses
-from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder
+from nsync_pipeline.training.batches import batch_maker
+from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
 from nsync_pipeline.training.history import StepRecord, step_record
-from nsync_pipeline.training.learning_rate import learning_rate
-from nsync_pipeline.training.optimizer import adamw, restore, state_tensors, take_step
-from nsync_pipeline.training.triplets import Triplet, TripletOrder
+from nsync_pipeline.training.learning_rate import learning_rates
+from nsync_pipeline.training.loss_scale import LossScale
+from nsync_pipeline.training.optimizer import make_optimizer, optimizer_metric, take_step
+from nsync_pipeline.training.processes import Alone, Processes, tensors_digest
+from nsync_pipeline.training.state import TrainingState
+from nsync_pipeline.training.step_gradients import StepGradients
+from nsync_pipeline.training.triplets import triplet_order
+from nsync_pipeline.training.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
-
-LOSS_SCALE_FLOAT16 = 2.0**12
-"""A loss is multiplied by it, and its gradient divided, where the frozen weights are float16."""
-
-COLLAPSED = 0.95
-"""Share of ``|g+|`` removed above which little is left to learn from."""
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a training did; the LoRA itself is in the denoiser."""
+    """What a training did; what it trained is in the family, as it is to be saved."""
 
     history: tuple[StepRecord, ...]  # a record a step
     held_out: dict[int, float]  # the held-out loss by steps done; empty without held-out pictures
     branches: str  # fused, in_turn, or single
+    kept_step: int  # the steps after which the weights were those that are kept
 
 
 def train(
     family: Family,
-    lora: TrainedWeights,
+    trained: TrainedWeights,
     examples: EncodedSet,
     settings: TrainingConfig,
     seed: int,
@@ -52,131 +53,161 @@ def train(
     held_out_loss: Callable[[], float] | None = None,
     on_step: Callable[[StepRecord], None] = lambda record: None,
     on_held_out: Callable[[int, float], None] = lambda step, loss: None,
+    look: Callable[[int], float | None] | None = None,
+    processes: Processes = Alone(),
 ) -> TrainingOutcome:
-    """Train the LoRA in the family's denoiser, from its newest checkpoint on where there is one.
+    """Train what was added to the family, from its newest checkpoint on where there is one.
 
-    ``on_step`` is given every step's record, those of before an interruption too; ``on_held_out``
-    the steps done and the held-out loss there, at the start, at every checkpoint and at the end.
+    Args:
+        family: holds what is trained.
+        trained: its weights.
+        examples: what it is trained on.
+        settings: how.
+        seed: the root of every random stream.
+        checkpoints: where the training is kept on the way.
+        held_out_loss: taken at the start, at every checkpoint and at the end.
+        on_step: is given every step's record, those of before an interruption too.
+        on_held_out: is given the steps done and the held-out loss there.
+        look: is given the steps done before the first step, every ``watch.every`` steps and at the
+            end; what it returns is the score of the weights there, higher being better. During
+            both, the weights are those that would be saved (their average, where there is one).
+        processes: share the samples of each step; all but the first compute only.
 
     Raises:
-        TrainingError: a loss or a gradient is not finite, or the LoRA cannot be trained as asked.
+        TrainingError: a loss or a gradient is not finite, memory runs out, or it cannot be trained
+            as asked.
     """
-    weights = lora.weights
-    shapes = [weight.shape for weight in weights]
-    refiner = Refiner(settings.update_rule, settings.contrast, lora.names, shapes)
-    branches = refiner.branches
-    mode = settings.branches if len(branches) > 1 else "in_turn"
-    loss_scale = LOSS_SCALE_FLOAT16 if family.dtype == torch.float16 else 1.0
-    branch_pass = BranchPass(
-        (family.denoiser, *family.text_encoders), weights, ADAPTER, mode, loss_scale
+    _require_samples(settings, processes)
+    processes.require_alike("the inputs", checkpoints.inputs)
+    is_first = processes.rank.is_first
+    shapes = [weight.shape for weight in trained.weights]
+    refiner = Refiner(settings.update_rule, settings.contrast, trained.names, shapes)
+    order = triplet_order(examples, settings, seed)
+    state = TrainingState(
+        trained,
+        make_optimizer(trained, settings),
+        refiner,
+        _step_gradients(family, trained, examples, settings, seed, refiner, processes),
+        None if settings.ema_decay is None else WeightAverage(trained.weights, settings.ema_decay),
     )
-    optimizer = adamw(weights, settings)
-    order = TripletOrder(
-        seed,
-        examples.ids,
-        examples.negative_counts,
-        settings.batch_size * settings.accumulation,
-        settings.caption_dropout,
-    )
-    maker = BatchMaker(examples, family.noise_schedule, seed, settings.shared_noise)
-    history: list[StepRecord] = []
-    held_out: dict[int, float] = {}
 
-    def take_held_out(done: int) -> None:
-        if held_out_loss is not None and done not in held_out:
-            held_out[done] = held_out_loss()
-            on_held_out(done, held_out[done])
+    def watch() -> None:
+        done, at_end = state.steps, state.steps == settings.steps
+        with state.to_save_in_place():
+            due = at_end or done % settings.checkpoint_every == 0
+            if held_out_loss is not None and is_first and due:
+                state.held_out[done] = held_out_loss()
+                on_held_out(done, state.held_out[done])
+            every = settings.watch.every
+            if look is not None and every > 0 and (at_end or done % every == 0):
+                state.take_score(processes.from_first(look(done) if is_first else None))
 
-    checkpoint = checkpoints.latest()
-    if checkpoint is not None:
+    checkpoint = processes.from_first(checkpoints.latest() if is_first else None)
+    if checkpoint is None:
+        watch()
+    else:
         logger.info("training goes on from step %d of %d", checkpoint.step, settings.steps)
-        restore(optimizer, weights, checkpoint.tensors, checkpoint.step)
-        history.extend(checkpoint.history)
-        held_out.update(checkpoint.held_out)
-        if checkpoint.in_turn:
-            branch_pass.in_turn_from_now_on()
-        for record in history:
+        state.restore(checkpoint)
+        for record in state.history:
             on_step(record)
-        for done, loss in held_out.items():
+        for done, loss in state.held_out.items():
             on_held_out(done, loss)
-    take_held_out(0)
 
-    for step in range(len(history), settings.steps):
-        triplets = order.triplets(step)
-        micro_batches = [
-            branch_losses(family, {b: maker.batch(b, step, part) for b in branches})
-            for part in _micro_batches(triplets, settings.batch_size)
-        ]
-        found = branch_pass(branches, micro_batches)
-        refinement = refiner(found.gradients)
-        rate = learning_rate(settings, step)
-        record = step_record(step + 1, found.losses, refinement.diagnostics, rate)
-        _require_finite(record, branches, triplets, examples)
-        scale = _clip_scale(refinement.diagnostics, settings.max_gradient_norm)
-        clipped = refinement.gradient
-        if scale < 1.0:
-            clipped = tuple(torch._foreach_mul(clipped, scale))
-        take_step(optimizer, weights, clipped, rate)
-        history.append(record)
-        _warn_of_collapse(history)
-        on_step(record)
-        done = step + 1
-        if done % settings.checkpoint_every == 0 or done == settings.steps:
-            take_held_out(done)
-            checkpoints.write(
-                Checkpoint(
-                    step=done,
-                    tensors=state_tensors(optimizer, weights),
-                    history=tuple(history),
-                    held_out=held_out,
-                    in_turn=mode != "in_turn" and not branch_pass.fused,
-                )
+    with _checkpointed_activations(family.denoiser, settings.gradient_checkpointing):
+        for step in range(state.steps, settings.steps):
+            triplets = order.triplets(step)
+            found = state.gradients(step, triplets)
+            refinement = refiner(found.gradients, _metric(state, settings))
+            gradient = _clipped(refinement, settings.max_gradient_norm)
+            rates = learning_rates(settings, step)
+            take_step(state.optimizer, trained.weights, gradient, rates)
+            if state.average is not None:
+                state.average.update(step + 1)
+
+            scale = state.gradients.loss_scale
+            record = step_record(
+                step + 1,
+                found.losses,
+                refinement.diagnostics,
+                rates["denoiser"],
+                None if scale is None else scale.value,
+                None if scale is None else state.gradients.overflows,
             )
-    taken = "fused" if branch_pass.fused else "in_turn"
-    return TrainingOutcome(tuple(history), held_out, taken if len(branches) > 1 else "single")
+            state.history.append(record)
+            on_step(record)
+            watch()
+            if is_first and (
+                state.steps % settings.checkpoint_every == 0 or state.steps == settings.steps
+            ):
+                checkpoints.write(state.checkpoint())
 
-
-def _micro_batches(triplets: Sequence[Triplet], size: int) -> list[Sequence[Triplet]]:
-    return [triplets[start : start + size] for start in range(0, len(triplets), size)]
-
-
-def _clip_scale(diagnostics: Diagnostics, largest: float | None) -> float:
-    """What to multiply the refined gradient by, so that its norm is at most ``largest``."""
-    if largest is None or diagnostics.norm_refined <= largest:
-        return 1.0
-    return largest / diagnostics.norm_refined
-
-
-def _require_finite(
-    record: StepRecord,
-    branches: Sequence[Branch],
-    triplets: Sequence[Triplet],
-    examples: EncodedSet,
-) -> None:
-    """Raise ``TrainingError`` where a loss or a gradient is not a finite number."""
-    figures = record.figures()
-    for branch in branches:
-        for kind, name in (("loss", f"loss_{branch}"), ("gradient", f"norm_{branch}")):
-            if not math.isfinite(figures[name]):
-                places = [t.anchor if branch == "anchor" else t.positive for t in triplets]
-                pictures = ", ".join(sorted({examples.ids[place] for place in places}))
-                raise TrainingError(
-                    f"step {record.step}: the {kind} of the {branch} branch is not finite "
-                    f"(pictures {pictures}). Lower training.learning_rate, or look at these "
-                    "pictures; with base_model.dtype float16, try bfloat16 or float32."
-                )
-
-
-def _warn_of_collapse(history: Sequence[StepRecord]) -> None:
-    """Say it once, when it first happens."""
-    record = history[-1]
-    if record.share_removed <= COLLAPSED or any(
-        earlier.share_removed > COLLAPSED for earlier in history[:-1]
-    ):
-        return
-    logger.warning(
-        "step %d: %.0f %% of the positive gradient was removed: to this model, positives and "
-        "negatives ask for almost the same change (or its opposite), and little is left to learn",
-        record.step,
-        100 * record.share_removed,
+    kept = state.put_in_place(best=settings.keep == "best")
+    processes.require_alike(
+        "the trained weights", tensors_digest(dict(zip(trained.names, trained.weights, strict=True)))
     )
+    fused = state.gradients.branch_pass.plan.fused
+    branches = ("fused" if fused else "in_turn") if len(refiner.branches) > 1 else "single"
+    return TrainingOutcome(tuple(state.history), state.held_out, branches, kept)
+
+
+def _step_gradients(
+    family: Family,
+    trained: TrainedWeights,
+    examples: EncodedSet,
+    settings: TrainingConfig,
+    seed: int,
+    refiner: Refiner,
+    processes: Processes,
+) -> StepGradients:
+    modules = (family.denoiser, *family.text_encoders)
+    mode = settings.branches if len(refiner.branches) > 1 else "in_turn"
+    return StepGradients(
+        family,
+        trained.weights,
+        refiner.branches,
+        batch_maker(examples, family, settings, seed, trained.encode_prompts),
+        BranchPass(modules, trained.weights, ADAPTER, mode, settings.batch_size),
+        processes,
+        LossScale() if family.dtype == torch.float16 else None,
+    )
+
+
+def _metric(state: TrainingState, settings: TrainingConfig) -> tuple[Tensor, ...] | None:
+    """The weights of the inner product that projections are taken in."""
+    if settings.contrast.metric == "euclidean":
+        return None
+    return optimizer_metric(state.optimizer, state.trained.weights)
+
+
+def _clipped(refinement: Refinement, largest: float | None) -> tuple[Tensor, ...]:
+    """The refined gradient, so short that its norm is at most ``largest``."""
+    norm = refinement.diagnostics.norm_refined
+    if largest is None or norm <= largest:
+        return refinement.gradient
+    return tuple(torch._foreach_mul(refinement.gradient, largest / norm))
+
+
+@contextmanager
+def _checkpointed_activations(denoiser: nn.Module, wanted: bool) -> Iterator[None]:
+    """Where ``wanted``: compute activations again on the way back instead of keeping them."""
+    if not wanted:
+        yield
+        return
+    model: Any = denoiser  # every denoiser here is a diffusers ModelMixin
+    try:
+        model.enable_gradient_checkpointing()
+    except ValueError as error:
+        raise TrainingError(f"training.gradient_checkpointing: set it to false: {error}") from error
+    try:
+        yield
+    finally:
+        model.disable_gradient_checkpointing()
+
+
+def _require_samples(settings: TrainingConfig, processes: Processes) -> None:
+    samples = settings.batch_size * settings.accumulation
+    if samples < processes.rank.count:
+        raise TrainingError(
+            f"a step has {samples} samples (training.batch_size times training.accumulation), too "
+            f"few for {processes.rank.count} processes: raise one of them, or use fewer processes"
+        )

@@ -15,7 +15,7 @@ def test_a_sample_draws_the_same_in_any_micro_batch() -> None:
     whole = drawn("positive", 3, [0, 1, 2, 3])
     part = drawn("positive", 3, [2])
     assert torch.equal(part.noise[0], whole.noise[2])
-    assert part.timesteps[0] == whole.timesteps[2]
+    assert part.entries[0] == whole.entries[2]
 
 
 def test_branches_steps_positions_and_seeds_draw_apart() -> None:
@@ -41,7 +41,7 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
 
 def test_timesteps_are_uniform_over_the_schedule() -> None:
     """Of 4,000 draws over four quarters, each has 1,000 give or take 5 deviations (27 each)."""
-    timesteps = draw(0, "positive", 0, range(4000), (1,), 1000).timesteps
+    timesteps = draw(0, "positive", 0, range(4000), (1,), 1000).entries
     counts = torch.histc(timesteps.double(), bins=4, min=0, max=1000)
     assert timesteps.min() >= 0
     assert timesteps.max() < 1000

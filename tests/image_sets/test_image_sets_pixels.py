@@ -15,7 +15,7 @@ def test_black_and_white_map_to_minus_one_and_one(tmp_path: Path) -> None:
     array = np.zeros((2, 2, 3), np.uint8)
     array[0, 1] = 255
     Image.fromarray(array).save(tmp_path / "a.png")
-    pixels = load_pixels(tmp_path / "a.png", 2)
+    pixels = load_pixels(tmp_path / "a.png", (2, 2))
     assert pixels.dtype == torch.float32
     assert pixels.tolist() == [[[-1.0, 1.0], [-1.0, -1.0]]] * 3
 
@@ -27,7 +27,7 @@ def test_the_centre_square_is_what_is_seen(tmp_path: Path) -> None:
     array[:, 3] = (204, 0, 255)
     array[:, [0, 1, 4, 5]] = 77
     Image.fromarray(array).save(tmp_path / "wide.png")
-    square = load_pixels(tmp_path / "wide.png", 2)
+    square = load_pixels(tmp_path / "wide.png", (2, 2))
     # 51 / 127.5 - 1 = -0.6, 102: -0.2, 153: 0.2, 204: 0.6, 0: -1, 255: 1
     expected = [[-0.6, 0.6], [-0.2, -1.0], [0.2, 1.0]]
     torch.testing.assert_close(square[:, 0], torch.tensor(expected))
@@ -43,11 +43,11 @@ def test_any_size_comes_out_square_at_the_resolution() -> None:
 
 def test_a_missing_or_damaged_picture_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(MissingArtifactError, match=r"gone\.png"):
-        load_pixels(tmp_path / "gone.png", 8)
+        load_pixels(tmp_path / "gone.png", (8, 8))
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = tmp_path / "whole.png"
     Image.fromarray(noise).save(whole)
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:5000])
     with pytest.raises(MissingArtifactError, match=r"cut\.png"):
-        load_pixels(cut, 8)
+        load_pixels(cut, (8, 8))

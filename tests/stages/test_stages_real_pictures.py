@@ -47,7 +47,7 @@ def test_captioned_real_pictures_become_a_set(style: str, tmp_path: Path, tiny_b
 
     folder = workspace.style_set(style)
     rows = read_manifest(folder / MANIFEST_FILE, STYLE_SET)
-    assert load_pixels(folder / rows[0]["file"], 64).shape == (3, 64, 64)
+    assert load_pixels(folder / rows[0]["file"], (64, 64)).shape == (3, 64, 64)
 
     captions.run(context)
     made = read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)

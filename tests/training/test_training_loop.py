@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import TINY_RESOLUTION
 from tiny_style import CAPTIONS_IN_TURN, tiny_family
 from torch import Tensor
 
@@ -15,14 +16,21 @@ from nsync_pipeline.adaptation.lora import add_lora, remove_lora
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import TrainingError
-from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.seeding import torch_stream
-from nsync_pipeline.training.batches import BatchMaker
+from nsync_pipeline.training.batches import BatchMaker, NoisyBatch
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
-from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
+from nsync_pipeline.training.encoded_set import (
+    EncodedSet,
+    Example,
+    StoredPicture,
+    StylePrompts,
+    encode_examples,
+)
 from nsync_pipeline.training.held_out import HeldOutLoss
 from nsync_pipeline.training.loop import TrainingOutcome, train
+from nsync_pipeline.training.tensor_store import TensorRows
 from nsync_pipeline.training.triplets import Triplet
 
 LORA = LoraSettings(rank=2, alpha=2.0)
@@ -33,21 +41,26 @@ def family(tiny_base: Path) -> Family:
     return tiny_family(tiny_base)
 
 
-def noise_pictures(path: Path, resolution: int) -> Tensor:
+def noise_pictures(path: Path, size: tuple[int, int]) -> Tensor:
     """A picture that depends on its name alone."""
     generator = torch.Generator().manual_seed(int(path.stem))
-    return torch.rand(3, resolution, resolution, generator=generator) * 2 - 1
+    return torch.rand(3, *size, generator=generator) * 2 - 1
+
+
+def stored(name: int) -> StoredPicture:
+    return StoredPicture(Path(f"{name}"), f"hash of {name}", TINY_RESOLUTION, TINY_RESOLUTION)
 
 
 @pytest.fixture(scope="module")
 def examples(family: Family) -> EncodedSet:
     of = [
-        Example(
-            f"p{i}", Path(f"{i}"), CAPTIONS_IN_TURN[i % 3], (Path(f"{10 + i}"), Path(f"{20 + i}"))
-        )
+        Example(f"p{i}", stored(i), CAPTIONS_IN_TURN[i % 3], (stored(10 + i), stored(20 + i)))
         for i in range(4)
     ]
-    return encode_examples(family, of, noise_pictures, lambda done, total: None)
+    return encode_examples(
+        family, of, noise_pictures, lambda done, total: None,
+        style_prompts=StylePrompts("in the style of sks", "not in the style of sks"),
+    )  # fmt: skip
 
 
 def trained(
@@ -132,7 +145,7 @@ def test_training_lowers_the_loss_on_what_it_is_trained_on(
     family: Family, examples: EncodedSet, tmp_path: Path
 ) -> None:
     """Of a picture that is 0 everywhere nothing is seen but the noise: easy to tell."""
-    easy = replace(examples, latents=torch.zeros_like(examples.latents))
+    easy = replace(examples, latents=TensorRows.of(torch.zeros(4, *family.latent_shape)))
     convolutions = LoraSettings(rank=4, alpha=8.0, targets=("conv_in", "conv1", "conv_out"))
     remove_lora(family)
     loss = HeldOutLoss(family, easy, seed=5)
@@ -178,10 +191,10 @@ def test_the_refined_gradient_is_clipped(
 def test_a_loss_that_is_not_finite_names_step_branch_and_pictures(
     family: Family, examples: EncodedSet, tmp_path: Path, branches: str
 ) -> None:
-    latents = examples.negative_latents.clone()
+    latents = examples.negative_latents.stacked(range(8))
     latents[examples.negative_row(2, 0)] = math.inf
     latents[examples.negative_row(2, 1)] = math.inf
-    broken = replace(examples, negative_latents=latents)
+    broken = replace(examples, negative_latents=TensorRows.of(latents))
     with pytest.raises(TrainingError, match=r"step 1: the loss of the negative branch.*p2"):
         trained(family, broken, tmp_path, branches=branches)
 
@@ -190,7 +203,12 @@ def test_a_collapse_is_a_warning_once(
     family: Family, examples: EncodedSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Negatives that are the positives, at the same noise: nothing is left to learn from."""
-    same = replace(examples, negative_latents=examples.latents, negative_counts=(1,) * 4)
+    same = replace(
+        examples,
+        negative_latents=examples.latents,
+        negative_counts=(1,) * 4,
+        negative_starts=tuple(range(4)),
+    )
     outcome, _ = trained(
         family, same, tmp_path, update_rule="orthogonal", shared_noise=True, branches="in_turn"
     )
@@ -203,16 +221,28 @@ def maker(family: Family, examples: EncodedSet, shared_noise: bool) -> BatchMake
     return BatchMaker(examples, family.noise_schedule, 0, shared_noise)
 
 
-TRIPLET = Triplet(position=0, positive=1, negative=1, anchor=3, drop_caption=False)
+TRIPLET = Triplet(
+    position=0, positive=1, negatives=(1,), negatives_of=1, anchor=3, prompt_form="whole"
+)
+
+
+def only_batch(of: BatchMaker, branch: str, triplet: Triplet = TRIPLET) -> NoisyBatch:
+    (batch,) = of.batch(branch, 0, [triplet])
+    return batch
+
+
+def tokens_of(batch: NoisyBatch) -> Tensor:
+    assert isinstance(batch.prompts, PromptEmbeds)
+    return batch.prompts.tokens
 
 
 def test_branches_draw_their_own_noise_unless_it_is_shared(
     family: Family, examples: EncodedSet
 ) -> None:
-    own = [maker(family, examples, False).batch(b, 0, [TRIPLET]) for b in ("positive", "negative")]
+    own = [only_batch(maker(family, examples, False), b) for b in ("positive", "negative")]
     assert not torch.equal(own[0].target, own[1].target)
     shared = [
-        maker(family, examples, True).batch(b, 0, [TRIPLET])
+        only_batch(maker(family, examples, True), b)
         for b in branches_of("orthogonal", ContrastConfig())
     ]
     assert torch.equal(shared[0].target, shared[1].target)  # epsilon: the noise itself
@@ -224,24 +254,25 @@ def test_the_negative_has_its_positives_prompt_and_the_anchor_its_own(
     family: Family, examples: EncodedSet
 ) -> None:
     of = maker(family, examples, False)
-    tokens = examples.prompt_embeds.tokens
-    assert torch.equal(of.batch("positive", 0, [TRIPLET]).prompt_embeds.tokens, tokens[1:2])
-    assert torch.equal(of.batch("negative", 0, [TRIPLET]).prompt_embeds.tokens, tokens[1:2])
-    assert torch.equal(of.batch("anchor", 0, [TRIPLET]).prompt_embeds.tokens, tokens[3:4])
+    tokens = [examples.encoded_prompts.embeds([prompt]).tokens for prompt in examples.prompts]
+    assert torch.equal(tokens_of(only_batch(of, "positive")), tokens[1])
+    assert torch.equal(tokens_of(only_batch(of, "negative")), tokens[1])
+    assert torch.equal(tokens_of(only_batch(of, "anchor")), tokens[3])
 
 
 def test_a_dropped_caption_is_dropped_in_the_whole_triplet(
     family: Family, examples: EncodedSet
 ) -> None:
-    dropped = replace(TRIPLET, drop_caption=True)
+    dropped = replace(TRIPLET, prompt_form="empty")
+    empty = family.encode_prompts([""]).tokens
     for branch in branches_of("orthogonal_anchor", ContrastConfig()):
-        batch = maker(family, examples, False).batch(branch, 0, [dropped])
-        assert torch.equal(batch.prompt_embeds.tokens, examples.empty_prompt_embeds.tokens)
+        batch = only_batch(maker(family, examples, False), branch, dropped)
+        assert torch.equal(tokens_of(batch), empty)
 
 
 def test_negatives_are_found_beside_their_positive(family: Family, examples: EncodedSet) -> None:
     """Picture 1's second negative is the picture called 21, the fourth that was encoded."""
-    pixels = noise_pictures(Path("21"), family.resolution)[None]
+    pixels = noise_pictures(Path("21"), (TINY_RESOLUTION, TINY_RESOLUTION))[None]
     row = examples.negative_row(1, 1)
     assert row == 3
     torch.testing.assert_close(examples.negative_latents[row], family.encode_pictures(pixels)[0])

@@ -1,6 +1,7 @@
 """The order of training is a pure function of the seed, the pictures and the step."""
 
 from collections import Counter
+from typing import Any
 
 from nsync_pipeline.training.triplets import TripletOrder
 
@@ -12,9 +13,11 @@ def order(
     seed: int = 0,
     negatives: int = 3,
     samples: int = 4,
-    caption_dropout: float = 0.0,
+    shapes: list[tuple[int, ...]] | None = None,
+    **settings: Any,
 ) -> TripletOrder:
-    return TripletOrder(seed, ids, [negatives] * len(ids), samples, caption_dropout)
+    shapes = shapes or [(4, 8, 8)] * len(ids)
+    return TripletOrder(seed, ids, shapes, [negatives] * len(ids), samples, **settings)
 
 
 def positives(of: TripletOrder, steps: int) -> list[int]:
@@ -72,21 +75,21 @@ def test_a_single_picture_is_its_own_anchor() -> None:
 
 def test_every_negative_of_a_picture_comes_up() -> None:
     triplets = [triplet for step in range(50) for triplet in order().triplets(step)]
-    assert {triplet.negative for triplet in triplets} == {0, 1, 2}
+    assert {triplet.negatives for triplet in triplets} == {(0,), (1,), (2,)}
     single = [t for step in range(5) for t in order(negatives=1).triplets(step)]
-    assert {triplet.negative for triplet in single} == {0}
+    assert {triplet.negatives for triplet in single} == {(0,)}
 
 
 def test_captions_are_dropped_at_their_share() -> None:
     """Of 2,000 triplets at 0.25: 500, give or take 5 deviations (19.4 each)."""
     dropping = order(caption_dropout=0.25)
-    dropped = sum(t.drop_caption for step in range(500) for t in dropping.triplets(step))
+    dropped = sum(t.prompt_form == "empty" for step in range(500) for t in dropping.triplets(step))
     assert abs(dropped - 500) < 97
-    assert not any(t.drop_caption for step in range(50) for t in order().triplets(step))
+    assert {t.prompt_form for step in range(50) for t in order().triplets(step)} == {"whole"}
 
 
 def test_dropping_captions_changes_nothing_else() -> None:
     plain, dropping = order().triplets(4), order(caption_dropout=0.9).triplets(4)
-    assert [(t.positive, t.anchor, t.negative) for t in plain] == [
-        (t.positive, t.anchor, t.negative) for t in dropping
+    assert [(t.positive, t.anchor, t.negatives) for t in plain] == [
+        (t.positive, t.anchor, t.negatives) for t in dropping
     ]

@@ -1,0 +1,179 @@
+"""Tensors kept by what they were computed from, and memory-mapped when they are read.
+
+They lie in shards, safetensors files that appear whole or not at all and are never changed: several
+processes may write to one folder, and what an interrupted one wrote is there for the next.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SHARD_BYTES = 32 * 2**20
+"""A shard is written when it has come to this: what an interruption can lose."""
+
+_log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """Tensors by place; reading one reads that one alone."""
+
+    arrays: tuple[Floats, ...]  # each (n, ...): memory-mapped, or in memory
+    array: NDArray[np.int32]  # (N,) which of them each row is in
+    row: NDArray[np.int32]  # (N,) and where
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, place: int) -> Tensor:
+        """A copy of the tensor at ``place``, float32."""
+        return torch.from_numpy(np.array(self.arrays[self.array[place]][self.row[place]]))
+
+    def part(self, start: int, stop: int) -> "TensorRows":
+        """The rows from ``start`` on, before ``stop``."""
+        return TensorRows(self.arrays, self.array[start:stop], self.row[start:stop])
+
+    def shape(self, place: int) -> tuple[int, ...]:
+        return tuple(self.arrays[self.array[place]].shape[1:])
+
+    def stacked(self, places: Sequence[int]) -> Tensor:
+        """The tensors at ``places``, all of one shape, as one: (len(places), ...)."""
+        return torch.stack([self[place] for place in places])
+
+    @staticmethod
+    def of(tensor: Tensor) -> "TensorRows":
+        """The rows of a tensor in memory."""
+        count = len(tensor)
+        array = np.zeros(count, dtype=np.int32)
+        return TensorRows((tensor.numpy(),), array, np.arange(count, dtype=np.int32))
+
+
+class TensorStore:
+    """Named float32 tensors by key.
+
+    Args:
+        folder: of the shards; None keeps them in memory.
+        recipe: what all tensors have in common; those of another are not seen, and are removed.
+    """
+
+    def __init__(self, folder: Path | None, recipe: Mapping[str, Any]) -> None:
+        self._folder = None if folder is None else folder / digest_of(recipe)
+        self._shards: list[dict[str, Floats]] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._pending: dict[str, dict[str, Floats]] = {}
+        self._pending_bytes = 0
+        if folder is not None and folder.is_dir():
+            _remove_other_recipes(folder, str(self._folder))
+        if self._folder is not None and self._folder.is_dir():
+            for file in sorted(self._folder.glob("*.safetensors")):
+                self._open(file)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places or key in self._pending
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors``; those of one shard all have the same names and shapes."""
+        arrays = {
+            name: tensor.float().cpu().contiguous().numpy() for name, tensor in tensors.items()
+        }
+        if self._pending:
+            (first, *_) = self._pending.values()
+            if {n: a.shape for n, a in first.items()} != {n: a.shape for n, a in arrays.items()}:
+                self.flush()
+        self._pending[key] = arrays
+        self._pending_bytes += sum(array.nbytes for array in arrays.values())
+        if self._pending_bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        if not self._pending:
+            return
+        keys = list(self._pending)
+        names = self._pending[keys[0]]
+        shard = {name: np.stack([self._pending[key][name] for key in keys]) for name in names}
+        self._pending, self._pending_bytes = {}, 0
+        if self._folder is None:
+            self._add(keys, shard)
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        content = safetensors.numpy.save(shard, {"keys": json.dumps(keys)})
+        final = self._folder / f"{digest_of(keys)}.safetensors"
+        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(final)
+        self._open(final)
+
+    def rows(self, keys: Sequence[str], name: str) -> TensorRows:
+        """The tensors called ``name`` of ``keys``, all of which are there."""
+        self.flush()
+        places = np.array([self._places[key] for key in keys], dtype=np.int32).reshape(-1, 2)
+        arrays = tuple(shard[name] for shard in self._shards)
+        return TensorRows(arrays, places[:, 0].copy(), places[:, 1].copy())
+
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors of a key; empty where there is no key."""
+        self.flush()
+        return tuple(self._shards[0]) if self._shards else ()
+
+    def _open(self, file: Path) -> None:
+        try:
+            keys, shard = _mapped(file)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            _log.warning("%s is damaged and not used: %s", file.name, error)
+            file.unlink(missing_ok=True)
+            return
+        self._add(keys, shard)
+
+    def _add(self, keys: Iterable[str], shard: dict[str, Floats]) -> None:
+        self._shards.append(shard)
+        for row, key in enumerate(keys):
+            self._places[key] = (len(self._shards) - 1, row)
+
+
+def digest_of(content: object) -> str:
+    """32 hex digits of the SHA-256 over ``content`` as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _mapped(file: Path) -> tuple[list[str], dict[str, Floats]]:
+    """The keys of a shard, and its arrays, memory-mapped; raises where it is not whole."""
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > file.stat().st_size:
+            raise ValueError("its header is cut short")
+        header = json.loads(stream.read(size))
+    keys = json.loads(header.pop("__metadata__")["keys"])
+    arrays: dict[str, Floats] = {}
+    for name, entry in header.items():
+        if entry["dtype"] != "F32" or entry["shape"][0] != len(keys):
+            raise ValueError(f"{name} is {entry['dtype']} of shape {entry['shape']}")
+        start, _ = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        # A file that is too short for it raises ValueError here.
+        arrays[name] = np.memmap(file, np.float32, "r", offset=8 + size + start, shape=shape)
+    return keys, arrays
+
+
+def _remove_other_recipes(folder: Path, kept: str) -> None:
+    for other in folder.iterdir():
+        if str(other) != kept and other.is_dir():
+            for pattern in ("*.safetensors", "*.partial"):
+                for file in other.glob(pattern):
+                    file.unlink(missing_ok=True)
