@@ -34,6 +34,11 @@ class PictureSizes:
             return self.resolution, self.resolution
         return bucket_of(width, height, self.resolution, self.multiple)
 
+    def asked_for(self, width: int, height: int) -> Size | None:
+        """The same, as a picture to draw is asked for: None is the square."""
+        size = self.of(width, height)
+        return None if size == (self.resolution, self.resolution) else size
+
 
 def picture_sizes(family: Family, buckets: bool) -> PictureSizes:
     """The sizes that ``family`` draws at its resolution.

@@ -16,6 +16,8 @@ class CaptionedPicture:
     id: str
     path: Path
     caption: str  # content only
+    width: int  # pixels
+    height: int  # pixels
 
 
 def captioned_split(
@@ -45,5 +47,8 @@ def captioned_split(
             f"{uncaptioned[0]}: run the captions stage again."
         )
     return [
-        CaptionedPicture(row["id"], folder / row["file"], captions[row["id"]]) for row in chosen
+        CaptionedPicture(
+            row["id"], folder / row["file"], captions[row["id"]], row["width"], row["height"]
+        )
+        for row in chosen
     ]

@@ -4,12 +4,14 @@ A picture's seed depends on its caption's picture and its number alone: variants
 from the same noise, so that what differs between their pictures is the model.
 """
 
+from nsync_pipeline.adaptation.placeholder import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE
+from nsync_pipeline.artifacts import BASE, EMBEDDINGS_FILE, MANIFEST_FILE, trained_files
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.generation.sampling import PictureRequest
+from nsync_pipeline.image_sets.buckets import picture_sizes
 from nsync_pipeline.image_sets.manifest import SAMPLES, write_manifest
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages.captioned_split import captioned_split
@@ -23,11 +25,11 @@ PREVIEW_PICTURES = 48
 def run(context: StageContext) -> StageResult:
     """Draw ``generation.images_per_prompt`` pictures for each test caption.
 
-    ``context.variant`` names a variant, whose LoRA is loaded and whose prompts name the
-    placeholder; or ``base``, which draws without a LoRA in the generic style.
+    ``context.variant`` names a variant, whose trained weights are loaded and whose
+    prompts name the placeholder; or ``base``, which draws without any in the generic style.
 
     Raises:
-        MissingArtifactError: the style set, its captions, or the variant's LoRA is missing.
+        MissingArtifactError: the style set, its captions, or what the variant trained is missing.
         BaseModelError: the base cannot be loaded, or a picture comes out broken.
     """
     params, workspace, variant = context.params, context.workspace, context.variant
@@ -36,28 +38,32 @@ def run(context: StageContext) -> StageResult:
     settings = params.generation
     style = params.style(context.style)
     chosen = captioned_split(workspace, context.style, "test")[: settings.prompts]
-    words = style.generic_style if variant == BASE else style.placeholder
+    words = style.generic_style
+    if variant != BASE:
+        params.variant(variant)  # that there is one
+        model = workspace.model(context.style, variant)
+        trained = trained_files(model)
+        if not trained:
+            raise MissingArtifactError(
+                f"{model} holds no trained weights: run the training stage of {variant!r} first."
+            )
+        words = trained_style_word(model / EMBEDDINGS_FILE, style.placeholder)
+    family = load_family(params.base_model)
+    sizes = picture_sizes(family, params.base_model.aspect_buckets)
     requests = {
         (picture.id, k): PictureRequest(
             id=f"{picture.id}_{k}",
             prompt=styled_prompt(picture.caption, words),
             seed=stream_seed(params.seed, "sample", picture.id, k),
+            size=sizes.asked_for(picture.width, picture.height),
         )
         for picture in chosen
         for k in range(settings.images_per_prompt)
     }
-    family = load_family(params.base_model)
     lora_sha256 = None
     if variant != BASE:
-        params.variant(variant)  # that there is one
-        model = workspace.model(context.style, variant)
-        lora = model / LORA_FILE
-        if not lora.is_file():
-            raise MissingArtifactError(
-                f"{lora} is not there: run the training stage of {variant!r} first."
-            )
         load_trained(family, model)
-        lora_sha256 = file_sha256(lora)
+        lora_sha256 = "+".join(file_sha256(file) for file in trained)
     drawn = draw_set(
         context,
         family,

@@ -1,7 +1,7 @@
 """negative_set: for each training picture, what the frozen base draws for its caption.
 
-The prompt is the caption in the generic style, at the training resolution, so that a negative has
-the positive's content and lacks its style. A negative depends on its picture's id, its caption and
+The prompt is the caption in the generic style, at the size the picture is trained at, so that a
+negative has the positive's content and shape and lacks its style. A negative depends on its picture's id, its caption and
 the settings; adding a picture to the style changes no other negative. Drawn pictures stay in the
 workspace's scratch (one set a style), which is where an interrupted run picks up.
 """
@@ -11,6 +11,7 @@ from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.generation.sampling import PictureRequest
 from nsync_pipeline.generation.schedulers import build_scheduler
+from nsync_pipeline.image_sets.buckets import picture_sizes
 from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, write_manifest
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages.captioned_split import captioned_split
@@ -32,16 +33,18 @@ def run(context: StageContext) -> StageResult:
     settings = params.negative_set
     style = params.style(context.style)
     positives = captioned_split(workspace, context.style, "train")
+    family = load_family(params.base_model)
+    sizes = picture_sizes(family, params.base_model.aspect_buckets)
     requests = {
         (positive.id, k): PictureRequest(
             id=f"{positive.id}_{k}",
             prompt=styled_prompt(positive.caption, style.generic_style),
             seed=stream_seed(params.seed, "negative", positive.id, k),
+            size=sizes.asked_for(positive.width, positive.height),
         )
         for positive in positives
         for k in range(settings.per_positive)
     }
-    family = load_family(params.base_model)
     drawn = draw_set(
         context, family, list(requests.values()), settings.sampler, stage="negative_set"
     )

@@ -44,7 +44,7 @@ class Sample:
     path: Path
     caption: str
     seed: int
-    side: int  # pixels
+    size: tuple[int, int]  # height and width in pixels
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class StylePictures:
 
     @property
     def side(self) -> int:
-        """Pixels a side of what the model draws."""
-        return self.samples[BASE][0].side
+        """Pixels a side of the centre squares that are compared: the largest there is."""
+        return max(min(sample.size) for sample in self.samples[BASE])
 
 
 def read_style_pictures(workspace: Workspace, style: str, variants: Sequence[str]) -> StylePictures:
@@ -128,7 +128,7 @@ def _samples(workspace: Workspace, style: str, variant: str) -> tuple[Sample, ..
             path=folder / row["file"],
             caption=row["caption"],
             seed=row["seed"],
-            side=row["width"],
+            size=(row["height"], row["width"]),
         )
         for row in rows
     )
@@ -137,7 +137,7 @@ def _samples(workspace: Workspace, style: str, variant: str) -> tuple[Sample, ..
 def _check_paired(style: str, samples: dict[str, tuple[Sample, ...]], test_ids: set[str]) -> None:
     """Checkpoints are compared over the same captions, seeds and picture size, or not at all."""
     drawn = {
-        name: [(s.id, s.prompt_id, s.caption, s.seed, s.side) for s in rows]
+        name: [(s.id, s.prompt_id, s.caption, s.seed, s.size) for s in rows]
         for name, rows in samples.items()
     }
     for name, rows in drawn.items():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -177,12 +178,9 @@ def branch_losses(family: Family, batches: Mapping[Branch, Sequence[NoisyBatch]]
 
 def _stacked(parts: Sequence[NoisyBatch]) -> NoisyBatch:
     """One batch of the branches' ``parts``, in their order."""
-    prompts: PromptEmbeds | tuple[str, ...]
     embeds = [part.prompts for part in parts if isinstance(part.prompts, PromptEmbeds)]
-    if embeds:
-        prompts = PromptEmbeds.cat(embeds)
-    else:
-        prompts = tuple(str(text) for part in parts for text in part.prompts)
+    texts = [part.prompts for part in parts if not isinstance(part.prompts, PromptEmbeds)]
+    prompts = PromptEmbeds.cat(embeds) if embeds else tuple(chain.from_iterable(texts))
     return NoisyBatch(
         torch.cat([part.noisy_latents for part in parts]),
         torch.cat([part.timesteps for part in parts]),
