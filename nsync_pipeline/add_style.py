@@ -62,6 +62,7 @@ class AddedStyle:
     is_folder: bool  # it holds pictures, for `dvc add`
     copied: int  # files, captions among them
     figures: Mapping[str, int | float | str]  # of the pictures brought, as the style set has them
+    described_by: str | None = None  # the model that describes pictures without a caption, if any
 
 
 def add_style(
@@ -137,7 +138,7 @@ def _add_folder(
     refuse_bad_files(ingestion, config, asked.source)
     if not asked.update:
         refuse_too_few(ingestion, asked.source)
-    _refuse_uncaptioned(found, config, asked.source)
+    described_by = _described_by(found, config, params, asked.source)
 
     text = None
     if asked.name not in params.styles:
@@ -149,7 +150,7 @@ def _add_folder(
         copy_in(plan, folder)
     if text is not None:
         _write_whole(workspace.params_file, text)
-    return AddedStyle(folder, True, len(plan.new), figures(ingestion))
+    return AddedStyle(folder, True, len(plan.new), figures(ingestion), described_by)
 
 
 def _read(asked: NewStyle, source: Path) -> SourceFolder:
@@ -174,15 +175,25 @@ def _refuse_other_kind(params: Params, asked: NewStyle) -> None:
         )
 
 
-def _refuse_uncaptioned(found: SourceFolder, config: StyleSetConfig, source: str) -> None:
-    missing = [picture.name for picture in found.pictures if picture.caption is None]
-    if missing and config.uncaptioned == "keep":
+def _described_by(
+    found: SourceFolder, config: StyleSetConfig, params: Params, source: str
+) -> str | None:
+    """The model that is to describe pictures without a caption; None where all have one.
+
+    Raises:
+        CaptionError: there are such pictures, and no model.
+    """
+    missing = [picture.name for picture in found.pictures if not picture.caption]
+    if not missing or config.uncaptioned == "skip":
+        return None
+    if params.captioning.model is None:
         raise CaptionError(
             f"{source}: {len(missing)} of {len(found.pictures)} pictures have no caption "
             f"({short_list(missing)}). Write what each shows into a text file of the same name "
-            "(picture.jpg, picture.txt) or into metadata.jsonl; or leave them out: "
-            "--captioned-only"
+            "(picture.jpg, picture.txt) or into metadata.jsonl; set captioning.model to have a "
+            "model describe them; or leave them out: --captioned-only"
         )
+    return params.captioning.model.name
 
 
 def _refuse_mixing(params: Params, asked: NewStyle, folder: Path, plan: CopyPlan) -> None:

@@ -81,11 +81,30 @@ def test_captioned_pictures_come_with_their_captions(workspace: Workspace, pictu
 def test_uncaptioned_pictures_are_named_before_anything_is_written(
     workspace: Workspace, pictures: Path
 ) -> None:
+    text = workspace.params_file.read_text()
+    workspace.params_file.write_text(f"{_without_captioning(text)}captioning: {{model: null}}\n")
     before = tree(workspace.root)
     with pytest.raises(CaptionError, match=r"1 of 4 .*sub/d\.png.*--captioned-only"):
         add(workspace, pictures)
     after = tree(workspace.root)
     assert {n: c for n, c in after.items() if not n.startswith(".nsync/")} == before
+
+
+def _without_captioning(text: str) -> str:
+    """The text of params.yaml without this section."""
+    start = text.index("captioning:")
+    return text[:start] + text[text.index("negative_set:") :]
+
+
+def test_uncaptioned_pictures_come_in_where_a_model_describes_them(
+    workspace: Workspace, pictures: Path
+) -> None:
+    added = add(workspace, pictures)
+    model = read_params(workspace.params_file).captioning.model
+    assert model is not None
+    assert added.described_by == model.name
+    assert (workspace.source("hills") / "sub" / "d.png").is_file()
+    assert captioned(workspace, pictures, name="fewer").described_by is None
 
 
 def test_a_bad_picture_is_named_before_anything_is_written(

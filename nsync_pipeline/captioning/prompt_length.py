@@ -38,14 +38,14 @@ def fit(caption: str, prompt_tokens: Callable[[str], int], most: int) -> FittedC
         return FittedCaption(caption, "")
     words = caption.split()
     kept = len(words) - 1
-    while kept > 0 and prompt_tokens(_ended(words[:kept])) > most:
+    while kept > 0 and prompt_tokens(without_dangling_end(words[:kept])) > most:
         kept -= 1
-    short = _ended(words[:kept])
+    short = without_dangling_end(words[:kept])
     return FittedCaption(short, " ".join(words[len(short.split()) :]))
 
 
-def _ended(words: list[str]) -> str:
-    """``words`` without what cannot end a caption."""
+def without_dangling_end(words: list[str]) -> str:
+    """``words`` as a text, without articles, prepositions and punctuation at its end."""
     end = len(words)
     while end and re.sub(r"\W", "", words[end - 1]).lower() in DANGLING | {""}:
         end -= 1

@@ -14,6 +14,18 @@ SHOWING = r"(?:of|showing|shows|depicting|depicts|portraying|portrays|featuring|
 PREPOSITIONS = (
     r"(?:of|in|on|at|as|by|with|from|for|like|under|over|near|beside|behind|against|and|or)"
 )
+AGENTS = frozenset(
+    (
+        "man", "men", "woman", "women", "boy", "boys", "girl", "girls", "child", "children", "kid",
+        "kids", "person", "people", "he", "she", "they", "artist", "artists", "painter", "painters",
+        "student", "students", "farmer", "farmers", "horse", "horses", "ox", "oxen", "donkey",
+        "donkeys", "mule", "mules", "is", "are", "was", "were",
+    )
+)  # fmt: skip
+"""Whoever draws water or a cart: after these "drawing" is what they do, not what they are on."""
+OBJECT_STARTS = frozenset(("a", "an", "the", "his", "her", "its", "their"))
+NOUN_FOLLOWERS = frozenset(("of", "by", "style", "like"))
+LONGEST_WORD = 50
 CLAUSE_START = r"(?:^|(?<=[.,;:!?(\[]))\s*"
 CLAUSE_END = r"\s*(?=$|[.,;:!?)\]])"
 EDGES = " \t\n.,;:-/"
@@ -66,14 +78,48 @@ def scrub(caption: str, style_words: Sequence[str]) -> ScrubbedCaption:
     takes the name after it along, up to punctuation or the next preposition. Articles, prepositions
     and punctuation that are left dangling where a word was taken out go too, and "a" and "an" are
     made to agree. Scrubbing a scrubbed caption changes nothing.
+
+    A word in "-ing" that is plainly a verb stays ("a girl drawing water"): ``_is_verb``.
     """
     pattern = _pattern(style_words)
     removed: list[str] = []
     text = _trimmed(caption)
-    while pattern is not None and (found := pattern.findall(text)):
-        removed += found
-        text = _trimmed(_mended(pattern.sub(GONE, text)))
+    while pattern is not None and (
+        found := [match for match in pattern.finditer(text) if not _is_verb(match, text, pattern)]
+    ):
+        removed += [match.group() for match in found]
+        text = _trimmed(_mended(_without(found, text)))
     return ScrubbedCaption(text, tuple(removed))
+
+
+def _without(found: Sequence[re.Match[str]], text: str) -> str:
+    for match in reversed(found):
+        text = text[: match.start()] + GONE + text[match.end() :]
+    return text
+
+
+def _is_verb(match: re.Match[str], text: str, style_words: re.Pattern[str]) -> bool:
+    """Whether the style word found is what somebody does: "a girl drawing water".
+
+    It is where it ends in "-ing", stands next to the word before it, and
+
+    - that word is one of ``AGENTS``, and "of" or "by" does not follow; or
+    - that word is no article, preposition, style word or the like, and an object with an article
+      follows: "a fisher painting the boat".
+    """
+    if not match.group().lower().endswith("ing") or " " in match.group():
+        return False
+    before = re.search(r"([\w'-]+) $", text[max(0, match.start() - LONGEST_WORD) : match.start()])
+    after = re.match(r" ([\w'-]+)", text[match.end() :])
+    if before is None:
+        return False
+    word = before.group(1).lower()
+    following = after.group(1).lower() if after else ""
+    if word in AGENTS:
+        return following not in NOUN_FOLLOWERS
+    of_nouns = re.fullmatch(rf"{ARTICLES}|{SHOWING}|{PREPOSITIONS}", word)
+    plain = of_nouns is None and style_words.fullmatch(word) is None
+    return plain and following in OBJECT_STARTS
 
 
 def _pattern(style_words: Sequence[str]) -> re.Pattern[str] | None:

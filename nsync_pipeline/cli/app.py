@@ -107,6 +107,11 @@ def add_style(
     print(f"{name}: in params.yaml; {added.copied} files brought into {added.folder}")
     for figure, value in added.figures.items():
         print(f"  {figure}: {value}")
+    if added.described_by is not None:
+        print(
+            f"Pictures without a caption are described by {added.described_by} (captioning.model); "
+            f"what you write in {added.folder} (picture.txt beside picture.jpg) goes before it"
+        )
     lines = list_in_dvc_file(place)
     lines += version_source(place, added.folder) if added.is_folder else []
     for line in lines:

@@ -73,8 +73,8 @@ class StyleSetConfig(Section):
     )
     uncaptioned: Literal["keep", "skip"] = Field(
         default="keep",
-        description="a picture without a caption: kept, so that the captions stage asks for one, "
-        "or left out of the set",
+        description="a picture without a caption: kept, so that captioning.model describes it, or "
+        "left out of the set",
     )
     near_duplicates: Literal["keep", "drop"] = Field(
         default="drop",

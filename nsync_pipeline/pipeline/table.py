@@ -105,10 +105,11 @@ STAGES: dict[str, Stage] = {
             folder=lambda at: at.workspace.captions(at.style),
             settings=("styles.{style}", "base_model", "captioning"),
             code=(
-                "stages/captions.py", "stages/whole_folder.py", "image_sets", "captioning",
+                "stages/captions.py", "stages/model_captions.py", *_FILES, "captioning",
                 "generation/prompts.py", "families", BASE_WEIGHTS,
             ),
             needs=("style_set",),
+            uses_accelerator=True,
         ),
         Stage(
             name="negative_set",

@@ -1,10 +1,16 @@
-"""captions: what each picture shows, with no word of its style, short enough for the base model."""
+"""captions: what each picture shows, with no word of its style, short enough for the base model.
+
+Pictures that came without a caption are described by a vision-language model first; where a
+caption came with the picture, that is the one.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nsync_pipeline.artifacts import MANIFEST_FILE
+from nsync_pipeline.captioning.answers import caption_of
+from nsync_pipeline.captioning.config import CaptioningConfig
 from nsync_pipeline.captioning.prompt_length import FittedCaption, fit
 from nsync_pipeline.captioning.style_words import ScrubbedCaption, scrub
 from nsync_pipeline.errors import CaptionError
@@ -14,16 +20,34 @@ from nsync_pipeline.image_sets.config import StyleConfig
 from nsync_pipeline.image_sets.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
 from nsync_pipeline.image_sets.problems import bullet_list, short_list
 from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.model_captions import model_captions
 from nsync_pipeline.stages.whole_folder import whole_folder
+
+MODEL = "model"
+"""The source of a caption that a vision-language model gave."""
+
+
+@dataclass(frozen=True)
+class RawCaption:
+    """What a picture's caption is made of."""
+
+    row: Mapping[str, Any]  # of STYLE_SET
+    raw: str  # verbatim
+    text: str  # what is said in it
+    source: str  # as STYLE_SET.caption_source, or ``MODEL``
 
 
 @dataclass(frozen=True)
 class ContentCaption:
     """One picture's caption on its way."""
 
-    row: Mapping[str, Any]  # of STYLE_SET
+    given: RawCaption
     scrubbed: ScrubbedCaption
     fitted: FittedCaption
+
+    @property
+    def origin(self) -> str:
+        return str(self.given.row["origin"])
 
 
 def run(context: StageContext) -> StageResult:
@@ -31,23 +55,23 @@ def run(context: StageContext) -> StageResult:
 
     Raises:
         MissingArtifactError: the style set is missing.
-        CaptionError: captions are missing or empty, nothing is left of one without its style
-            words, or one is too long and ``captioning.too_long`` is ``error``. All such pictures
-            are in the one message.
+        CaptionError: captions are missing and there is no model to ask, nothing is left of one
+            without its style words, or one is too long and ``captioning.too_long`` is ``error``.
+            All such pictures are in the one message.
     """
     params, workspace = context.params, context.workspace
     style, config = params.style(context.style), params.captioning
     rows = read_manifest(workspace.style_set(context.style) / MANIFEST_FILE, STYLE_SET)
-    _refuse_missing(rows, context.style)
+    given, captioner = _given(context, rows, config)
 
     counter = tokenizer_of(params.base_model)
     tokens = _longest_prompt(style, counter.prompt_tokens)
     most = counter.max_prompt_tokens
     words = (*config.style_words, *style.style_words)
     captions = []
-    for done, row in enumerate(rows, start=1):
-        scrubbed = scrub(row["caption"], words)
-        captions.append(ContentCaption(row, scrubbed, fit(scrubbed.caption, tokens, most)))
+    for done, raw in enumerate(given, start=1):
+        scrubbed = scrub(raw.text, words)
+        captions.append(ContentCaption(raw, scrubbed, fit(scrubbed.caption, tokens, most)))
         context.progress("captions", done, len(rows))
     _refuse_nothing_left(captions)
     cut = [caption for caption in captions if caption.fitted.lost]
@@ -55,7 +79,30 @@ def run(context: StageContext) -> StageResult:
 
     with whole_folder(workspace.captions(context.style)) as folder:
         write_manifest(folder / MANIFEST_FILE, map(_row, captions), CAPTIONS)
-    return StageResult(figures=_figures(captions, cut, most))
+    return StageResult(figures=_figures(captions, cut, most, captioner))
+
+
+def _given(
+    context: StageContext, rows: Sequence[Mapping[str, Any]], config: CaptioningConfig
+) -> tuple[list[RawCaption], str | None]:
+    """The captions as they come, in the order of ``rows``; and who was asked, where needed."""
+    missing = [row for row in rows if not row["caption"]]
+    if not missing:
+        return [_found(row) for row in rows], None
+    if config.model is None:
+        raise _uncaptioned(missing, len(rows), context.style)
+    said = model_captions(context, missing, config.model)
+    most = config.model.max_words
+    return [
+        RawCaption(row, answer, caption_of(answer, most), MODEL)
+        if (answer := said.answers.get(row["id"])) is not None
+        else _found(row)
+        for row in rows
+    ], said.captioner
+
+
+def _found(row: Mapping[str, Any]) -> RawCaption:
+    return RawCaption(row, row["caption"], row["caption"], row["caption_source"])
 
 
 def _longest_prompt(
@@ -68,16 +115,20 @@ def _longest_prompt(
 
 def _row(caption: ContentCaption) -> dict[str, Any]:
     return {
-        "id": caption.row["id"],
+        "id": caption.given.row["id"],
         "caption": caption.fitted.caption,
-        "raw_caption": caption.row["caption"],
-        "source": caption.row["caption_source"],
+        "raw_caption": caption.given.raw,
+        "source": caption.given.source,
         "removed_words": list(caption.scrubbed.removed),
+        "lost": caption.fitted.lost or None,
     }
 
 
 def _figures(
-    captions: Sequence[ContentCaption], cut: Sequence[ContentCaption], most: int
+    captions: Sequence[ContentCaption],
+    cut: Sequence[ContentCaption],
+    most: int,
+    captioner: str | None,
 ) -> dict[str, int | float | str]:
     figures: dict[str, int | float | str] = {
         "captions": len(captions),
@@ -85,37 +136,41 @@ def _figures(
         "cut": len(cut),
         "prompt_tokens_at_most": most,
     }
+    if captioner is not None:
+        figures["by_the_model"] = sum(c.given.source == MODEL for c in captions)
+        figures["captioner"] = captioner
     if cut:
-        lost = [f'{c.row["origin"]} (lost: "{c.fitted.lost}")' for c in cut]
+        lost = [f'{c.origin} (lost: "{c.fitted.lost}")' for c in cut]
         figures["cut_are"] = short_list(lost, most=20)
     return figures
 
 
-def _refuse_missing(rows: Sequence[Mapping[str, Any]], style: str) -> None:
-    missing = [f"{row['origin']} has no caption" for row in rows if row["caption"] is None]
-    missing += [
-        f"{row['origin']} has an empty caption ({row['caption_source']})"
-        for row in rows
-        if row["caption"] == ""
+def _uncaptioned(missing: Sequence[Mapping[str, Any]], count: int, style: str) -> CaptionError:
+    named = [
+        f"{row['origin']} has no caption"
+        if row["caption"] is None
+        else f"{row['origin']} has an empty caption ({row['caption_source']})"
+        for row in missing
     ]
-    if missing:
-        raise CaptionError(
-            f"style {style!r}: {len(missing)} of {len(rows)} pictures have no caption:\n"
-            f"{bullet_list(missing)}\n"
-            "Write what each shows, without its style: in a text file of the same name beside it "
-            "(picture.jpg, picture.txt) or in metadata.jsonl "
-            '({"file_name": "picture.jpg", "text": "a boat on a lake"}) in '
-            f"sources/{style}. Or set style_set.uncaptioned to `skip` to leave them out."
-        )
+    return CaptionError(
+        f"style {style!r}: {len(missing)} of {count} pictures have no caption:\n"
+        f"{bullet_list(named)}\n"
+        "Write what each shows, without its style: in a text file of the same name beside it "
+        "(picture.jpg, picture.txt) or in metadata.jsonl "
+        '({"file_name": "picture.jpg", "text": "a boat on a lake"}) in '
+        f"sources/{style}. Or set captioning.model to have a model describe them, or "
+        "style_set.uncaptioned to `skip` to leave them out."
+    )
 
 
 def _refuse_nothing_left(captions: Sequence[ContentCaption]) -> None:
-    bare = [f'{c.row["origin"]}: "{c.row["caption"]}"' for c in captions if not c.scrubbed.caption]
+    bare = [f'{c.origin}: "{c.given.raw}"' for c in captions if not c.scrubbed.caption]
     if bare:
         raise CaptionError(
             f"nothing is left of {len(bare)} captions once the words of style are taken out:\n"
             f"{bullet_list(bare)}\n"
-            "Say what the pictures show, or take words out of captioning.style_words."
+            "Say what the pictures show (in picture.txt beside picture.jpg), or take words out of "
+            "captioning.style_words."
         )
 
 
@@ -126,8 +181,7 @@ def _refuse_too_long(
     refused = hopeless if allowed else cut
     if refused:
         listed = [
-            f"{c.row['origin']}: {tokens(c.scrubbed.caption)} tokens; "
-            f'"{c.fitted.lost}" would be lost'
+            f'{c.origin}: {tokens(c.scrubbed.caption)} tokens; "{c.fitted.lost}" would be lost'
             for c in refused
         ]
         ways = "Shorten them" + ("." if hopeless else ", or set captioning.too_long to `cut`.")

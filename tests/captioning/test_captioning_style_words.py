@@ -70,6 +70,34 @@ def test_style_words_within_a_caption(caption: str, content: str) -> None:
     assert scrub(caption, WORDS).caption == content
 
 
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a girl drawing water from a well",
+        "two horses drawing a cart",
+        "an artist is painting outdoors",
+        "a fisher painting the boat",
+        "a woman drawing",
+    ],
+)
+def test_what_somebody_does_stays(caption: str) -> None:
+    assert scrub(caption, WORDS).removed == ()
+
+
+@pytest.mark.parametrize(
+    ("caption", "content"),
+    [
+        ("a man painting of a boat", "a boat"),
+        ("a landscape painting, the sea", "a landscape, the sea"),
+        ("this painting the sea", "this the sea"),
+        ("a woman, painting", "a woman"),
+        ("an illustration painting the sea", "a the sea"),
+    ],
+)
+def test_a_medium_beside_a_person_or_an_article_goes(caption: str, content: str) -> None:
+    assert scrub(caption, WORDS).caption == content
+
+
 def test_articles_agree_with_what_now_follows() -> None:
     assert scrub("an impressionist landscape", WORDS).caption == "a landscape"
     assert scrub("a print apple", WORDS).caption == "an apple"

@@ -22,7 +22,7 @@ def context(root: Path, base: Path, style: dict[str, Any], **settings: Any) -> S
             "base_model": {"name": str(base)},
             "styles": {"hills": {"source": "folder", **style}},
             "variants": {"lora": {"update_rule": "none"}},
-            "captioning": settings,
+            "captioning": {"model": None, **settings},
         }
     )
     return StageContext(Workspace(root), params, "hills")
@@ -64,6 +64,7 @@ def test_style_words_go_and_the_raw_caption_stays(tmp_path: Path, tiny_base: Pat
         "raw_caption": "an oil painting of a red boat, Hokusai",
         "source": "txt",
         "removed_words": ["oil painting", "Hokusai"],
+        "lost": None,
     }
     assert (second["caption"], second["removed_words"]) == ("a tree", [])
     assert result.figures["with_style_words_removed"] == 1
@@ -93,6 +94,7 @@ def test_a_long_caption_is_cut_so_that_the_style_still_fits(
     result, (first, _) = run(tmp_path, tiny_base, [text, "a boat"], {"generic_style": "painting"})
     assert text.removeprefix(first["caption"]).split() == ["and", "a", "fish"]
     assert first["raw_caption"] == text
+    assert first["lost"] == "and a fish"
     assert result.figures["cut"] == 1
     assert result.figures["cut_are"] == '0.png (lost: "and a fish")'
 
