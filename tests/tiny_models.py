@@ -1,17 +1,30 @@
 """Tiny untrained models, of the real classes and in the layouts that the pipeline loads."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 WORDS = [
     "a", "an", "the", "in", "of", "on", "and", "under", "beside", "style", "painting",
@@ -106,6 +119,147 @@ def save_tiny_stable_diffusion(
     return folder
 
 
+def save_tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Path:
+    """Save an untrained ``StableDiffusionXLPipeline`` of 32 px pictures to ``folder``; return it.
+
+    As the real one: two text encoders of unlike width, the second's projection, transformers of
+    unlike depth a block, linear projections, time ids, zeros for the empty prompt.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, tokenizer_2 = tiny_tokenizer(), tiny_tokenizer()
+        tokenizer_2.pad_token = "!"
+        text_encoder = CLIPTextModel(tiny_clip_config(tokenizer, WIDTH, layers=2))
+        text_encoder_2 = CLIPTextModelWithProjection(
+            tiny_clip_config(tokenizer_2, 24, layers=2, hidden_act="gelu")
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(8, WIDTH),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2),
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            cross_attention_dim=WIDTH + 24,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=24 + 6 * 8,
+            norm_num_groups=4,
+        )
+        vae = _kl_autoencoder(scaling_factor=0.13025, force_upcast=True)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_tiny_stable_diffusion_3(folder: Path, seed: int = 0, t5: bool = True) -> Path:
+    """Save an untrained ``StableDiffusion3Pipeline`` of 32 px pictures to ``folder``; return it.
+
+    As the real one: two CLIPs of unlike width and a T5 (or none), a schedule shifted by 3, latents
+    that are shifted, normalised queries and keys. ``T5`` knows ``WORDS`` and letters.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, tokenizer_2 = tiny_tokenizer(), tiny_tokenizer()
+        tokenizer_2.pad_token = "!"
+        text_encoder = CLIPTextModelWithProjection(tiny_clip_config(tokenizer, WIDTH, layers=2))
+        text_encoder_2 = CLIPTextModelWithProjection(
+            tiny_clip_config(tokenizer_2, 24, layers=2, hidden_act="gelu")
+        )
+        tokenizer_3 = _tiny_t5_tokenizer()
+        text_encoder_3 = T5EncoderModel(
+            T5Config(
+                vocab_size=len(tokenizer_3),
+                d_model=48,
+                d_kv=8,
+                d_ff=32,
+                num_layers=1,
+                num_heads=2,
+                feed_forward_proj="gated-gelu",
+                is_encoder_decoder=False,
+            )
+        )
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=8,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            caption_projection_dim=16,
+            pooled_projection_dim=WIDTH + 24,
+            pos_embed_max_size=12,
+            qk_norm="rms_norm",
+        )
+        vae = _kl_autoencoder(
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+            latent_channels=8,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        text_encoder_3=text_encoder_3 if t5 else None,
+        tokenizer_3=tokenizer_3 if t5 else None,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def tiny_clip_config(
+    tokenizer: CLIPTokenizer, width: int, layers: int, **changes: object
+) -> CLIPTextConfig:
+    """Of a CLIP text encoder that reads 32 tokens."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **changes,
+    )
+
+
+def _tiny_t5_tokenizer() -> T5TokenizerFast:
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{word}" for word in WORDS), *letters]
+    scores = [(piece, -float(rank)) for rank, piece in enumerate(dict.fromkeys(pieces))]
+    return T5TokenizerFast(vocab=scores, extra_ids=0)
+
+
 def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
     """``pieces`` after byte-pair encoding by ``merges``, the earlier ones first."""
     for left, right in merges:
@@ -117,17 +271,18 @@ def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
     return pieces
 
 
-def _kl_autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(4, 8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=TINY_RESOLUTION,
-        scaling_factor=0.18215,
-    )
+def _kl_autoencoder(**changes: Any) -> AutoencoderKL:
+    settings: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (4, 8, 8),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "sample_size": TINY_RESOLUTION,
+        "scaling_factor": 0.18215,
+    }
+    return AutoencoderKL(**(settings | changes))
 
 
 def _tiny_autoencoder() -> AutoencoderTiny:

@@ -106,8 +106,8 @@ class StableDiffusionXL:
         found = unet.projection_class_embeddings_input_dim
         if unet.addition_embed_type != "text_time" or found != expected:
             raise BaseModelError(
-                f"{self.name}: its UNet takes {found} numbers besides the prompt, and Stable Diffusion "
-                f"XL's takes {expected} here (text_time). The refiner is not taken."
+                f"{self.name}: its UNet takes {found} numbers besides the prompt, and that of "
+                f"Stable Diffusion XL takes {expected} (text_time). The refiner is not taken."
             )
 
     def prompt_tokens(self, prompt: str) -> int:
