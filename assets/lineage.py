@@ -35,9 +35,10 @@ def style_set(context: AssetExecutionContext) -> MaterializeResult[Any]:
     deps=[style_set, settings_key("captions")],
     partitions_def=STYLES,
     group_name="pictures",
-    kinds={"dvc", "parquet"},
+    kinds={"dvc", "parquet", "huggingface"},
     owners=OWNERS,
     code_version=code_version(STAGES["captions"]),
+    pool=GPU,
 )
 def captions(context: AssetExecutionContext) -> MaterializeResult[Any]:
     """What each picture shows, in words that say nothing of its style."""
