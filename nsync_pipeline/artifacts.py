@@ -10,9 +10,16 @@ from pathlib import Path
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
+"""What a variant trained: its LoRA, its token vectors, or both."""
 MANIFEST_FILE = "manifest.parquet"
 BASE = "base"
 """The name that stands for the untrained base model where a variant is asked for."""
+
+
+def trained_files(model: Path) -> tuple[Path, ...]:
+    """The files of trained weights that a model's folder holds."""
+    files = (model / LORA_FILE, model / EMBEDDINGS_FILE)
+    return tuple(file for file in files if file.is_file())
 
 
 @dataclass(frozen=True)

@@ -1,171 +1,163 @@
-"""LoRA on a family's denoiser (PEFT): added fresh, saved, loaded, taken off.
+"""A fresh LoRA on a family's denoiser and text encoders (PEFT), and how it is taken off.
 
-A layer with weight ``W`` becomes ``W x + (alpha / rank) B A x``; ``A`` starts random and ``B`` at
-zero, so a fresh LoRA changes nothing. Source: LoRA, arXiv 2106.09685.
+A layer with weight ``W`` becomes ``W x + scale B A x``. However the factors start, a fresh LoRA
+changes nothing: where ``B A`` is not zero at first, a frozen second adapter takes the start off
+again, so that the base's own weights are never touched. Source: LoRA, arXiv 2106.09685.
 """
 
-import logging
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
 
-from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora_file import LoraHeader, read_lora_file, write_lora_file
+from nsync_pipeline.adaptation.adapted_models import (
+    AdaptedModel,
+    adapted_models_of,
+    clip_encoders_of,
+    denoiser_of,
+)
+from nsync_pipeline.adaptation.config import LoraSettings, Targets
+from nsync_pipeline.adaptation.lora_layers import (
+    ADAPTER,
+    START,
+    inject,
+    lora_layers,
+    take_out,
+    use,
+    weights_of,
+)
+from nsync_pipeline.adaptation.lora_start import factors_of, random_factors, starts_at_zero
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
-from nsync_pipeline.errors import BaseModelError, TrainingError
+from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
-
-logger = logging.getLogger(__name__)
-
-ADAPTER = "default"
-"""PEFT's name of the one adapter a denoiser holds here."""
 
 
 def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator) -> TrainedWeights:
-    """Add a fresh, trainable LoRA to the family's denoiser, in float32 whatever the base's type.
+    """Add a fresh, trainable LoRA, in float32 whatever the base's type (float64 for float64).
 
-    ``A`` is uniform in +-1/sqrt(fan-in) (Kaiming with a = sqrt(5), PEFT's own), drawn from the CPU
-    ``generator`` in the order of the names; ``B`` is zero.
+    What is random is drawn from the CPU ``generator``, layer by layer in the order of their names,
+    the denoiser's first.
 
     Raises:
-        TrainingError: no layer of the denoiser has a name that ends in one of the targets, or one
-            that does cannot be adapted.
+        TrainingError: no layer has such a name, or one that has cannot be adapted.
     """
+    denoiser = denoiser_of(family)
     targets = family.lora_targets if settings.targets is None else settings.targets
+    adapted = [denoiser]
     try:
-        lora = _inject(family, settings.rank, settings.alpha, targets, None)
-    except ValueError as error:
-        raise TrainingError(
-            f"training.lora.targets: {', '.join(targets)}: {family.name} cannot be adapted there; "
-            f"null takes the family's own ({', '.join(family.lora_targets)}). PEFT says: {error}"
-        ) from error
-    with torch.no_grad():
-        for name, weight in zip(lora.names, lora.weights, strict=True):
-            if name.endswith("lora_A.weight"):
-                bound = 1.0 / math.sqrt(weight[0].numel())
-                drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                weight.copy_(drawn)
-            else:
-                weight.zero_()
-    return lora
-
-
-def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:
-    """Save the denoiser's LoRA to ``path``, loadable by ``load_lora`` and by diffusers.
-
-    The same weights, settings and origin always give the same bytes. ``origin`` says where the LoRA
-    comes from (base model, rule, data) and is kept in the file's header.
-    """
-    config: Any = getattr(family.denoiser, "peft_config")[ADAPTER]  # noqa: B009 - set by PEFT
-    lora = lora_weights(family)
-    header = LoraHeader(
-        rank=int(config.r),
-        alpha=float(config.lora_alpha),
-        targets=tuple(sorted(config.target_modules)),
-        origin=origin,
-    )
-    tensors = {n: w.detach() for n, w in zip(lora.names, lora.weights, strict=True)}
-    write_lora_file(path, tensors, header)
-
-
-def load_lora(family: Family, path: Path, scale: float = 1.0) -> None:
-    """Put the saved LoRA at ``path`` on the denoiser, frozen, at ``scale`` of its strength.
-
-    Raises:
-        BaseModelError: the denoiser holds a LoRA already, or this one does not fit it.
-        MissingArtifactError: there is no such file, or it is not a LoRA this pipeline saved.
-    """
-    if has_lora(family):
-        raise BaseModelError(f"{family.name} holds a LoRA already: take that off first")
-    header, tensors = read_lora_file(path)
-    try:
-        lora = _inject(family, header.rank, header.alpha, header.targets, tensors)
-    except ValueError as error:
-        raise _unfitting(family, path, header) from error
-    shapes = {n: w.shape for n, w in zip(lora.names, lora.weights, strict=True)}
-    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        _put_on(family, denoiser, settings, targets, "training.lora.targets")
+        if settings.text_encoder:
+            encoders = clip_encoders_of(family)
+            if not encoders:
+                raise TrainingError(
+                    f"training.lora.text_encoder: {family.name} has no CLIP encoder"
+                )
+            for encoder in encoders:
+                adapted.append(encoder)
+                _put_on(
+                    family, encoder, settings, settings.text_encoder_targets,
+                    "training.lora.text_encoder_targets",
+                )  # fmt: skip
+        _require_patterns_met(settings, adapted)
+        for model in adapted:
+            _start(model, settings, generator)
+    except TrainingError:
         remove_lora(family)
-        raise _unfitting(family, path, header)
-    trained_on = header.origin.get("base_revision")
-    if trained_on is not None and trained_on != family.revision:
-        logger.warning(
-            "%s was trained on %s (%s), and is used on %s (%s)",
-            path.name, header.origin.get("base_model"), trained_on, family.name, family.revision,
-        )  # fmt: skip
-    with torch.no_grad():
-        for name, weight in zip(lora.names, lora.weights, strict=True):
-            weight.copy_(tensors[name])
-            weight.requires_grad_(False)
-    for layer in family.denoiser.modules():
-        if isinstance(layer, LoraLayer):
-            layer.set_scale(ADAPTER, scale)
+        raise
+    return lora_weights(family)
 
 
 def remove_lora(family: Family) -> None:
-    """Take the LoRA off: the denoiser is the base again; nothing happens where there is none."""
-    denoiser = family.denoiser
-    for name, layer in list(denoiser.named_modules()):
-        if isinstance(layer, LoraLayer):
-            parent, _, child = name.rpartition(".")
-            setattr(denoiser.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(denoiser, "peft_config"):
-        del denoiser.peft_config
+    """Take the LoRA off: the models are the base's again; nothing happens where there is none."""
+    for model in adapted_models_of(family):
+        take_out(model.model)
 
 
 def has_lora(family: Family) -> bool:
-    """Whether the denoiser holds a LoRA."""
-    return any(isinstance(module, LoraLayer) for module in family.denoiser.modules())
+    """Whether one of the family's models holds a LoRA."""
+    return any(True for model in adapted_models_of(family) for _ in lora_layers(model.model))
 
 
 def lora_weights(family: Family) -> TrainedWeights:
-    """The factors of the LoRA that the family's denoiser holds, named as in its file."""
-    found: dict[str, nn.Parameter] = {}
-    for module, layer in family.denoiser.named_modules():
-        if isinstance(layer, LoraLayer):
-            name = f"{family.denoiser_prefix}.{module}"
-            found[f"{name}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
-            found[f"{name}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
-    names = tuple(sorted(found))
-    weights = tuple(found[name] for name in names)
-    groups: tuple[WeightGroup, ...] = tuple("denoiser" for _ in names)
+    """The weights of the LoRA that the family's models hold, named as in its file."""
+    found: list[tuple[str, torch.nn.Parameter, WeightGroup]] = [
+        (f"{model.key(name)}.{part}", weight, model.group)
+        for model in adapted_models_of(family)
+        for name, layer in lora_layers(model.model)
+        for part, weight in weights_of(layer).items()
+    ]
+    found.sort(key=lambda entry: entry[0])
+    names, weights, groups = zip(*found, strict=True) if found else ((), (), ())
     return TrainedWeights(names, weights, groups)
 
 
-def _inject(
-    family: Family,
-    rank: int,
-    alpha: float,
-    targets: Sequence[str],
-    tensors: Mapping[str, Tensor] | None,
-) -> TrainedWeights:
-    """Add LoRA layers at ``targets``, or exactly where ``tensors`` has factors."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
-    # PEFT draws initial weights from the global generator; they are replaced, so leave it alone.
-    with torch.random.fork_rng(devices=[]):
-        inject_adapter_in_model(
-            config,
-            family.denoiser,
-            ADAPTER,
-            state_dict=None if tensors is None else _of_denoiser(family, tensors),
-        )
-    lora = lora_weights(family)
-    for weight in lora.weights:
-        weight.data = weight.data.float()
-    return lora
+def lora_dtype(family: Family) -> torch.dtype:
+    """The number type of what is trained."""
+    return torch.float64 if family.dtype == torch.float64 else torch.float32
 
 
-def _unfitting(family: Family, path: Path, header: LoraHeader) -> BaseModelError:
-    return BaseModelError(
-        f"{path} does not fit {family.name} ({family.revision}): it was trained on "
-        f"{header.origin.get('base_model')} ({header.origin.get('base_revision')})"
+def _put_on(
+    family: Family, model: AdaptedModel, settings: LoraSettings, targets: Targets, key: str
+) -> None:
+    """Put LoRA layers in ``model``; raises ``TrainingError`` where they do not go there."""
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        rank_pattern=dict(settings.ranks),
+        alpha_pattern=dict(settings.alphas),
+        use_rslora=settings.rank_stabilized,
+        use_dora=settings.dora,
     )
+    try:
+        inject(model.model, config, lora_dtype(family))
+        if not starts_at_zero(settings.start):
+            inject(model.model, config, lora_dtype(family), START)
+    except ValueError as error:
+        listed = targets if isinstance(targets, str) else ", ".join(targets)
+        own = f"; null takes the family's own ({', '.join(family.lora_targets)})"
+        raise TrainingError(
+            f"{key}: {listed}: the {model.component} of {family.name} cannot be adapted there"
+            f"{own if model.group == 'denoiser' else ''}. PEFT says: {error}"
+        ) from error
 
 
-def _of_denoiser(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{family.denoiser_prefix}."): t for name, t in tensors.items()}
+def _require_patterns_met(settings: LoraSettings, adapted: Sequence[AdaptedModel]) -> None:
+    layers = [name for model in adapted for name, _ in lora_layers(model.model)]
+    for key, patterns in (("ranks", settings.ranks), ("alphas", settings.alphas)):
+        met = {get_pattern_key(list(patterns), layer) for layer in layers}
+        unmet = [pattern for pattern in patterns if pattern not in met]
+        if unmet:
+            raise TrainingError(
+                f"training.lora.{key}: {unmet[0]!r} is the end of no adapted layer's name, or "
+                f"another pattern comes first; adapted are {len(layers)}, such as {layers[0]}"
+            )
+
+
+@torch.no_grad()
+def _start(model: AdaptedModel, settings: LoraSettings, generator: torch.Generator) -> None:
+    """Set the factors of every layer to their start."""
+    for name, layer in lora_layers(model.model):
+        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        rank, outputs = down.shape[0], up.shape[0]
+        if starts_at_zero(settings.start):
+            found = random_factors(settings.start, outputs, down[0].numel(), rank, generator)
+        else:
+            weight = layer.get_base_layer().weight.reshape(outputs, -1).float()
+            try:
+                found = factors_of(settings.start, weight, rank, float(layer.scaling[ADAPTER]))
+            except ValueError as error:
+                raise TrainingError(f"training.lora.start: {model.key(name)}: {error}") from error
+        down.copy_(found.down.view(down.shape))
+        up.copy_(found.up.view(up.shape))
+        if not starts_at_zero(settings.start):
+            _take_start_off(layer, down, up)
+
+
+def _take_start_off(layer: Any, down: torch.Tensor, up: torch.Tensor) -> None:
+    layer.lora_A[START].weight.copy_(down)
+    layer.lora_B[START].weight.copy_(up)
+    use(layer, (ADAPTER, START), trained=ADAPTER)
+    layer.set_scale(START, -1.0)  # times the same alpha / rank

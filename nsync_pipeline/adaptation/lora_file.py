@@ -1,57 +1,68 @@
 """The LoRA's file: safetensors with diffusers' keys and adapter metadata, and our own beside it.
 
-Keys are ``unet.<module>.lora_A.weight`` and ``.lora_B.weight``, what
-``StableDiffusionPipeline.save_lora_weights`` writes; its ``load_lora_weights`` reads rank, alpha
-and targets from ``lora_adapter_metadata``. The safetensors library writes metadata in random order,
-so the file is put together here: the same LoRA always has the same bytes.
+Keys are ``<component>.<layer>.lora_A.weight``, ``.lora_B.weight`` and, for DoRA,
+``.lora_magnitude_vector.weight``, as ``save_lora_weights`` of diffusers' pipelines writes them;
+``load_lora_weights`` reads ranks, alphas and targets from ``lora_adapter_metadata``. The scale of a
+layer is its alpha / rank, whatever the training's settings said.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nsync_pipeline.errors import MissingArtifactError
-
-DENOISER = "unet"
-"""What diffusers calls the denoiser in keys."""
+from nsync_pipeline.adaptation.safetensors_file import (
+    not_ours,
+    read_safetensors,
+    write_safetensors,
+)
 
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 OWN_METADATA = "nsync"
 
 
 @dataclass(frozen=True)
-class LoraHeader:
-    """What a LoRA's file says besides its weights."""
+class AdapterHeader:
+    """The adapter of one model: PEFT's settings, layer by layer where they differ."""
 
     rank: int
     alpha: float
-    targets: tuple[str, ...]  # name endings of the adapted layers
+    targets: tuple[str, ...]  # names of the adapted layers
+    ranks: Mapping[str, int]  # of the layers that have another one
+    alphas: Mapping[str, float]  # the same
+    dora: bool
+
+    def scale(self, layer: str) -> float:
+        """What ``B A`` of ``layer``, one of ``targets``, is multiplied by."""
+        return self.alphas.get(layer, self.alpha) / self.ranks.get(layer, self.rank)
+
+
+@dataclass(frozen=True)
+class LoraHeader:
+    """What a LoRA's file says besides its weights."""
+
+    adapters: Mapping[str, AdapterHeader]  # by component: unet, transformer, text_encoder, ...
     origin: Mapping[str, str]  # base_model, base_revision, placeholder, update_rule, ...
 
 
 def write_lora_file(path: Path, tensors: Mapping[str, Tensor], header: LoraHeader) -> None:
     """Write the file, whole or not at all; ``tensors`` are float32, keyed as in the file."""
-    adapter = {"r": header.rank, "lora_alpha": header.alpha, "target_modules": list(header.targets)}
     metadata = {
         "format": "pt",
         DIFFUSERS_METADATA: json.dumps(
-            {f"{DENOISER}.{key}": value for key, value in adapter.items()}, sort_keys=True
+            {
+                f"{component}.{key}": value
+                for component, adapter in header.adapters.items()
+                for key, value in _to_peft(component, adapter).items()
+            },
+            sort_keys=True,
         ),
         OWN_METADATA: json.dumps(dict(header.origin), sort_keys=True),
     }
-    content = safetensors_bytes(tensors, metadata)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_safetensors(path, tensors, metadata)
 
 
 def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
@@ -60,45 +71,47 @@ def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
     Raises:
         MissingArtifactError: there is no such file, or it is not a LoRA this pipeline saved.
     """
-    if not path.is_file():
-        raise MissingArtifactError(f"{path} is not there: train it first")
+    file = read_safetensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        adapter = json.loads(metadata[DIFFUSERS_METADATA])
-        header = LoraHeader(
-            rank=adapter[f"{DENOISER}.r"],
-            alpha=adapter[f"{DENOISER}.lora_alpha"],
-            targets=tuple(adapter[f"{DENOISER}.target_modules"]),
-            origin=json.loads(metadata[OWN_METADATA]),
-        )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise MissingArtifactError(
-            f"{path} is damaged, or not a LoRA that this pipeline saved: train it again. ({error})"
-        ) from error
-    return header, tensors
+        settings: dict[str, Any] = json.loads(file.metadata[DIFFUSERS_METADATA])
+        components = dict.fromkeys(key.split(".", 1)[0] for key in file.tensors)
+        adapters = {component: _from_peft(settings, component) for component in components}
+        header = LoraHeader(adapters, json.loads(file.metadata[OWN_METADATA]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise not_ours(path, error) from error
+    return header, file.tensors
 
 
-def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The safetensors format, all keys sorted: header length, JSON header, then the numbers.
+def _to_peft(component: str, adapter: AdapterHeader) -> dict[str, object]:
+    """As ``peft.LoraConfig`` takes them, which is what diffusers makes of them.
 
-    Source: https://github.com/huggingface/safetensors, "Format". Raises ``ValueError`` where a
-    tensor is not float32.
+    A pattern's ``^`` keeps it from layers whose names only end in this one's. Text encoders do
+    without: their names have a prefix in older versions of transformers.
     """
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    parts: list[bytes] = []
-    offset = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        if tensor.dtype != torch.float32:
-            raise ValueError(f"{name} is {tensor.dtype}; a LoRA is saved in float32")
-        numbers = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
-        end = offset + len(numbers)
-        shape = list(tensor.shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
-        parts.append(numbers)
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    start = "" if component.startswith("text_encoder") else "^"
+    return {
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "target_modules": sorted(adapter.targets),
+        "rank_pattern": {f"{start}{layer}": rank for layer, rank in adapter.ranks.items()},
+        "alpha_pattern": {f"{start}{layer}": alpha for layer, alpha in adapter.alphas.items()},
+        "use_dora": adapter.dora,
+    }
+
+
+def _from_peft(settings: Mapping[str, Any], component: str) -> AdapterHeader:
+    ranks, alphas = (
+        {
+            pattern.removeprefix("^"): value
+            for pattern, value in settings[f"{component}.{key}"].items()
+        }
+        for key in ("rank_pattern", "alpha_pattern")
+    )
+    return AdapterHeader(
+        rank=settings[f"{component}.r"],
+        alpha=settings[f"{component}.lora_alpha"],
+        targets=tuple(settings[f"{component}.target_modules"]),
+        ranks=ranks,
+        alphas=alphas,
+        dora=settings[f"{component}.use_dora"],
+    )

@@ -6,10 +6,19 @@ from pathlib import Path
 import torch
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.adaptation.lora import add_lora, load_lora, remove_lora, save_lora
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights
-from nsync_pipeline.artifacts import LORA_FILE
-from nsync_pipeline.errors import TrainingError
+from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
+from nsync_pipeline.adaptation.placeholder import style_word
+from nsync_pipeline.adaptation.saved_lora import load_lora, save_lora
+from nsync_pipeline.adaptation.textual_inversion import (
+    add_token_vectors,
+    has_token_vectors,
+    load_token_vectors,
+    remove_token_vectors,
+    save_token_vectors,
+)
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
+from nsync_pipeline.artifacts import EMBEDDINGS_FILE, LORA_FILE, trained_files
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.family import Family
 
 
@@ -18,22 +27,45 @@ def add_trainables(
     lora: LoraSettings | None,
     textual_inversion: TextualInversionSettings | None,
     generator: torch.Generator,
+    *,
+    placeholder: str = "style",
+    generic_style: str = "painting",
 ) -> TrainedWeights:
-    """Add what is trained to the family, fresh; ``generator`` is the CPU's.
+    """Add what is trained to the family, fresh.
+
+    Args:
+        family: holds nothing of the kind yet.
+        lora: None: none.
+        textual_inversion: None: none. One of the two is given.
+        generator: of the CPU; what is random at the start is drawn from it.
+        placeholder: of the style: textual inversion trains ``style_word`` of it.
+        generic_style: of the style: textual inversion starts from it, unless its settings say from
+            what.
 
     Raises:
         TrainingError: the family cannot be adapted as asked.
     """
-    if textual_inversion is not None or lora is None:
-        raise TrainingError("training.textual_inversion: only null is possible yet")
-    return add_lora(family, lora, generator)
+    parts = []
+    if lora is not None:
+        parts.append(add_lora(family, lora, generator))
+    if textual_inversion is not None:
+        word = style_word(placeholder, textual_inversion)
+        initializer = textual_inversion.initializer or generic_style
+        parts.append(add_token_vectors(family, textual_inversion, word, initializer, generator))
+    return _together(parts)
 
 
 def save_trained(
     family: Family, trained: TrainedWeights, folder: Path, origin: Mapping[str, str]
 ) -> None:
-    """Save what is trained to ``folder``; the same weights and origin give the same bytes."""
-    save_lora(family, folder / LORA_FILE, origin)
+    """Save what is trained to ``folder``; the same weights and origin give the same bytes.
+
+    ``origin["placeholder"]`` is the word that token vectors are for.
+    """
+    if set(trained.groups) - {"embedding"}:
+        save_lora(family, folder / LORA_FILE, origin)
+    if "embedding" in trained.groups:
+        save_token_vectors(family, folder / EMBEDDINGS_FILE, origin["placeholder"], origin)
 
 
 def load_trained(family: Family, folder: Path, scale: float = 1.0) -> None:
@@ -43,9 +75,36 @@ def load_trained(family: Family, folder: Path, scale: float = 1.0) -> None:
         BaseModelError: the family holds trained weights already, or these do not fit it.
         MissingArtifactError: there are none, or they are not what this pipeline saved.
     """
-    load_lora(family, folder / LORA_FILE, scale)
+    files = trained_files(folder)
+    if not files:
+        raise MissingArtifactError(f"{folder} holds neither {LORA_FILE} nor {EMBEDDINGS_FILE}")
+    for file in files:
+        if file.name == LORA_FILE:
+            load_lora(family, file, scale)
+        else:
+            load_token_vectors(family, file)
 
 
 def remove_trained(family: Family) -> None:
     """Take off what ``add_trainables`` or ``load_trained`` put on; nothing where there is none."""
     remove_lora(family)
+    remove_token_vectors(family)
+
+
+def has_trained(family: Family) -> bool:
+    """Whether the family holds anything that was trained, or is to be."""
+    return has_lora(family) or has_token_vectors(family)
+
+
+def _together(parts: list[TrainedWeights]) -> TrainedWeights:
+    """All weights in the order of their names."""
+    found: list[tuple[str, torch.nn.Parameter, WeightGroup]] = sorted(
+        (
+            entry
+            for part in parts
+            for entry in zip(part.names, part.weights, part.groups, strict=True)
+        ),
+        key=lambda entry: entry[0],
+    )
+    names, weights, groups = zip(*found, strict=True)
+    return TrainedWeights(names, weights, groups)

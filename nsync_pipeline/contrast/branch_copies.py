@@ -1,15 +1,17 @@
-"""Per-branch copies of LoRA weights, and the LoRA layers that multiply by them.
+"""Per-branch copies of what is trained, and the layers that compute with them.
 
 While the copies are in use, a batch of the model is ``n`` branches stacked: the first ``B`` samples
 belong to branch 0, the next to branch 1, and so on. A LoRA layer with factors ``A, B`` computes,
 for the samples of branch ``i``, ``base(x) + scaling * B_i A_i x`` with branch ``i``'s own copies: a
 batched matrix product for linear layers, a convolution grouped by branch for convolutional ones.
+Other adapters of the layer, frozen ones, are part of its base. A layer of another kind says itself
+how it computes by branches (``Branched``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft.tuners.lora import Conv2d as LoraConv2d
@@ -23,11 +25,27 @@ class NotFusableError(Exception):
     """The adapted model has a layer of a kind that cannot hold a copy a branch."""
 
 
+Forward = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Branched(Protocol):
+    """A layer that can compute with a copy of its weights a branch."""
+
+    def branch_weights(self) -> tuple[nn.Parameter, ...]:
+        """Those that copies may be made of."""
+        ...
+
+    def branch_forward(self, copies: Sequence[Tensor]) -> Forward:
+        """The forward for n branches stacked; each copy is (n, *weight.shape)."""
+        ...
+
+
 @dataclass
 class _BranchLinear:
     """Stands in for the forward of a PEFT LoRA ``Linear``."""
 
-    base: nn.Module
+    base: Forward
     scaling: float
     down: Tensor  # (n, r, in)
     up: Tensor  # (n, out, r)
@@ -46,7 +64,8 @@ class _BranchLinear:
 class _BranchConv2d:
     """Stands in for the forward of a PEFT LoRA ``Conv2d``."""
 
-    base: nn.Conv2d
+    base: Forward
+    convolution: nn.Conv2d
     scaling: float
     down: Tensor  # (n, r, in, kh, kw)
     up: Tensor  # (n, out, r, 1, 1)
@@ -58,7 +77,7 @@ class _BranchConv2d:
         # (n * B, C, H, W) to (B, n * C, H, W): a group of channels a branch.
         branches = x.to(self.down.dtype).reshape(n, -1, *x.shape[1:])
         side_by_side = branches.transpose(0, 1).flatten(1, 2)
-        base = self.base
+        base = self.convolution
         hidden = F.conv2d(
             side_by_side, self.down.flatten(0, 1), None, base.stride, base.padding, groups=n
         )
@@ -68,17 +87,35 @@ class _BranchConv2d:
         return result.add(stacked, alpha=self.scaling).to(result.dtype)
 
 
+@dataclass
+class _WithFrozen:
+    """A LoRA layer's base with its frozen adapters on it."""
+
+    layer: Any
+    adapters: tuple[str, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        result: Tensor = layer.base_layer(x)
+        for adapter in self.adapters:
+            down, up = layer.lora_A[adapter], layer.lora_B[adapter]
+            result = result + up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
+        return result.to(x.dtype)
+
+
 class BranchCopies:
     """The per-branch copies of the trained weights of one or several models.
 
     Args:
         modules: the models that hold PEFT LoRA layers.
-        weights: their trainable weights: each is a factor of a ``Linear`` or ``Conv2d`` LoRA layer.
+        weights: their trainable weights: each is a factor of a ``Linear`` or ``Conv2d`` LoRA layer,
+            or a weight of a ``Branched`` layer.
         adapter: the adapter's name.
 
     Raises:
         NotFusableError: a trainable weight is something else, or a LoRA layer is more than its two
-            factors (dropout, DoRA, a bias, a grouped or specially padded convolution).
+            factors (dropout, DoRA, a bias, a grouped or specially padded convolution), or has
+            other adapters in use that are trained.
     """
 
     def __init__(
@@ -86,24 +123,29 @@ class BranchCopies:
     ) -> None:
         self._weights = tuple(weights)
         places = {id(weight): index for index, weight in enumerate(weights)}
-        self._layers: list[tuple[LoraLayer, int, int]] = []
+        self._layers: list[tuple[Any, tuple[int, ...]]] = []
         named = [found for module in modules for found in module.named_modules()]
         for name, layer in named:
+            own: tuple[nn.Parameter, ...]
             if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
                 _require_fusable(name, layer, adapter)
-                down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-                if id(down) in places and id(up) in places:
-                    self._layers.append((layer, places.pop(id(down)), places.pop(id(up))))
+                own = (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)
+            elif isinstance(layer, Branched):
+                own = layer.branch_weights()
+            else:
+                continue
+            if all(id(weight) in places for weight in own):
+                self._layers.append((layer, tuple(places.pop(id(weight)) for weight in own)))
         if places:
             raise NotFusableError(
-                f"{len(places)} of the {len(weights)} trainable weights are not one of the two "
-                "factors of a LoRA layer"
+                f"{len(places)} of the {len(weights)} trainable weights are neither a factor "
+                "of a LoRA layer nor of a layer that can compute by branches"
             )
         self._adapter = adapter
 
     @contextmanager
     def in_use(self, branches: int) -> Iterator[tuple[Tensor, ...]]:
-        """Let the LoRA layers use ``branches`` copies of the weights as they are now.
+        """Let the layers use ``branches`` copies of the weights as they are now.
 
         Yields the copies, leaves ``(branches, *weight.shape)`` in the order of the weights: ask
         autograd for *their* gradients. Afterwards the layers are as they were.
@@ -113,19 +155,24 @@ class BranchCopies:
             for weight in self._weights
         )
         try:
-            for layer, down, up in self._layers:
+            for layer, places in self._layers:
                 # Past nn.Module.__setattr__, which is slow: this hides the class's own forward.
-                layer.__dict__["forward"] = self._forward(layer, leaves[down], leaves[up])
+                layer.__dict__["forward"] = self._forward(layer, [leaves[i] for i in places])
             yield leaves
         finally:
-            for layer, _, _ in self._layers:
+            for layer, _ in self._layers:
                 layer.__dict__.pop("forward", None)
 
-    def _forward(self, layer: Any, down: Tensor, up: Tensor) -> _BranchLinear | _BranchConv2d:
+    def _forward(self, layer: Any, copies: Sequence[Tensor]) -> Forward:
+        if isinstance(layer, Branched):
+            return layer.branch_forward(copies)
+        down, up = copies
         scaling = float(layer.scaling[self._adapter])
+        frozen = tuple(a for a in layer.active_adapters if a != self._adapter)
+        base = _WithFrozen(layer, frozen) if frozen else layer.base_layer
         if isinstance(layer, LoraLinear):
-            return _BranchLinear(layer.base_layer, scaling, down, up)
-        return _BranchConv2d(layer.base_layer, scaling, down, up)
+            return _BranchLinear(base, scaling, down, up)
+        return _BranchConv2d(base, layer.base_layer, scaling, down, up)
 
 
 def _require_fusable(name: str, layer: Any, adapter: str) -> None:
@@ -141,5 +188,10 @@ def _require_fusable(name: str, layer: Any, adapter: str) -> None:
         raise NotFusableError(f"{name} has dropout")
     if adapter in layer.lora_variant or layer.lora_bias[adapter]:
         raise NotFusableError(f"{name} is a variant of LoRA (DoRA, bias)")
-    if list(layer.active_adapters) != [adapter] or layer.merged or layer.disable_adapters:
-        raise NotFusableError(f"{name} has other adapters than {adapter!r} in use")
+    active = list(layer.active_adapters)
+    if adapter not in active or layer.merged or layer.disable_adapters:
+        raise NotFusableError(f"{name} does not have its adapter {adapter!r} in use")
+    for other in active:
+        factors = (layer.lora_A[other].weight, layer.lora_B[other].weight)
+        if other != adapter and any(weight.requires_grad for weight in factors):
+            raise NotFusableError(f"{name} has another trained adapter, {other!r}, in use")

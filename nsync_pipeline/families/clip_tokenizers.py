@@ -9,6 +9,7 @@ from transformers import CLIPTokenizer
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
+from nsync_pipeline.families.placeholder_words import written_out
 from nsync_pipeline.families.weights import loading_errors
 
 TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -28,12 +29,13 @@ class PromptTokenizer:
 
     def prompt_tokens(self, prompt: str) -> int:
         """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
-        return len(self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+        (whole,) = written_out(self.tokenizer, [prompt])
+        return len(self.tokenizer(whole, add_special_tokens=False, verbose=False).input_ids)
 
     def padded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` (B, window), cut and filled up to the window."""
         encoded = self.tokenizer(
-            list(prompts),
+            written_out(self.tokenizer, prompts),
             padding="max_length",
             max_length=self.window,
             truncation=True,

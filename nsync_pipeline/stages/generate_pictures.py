@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from nsync_pipeline.adaptation.lora import load_lora
+from nsync_pipeline.adaptation.saved_lora import load_lora
 from nsync_pipeline.artifacts import BASE, LORA_FILE, Workspace
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.loading import load_family

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nsync_pipeline import __version__
-from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+from nsync_pipeline.artifacts import BASE, EMBEDDINGS_FILE, MANIFEST_FILE, Workspace, trained_files
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.report.page import Facts
 from nsync_pipeline.report.training_charts import Training
@@ -69,7 +69,9 @@ def lineage(
                 ("negatives", str(counts["negatives"])),
                 ("drawn by each", f"{counts['pictures']} at {evaluation.side} px"),
                 ("root seed", origin["seed"]),
-                ("placeholder", origin["placeholder"]),
+                ("placeholder", ", ".join(dict.fromkeys(
+                    found["origin"]["placeholder"] for found in summaries.values()
+                ))),
                 ("generic style", origin["generic_style"]),
             ),
         ),
@@ -84,9 +86,10 @@ def lineage(
         Facts(
             "Checkpoints (SHA-256)",
             tuple(
-                (f"{name} ({found['origin']['update_rule']})",
-                 _sha256(workspace.model(style, name) / LORA_FILE))
+                (f"{name} ({found['origin']['update_rule']})"
+                 + (", token vectors" if file.name == EMBEDDINGS_FILE else ""), _sha256(file))
                 for name, found in summaries.items()
+                for file in trained_files(workspace.model(style, name))
             ),
         ),
         Facts(

@@ -1,4 +1,4 @@
-"""Stage ``training``: a style's LoRA by one variant's update rule."""
+"""Stage ``training``: a style's LoRA or token vectors by one variant's update rule."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from nsync_pipeline import __version__
+from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word
 from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
 from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
@@ -39,15 +40,17 @@ class _Task:
     context: StageContext
     variant: str
     settings: TrainingConfig
+    word: str  # what its prompts call the style
     inputs: TrainingInputs
     family: Family
 
 
 def run(context: StageContext) -> StageResult:
-    """Train the LoRA of ``context.style`` and ``context.variant``.
+    """Train what ``context.variant`` trains of ``context.style``.
 
-    Writes the LoRA, ``history.csv`` (a row a step) and ``training.json`` to the model's folder. A
-    killed run is picked up at its newest checkpoint; the result is the same to the byte.
+    Writes its LoRA or token vectors, ``history.csv`` (a row a step) and ``training.json`` to the
+    model's folder. A killed run is picked up at its newest checkpoint; the result is the same to
+    the byte.
 
     Raises:
         MissingArtifactError: an earlier stage has to run first, or again.
@@ -66,8 +69,9 @@ def _read(context: StageContext, variant: str) -> _Task:
     params, workspace = context.params, context.workspace
     settings = params.variant(variant)
     placeholder = params.style(context.style).placeholder
+    word = style_word(placeholder, settings.textual_inversion)
     contrastive = "negative" in branches_of(settings.update_rule, settings.contrast)
-    inputs = read_training_inputs(workspace, context.style, placeholder, settings)
+    inputs = read_training_inputs(workspace, context.style, word, settings)
     context.log.dataset("style_set", workspace.style_set(context.style), "training")
     if contrastive:
         context.log.dataset("negative_set", workspace.negative_set(context.style), "negatives")
@@ -80,14 +84,14 @@ def _read(context: StageContext, variant: str) -> _Task:
     apply_objective(family, settings.objective)
     for example in (*inputs.train, *inputs.held_out):
         longest = example.negative_prompt or example.prompt
-        length = family.prompt_tokens(longest)
+        length = prompt_tokens(family, longest, word, settings.textual_inversion)
         if length > family.max_prompt_tokens:
             raise CaptionError(
                 f"picture {example.id}: its prompt has {length} tokens, and {family.name} takes "
                 f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
                 f"Shorten the caption: {longest!r}"
             )
-    return _Task(context, variant, settings, inputs, family)
+    return _Task(context, variant, settings, word, inputs, family)
 
 
 def _trained(task: _Task) -> StageResult:
@@ -96,8 +100,14 @@ def _trained(task: _Task) -> StageResult:
     examples = _encoded(task, task.inputs.train, "encoding pictures")
     held_out = task.inputs.held_out[:MOST_PICTURES]
     test = _encoded(task, held_out, "encoding test pictures") if held_out else None
+    style = context.params.style(context.style)
     trained = add_trainables(
-        family, settings.lora, settings.textual_inversion, torch_stream(seed, "lora")
+        family,
+        settings.lora,
+        settings.textual_inversion,
+        torch_stream(seed, "lora"),
+        placeholder=style.placeholder,
+        generic_style=style.generic_style,
     )
     held_out_loss = None
     if test is not None:
@@ -158,14 +168,14 @@ def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
 
 
 def _origin(task: _Task) -> dict[str, str]:
-    """Where the LoRA comes from; kept in its file's header."""
+    """Where what is trained comes from; kept in its files' headers."""
     style = task.context.params.style(task.context.style)
     return {
         "base_model": task.family.name,
         "base_revision": task.family.revision,
         "data_sha256": task.inputs.data_sha256,
         "generic_style": style.generic_style,
-        "placeholder": style.placeholder,
+        "placeholder": task.word,
         "seed": str(task.context.params.seed),
         "steps": str(task.settings.steps),
         "style": task.context.style,

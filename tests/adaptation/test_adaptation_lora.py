@@ -11,14 +11,9 @@ from tiny_style import tiny_family
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora import (
-    add_lora,
-    has_lora,
-    load_lora,
-    remove_lora,
-    save_lora,
-)
+from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
 from nsync_pipeline.adaptation.lora_file import read_lora_file, write_lora_file
+from nsync_pipeline.adaptation.saved_lora import load_lora, save_lora
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.artifacts import LORA_FILE
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError

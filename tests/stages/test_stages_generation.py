@@ -9,7 +9,8 @@ from drawing_workspace import STYLE, drawing_params, folder_bytes, write_picture
 from PIL import Image
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora import add_lora, save_lora
+from nsync_pipeline.adaptation.lora import add_lora
+from nsync_pipeline.adaptation.saved_lora import save_lora
 from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE, Workspace
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.families.loading import load_family

@@ -15,7 +15,7 @@ import training_process
 from PIL import Image
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
-from nsync_pipeline.adaptation.lora import load_lora
+from nsync_pipeline.adaptation.saved_lora import load_lora
 from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.artifacts import LORA_FILE, MANIFEST_FILE, Workspace
 from nsync_pipeline.errors import CaptionError, MissingArtifactError, TrainingError

@@ -1,0 +1,83 @@
+"""safetensors files with the same bytes for the same content, written whole or not at all.
+
+The safetensors library writes metadata in random order, so the bytes are put together here. Source
+of the format: https://github.com/huggingface/safetensors, "Format".
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nsync_pipeline.errors import MissingArtifactError
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """What a file holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The format, all keys sorted: header length, JSON header, then the numbers.
+
+    Raises ``ValueError`` where a tensor is not float32.
+    """
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    parts: list[bytes] = []
+    offset = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype}; what is trained is saved in float32")
+        numbers = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
+        end = offset + len(numbers)
+        shape = list(tensor.shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
+        parts.append(numbers)
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write the file, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(safetensors_bytes(tensors, metadata))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_safetensors(path: Path) -> SafetensorsFile:
+    """All that the file at ``path`` holds.
+
+    Raises:
+        MissingArtifactError: there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise MissingArtifactError(f"{path} is not there: train it first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return SafetensorsFile(tensors, dict(file.metadata() or {}))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise not_ours(path, error) from error
+
+
+def not_ours(path: Path, reason: object) -> MissingArtifactError:
+    """The error for a file that this pipeline did not write, or that has been damaged since."""
+    return MissingArtifactError(
+        f"{path} is damaged, or not a file that this pipeline saved: train it again. ({reason})"
+    )

@@ -1,0 +1,206 @@
+"""Textual inversion on a family's text encoders: vectors added fresh, saved, loaded, taken off.
+
+Each CLIP text encoder gets ``k`` vectors of its own, one for each token that the style's word
+stands for in a prompt. Source: arXiv 2208.01618.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nsync_pipeline.adaptation.adapted_models import AdaptedModel, clip_encoders_of
+from nsync_pipeline.adaptation.config import TextualInversionSettings
+from nsync_pipeline.adaptation.lora import lora_dtype
+from nsync_pipeline.adaptation.lora_file import OWN_METADATA
+from nsync_pipeline.adaptation.placeholder import PLACEHOLDER_METADATA
+from nsync_pipeline.adaptation.safetensors_file import (
+    not_ours,
+    read_safetensors,
+    write_safetensors,
+)
+from nsync_pipeline.adaptation.token_vectors import TokenVectors
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
+from nsync_pipeline.errors import BaseModelError, TrainingError
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.placeholder_words import placeholder_tokens
+from nsync_pipeline.seeding import torch_stream
+
+TWO_ENCODERS = ("clip_l", "clip_g")
+"""The keys of a file for two text encoders, as Stable Diffusion XL's embeddings have them."""
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """A text encoder and its tokenizer."""
+
+    model: AdaptedModel
+    tokenizer: Any
+
+    @property
+    def table(self) -> Any:
+        """Its token table, or what stands in for it."""
+        text_encoder: Any = self.model.model
+        return text_encoder.get_input_embeddings()
+
+    def set_table(self, table: Any) -> None:
+        text_encoder: Any = self.model.model
+        text_encoder.set_input_embeddings(table)
+
+
+def add_token_vectors(
+    family: Family,
+    settings: TextualInversionSettings,
+    word: str,
+    initializer: str,
+    generator: torch.Generator,
+) -> TrainedWeights:
+    """Add ``word`` to the family's tokenizers, and trainable vectors for it to its text encoders.
+
+    With as many vectors as ``initializer`` has tokens, or more, each of its tokens starts one;
+    with fewer, the first starts from the mean of them all. Vectors beyond those start from the mean
+    and a little noise, from a stream of its own under the generator's seed.
+
+    Raises:
+        TrainingError: the family has no CLIP text encoder, knows the word already, or does not know
+            the initializer.
+    """
+    encoders = _encoders(family)
+    if not encoders:
+        raise TrainingError(f"training.textual_inversion: {family.name} has no CLIP text encoder")
+    for encoder in encoders:
+        known = (
+            set(placeholder_tokens(word, settings.vectors)) & encoder.tokenizer.get_vocab().keys()
+        )
+        if known:
+            raise TrainingError(
+                f"training.textual_inversion: {family.name} knows the token {min(known)!r} "
+                "already: choose another placeholder for the style"
+            )
+    starts = []
+    for encoder in encoders:
+        noise = torch_stream(generator.initial_seed(), "token_vectors", encoder.model.component)
+        starts.append(_start(family, encoder, settings, initializer, noise))
+    for encoder, start in zip(encoders, starts, strict=True):
+        _put_on(encoder, word, start.to(lora_dtype(family)))
+    return token_vectors(family)
+
+
+def save_token_vectors(family: Family, path: Path, word: str, origin: Mapping[str, str]) -> None:
+    """Save the vectors to ``path``, loadable here and by diffusers' ``load_textual_inversion``.
+
+    One text encoder: the word is the key of the vectors, (k, D). Two: ``clip_l`` and ``clip_g``,
+    which are given to ``load_textual_inversion`` one by one. The same vectors and origin always
+    give the same bytes.
+    """
+    found = token_vectors(family).weights
+    keys = (word,) if len(found) == 1 else TWO_ENCODERS
+    tensors = {key: w.detach().float().cpu() for key, w in zip(keys, found, strict=True)}
+    metadata = {
+        "format": "pt",
+        PLACEHOLDER_METADATA: word,
+        OWN_METADATA: json.dumps(dict(origin), sort_keys=True),
+    }
+    write_safetensors(path, tensors, metadata)
+
+
+def load_token_vectors(family: Family, path: Path) -> None:
+    """Put the saved vectors at ``path``, frozen, on the family's text encoders.
+
+    Raises:
+        BaseModelError: the family holds token vectors already, or these do not fit it.
+        MissingArtifactError: there is no such file, or this pipeline did not save it.
+    """
+    file = read_safetensors(path)
+    try:
+        word = file.metadata[PLACEHOLDER_METADATA]
+        origin = json.loads(file.metadata[OWN_METADATA])
+    except (KeyError, ValueError) as error:
+        raise not_ours(path, error) from error
+    encoders = _encoders(family)
+    if has_token_vectors(family):
+        raise BaseModelError(f"{family.name} holds token vectors already: take those off first")
+    keys = (word,) if len(encoders) == 1 else TWO_ENCODERS
+    found = {key: tuple(tensor.shape[1:]) for key, tensor in file.tensors.items()}
+    widths = {
+        key: (encoder.table.weight.shape[1],) for key, encoder in zip(keys, encoders, strict=False)
+    }
+    if found != widths or any(word in encoder.tokenizer.get_vocab() for encoder in encoders):
+        raise BaseModelError(
+            f"{path} does not fit {family.name} ({family.revision}): it was trained on "
+            f"{origin.get('base_model')} ({origin.get('base_revision')})"
+        )
+    for key, encoder in zip(keys, encoders, strict=True):
+        _put_on(encoder, word, file.tensors[key].to(lora_dtype(family)))
+        encoder.table.vectors.requires_grad_(False)
+
+
+def remove_token_vectors(family: Family) -> None:
+    """Take the vectors and their tokens off; nothing happens where there are none."""
+    for encoder in _encoders(family):
+        held = encoder.table
+        if isinstance(held, TokenVectors):
+            encoder.set_table(held.table)
+            # Tokenizers cannot take tokens out: give this one back what it was.
+            vars(encoder.tokenizer).clear()
+            vars(encoder.tokenizer).update(held.tokenizer_before)
+
+
+def has_token_vectors(family: Family) -> bool:
+    """Whether one of the family's text encoders holds token vectors."""
+    return any(isinstance(encoder.table, TokenVectors) for encoder in _encoders(family))
+
+
+def token_vectors(family: Family) -> TrainedWeights:
+    """The vectors that the family's text encoders hold."""
+    held = {
+        f"{encoder.model.component}.token_vectors": encoder.table.vectors
+        for encoder in _encoders(family)
+        if isinstance(encoder.table, TokenVectors)
+    }
+    groups: tuple[WeightGroup, ...] = tuple("embedding" for _ in held)
+    return TrainedWeights(tuple(held), tuple(held.values()), groups)
+
+
+def _encoders(family: Family) -> tuple[_Encoder, ...]:
+    return tuple(
+        _Encoder(model, tokenizer)
+        for model, tokenizer in zip(clip_encoders_of(family), family.tokenizers, strict=False)
+    )
+
+
+def _start(
+    family: Family,
+    encoder: _Encoder,
+    settings: TextualInversionSettings,
+    initializer: str,
+    noise: torch.Generator,
+) -> Tensor:
+    """What the vectors start from, (k, D) float32."""
+    ids = encoder.tokenizer(initializer, add_special_tokens=False).input_ids
+    if not ids or encoder.tokenizer.unk_token_id in ids:
+        raise TrainingError(
+            f"training.textual_inversion.initializer: {family.name} has no token for "
+            f"{initializer!r}: choose a plain word, such as painting"
+        )
+    table: Tensor = encoder.table.weight
+    own = table[torch.tensor(ids, device=table.device)].detach().float()
+    mean = own.mean(dim=0, keepdim=True)
+    first = own if len(ids) <= settings.vectors else mean
+    further = settings.vectors - len(first)
+    drawn = torch.randn(further, own.shape[1], generator=noise).to(own.device)
+    size = mean.square().mean().sqrt() * settings.noise
+    return torch.cat([first, mean + size * drawn])
+
+
+def _put_on(encoder: _Encoder, word: str, vectors: Tensor) -> None:
+    tokenizer, table = encoder.tokenizer, encoder.table
+    before = vars(copy.deepcopy(tokenizer))
+    first = len(tokenizer)
+    tokenizer.add_tokens(list(placeholder_tokens(word, len(vectors))))
+    encoder.set_table(TokenVectors(table, first, vectors.to(table.weight.device), before))
