@@ -44,6 +44,7 @@ from mlflow.entities import (  # noqa: E402
     RunTag,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
+from PIL import Image  # noqa: E402
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 GONE = "RESOURCE_DOES_NOT_EXIST"
@@ -141,6 +142,8 @@ class Delivery:
         match event["kind"]:
             case "artifact":
                 self._send_artifact(path.parent / event["file"], run_id, event["folder"])
+            case "picture":
+                self._send_picture(path.parent / event["file"], run_id, event)
             case "dataset":
                 self._client.log_inputs(run_id, [_dataset(event)])
             case "status" if event["status"] == "RUNNING":
@@ -166,6 +169,15 @@ class Delivery:
     def _send_artifact(self, kept: Path, run_id: str, folder: str) -> None:
         if kept.is_file():  # or it was delivered before
             self._client.log_artifact(run_id, str(kept), folder or None)
+            shutil.rmtree(kept.parent)
+
+    def _send_picture(self, kept: Path, run_id: str, event: Event) -> None:
+        if kept.is_file():
+            with Image.open(kept) as image:
+                self._client.log_image(
+                    run_id, image.convert("RGB"), key=event["name"], step=event["step"],
+                    timestamp=event["at"],
+                )  # fmt: skip
             shutil.rmtree(kept.parent)
 
     def _put_aside(self, path: Path, event: Event, reason: str) -> None:

@@ -19,9 +19,17 @@ P = ParamSpec("P")
 
 GROUPS = {
     "loss": "loss", "norm": "gradient/norm", "cosine": "gradient/cosine",
-    "share": "gradient/share",
+    "share": "gradient/share", "look": "look",
 }  # fmt: skip
 """First words of the figures of a training, and the chart group MLflow shows them in."""
+
+GROUPED = {
+    "learning_rate": "optimizer/learning_rate", "clip_scale": "optimizer/clip_scale",
+    "loss_scale": "optimizer/loss_scale", "overflows": "optimizer/overflows",
+    "largest_share_removed": "gradient/share_removed_largest",
+    "basis_rank": "gradient/basis_rank", "estimate_bytes": "system/estimate_bytes",
+}  # fmt: skip
+"""Figures of a training whose first word says nothing of their group."""
 
 
 def _never_raises(
@@ -96,6 +104,11 @@ class SpooledLog:
         self._keep(path.name, folder, lambda target: shutil.copyfile(path, target))
 
     @_never_raises
+    def picture(self, path: Path, name: str, step: int) -> None:
+        """MLflow's page shows it by step, beside the same picture of other runs."""
+        self._keep(path.name, "", lambda target: shutil.copyfile(path, target), name, step)
+
+    @_never_raises
     def dataset(self, name: str, path: Path, context: str) -> None:
         """The set is named by its content's DVC digest."""
         folder = "/".join(path.parts[-3:])
@@ -124,19 +137,32 @@ class SpooledLog:
         """RUNNING, FINISHED, FAILED or KILLED."""
         self._append("status", status=status)
 
-    def _keep(self, name: str, folder: str, write: Callable[[Path], object]) -> None:
+    def _keep(
+        self,
+        name: str,
+        folder: str,
+        write: Callable[[Path], object],
+        picture: str | None = None,
+        step: int = 0,
+    ) -> None:
+        """Keep a file to send: as a file of the run, or as ``picture`` of a step."""
         if self._writer is not None:
             kept = Path("files", uuid.uuid4().hex, name)
             target = self._writer.path.parent / kept
             target.parent.mkdir(parents=True)
             write(target)
-            self._append("artifact", file=kept.as_posix(), folder=folder)
+            if picture is None:
+                self._append("artifact", file=kept.as_posix(), folder=folder)
+            else:
+                self._append("picture", file=kept.as_posix(), name=picture, step=step)
 
     def _append(self, kind: str, **content: Any) -> None:
         if self._writer is not None:
             self._writer.append({"kind": kind, "at": time.time_ns() // 1_000_000, **content})
 
     def _grouped(self, name: str) -> str:
+        if name in GROUPED:
+            return GROUPED[name]
         first, _, rest = name.partition("_")
         if rest and first in GROUPS:
             group = GROUPS[first]

@@ -32,7 +32,7 @@ class WatchConfig(Section):
     extractor: str | None = Field(
         default="sketchbook",
         min_length=1,
-        description="what scores the style: `sketchbook` (the embedded CLIP), or a local folder or "
-        "hub id of a CLIP model; null: pictures without a score",
+        description="what scores the style, as `evaluation.extractor`; null: pictures without a "
+        "score",
     )
     extractor_revision: str | None = Field(default=None, description="the hub revision to pin")

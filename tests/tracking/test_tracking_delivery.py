@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from nsync_pipeline.artifacts import LORA_FILE, Workspace
 from nsync_pipeline.tracking.destination import resolved_uri
@@ -32,6 +33,9 @@ def train(workspace: Workspace, variant: str, until: int = 3) -> None:
         log.dataset("style_set", style_set, "training")
         for step in range(1, until + 1):
             log.metrics({"loss_positive": 1 / step}, step)
+        grid = workspace.root / "look.png"
+        Image.new("RGB", (8, 6), "red").save(grid)
+        log.picture(grid, "looks", 2)
         if until < 3:
             raise RuntimeError("the lights went out")
         model = workspace.model("ink", variant)
@@ -151,10 +155,24 @@ def test_samples_and_report_hang_on_the_runs_they_belong_to(story: Any) -> None:
     drawn = Path(client.download_artifacts(runs["base · ink"].info.run_id, "samples/grid.jpg"))
 
     assert kept == {
-        "lora · ink": ["samples"], "nsync · ink": ["samples"], "base · ink": ["samples"],
-        "evaluation · ink": ["report.html"],
+        "lora · ink": ["images", "samples"], "nsync · ink": ["images", "samples"],
+        "base · ink": ["samples"], "evaluation · ink": ["report.html"],
     }  # fmt: skip
     assert drawn.read_text() == "drawn by base"
+
+
+def test_a_look_is_a_picture_of_its_step(story: Any) -> None:
+    from mlflow import MlflowClient
+
+    workspace, runs = story
+    client = MlflowClient(resolved_uri("", workspace.tracking))
+    run = runs["lora · ink"]
+    names = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
+    (whole,) = [name for name in names if name.endswith(".png")]
+    assert whole.startswith("images/looks+step+2+")
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    with Image.open(client.download_artifacts(run.info.run_id, whole)) as picture:
+        assert picture.size == (8, 6)
 
 
 def test_nothing_is_left_in_the_spool(story: Any) -> None:

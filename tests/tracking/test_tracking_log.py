@@ -36,7 +36,8 @@ def test_a_history_row_is_grouped_into_charts(writer: SpoolWriter) -> None:
     log: RunLog = SpooledLog(writer, OWN)
     row = {
         "loss_positive": 0.5, "norm_negative": 2.0, "cosine_anchor": 0.25, "share_removed": 0.125,
-        "learning_rate": 0.001,
+        "learning_rate": 0.001, "loss_scale": 4096.0, "look_style_margin": 0.5,
+        "system/steps_a_second": 2.0,
     }  # fmt: skip
     log.metrics(row, step=7)
 
@@ -44,7 +45,8 @@ def test_a_history_row_is_grouped_into_charts(writer: SpoolWriter) -> None:
     assert event["step"] == 7
     assert event["values"] == {
         "loss/positive": 0.5, "gradient/norm_negative": 2.0, "gradient/cosine_anchor": 0.25,
-        "gradient/share_removed": 0.125, "learning_rate": 0.001,
+        "gradient/share_removed": 0.125, "optimizer/learning_rate": 0.001,
+        "optimizer/loss_scale": 4096.0, "look/style_margin": 0.5, "system/steps_a_second": 2.0,
     }  # fmt: skip
 
 
