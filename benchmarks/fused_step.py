@@ -19,11 +19,17 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
+from nsync_pipeline.adaptation.lora import add_lora
+from nsync_pipeline.adaptation.lora_layers import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
-from nsync_pipeline.contrast.branch_pass import BranchPass
+from nsync_pipeline.contrast.branch_copies import BranchCopies
 from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.gradients import BranchGradients
+from nsync_pipeline.contrast.gradients import (
+    BranchGradients,
+    MicroBatch,
+    gradients_fused,
+    gradients_in_turn,
+)
 from nsync_pipeline.contrast.refinement import refine
 from nsync_pipeline.contrast.rules import UpdateRule, branches_of
 from nsync_pipeline.families.config import BaseModelConfig
@@ -133,15 +139,25 @@ def timed(
     """Time one batch size; the first round warms up and is not counted."""
     batches = {branch: (random_batch(family, size, prompt_shape),) for branch in BRANCHES}
     losses = branch_losses(family, batches)
-    in_turn = BranchPass((family.denoiser,), lora.weights, ADAPTER, "in_turn")
-    fused = BranchPass((family.denoiser,), lora.weights, ADAPTER, "fused")
+    whole = [MicroBatch(losses, 1.0)]
+    copies = BranchCopies((family.denoiser,), lora.weights, ADAPTER)
+
+    def plain() -> BranchGradients:
+        return gradients_in_turn(lora.weights, ("positive",), whole)
+
+    def in_turn() -> BranchGradients:
+        return gradients_in_turn(lora.weights, BRANCHES, whole)
+
+    def fused() -> BranchGradients:
+        return gradients_fused(copies, BRANCHES, whole)
+
     seconds: dict[str, list[float]] = {"plain": [], "in_turn": [], "fused": []}
     for _ in range(rounds + 1):
-        seconds["plain"].append(elapsed(lambda: in_turn(("positive",), [losses]), "none"))
-        seconds["in_turn"].append(elapsed(lambda: in_turn(BRANCHES, [losses]), RULE))
-        seconds["fused"].append(elapsed(lambda: fused(BRANCHES, [losses]), RULE))
+        seconds["plain"].append(elapsed(plain, "none"))
+        seconds["in_turn"].append(elapsed(in_turn, RULE))
+        seconds["fused"].append(elapsed(fused, RULE))
     medians = {way: statistics.median(values[1:]) for way, values in seconds.items()}
-    error = largest_error(fused(BRANCHES, [losses]), in_turn(BRANCHES, [losses]))
+    error = largest_error(fused(), in_turn())
     return Timing(size, medians["plain"], medians["in_turn"], medians["fused"], error)
 
 

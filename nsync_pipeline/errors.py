@@ -29,6 +29,12 @@ class TrainingError(UserError):
     """Training cannot go on: a loss or gradient is not finite, or a checkpoint does not fit."""
 
 
+class LostProcessError(TrainingError):
+    """Another of the processes that train together has ended; why is said there."""
+
+    exit_code = 76
+
+
 class EvaluationError(UserError):
     """The evaluation cannot be done: its extractor cannot be used, or the pictures do not fit."""
 

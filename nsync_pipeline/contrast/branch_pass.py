@@ -1,7 +1,9 @@
-"""Which way the branches' gradients are taken: fused where that fits, else in turn."""
+"""How an optimizer step's gradients are taken in the memory there is."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
 from nsync_pipeline.contrast.gradients import (
     BranchGradients,
     BranchLosses,
+    MicroBatch,
     gradients_fused,
     gradients_in_turn,
 )
@@ -18,20 +21,38 @@ from nsync_pipeline.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
+Sample = TypeVar("Sample")
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What is held in memory at once. The gradients do not depend on it, but for rounding."""
+
+    fused: bool  # all branches in one pass, or a pass each
+    micro_batch: int  # samples of a branch a pass
+
+    def more_careful(self) -> "MemoryPlan | None":
+        """The next plan that needs less memory; None where there is none."""
+        if self.fused:
+            return replace(self, fused=False)
+        if self.micro_batch > 1:
+            return replace(self, micro_batch=(self.micro_batch + 1) // 2)
+        return None
+
 
 class BranchPass:
-    """Takes every branch's gradient, in the mode asked for.
+    """Takes the gradient of every branch by a plan; ``plan`` may be set.
 
-    ``auto`` is fused; where that runs out of memory, or a layer cannot hold a copy a branch, it
-    goes over to passes in turn for good, and says so in the log.
+    ``auto`` begins fused. Where that runs out of memory, or a layer cannot hold a copy a branch, it
+    goes over to passes in turn, and then halves the micro-batch, for good: the log says so.
 
     Args:
-        modules: the models that hold the PEFT LoRA layers.
+        modules: hold what is trained: the denoiser, and text encoders.
         weights: the trainable weights, in the order of the gradients.
-        adapter: the adapter's name.
+        adapter: the name of PEFT's adapter.
+        branches: whose gradients are taken.
         mode: as in ``training.branches``.
-        loss_scale: what losses are multiplied by on the way back, and gradients divided by: keeps
-            small numbers from becoming 0 where the model computes in float16.
+        micro_batch: samples a pass, to begin with.
 
     Raises:
         TrainingError: ``fused`` is asked for, and a layer cannot hold a copy a branch.
@@ -42,59 +63,90 @@ class BranchPass:
         modules: Sequence[nn.Module],
         weights: Sequence[nn.Parameter],
         adapter: str,
+        branches: Sequence[Branch],
         mode: BranchMode,
-        loss_scale: float = 1.0,
+        micro_batch: int,
     ) -> None:
         self._weights = tuple(weights)
-        self._loss_scale = loss_scale
-        self._may_fall_back = mode == "auto"
+        self._branches = tuple(branches)
+        self._may_change = mode == "auto"
         self._copies: BranchCopies | None = None
-        if mode == "in_turn":
-            return
-        try:
-            self._copies = BranchCopies(modules, weights, adapter)
-        except NotFusableError as reason:
-            if not self._may_fall_back:
-                raise TrainingError(
-                    f"training.branches is fused, which these LoRA layers do not allow ({reason}); "
-                    "set it to auto or in_turn, or change training.lora.targets"
-                ) from reason
-            logger.warning("a pass for each branch in turn: %s", reason)
-
-    @property
-    def fused(self) -> bool:
-        """Whether several branches go in one pass."""
-        return self._copies is not None
-
-    def in_turn_from_now_on(self) -> None:
-        """Take the branches in turn, as an interrupted training had come to do."""
-        self._copies = None
+        if mode != "in_turn" and len(branches) > 1:
+            try:
+                self._copies = BranchCopies(modules, weights, adapter)
+            except NotFusableError as reason:
+                if not self._may_change:
+                    raise TrainingError(
+                        "training.branches is fused, which what is trained here does not allow "
+                        f"({reason}); set it to auto or in_turn, or change training.lora"
+                    ) from reason
+                logger.warning("a pass for each branch in turn: %s", reason)
+        self.plan = MemoryPlan(self._copies is not None, micro_batch)
 
     def __call__(
-        self, branches: Sequence[Branch], micro_batches: Sequence[BranchLosses]
+        self,
+        samples: Sequence[Sample],
+        losses_of: Callable[[Sequence[Sample]], BranchLosses],
+        total: int,
+        loss_scale: float = 1.0,
     ) -> BranchGradients:
-        """The gradients of ``branches``; a single branch needs no copies."""
-        if self._copies is None or len(branches) == 1:
-            return self._in_turn(branches, micro_batches)
-        try:
-            return gradients_fused(self._copies, branches, micro_batches, self._loss_scale)
-        except RuntimeError as error:
-            if not self._may_fall_back or not out_of_memory(error):
-                raise
-            reason = str(error).splitlines()[0]
-        # Outside of the handler: the traceback would keep the failed pass's tensors alive.
-        logger.warning("the fused pass ran out of memory; from now on a pass a branch: %s", reason)
-        self._copies = None
+        """The gradients for ``samples``, which are some of a step's ``total``.
+
+        Raises:
+            TrainingError: memory runs out, and there is no plan that needs less.
+        """
+        while True:
+            try:
+                return self._gradients(samples, losses_of, total, loss_scale)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            # Outside of the handler: the traceback would keep the failed pass's tensors alive.
+            self._use_less_memory(reason)
+
+    def _gradients(
+        self,
+        samples: Sequence[Sample],
+        losses_of: Callable[[Sequence[Sample]], BranchLosses],
+        total: int,
+        loss_scale: float,
+    ) -> BranchGradients:
+        size = self.plan.micro_batch
+        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+        micro_batches = [MicroBatch(losses_of(part), len(part) / total) for part in parts]
+        if self._copies is not None and self.plan.fused:
+            return gradients_fused(self._copies, self._branches, micro_batches, loss_scale)
+        return gradients_in_turn(self._weights, self._branches, micro_batches, loss_scale)
+
+    def _use_less_memory(self, reason: str) -> None:
+        plan = self.plan.more_careful() if self._may_change else None
+        if plan is None:
+            change = (
+                "turn training.gradient_checkpointing on, or lower base_model.resolution"
+                if self._may_change
+                else "set training.branches to auto, or lower training.batch_size"
+            )
+            raise TrainingError(
+                f"out of memory with {self.plan.micro_batch} samples a pass, "
+                f"{'all branches at once' if self.plan.fused else 'branches in turn'}: {change}. "
+                f"({reason})"
+            )
+        logger.warning(
+            "out of memory; from now on %s, %d samples a pass (%s)",
+            "all branches in a pass" if plan.fused else "a pass a branch",
+            plan.micro_batch,
+            reason,
+        )
+        self.plan = plan
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._in_turn(branches, micro_batches)
-
-    def _in_turn(
-        self, branches: Sequence[Branch], micro_batches: Sequence[BranchLosses]
-    ) -> BranchGradients:
-        return gradients_in_turn(self._weights, branches, micro_batches, self._loss_scale)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that an allocation failed; the CPU's has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "DefaultCPUAllocator" in str(error)
+        or "bad_alloc" in str(error)
+    )

@@ -15,8 +15,19 @@ over these branches stacked in one batch in that order."""
 
 
 @dataclass(frozen=True)
+class MicroBatch:
+    """A part of an optimizer step's samples."""
+
+    losses: BranchLosses
+    share: float  # of the step's samples, over all processes: what its means count for
+
+
+@dataclass(frozen=True)
 class BranchGradients:
-    """Loss and gradient of each branch, averaged over the micro-batches of an optimizer step."""
+    """Loss and gradient of each branch: means over the samples of an optimizer step.
+
+    Where only a part of the step's samples is here, the sum of all parts' is the mean.
+    """
 
     losses: Mapping[Branch, float]
     gradients: Mapping[Branch, tuple[Tensor, ...]]  # each of its weight's shape
@@ -25,7 +36,7 @@ class BranchGradients:
 def gradients_in_turn(
     weights: Sequence[nn.Parameter],
     branches: Sequence[Branch],
-    micro_batches: Sequence[BranchLosses],
+    micro_batches: Sequence[MicroBatch],
     loss_scale: float = 1.0,
 ) -> BranchGradients:
     """A forward and a backward pass a branch and micro-batch: the memory of one branch at a time.
@@ -38,20 +49,20 @@ def gradients_in_turn(
     for branch in branches:
         total = 0.0
         summed: tuple[Tensor, ...] = ()
-        for branch_losses in micro_batches:
-            loss = branch_losses((branch,)).sum()
-            total += float(loss.detach())
-            scaled = loss * loss_scale
+        for part in micro_batches:
+            loss = part.losses((branch,)).sum()
+            total += float(loss.detach()) * part.share
+            scaled = loss * (loss_scale * part.share)
             summed = _added(summed, torch.autograd.grad(scaled, weights, materialize_grads=True))
-        losses[branch] = total / len(micro_batches)
-        gradients[branch] = _divided(summed, len(micro_batches) * loss_scale)
+        losses[branch] = total
+        gradients[branch] = _divided(summed, loss_scale)
     return BranchGradients(losses, gradients)
 
 
 def gradients_fused(
     copies: BranchCopies,
     branches: Sequence[Branch],
-    micro_batches: Sequence[BranchLosses],
+    micro_batches: Sequence[MicroBatch],
     loss_scale: float = 1.0,
 ) -> BranchGradients:
     """One forward and one backward pass a micro-batch for all branches; the same gradients.
@@ -63,15 +74,15 @@ def gradients_fused(
     totals = [0.0] * len(branches)
     summed: tuple[Tensor, ...] = ()
     with copies.in_use(len(branches)) as leaves:
-        for branch_losses in micro_batches:
-            losses = branch_losses(branches)
-            totals = [a + b for a, b in zip(totals, losses.detach().tolist(), strict=True)]
-            scaled = losses.sum() * loss_scale
-            found = torch.autograd.grad(scaled, leaves, materialize_grads=True)
-            summed = _added(summed, found)
-    stacked = _divided(summed, len(micro_batches) * loss_scale)
+        for part in micro_batches:
+            losses = part.losses(branches)
+            found = losses.detach().tolist()
+            totals = [a + b * part.share for a, b in zip(totals, found, strict=True)]
+            scaled = losses.sum() * (loss_scale * part.share)
+            summed = _added(summed, torch.autograd.grad(scaled, leaves, materialize_grads=True))
+    stacked = _divided(summed, loss_scale)
     return BranchGradients(
-        {b: total / len(micro_batches) for b, total in zip(branches, totals, strict=True)},
+        dict(zip(branches, totals, strict=True)),
         {b: tuple(tensor[i] for tensor in stacked) for i, b in enumerate(branches)},
     )
 

@@ -12,7 +12,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nsync_pipeline.contrast.branch_pass import MemoryPlan
+from nsync_pipeline.training.best import Best
 from nsync_pipeline.training.history import StepRecord
+from nsync_pipeline.training.loss_scale import LossScale
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +31,12 @@ class Checkpoint:
     """A training after some of its steps."""
 
     step: int  # optimizer steps done
-    tensors: dict[str, Tensor]  # weight.<i>, and AdamW's exp_avg.<i> and exp_avg_sq.<i>; float32
+    tensors: dict[str, Tensor]  # by <whose>.<name>: weights, optimizer, average, best, refiner
     history: tuple[StepRecord, ...]
     held_out: dict[int, float]  # loss by steps done
-    in_turn: bool  # the fused pass ran out of memory: its steps since were taken in turn
+    plan: MemoryPlan  # what had come to fit in memory
+    loss_scale: LossScale | None  # None: losses are not scaled
+    best: Best | None  # of the looks so far
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ def _to_bytes(checkpoint: Checkpoint, inputs: str) -> bytes:
         "step": checkpoint.step,
         "history": [asdict(record) for record in checkpoint.history],
         "held_out": {str(step): loss for step, loss in checkpoint.held_out.items()},
-        "in_turn": checkpoint.in_turn,
+        "plan": asdict(checkpoint.plan),
+        "loss_scale": None if checkpoint.loss_scale is None else asdict(checkpoint.loss_scale),
+        "best": None if checkpoint.best is None else asdict(checkpoint.best),
     }
     content: bytes = safetensors.torch.save(checkpoint.tensors, {"state": json.dumps(state)})
     return hashlib.sha256(content).hexdigest().encode() + content
@@ -117,6 +124,8 @@ def _from_bytes(stored: bytes) -> tuple[Checkpoint, str]:
         tensors=safetensors.torch.load(content),
         history=tuple(StepRecord(**record) for record in state["history"]),
         held_out={int(step): loss for step, loss in state["held_out"].items()},
-        in_turn=state["in_turn"],
+        plan=MemoryPlan(**state["plan"]),
+        loss_scale=None if state["loss_scale"] is None else LossScale(**state["loss_scale"]),
+        best=None if state["best"] is None else Best(**state["best"]),
     )
     return checkpoint, state["inputs"]

@@ -4,18 +4,19 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from statistics import fmean
 
 from nsync_pipeline.contrast.refinement import Diagnostics
-from nsync_pipeline.contrast.rules import Branch
+from nsync_pipeline.contrast.rules import Branch, negative_number
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One row of ``history.csv``; None, an empty cell, where a branch is not there."""
+    """One row of ``history.csv``; None, an empty cell, where something is not there."""
 
     step: int  # from 1 on
     loss_positive: float
-    loss_negative: float | None
+    loss_negative: float | None  # the mean over the negatives of a positive
     loss_anchor: float | None
     norm_positive: float
     norm_negative: float | None
@@ -24,7 +25,13 @@ class StepRecord:
     cosine_anchor: float | None
     share_removed: float
     norm_refined: float  # before it is clipped
-    learning_rate: float
+    learning_rate: float  # of the denoiser
+    largest_share_removed: float | None = None  # of a scope
+    cosine_estimate: float | None = None  # of g- and the running estimate before it
+    basis_rank: int | None = None  # independent directions removed
+    estimate_bytes: int | None = None  # of memory, for the running estimate
+    loss_scale: float | None = None  # float16: that the gradients were taken at
+    overflows: int | None = None  # float16: attempts thrown away before
 
     def figures(self) -> dict[str, float]:
         """The values there are, by name, without the step."""
@@ -39,15 +46,23 @@ COLUMNS = tuple(field.name for field in fields(StepRecord))
 
 
 def step_record(
-    step: int, losses: Mapping[Branch, float], diagnostics: Diagnostics, learning_rate: float
+    step: int,
+    losses: Mapping[Branch, float],
+    diagnostics: Diagnostics,
+    learning_rate: float,
+    loss_scale: float | None = None,
+    overflows: int = 0,
 ) -> StepRecord:
     """The record of optimizer step ``step``, counted from 1 on."""
+    negatives = [loss for branch, loss in losses.items() if negative_number(branch) is not None]
     return StepRecord(
         step=step,
         loss_positive=losses["positive"],
-        loss_negative=losses.get("negative"),
+        loss_negative=fmean(negatives) if negatives else None,
         loss_anchor=losses.get("anchor"),
         learning_rate=learning_rate,
+        loss_scale=loss_scale,
+        overflows=None if loss_scale is None else overflows,
         **asdict(diagnostics),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.lora import ADAPTER
+from nsync_pipeline.adaptation.lora_layers import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
 from nsync_pipeline.contrast.refinement import Refinement
@@ -24,7 +24,7 @@ from nsync_pipeline.training.history import StepRecord, step_record
 from nsync_pipeline.training.learning_rate import learning_rates
 from nsync_pipeline.training.loss_scale import LossScale
 from nsync_pipeline.training.optimizer import make_optimizer, optimizer_metric, take_step
-from nsync_pipeline.training.processes import Alone, Processes, tensors_digest
+from nsync_pipeline.training.processes import ALONE, Processes, tensors_digest
 from nsync_pipeline.training.state import TrainingState
 from nsync_pipeline.training.step_gradients import StepGradients
 from nsync_pipeline.training.triplets import triplet_order
@@ -54,7 +54,7 @@ def train(
     on_step: Callable[[StepRecord], None] = lambda record: None,
     on_held_out: Callable[[int, float], None] = lambda step, loss: None,
     look: Callable[[int], float | None] | None = None,
-    processes: Processes = Alone(),
+    processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Train what was added to the family, from its newest checkpoint on where there is one.
 
@@ -124,14 +124,13 @@ def train(
             if state.average is not None:
                 state.average.update(step + 1)
 
-            scale = state.gradients.loss_scale
             record = step_record(
                 step + 1,
                 found.losses,
                 refinement.diagnostics,
                 rates["denoiser"],
-                None if scale is None else scale.value,
-                None if scale is None else state.gradients.overflows,
+                state.gradients.taken_at,
+                state.gradients.overflows,
             )
             state.history.append(record)
             on_step(record)
@@ -143,7 +142,8 @@ def train(
 
     kept = state.put_in_place(best=settings.keep == "best")
     processes.require_alike(
-        "the trained weights", tensors_digest(dict(zip(trained.names, trained.weights, strict=True)))
+        "the trained weights",
+        tensors_digest(dict(zip(trained.names, trained.weights, strict=True))),
     )
     fused = state.gradients.branch_pass.plan.fused
     branches = ("fused" if fused else "in_turn") if len(refiner.branches) > 1 else "single"
@@ -160,13 +160,15 @@ def _step_gradients(
     processes: Processes,
 ) -> StepGradients:
     modules = (family.denoiser, *family.text_encoders)
-    mode = settings.branches if len(refiner.branches) > 1 else "in_turn"
+    branches = refiner.branches
     return StepGradients(
         family,
         trained.weights,
-        refiner.branches,
+        branches,
         batch_maker(examples, family, settings, seed, trained.encode_prompts),
-        BranchPass(modules, trained.weights, ADAPTER, mode, settings.batch_size),
+        BranchPass(
+            modules, trained.weights, ADAPTER, branches, settings.branches, settings.batch_size
+        ),
         processes,
         LossScale() if family.dtype == torch.float16 else None,
     )

@@ -1,7 +1,7 @@
 """The fused pass gives the gradients of passes in turn, on the real layers of a tiny UNet."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from nsync_pipeline.contrast.branch_pass import BranchPass
 from nsync_pipeline.contrast.gradients import (
     BranchGradients,
     BranchLosses,
+    MicroBatch,
     gradients_fused,
     gradients_in_turn,
 )
@@ -94,7 +95,7 @@ def largest_relative_error(found: BranchGradients, expected: BranchGradients) ->
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
 def test_fused_gradients_are_those_of_passes_in_turn(dtype: torch.dtype, tolerance: float) -> None:
     unet, weights = adapted_unet(dtype)
-    micro_batches = [micro_batch(unet, dtype, seed) for seed in (1, 2)]
+    micro_batches = [MicroBatch(micro_batch(unet, dtype, seed), 0.5) for seed in (1, 2)]
     in_turn = gradients_in_turn(weights, BRANCHES, micro_batches)
     fused = gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, micro_batches)
     assert any(weight.ndim == 4 for weight in weights)
@@ -106,7 +107,7 @@ def test_fused_gradients_are_those_of_passes_in_turn(dtype: torch.dtype, toleran
 def test_fused_gradients_hold_under_gradient_checkpointing() -> None:
     """The backward pass runs the layers again: the copies must still be in use then."""
     unet, weights = adapted_unet(torch.float64)
-    micro_batches = [micro_batch(unet, torch.float64, 1)]
+    micro_batches = [MicroBatch(micro_batch(unet, torch.float64, 1), 1.0)]
     in_turn = gradients_in_turn(weights, BRANCHES, micro_batches)
     unet.enable_gradient_checkpointing()
     unet.train()
@@ -119,11 +120,11 @@ def test_a_half_precision_base_keeps_float32_gradients(dtype: torch.dtype) -> No
     """The LoRA is float32 on a base that rounds to 8 (bfloat16) or 11 bits: a few percent off. The
     loss is so small that unscaled float16 gradients would be lost."""
     unet, weights = adapted_unet(torch.float32)
-    exact = gradients_in_turn(weights, BRANCHES, [tiny_losses(unet, torch.float32)])
+    exact = gradients_in_turn(weights, BRANCHES, [whole(tiny_losses(unet, torch.float32))])
     unet.to(dtype)
     for weight in weights:
         weight.data = weight.data.float()
-    losses = [tiny_losses(unet, dtype)]
+    losses = [whole(tiny_losses(unet, dtype))]
     in_turn = gradients_in_turn(weights, BRANCHES, losses, loss_scale=2.0**20)
     fused = gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, losses, 2.0**20)
     for found in (in_turn, fused):
@@ -131,6 +132,10 @@ def test_a_half_precision_base_keeps_float32_gradients(dtype: torch.dtype) -> No
         for branch in BRANCHES:
             error = flat(found.gradients[branch]) - flat(exact.gradients[branch])
             assert error.norm() < 0.1 * flat(exact.gradients[branch]).norm()
+
+
+def whole(losses: BranchLosses) -> MicroBatch:
+    return MicroBatch(losses, 1.0)
 
 
 def tiny_losses(unet: nn.Module, dtype: torch.dtype) -> BranchLosses:
@@ -145,7 +150,7 @@ def flat(gradient: tuple[Tensor, ...]) -> Tensor:
 def test_gradients_are_those_of_plain_backward() -> None:
     unet, weights = adapted_unet(torch.float64)
     losses = micro_batch(unet, torch.float64, 1)
-    found = gradients_in_turn(weights, ("negative",), [losses])
+    found = gradients_in_turn(weights, ("negative",), [whole(losses)])
     losses(("negative",)).sum().backward()
     for weight, gradient in zip(weights, found.gradients["negative"], strict=True):
         torch.testing.assert_close(gradient, weight.grad)
@@ -155,7 +160,7 @@ def test_afterwards_the_model_is_as_it_was() -> None:
     unet, weights = adapted_unet(torch.float32)
     losses = micro_batch(unet, torch.float32, 1)
     before = losses(("positive",)).item()
-    gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, [losses])
+    gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, [whole(losses)])
     assert losses(("positive",)).item() == before
     assert all(weight.grad is None for weight in weights)
 
@@ -164,27 +169,29 @@ def test_copies_follow_the_weights() -> None:
     unet, weights = adapted_unet(torch.float32)
     copies = BranchCopies([unet], weights, "default")
     losses = micro_batch(unet, torch.float32, 1)
-    gradients_fused(copies, BRANCHES, [losses])
+    gradients_fused(copies, BRANCHES, [whole(losses)])
     with torch.no_grad():
         for weight in weights:
             weight.mul_(0.5)
-    fused = gradients_fused(copies, BRANCHES, [losses])
-    in_turn = gradients_in_turn(weights, BRANCHES, [losses])
+    fused = gradients_fused(copies, BRANCHES, [whole(losses)])
+    in_turn = gradients_in_turn(weights, BRANCHES, [whole(losses)])
     assert fused.losses["anchor"] == pytest.approx(in_turn.losses["anchor"], rel=1e-5)
 
 
-def test_micro_batches_are_averaged() -> None:
-    """Two micro-batches: the mean of their losses and of their gradients."""
+def test_micro_batches_count_by_their_share_of_the_samples() -> None:
+    """One of three samples and one of one: 3/4 and 1/4 of the mean over the four."""
     unet, weights = adapted_unet(torch.float64)
     batches = [micro_batch(unet, torch.float64, seed) for seed in (1, 2)]
-    both = gradients_in_turn(weights, ("positive",), batches)
-    first, second = (gradients_in_turn(weights, ("positive",), [batch]) for batch in batches)
+    shares = (0.75, 0.25)
+    parts = [MicroBatch(batch, share) for batch, share in zip(batches, shares, strict=True)]
+    both = gradients_in_turn(weights, ("positive",), parts)
+    first, second = (gradients_in_turn(weights, ("positive",), [whole(b)]) for b in batches)
     assert both.losses["positive"] == pytest.approx(
-        (first.losses["positive"] + second.losses["positive"]) / 2
+        0.75 * first.losses["positive"] + 0.25 * second.losses["positive"]
     )
     torch.testing.assert_close(
         both.gradients["positive"][0],
-        (first.gradients["positive"][0] + second.gradients["positive"][0]) / 2,
+        0.75 * first.gradients["positive"][0] + 0.25 * second.gradients["positive"][0],
     )
 
 
@@ -195,53 +202,11 @@ def test_layers_that_are_more_than_two_factors_are_not_fused(lora: dict[str, obj
     with pytest.raises(NotFusableError):
         BranchCopies([unet], weights, "default")
     with pytest.raises(TrainingError, match=r"training\.branches is fused"):
-        BranchPass([unet], weights, "default", "fused")
-    assert not BranchPass([unet], weights, "default", "auto").fused
+        BranchPass([unet], weights, "default", BRANCHES, "fused", 1)
+    assert not BranchPass([unet], weights, "default", BRANCHES, "auto", 1).plan.fused
 
 
 def test_other_trained_weights_are_not_fused() -> None:
     unet, weights = adapted_unet(torch.float32)
     with pytest.raises(NotFusableError, match="1 of the"):
         BranchCopies([unet], [*weights, nn.Parameter(torch.zeros(2))], "default")
-
-
-def out_of_memory_when_fused(losses: BranchLosses) -> Callable[[Sequence[Branch]], Tensor]:
-    """Asks the allocator for more than any machine has, once several branches are stacked."""
-
-    def hungry(branches: Sequence[Branch]) -> Tensor:
-        if len(branches) > 1:
-            torch.empty(2**60, dtype=torch.uint8)
-        return losses(branches)
-
-    return hungry
-
-
-def test_auto_goes_on_in_turn_when_memory_runs_out(caplog: pytest.LogCaptureFixture) -> None:
-    unet, weights = adapted_unet(torch.float32)
-    losses = micro_batch(unet, torch.float32, 1)
-    branch_pass = BranchPass([unet], weights, "default", "auto")
-    assert branch_pass.fused
-    found = branch_pass(BRANCHES, [out_of_memory_when_fused(losses)])
-    expected = gradients_in_turn(weights, BRANCHES, [losses])
-    assert found.losses == expected.losses
-    assert largest_relative_error(found, expected) == 0.0
-    assert not branch_pass.fused
-    assert "ran out of memory" in caplog.text
-
-
-def test_fused_alone_does_not_hide_that_memory_ran_out() -> None:
-    unet, weights = adapted_unet(torch.float32)
-    branch_pass = BranchPass([unet], weights, "default", "fused")
-    hungry = out_of_memory_when_fused(micro_batch(unet, torch.float32, 1))
-    with pytest.raises(RuntimeError, match="allocate"):
-        branch_pass(BRANCHES, [hungry])
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    unet, weights = adapted_unet(torch.float32)
-
-    def broken(branches: Sequence[Branch]) -> Tensor:
-        raise RuntimeError("shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        BranchPass([unet], weights, "default", "auto")(BRANCHES, [broken])

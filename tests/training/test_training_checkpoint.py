@@ -1,19 +1,31 @@
 """Checkpoints are whole or not used."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from nsync_pipeline.contrast.branch_pass import MemoryPlan
+from nsync_pipeline.training.best import Best
 from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder
 from nsync_pipeline.training.history import StepRecord
+from nsync_pipeline.training.loss_scale import LossScale
 
 RECORD = StepRecord(1, 0.1, 0.2, None, 1 / 3, 2.0, None, -0.25, None, 0.25, 0.3, 1e-3)
 
 
 def checkpoint(step: int) -> Checkpoint:
-    tensors = {"weight.0": torch.full((2, 3), step / 3), "exp_avg.0": torch.arange(6.0)}
-    return Checkpoint(step, tensors, (RECORD,) * step, {0: 0.5, step: 0.1 + 0.2}, in_turn=False)
+    tensors = {"weight.0": torch.full((2, 3), step / 3), "optimizer.0.exp_avg": torch.arange(6.0)}
+    return Checkpoint(
+        step,
+        tensors,
+        (RECORD,) * step,
+        {0: 0.5, step: 0.1 + 0.2},
+        MemoryPlan(fused=False, micro_batch=2),
+        LossScale(2.0**14, 7),
+        Best(1, 1 / 3),
+    )
 
 
 @pytest.fixture
@@ -38,6 +50,16 @@ def test_the_newest_comes_back_to_the_last_digit(folder: CheckpointFolder) -> No
     assert latest.history == checkpoint(2).history
     assert latest.held_out == {0: 0.5, 2: 0.1 + 0.2}
     assert torch.equal(latest.tensors["weight.0"], torch.full((2, 3), 2 / 3))
+    assert latest.plan == MemoryPlan(fused=False, micro_batch=2)
+    assert latest.loss_scale == LossScale(2.0**14, 7)
+    assert latest.best == Best(1, 1 / 3)
+
+
+def test_what_is_not_there_comes_back_as_none(folder: CheckpointFolder) -> None:
+    folder.write(replace(checkpoint(1), loss_scale=None, best=None))
+    latest = folder.latest()
+    assert latest is not None
+    assert (latest.loss_scale, latest.best) == (None, None)
 
 
 def test_two_are_kept(folder: CheckpointFolder) -> None:

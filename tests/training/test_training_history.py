@@ -18,12 +18,25 @@ def test_a_row_has_every_digit_and_empty_cells_where_a_branch_is_not_there() -> 
     assert list(rows[0]) == [
         "step", "loss_positive", "loss_negative", "loss_anchor", "norm_positive", "norm_negative",
         "norm_anchor", "cosine_negative", "cosine_anchor", "share_removed", "norm_refined",
-        "learning_rate",
+        "learning_rate", "largest_share_removed", "cosine_estimate", "basis_rank",
+        "estimate_bytes", "loss_scale", "overflows",
     ]  # fmt: skip
     assert float(rows[0]["loss_positive"]) == 0.1 + 0.2
     assert float(rows[0]["norm_refined"]) == 1 / 3
     assert rows[0]["step"] == "1"
     assert rows[0]["loss_anchor"] == rows[0]["norm_anchor"] == rows[0]["cosine_anchor"] == ""
+
+
+def test_the_loss_of_several_negatives_is_their_mean() -> None:
+    losses = {"positive": 1.0, "negative": 0.25, "negative_1": 0.75, "anchor": 2.0}
+    record = step_record(1, losses, DIAGNOSTICS, 1e-3)
+    assert (record.loss_negative, record.loss_anchor) == (0.5, 2.0)
+
+
+def test_overflows_are_counted_only_where_losses_are_scaled() -> None:
+    assert step_record(1, {"positive": 1.0}, DIAGNOSTICS, 1e-3).overflows is None
+    scaled = step_record(1, {"positive": 1.0}, DIAGNOSTICS, 1e-3, loss_scale=2.0, overflows=3)
+    assert (scaled.loss_scale, scaled.overflows) == (2.0, 3)
 
 
 def test_figures_leave_out_what_is_not_there() -> None:
