@@ -47,6 +47,19 @@ class StyleConfig(Section):
         default=(),
         description="words taken out of this style's captions besides captioning.style_words",
     )
+    rights: str | None = Field(
+        default=None,
+        pattern=r"\S",
+        max_length=4000,
+        description="why its pictures may be used for training, in your words; the model card of "
+        "`nsync export` says it",
+    )
+    license: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]*$",
+        max_length=64,
+        description="of what is exported, as the hub names it: cc-by-4.0, openrail, other",
+    )
 
     @field_validator("style_words")
     @classmethod

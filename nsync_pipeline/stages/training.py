@@ -13,8 +13,9 @@ from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word
 from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
 from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
+from nsync_pipeline.families.architecture import architecture_of
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.loading import choose_device, load_family
 from nsync_pipeline.image_sets.buckets import picture_sizes
 from nsync_pipeline.image_sets.pixels import load_pixels
 from nsync_pipeline.seeding import torch_stream
@@ -29,6 +30,7 @@ from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
 from nsync_pipeline.training.history import StepRecord, history_csv
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.loss_curve import loss_curve
+from nsync_pipeline.training.processes import Processes, joined_processes
 from nsync_pipeline.training.objective import apply_objective
 from nsync_pipeline.training.summary import summarise
 
@@ -60,8 +62,9 @@ def run(context: StageContext) -> StageResult:
     """
     if context.variant is None:
         raise ValueError("training runs once a variant")
-    with deterministic_algorithms():
-        return _trained(_read(context, context.variant))
+    cpu = choose_device(context.params.base_model.device).type == "cpu"
+    with deterministic_algorithms(), joined_processes(cpu) as processes:
+        return _trained(_read(context, context.variant), processes)
 
 
 def _read(context: StageContext, variant: str) -> _Task:
@@ -94,11 +97,12 @@ def _read(context: StageContext, variant: str) -> _Task:
     return _Task(context, variant, settings, word, inputs, family)
 
 
-def _trained(task: _Task) -> StageResult:
+def _trained(task: _Task, processes: Processes) -> StageResult:
     context, family, settings = task.context, task.family, task.settings
     seed = context.params.seed
-    examples = _encoded(task, task.inputs.train, "encoding pictures")
-    held_out = task.inputs.held_out[:MOST_PICTURES]
+    with processes.first_before_others():  # they find its encodings
+        examples = _encoded(task, task.inputs.train, "encoding pictures")
+    held_out = task.inputs.held_out[:MOST_PICTURES] if processes.rank.is_first else ()
     test = _encoded(task, held_out, "encoding test pictures") if held_out else None
     style = context.params.style(context.style)
     trained = add_trainables(
@@ -129,7 +133,10 @@ def _trained(task: _Task) -> StageResult:
         held_out_loss,
         on_step,
         lambda done, loss: context.log.metrics({"loss_held_out": loss}, done),
+        processes=processes,
     )
+    if not processes.rank.is_first:
+        return StageResult({})
     figures = {
         "steps": settings.steps,
         "pictures": len(examples.ids),
@@ -171,11 +178,14 @@ def _origin(task: _Task) -> dict[str, str]:
     """Where what is trained comes from; kept in its files' headers."""
     style = task.context.params.style(task.context.style)
     return {
+        "architecture": architecture_of(task.family),
         "base_model": task.family.name,
         "base_revision": task.family.revision,
         "data_sha256": task.inputs.data_sha256,
         "generic_style": style.generic_style,
         "placeholder": task.word,
+        "prediction_type": task.family.noise_schedule.prediction_type,
+        "resolution": str(task.family.resolution),
         "seed": str(task.context.params.seed),
         "steps": str(task.settings.steps),
         "style": task.context.style,
