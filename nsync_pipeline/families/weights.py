@@ -103,6 +103,7 @@ def _from_checkpoint(
             model = kind.from_single_file(tensors, **common)
         elif issubclass(kind, transformers.T5EncoderModel):
             model = create_diffusers_t5_model_from_checkpoint(kind, tensors, **common)
+            model.tie_weights()  # its embeddings have two names, and the checkpoint has one
         else:
             model = create_diffusers_clip_model_from_ldm(kind, tensors, **common)
     # What the checkpoint did not have is still without numbers.
