@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SHARD_BYTES = 32 * 2**20
-"""A shard is written when it has come to this: what an interruption can lose."""
+"""As soon as so much is not written, a shard is: no more is lost by an interruption."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +62,14 @@ class TensorRows:
         return TensorRows((tensor.numpy(),), array, np.arange(count, dtype=np.int32))
 
 
+@dataclass
+class _Pending:
+    """A shard to be."""
+
+    tensors: dict[str, dict[str, Floats]] = field(default_factory=dict)
+    bytes: int = 0
+
+
 class TensorStore:
     """Named float32 tensors by key.
 
@@ -74,8 +82,7 @@ class TensorStore:
         self._folder = None if folder is None else folder / digest_of(recipe)
         self._shards: list[dict[str, Floats]] = []
         self._places: dict[str, tuple[int, int]] = {}
-        self._pending: dict[str, dict[str, Floats]] = {}
-        self._pending_bytes = 0
+        self._pending: dict[str, _Pending] = {}  # by the shapes of their tensors
         if folder is not None and folder.is_dir():
             _remove_other_recipes(folder, str(self._folder))
         if self._folder is not None and self._folder.is_dir():
@@ -83,30 +90,31 @@ class TensorStore:
                 self._open(file)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places or key in self._pending
+        return key in self._places or any(key in part.tensors for part in self._pending.values())
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep ``tensors``; those of one shard all have the same names and shapes."""
+        """Keep ``tensors``: the same names for every key, of any shapes."""
         arrays = {
             name: tensor.float().cpu().contiguous().numpy() for name, tensor in tensors.items()
         }
-        if self._pending:
-            (first, *_) = self._pending.values()
-            if {n: a.shape for n, a in first.items()} != {n: a.shape for n, a in arrays.items()}:
-                self.flush()
-        self._pending[key] = arrays
-        self._pending_bytes += sum(array.nbytes for array in arrays.values())
-        if self._pending_bytes >= SHARD_BYTES:
-            self.flush()
+        shapes = str({name: array.shape for name, array in arrays.items()})
+        part = self._pending.setdefault(shapes, _Pending())
+        part.tensors[key] = arrays
+        part.bytes += sum(array.nbytes for array in arrays.values())
+        if sum(part.bytes for part in self._pending.values()) >= SHARD_BYTES:
+            self._write(max(self._pending, key=lambda shapes: self._pending[shapes].bytes))
 
     def flush(self) -> None:
         """Write what is not written yet."""
-        if not self._pending:
-            return
-        keys = list(self._pending)
-        names = self._pending[keys[0]]
-        shard = {name: np.stack([self._pending[key][name] for key in keys]) for name in names}
-        self._pending, self._pending_bytes = {}, 0
+        for shapes in list(self._pending):
+            self._write(shapes)
+
+    def _write(self, shapes: str) -> None:
+        """Make a shard of what is pending with these ``shapes``."""
+        tensors = self._pending.pop(shapes).tensors
+        keys = list(tensors)
+        names = tensors[keys[0]]
+        shard = {name: np.stack([tensors[key][name] for key in keys]) for name in names}
         if self._folder is None:
             self._add(keys, shard)
             return
