@@ -30,7 +30,7 @@ from nsync_pipeline.contrast.gradients import (
     gradients_fused,
     gradients_in_turn,
 )
-from nsync_pipeline.contrast.refinement import refine
+from nsync_pipeline.contrast.refiner import Refiner
 from nsync_pipeline.contrast.rules import UpdateRule, branches_of
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import PromptEmbeds
@@ -151,11 +151,14 @@ def timed(
     def fused() -> BranchGradients:
         return gradients_fused(copies, BRANCHES, whole)
 
+    shapes = [weight.shape for weight in lora.weights]
+    plain_refiner = Refiner("none", ContrastConfig(), lora.names, shapes)
+    refiner = Refiner(RULE, ContrastConfig(), lora.names, shapes)
     seconds: dict[str, list[float]] = {"plain": [], "in_turn": [], "fused": []}
     for _ in range(rounds + 1):
-        seconds["plain"].append(elapsed(plain, "none"))
-        seconds["in_turn"].append(elapsed(in_turn, RULE))
-        seconds["fused"].append(elapsed(fused, RULE))
+        seconds["plain"].append(elapsed(plain, plain_refiner))
+        seconds["in_turn"].append(elapsed(in_turn, refiner))
+        seconds["fused"].append(elapsed(fused, refiner))
     medians = {way: statistics.median(values[1:]) for way, values in seconds.items()}
     error = largest_error(fused(), in_turn())
     return Timing(size, medians["plain"], medians["in_turn"], medians["fused"], error)
@@ -170,9 +173,9 @@ def random_batch(family: Any, size: int, prompt_shape: Sequence[int]) -> NoisyBa
     )
 
 
-def elapsed(take: Callable[[], BranchGradients], rule: UpdateRule) -> float:
+def elapsed(take: Callable[[], BranchGradients], refiner: Refiner) -> float:
     start = time.perf_counter()
-    refine(rule, take().gradients)  # its norms are read, so a GPU has finished by then
+    refiner(take().gradients)  # its norms are read, so a GPU has finished by then
     return time.perf_counter() - start
 
 

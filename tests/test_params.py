@@ -93,7 +93,7 @@ def test_an_unknown_section_is_named() -> None:
         (
             {"variants__lora__update_rule": "orthogonol"},
             "params.yaml: variants.lora.update_rule: 'orthogonol' is not allowed: "
-            "input should be 'none', 'orthogonal' or 'orthogonal_anchor'",
+            "input should be 'none', 'orthogonal', 'orthogonal_anchor', 'mean' or 'released'",
         ),
         (
             {"base_model__resolution": 50},

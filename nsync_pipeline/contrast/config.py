@@ -2,23 +2,76 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nsync_pipeline.strict import Section
+
+Scope = Literal["global", "block", "module", "tensor"]
+
+NegativeEstimateKind = Literal["step", "running_mean", "running_basis"]
 
 
 class ContrastConfig(Section):
     """``training.contrast`` in params.yaml."""
 
+    scope: Scope = Field(
+        default="global",
+        description="what is projected as one vector: all that is trained, each block, each "
+        "adapted module (a LoRA's A and B together), or each tensor",
+    )
+    strength: float = Field(default=1.0, gt=0, le=1, description="share of the projection removed")
+    positive_part: bool = Field(
+        default=False,
+        description="remove only what the positive shares with the negatives: where g+·g- > 0",
+    )
+    metric: Literal["euclidean", "optimizer"] = Field(
+        default="euclidean",
+        description="inner product of the projections; optimizer: weighted by 1 / (sqrt(v) + eps) "
+        "of Adam's second moment, so that the step itself is orthogonal to g-",
+    )
     negatives: int = Field(
-        default=1, ge=1, le=64, description="negatives of a positive, each a branch of its own"
+        default=1,
+        ge=1,
+        le=16,
+        description="negatives of a positive, each a branch; their span is projected out",
     )
     negative_prompt: Literal["same", "not_in_style"] = Field(
         default="same",
         description="of the negative branch: the positive's, or `{caption} not in the style of "
         "{placeholder}`",
     )
-    metric: Literal["euclidean", "optimizer"] = Field(
-        default="euclidean",
-        description="inner product of the projection; optimizer: weighted by 1 / (sqrt(v) + eps)",
+    anchor: bool = Field(
+        default=False, description="the form with the anchor of the rules mean and released"
     )
+    negative_estimate: NegativeEstimateKind = Field(
+        default="step",
+        description="what is projected out: the step's own g-, the running mean of its direction, "
+        "or the span of the most recent ones",
+    )
+    running_decay: float = Field(
+        default=0.9, gt=0, lt=1, description="of running_mean: the past's weight in each step"
+    )
+    basis_size: int = Field(
+        default=8, ge=1, le=64, description="of running_basis: negative gradients kept"
+    )
+
+    @model_validator(mode="after")
+    def _estimates_settings_belong_to_it(self) -> "ContrastConfig":
+        kinds = {"running_decay": "running_mean", "basis_size": "running_basis"}
+        for field, kind in kinds.items():
+            if self.negative_estimate != kind and field in self.changed():
+                raise ValueError(
+                    f"{field} has no effect with negative_estimate {self.negative_estimate}: "
+                    f"leave it out, or set negative_estimate to {kind}"
+                )
+        if self.negative_estimate == "running_basis" and self.basis_size < self.negatives:
+            raise ValueError(
+                f"basis_size {self.basis_size} has no room for the {self.negatives} negatives of "
+                "one step: raise it, or lower negatives"
+            )
+        return self
+
+    def changed(self) -> frozenset[str]:
+        """The settings that differ from their defaults."""
+        fields = type(self).model_fields.items()
+        return frozenset(name for name, field in fields if getattr(self, name) != field.default)

@@ -38,6 +38,8 @@ RULES: dict[str, str] = {
     "none": "plain fine-tuning",
     "orthogonal": "less the negatives' direction",
     "orthogonal_anchor": "the same, plus an anchor",
+    "mean": "mean with the negatives' gradient",
+    "released": "as the released code computes it",
 }
 """What an update rule does, in a few words."""
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.rules import BranchMode, UpdateRule
+from nsync_pipeline.contrast.rules import BranchMode, UpdateRule, require_meaning
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.section_changes import changes_of
 from nsync_pipeline.strict import Section
@@ -104,6 +104,11 @@ class TrainingConfig(Section):
     def _something_is_trained(self) -> "TrainingConfig":
         if self.lora is None and self.textual_inversion is None:
             raise ValueError("lora and textual_inversion are both null: nothing would be trained")
+        return self
+
+    @model_validator(mode="after")
+    def _contrast_belongs_to_the_rule(self) -> "TrainingConfig":
+        require_meaning(self.update_rule, self.contrast)
         return self
 
 

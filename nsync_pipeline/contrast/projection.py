@@ -1,0 +1,72 @@
+"""The projection of a vector on a span or a cone, from inner products alone.
+
+With directions ``d_1..d_m``, their inner products ``C_jk = <d_j, d_k>`` and those with the vector,
+``h_j = <d_j, g>``, the projection of ``g`` is ``r = sum_j c_j d_j``:
+
+- on the span: ``c`` minimises ``|g - r|^2``, which is ``C c = h`` (least squares);
+- on the cone: the same under ``c_j >= 0``. What is left has no positive product with any direction,
+  and is orthogonal to ``r`` (Moreau). With one direction: ``c = max(0, h / C)``.
+
+Both take any inner product, as they see nothing else of it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+SMALLEST_EIGENVALUE = 1e-12
+"""Of the cosines of the directions, a direction: below it they count as dependent. Two directions
+that differ by an angle of 1e-6 do not differ by more than float32 gradients are rounded."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What is shared with the directions, scope by scope."""
+
+    coefficients: Tensor  # (scopes, m): c
+    lengths: Tensor  # (scopes,): |r|
+    ranks: Tensor  # (scopes,): the number of independent directions
+
+
+def project(products: Tensor, with_vector: Tensor, present: Tensor, cone: bool) -> Projection:
+    """Project on the directions that are ``present``; one that is not has the coefficient 0.
+
+    Args:
+        products: ``C``, (scopes, m, m) float64.
+        with_vector: ``h``, (scopes, m) float64.
+        present: (scopes, m), whether a direction is more than zero.
+        cone: on the cone, not the span.
+    """
+    lengths = torch.where(present, products.diagonal(dim1=-2, dim2=-1), 1.0).sqrt()
+    both = present[:, :, None] & present[:, None, :]
+    cosines = torch.where(both, products / lengths[:, :, None] / lengths[:, None, :], 0.0)
+    shared = torch.where(present, with_vector / lengths, 0.0)  # h of the unit directions
+    values, axes = torch.linalg.eigh(cosines)
+    independent = values > SMALLEST_EIGENVALUE * products.shape[-1]
+    roots = torch.where(independent, values, 1.0).sqrt()
+    along = torch.where(independent, (axes.mT @ shared[:, :, None])[:, :, 0] / roots, 0.0)
+    if cone:
+        matrices = torch.where(independent, roots, 0.0)[:, :, None] * axes.mT
+        units = _nonnegative(matrices, along)
+        parts = (matrices @ units[:, :, None])[:, :, 0]
+    else:
+        units = (axes @ (along / roots)[:, :, None])[:, :, 0]
+        parts = along
+    return Projection(
+        coefficients=torch.where(present, units / lengths, 0.0),
+        lengths=parts.square().sum(dim=-1).sqrt(),
+        ranks=independent.sum(dim=-1),
+    )
+
+
+def _nonnegative(matrices: Tensor, targets: Tensor) -> Tensor:
+    """``c >= 0`` that minimises ``|A c - b|`` for each ``A`` (m, m), ``b`` (m,): (scopes, m)."""
+    if matrices.shape[-1] == 1:
+        return (matrices[:, :, 0] * targets).clamp(min=0.0)  # A is 1 or 0
+    found = [
+        torch.from_numpy(nnls(matrix.numpy(), target.numpy())[0])
+        for matrix, target in zip(matrices, targets, strict=True)
+    ]
+    return torch.stack(found)

@@ -1,0 +1,77 @@
+"""The branches a rule needs, and the settings that mean nothing to it."""
+
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from nsync_pipeline.contrast.config import ContrastConfig
+from nsync_pipeline.contrast.rules import (
+    SETTINGS,
+    UpdateRule,
+    branches_of,
+    negative_branches,
+    negative_number,
+    require_meaning,
+)
+from nsync_pipeline.training.config import TrainingConfig
+
+
+def test_branches_are_stacked_positive_negatives_anchor() -> None:
+    two = ContrastConfig(negatives=2)
+    assert branches_of("none", two) == ("positive",)
+    assert branches_of("orthogonal", two) == ("positive", "negative", "negative_1")
+    assert branches_of("orthogonal_anchor", two)[-1] == "anchor"
+    assert branches_of("mean", ContrastConfig()) == ("positive", "negative")
+    assert branches_of("mean", ContrastConfig(anchor=True)) == ("positive", "negative", "anchor")
+    # It adds g+, whatever the anchor's gradient is.
+    assert branches_of("released", ContrastConfig(anchor=True)) == ("positive", "negative")
+
+
+def test_a_negative_is_known_by_its_number() -> None:
+    names = negative_branches(3)
+    assert [negative_number(name) for name in names] == [0, 1, 2]
+    assert negative_number("positive") is None
+    assert negative_number("anchor") is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "changed"),
+    [
+        ("none", {"negative_estimate": "running_mean"}),
+        ("none", {"negatives": 2}),
+        ("orthogonal", {"anchor": True}),
+        ("mean", {"positive_part": True}),
+        ("mean", {"scope": "block"}),
+        ("released", {"metric": "optimizer"}),
+        ("released", {"strength": 0.5}),
+    ],
+)
+def test_a_setting_without_effect_is_refused_and_named(
+    rule: UpdateRule, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError, match=rf"contrast\.{next(iter(changed))} has no effect"):
+        TrainingConfig(update_rule=rule, contrast=ContrastConfig(**changed))
+
+
+def test_the_message_names_the_rules_that_take_the_setting() -> None:
+    with pytest.raises(ValueError, match="one of mean, released"):
+        require_meaning("orthogonal", ContrastConfig(anchor=True))
+
+
+@pytest.mark.parametrize("rule", get_args(UpdateRule))
+def test_the_defaults_suit_every_rule(rule: UpdateRule) -> None:
+    assert TrainingConfig(update_rule=rule).update_rule == rule
+    assert rule in SETTINGS
+
+
+def test_a_setting_of_another_estimate_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"basis_size has no effect .* running_basis"):
+        ContrastConfig(negative_estimate="running_mean", basis_size=4)
+    with pytest.raises(ValidationError, match=r"running_decay has no effect .* running_mean"):
+        ContrastConfig(running_decay=0.5)
+
+
+def test_a_basis_holds_the_negatives_of_a_step() -> None:
+    with pytest.raises(ValidationError, match="no room for the 4 negatives"):
+        ContrastConfig(negative_estimate="running_basis", basis_size=3, negatives=4)
