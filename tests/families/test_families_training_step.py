@@ -1,0 +1,269 @@
+"""A training step of each family against a plain one, by its diffusers pipeline's parts alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDPMScheduler,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from PIL import Image
+from tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
+from tiny_style import tiny_family
+from torch import Tensor
+
+from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.adaptation.lora_layers import ADAPTER
+from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained, save_trained
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
+from nsync_pipeline.artifacts import LORA_FILE
+from nsync_pipeline.contrast.branch_copies import BranchCopies
+from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.diffusion.draws import draw
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.generation.config import SamplerConfig
+from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
+from nsync_pipeline.image_sets.pixels import load_pixels
+from nsync_pipeline.training.batches import batch_maker, branch_losses
+from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.training.encoded_set import EncodedSet, Example, StoredPicture, encode_examples
+from nsync_pipeline.training.triplets import Triplet
+
+BRANCHES = ("positive", "negative", "anchor")
+SEED, STEP = 3, 7
+PROMPTS = ("a red house in the style of sks", "a boat on water in the style of sks", "the sun")
+SIZES = ((32, 32), (48, 40), (64, 32))  # width and height: squares are cut out of the last two
+TRIPLETS = tuple(
+    Triplet(
+        position=position,
+        positive=positive,
+        negatives=(0,),
+        negatives_of=positive,
+        anchor=anchor,
+        prompt_form=form,  # type: ignore[arg-type]
+    )
+    for position, (positive, anchor, form) in enumerate([(0, 1, "whole"), (2, 0, "empty")])
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A family, and how its pipeline's parts compute a loss."""
+
+    save: Callable[[Path], Path]
+    pipeline_class: Any
+    plain: Callable[[Any, Tensor, Tensor, Tensor, str, tuple[int, ...]], Tensor]
+
+
+def noise_prediction(
+    pipeline: Any, latents: Tensor, noise: Tensor, entry: Tensor, prompt: str, geometry: Any
+) -> Tensor:
+    """The loss of one sample of Stable Diffusion: epsilon or v."""
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    embeds = pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
+    noisy = scheduler.add_noise(latents, noise, entry)
+    predicted = pipeline.unet(noisy, entry, encoder_hidden_states=embeds).sample
+    of_v = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(latents, noise, entry) if of_v else noise
+    return torch.nn.functional.mse_loss(predicted, target)
+
+
+def xl_noise_prediction(
+    pipeline: Any, latents: Tensor, noise: Tensor, entry: Tensor, prompt: str, geometry: Any
+) -> Tensor:
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    embeds, empty, pooled, empty_pooled = pipeline.encode_prompt(prompt or "a", device="cpu")
+    noisy = scheduler.add_noise(latents, noise, entry)
+    predicted = pipeline.unet(
+        noisy,
+        entry,
+        encoder_hidden_states=embeds if prompt else empty,
+        added_cond_kwargs={
+            "text_embeds": pooled if prompt else empty_pooled,
+            "time_ids": torch.tensor([geometry], dtype=torch.float32),
+        },
+    ).sample
+    return torch.nn.functional.mse_loss(predicted, noise)
+
+
+def flow_matching(
+    pipeline: Any, latents: Tensor, noise: Tensor, entry: Tensor, prompt: str, geometry: Any
+) -> Tensor:
+    """diffusers' table begins with noise alone, the pipeline's here with the least."""
+    scheduler = pipeline.scheduler
+    place = len(scheduler.sigmas) - 1 - entry
+    sigma, timestep = scheduler.sigmas[place], scheduler.timesteps[place]
+    embeds, _, pooled, _ = pipeline.encode_prompt(prompt, None, None, device="cpu")
+    predicted = pipeline.transformer(
+        hidden_states=(1.0 - sigma) * latents + sigma * noise,
+        timestep=timestep,
+        encoder_hidden_states=embeds,
+        pooled_projections=pooled,
+    ).sample
+    return torch.nn.functional.mse_loss(predicted, noise - latents)
+
+
+KINDS = {
+    "epsilon": Kind(save_tiny_stable_diffusion, StableDiffusionPipeline, noise_prediction),
+    "v_prediction": Kind(
+        lambda folder: save_tiny_stable_diffusion(folder, "v_prediction"),
+        StableDiffusionPipeline,
+        noise_prediction,
+    ),
+    "xl": Kind(save_tiny_stable_diffusion_xl, StableDiffusionXLPipeline, xl_noise_prediction),
+    "sd3": Kind(save_tiny_stable_diffusion_3, StableDiffusion3Pipeline, flow_matching),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A family with a LoRA away from zero, its pipeline with the same one, and pictures."""
+
+    kind: Kind
+    family: Family
+    trained: TrainedWeights
+    pipeline: Any
+    examples: EncodedSet
+    pictures: tuple[Path, ...]  # positives, then negatives
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    kind = KINDS[request.param]
+    tmp = tmp_path_factory.mktemp("step")
+    folder = kind.save(tmp / "base")
+    family = tiny_family(folder)
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(6):
+        width, height = SIZES[number % 3]
+        pictures.append(tmp / f"{number}.png")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(pictures[-1])
+    stored = [
+        StoredPicture(path, f"sha{number}", *SIZES[number % 3])
+        for number, path in enumerate(pictures)
+    ]
+    examples = encode_examples(
+        family,
+        [
+            Example(f"p{number}", stored[number], PROMPTS[number], (stored[3 + number],))
+            for number in range(3)
+        ],
+        load_pixels,
+        lambda done, total: None,
+    )
+    generator = torch.Generator().manual_seed(1)
+    trained = add_trainables(family, LoraSettings(rank=2, alpha=6.0), None, generator)
+    with torch.no_grad():
+        for weight in trained.weights:
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.2)
+    save_trained(family, trained, tmp, {"placeholder": "sks"})
+    pipeline = kind.pipeline_class.from_pretrained(folder)
+    pipeline.load_lora_weights(tmp, weight_name=LORA_FILE)
+    return Setting(kind, family, trained, pipeline, examples, tuple(pictures))
+
+
+def lora_of(setting: Setting) -> dict[str, torch.nn.Parameter]:
+    """The pipeline's own LoRA weights by the names that ours have."""
+    prefix = setting.family.denoiser_prefix
+    denoiser = getattr(setting.pipeline, prefix)
+    return {
+        f"{prefix}.{name.replace('.default_0', '')}": weight.requires_grad_()
+        for name, weight in denoiser.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def plain_loss(setting: Setting, branch: str) -> Tensor:
+    """The mean loss over the triplets, one sample at a time, by the pipeline's parts alone."""
+    vae = setting.pipeline.vae
+    losses = []
+    for triplet in TRIPLETS:
+        picture = triplet.anchor if branch == "anchor" else triplet.positive
+        told = "" if triplet.prompt_form == "empty" else PROMPTS[picture]
+        number = picture + 3 if branch == "negative" else picture
+        width, height = SIZES[picture]
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        with Image.open(setting.pictures[number]) as image:
+            square = image.crop((left, top, left + side, top + side))
+            square = square.resize((32, 32), Image.Resampling.LANCZOS)
+        scale = 32 / side
+        geometry = (height, width, round(top * scale), round(left * scale), 32, 32)
+        pixels = torch.from_numpy(np.asarray(square, np.float32)).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            latents = vae.encode(pixels / 127.5 - 1.0).latent_dist.mode()
+        shift = vae.config.shift_factor or 0.0
+        latents = (latents - shift) * vae.config.scaling_factor
+        draws = draw(SEED, branch, STEP, [triplet.position], latents.shape[1:], 1000)
+        losses.append(
+            setting.kind.plain(
+                setting.pipeline, latents, draws.noise, draws.entries, told, geometry
+            )
+        )
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("mode", ["in_turn", "fused"])
+def test_losses_and_gradients_are_the_plain_ones(setting: Setting, mode: str) -> None:
+    family, trained = setting.family, setting.trained
+    settings = TrainingConfig(update_rule="orthogonal_anchor", batch_size=2)
+    maker = batch_maker(setting.examples, family, settings, SEED, live_prompts=False)
+    losses = branch_losses(family, {b: maker.batch(b, STEP, TRIPLETS) for b in BRANCHES})
+    parts = [MicroBatch(losses, share=1.0)]
+    if mode == "fused":
+        copies = BranchCopies([family.denoiser], trained.weights, ADAPTER)
+        found = gradients_fused(copies, BRANCHES, parts)
+    else:
+        found = gradients_in_turn(trained.weights, BRANCHES, parts)
+
+    theirs = lora_of(setting)
+    assert set(theirs) == set(trained.names)
+    for branch in BRANCHES:
+        loss = plain_loss(setting, branch)
+        gradients = torch.autograd.grad(loss, [theirs[name] for name in trained.names])
+        assert found.losses[branch] == pytest.approx(float(loss.detach()), rel=1e-4)
+        largest = max(float(gradient.abs().max()) for gradient in gradients)
+        assert largest > 1e-4
+        for name, ours, plain in zip(
+            trained.names, found.gradients[branch], gradients, strict=True
+        ):
+            torch.testing.assert_close(
+                ours, plain, rtol=1e-3, atol=1e-3 * largest, msg=f"{branch}: {name}"
+            )
+
+
+def test_its_lora_draws_the_same_pictures_in_diffusers(setting: Setting) -> None:
+    """By ``load_lora_weights`` of the family's pipeline; and not the base's pictures."""
+    family, pipeline = setting.family, setting.pipeline
+    sampler = SamplerConfig(scheduler="model", steps=4, guidance_scale=3.0, batch_size=2)
+    requests = [PictureRequest("a", "a red house", 1), PictureRequest("b", "a fish", 2)]
+
+    def ours() -> np.ndarray:
+        (batch,) = draw_pictures(family, requests, sampler)
+        return np.stack([picture.pixels for picture in batch]).astype(int)
+
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        [request.prompt for request in requests],
+        generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        height=32,
+        width=32,
+    ).images
+    theirs = np.stack([np.asarray(image) for image in images]).astype(int)
+    assert np.abs(ours() - theirs).max() <= 1
+    remove_trained(family)
+    assert np.abs(ours() - theirs).max() > 5
