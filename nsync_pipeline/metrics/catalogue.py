@@ -69,6 +69,15 @@ METRICS = (
         "cmmd_biased", "CMMD, biased", "lower",
         "CMMD as its paper computes it: above 0 at small n even for the same distribution.",
     ),
+    Metric(
+        "kid", "KID x 1000", "lower",
+        "Another distance of the two sets, with a cubic kernel; on the features of the extractor.",
+    ),
+    Metric(
+        "fid", "FID", "lower",
+        "For the sake of old comparisons: at these numbers of pictures it mostly measures how many "
+        "there are, and a collapsed model can score better.",
+    ),
 )  # fmt: skip
 
 PRIMARY = tuple(metric.name for metric in METRICS if metric.primary)

@@ -27,6 +27,18 @@ class EvaluationConfig(Section):
         description="`sketchbook` (the embedded CLIP), or a local folder or hub id of a CLIP model",
     )  # fmt: skip
     extractor_revision: str | None = Field(default=None, description="the hub revision to pin")
+    style_extractor: str | None = Field(
+        default=None, min_length=1,
+        description="of the style margin: a folder or hub id of CSD, CLIP or DINOv2; null: the "
+        "extractor",
+    )  # fmt: skip
+    style_extractor_revision: str | None = Field(default=None, description="the hub revision")
+    likeness_extractor: str | None = Field(
+        default=None, min_length=1,
+        description="of spread, near-copies and diversity: a folder or hub id of DINOv2, CLIP or "
+        "CSD; null: the extractor",
+    )  # fmt: skip
+    likeness_extractor_revision: str | None = Field(default=None, description="the hub revision")
     bootstrap_draws: int = Field(
         default=2000, ge=100, le=1_000_000, description="resamples for the 95 % intervals"
     )

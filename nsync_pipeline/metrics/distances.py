@@ -5,6 +5,7 @@ that bandwidth the kernel is nearly linear, so CMMD compares means; with the ban
 median distance between real pictures MMD sees the spread, too (Gretton et al., JMLR 2012).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,15 @@ def squared_distances(x: Floats, y: Floats) -> Floats:
     norms = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None, :]
     distances: Floats = np.maximum(norms - 2.0 * (x @ y.T), 0.0)
     return distances
+
+
+Kernel = Callable[[Floats, Floats], Floats]
+"""Values (N, M) of each pair of rows of x (N, d) and y (M, d)."""
+
+
+def rbf(sigma: float) -> Kernel:
+    """The RBF kernel at one bandwidth."""
+    return lambda x, y: rbf_kernel(x, y, sigma)
 
 
 def rbf_kernel(x: Floats, y: Floats, sigma: float) -> Floats:
@@ -71,15 +81,15 @@ class PromptKernels:
 
 
 def prompt_kernels(
-    x: Floats, x_prompt: Indices, y: Floats, y_prompt: Indices, prompts: int, sigma: float
+    x: Floats, x_prompt: Indices, y: Floats, y_prompt: Indices, prompts: int, kernel: Kernel
 ) -> PromptKernels:
-    """Sum the RBF kernel of x (N, d) and y (M, d) by prompt; prompts are 0 .. ``prompts`` - 1."""
+    """Sum ``kernel`` of x (N, d) and y (M, d) by prompt; prompts are 0 .. ``prompts`` - 1."""
     x_member = np.eye(prompts)[x_prompt]  # (N, P)
     y_member = np.eye(prompts)[y_prompt]  # (M, P)
     return PromptKernels(
-        xx=_off_diagonal(x_member.T @ rbf_kernel(x, x, sigma) @ x_member),
-        yy=_off_diagonal(y_member.T @ rbf_kernel(y, y, sigma) @ y_member),
-        xy=_off_diagonal(x_member.T @ rbf_kernel(x, y, sigma) @ y_member),
+        xx=_off_diagonal(x_member.T @ kernel(x, x) @ x_member),
+        yy=_off_diagonal(y_member.T @ kernel(y, y) @ y_member),
+        xy=_off_diagonal(x_member.T @ kernel(x, y) @ y_member),
         x_count=x_member.sum(axis=0),
         y_count=y_member.sum(axis=0),
     )

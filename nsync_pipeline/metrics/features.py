@@ -1,185 +1,143 @@
-"""CLIP features of pictures and texts.
+"""Loading feature extractors: the embedded CLIP, or a CLIP, CSD or DINOv2 by folder or hub id.
 
-Preprocessing is PIL's, and all of it is here: convert to RGB, resize the short side to the model's
-size (bicubic), cut out the centre square, scale to [0, 1], subtract the mean and divide by the
-deviation that the model's own preprocessor config names.
+Safetensors only, no remote code, a hub id pinned to a revision, and every weight in its place: an
+extractor with a weight missing scores without a sign that its scores mean nothing.
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel, Dinov2Model
 from transformers.utils import logging as transformers_logging
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics import csd
+from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.extractor import Extractor
+from nsync_pipeline.metrics.preprocessing import Preprocessing, read_json, read_preprocessing
+from nsync_pipeline.metrics.vision_extractor import VisionExtractor
 from nsync_pipeline.sketchbook.folders import CLIP_FOLDER
 
 EMBEDDED = "sketchbook"
 FILES = ("*.safetensors", "*.json", "*.txt")
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a picture becomes the model's input."""
-
-    side: int  # pixels
-    mean: tuple[float, ...]  # of each of the three channels, in [0, 1]
-    deviation: tuple[float, ...]
-
-    def pixels(self, image: Image.Image) -> Tensor:
-        """(3, side, side) float32."""
-        image = image.convert("RGB")
-        scale = self.side / min(image.size)
-        if scale != 1.0:
-            size = tuple(max(self.side, round(edge * scale)) for edge in image.size)
-            image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-        left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
-        square = image.crop((left, top, left + self.side, top + self.side))
-        array = np.asarray(square, dtype=np.float32) / 255.0
-        pixels = torch.from_numpy(array).permute(2, 0, 1)
-        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.deviation))
-        return ((pixels - mean) / deviation).contiguous()
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's own, which CSD takes, too; its checkpoints come without a preprocessor config."""
 
 
-class ClipExtractor:
-    """A frozen CLIP model; features are unit rows, float64, on the CPU."""
-
-    def __init__(
-        self, model: Any, tokenizer: Any, preprocessing: Preprocessing, name: str, sha256: str
-    ) -> None:
-        self.name = name  # `sketchbook`, a hub id, or a folder's name
-        self.sha256 = sha256  # of the weights
-        self.preprocessing = preprocessing
-        self._model = model
-        self._tokenizer = tokenizer
-
-    @torch.inference_mode()
-    def image_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
-        """(N, d), of pictures of any size."""
-        return _unit_rows(self._vision(batch) for batch in _batches(images, batch_size))
-
-    @torch.inference_mode()
-    def text_features(self, texts: Sequence[str], batch_size: int) -> Floats:
-        """(N, d); a text longer than the model's window is cut (see ``too_long``)."""
-        return _unit_rows(self._text(batch) for batch in _batches(texts, batch_size))
-
-    def too_long(self, texts: Sequence[str]) -> list[str]:
-        """The texts of which the model reads the beginning only."""
-        window = self._window
-        return [text for text in texts if len(self._tokenizer(text)["input_ids"]) > window]
-
-    @property
-    def _window(self) -> int:
-        return int(self._model.config.text_config.max_position_embeddings)
-
-    def _vision(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([self.preprocessing.pixels(image) for image in images])
-        pooled = self._model.vision_model(pixel_values=pixels.to(self._model.device)).pooler_output
-        features: Tensor = self._model.visual_projection(pooled)
-        return features
-
-    def _text(self, texts: Sequence[str]) -> Tensor:
-        # Always padded to the whole window, so that a text's features do not depend on its batch.
-        tokens = self._tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self._window,
-            return_tensors="pt",
-        ).to(self._model.device)  # fmt: skip
-        pooled = self._model.text_model(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).pooler_output
-        features: Tensor = self._model.text_projection(pooled)
-        return features
+def load_clip(
+    name: str, revision: str | None, root: Path, device: str, where: str = "evaluation.extractor"
+) -> ClipExtractor:
+    """Load a CLIP: as ``load_extractor``, and an error for anything else."""
+    found = load_extractor(name, revision, root, device, where)
+    if not isinstance(found, ClipExtractor):
+        raise EvaluationError(
+            f"{where} {name!r} sees pictures only; a CLIP model (model_type `clip`) is needed "
+            "here, to compare pictures with their captions."
+        )
+    return found
 
 
-def load_extractor(name: str, revision: str | None, root: Path, device: str) -> ClipExtractor:
-    """Load `sketchbook`, a CLIP folder (relative to ``root``), or a hub id at a pinned revision.
+def load_extractor(
+    name: str, revision: str | None, root: Path, device: str, where: str = "evaluation.extractor"
+) -> Extractor:
+    """Load `sketchbook`, a folder (relative to ``root``), or a hub id at a pinned revision.
 
-    Safetensors only, no remote code, and every weight must find its place.
+    ``where`` is the setting that names it, for messages.
 
     Raises:
-        EvaluationError: it cannot be found or loaded, has missing or extra weights, is no CLIP, or
-            is a hub id without a revision.
+        EvaluationError: it cannot be found or loaded, has missing or extra weights, is none of the
+            three kinds, or is a hub id without a revision.
     """
     folder = CLIP_FOLDER if name == EMBEDDED else root / name
     shown = name if name == EMBEDDED else Path(name).name
     if not folder.is_dir():
-        folder, shown = _download(name, revision), name
+        folder, shown = _download(name, revision, where), name
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise EvaluationError(
-            f"evaluation.extractor {name!r}: no .safetensors file in it; other formats can hide "
+            f"{where} {name!r}: no .safetensors file in it; other formats can hide "
             "code and are not loaded. Convert it, or choose another revision."
         )
-    config = _json(folder / "config.json")
-    if config.get("model_type") != "clip":
-        raise EvaluationError(
-            f"evaluation.extractor {name!r} is a {config.get('model_type')!r} model; a CLIP model "
-            "(model_type `clip`) is needed."
-        )
-    preprocessing = read_preprocessing(folder)
     try:
-        with _without_progress_bars():
-            model, info = CLIPModel.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-            )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return _loaded(folder, weights, shown, device, f"{where} {name!r}")
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise EvaluationError(
-            f"evaluation.extractor {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}"
+            f"{where} {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}"
         ) from error
-    misplaced = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    if misplaced:
-        raise EvaluationError(
-            f"evaluation.extractor {name!r}: {len(misplaced)} weights are missing, extra or of "
-            f"another shape, such as {min(map(str, misplaced))}: its scores would mean nothing."
-        )
-    return ClipExtractor(
-        model=model.eval().requires_grad_(False).to(device),
-        tokenizer=tokenizer,
-        preprocessing=preprocessing,
-        name=shown,
-        sha256=_sha256(weights),
+
+
+def _loaded(folder: Path, weights: Sequence[Path], shown: str, device: str, what: str) -> Extractor:
+    sha256 = _sha256(weights)
+    config = folder / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind == "clip":
+        preprocessing = read_preprocessing(folder)
+        model = _transformers_model(CLIPModel, folder, what).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return ClipExtractor(model, tokenizer, preprocessing, shown, sha256)
+    if kind == "dinov2":
+        preprocessing = read_preprocessing(folder)
+        model = _transformers_model(Dinov2Model, folder, what).to(device)
+        return VisionExtractor(model, None, preprocessing, shown, sha256)
+    if len(weights) == 1:
+        # Saved from several processes, a checkpoint's keys begin with `module.`.
+        found = load_file(weights[0])
+        state = {key.removeprefix("module."): tensor.float() for key, tensor in found.items()}
+        if csd.STYLE in state:
+            return _csd(state, shown, sha256, device, what)
+    raise EvaluationError(
+        f"{what} is a {kind!r} model; taken are CLIP (model_type `clip`), DINOv2 (`dinov2`) and "
+        f"CSD (one .safetensors file with {csd.STYLE})."
     )
 
 
-def read_preprocessing(folder: Path) -> Preprocessing:
-    """The side, mean and deviation in a CLIP folder's preprocessor config.
+def _csd(
+    state: dict[str, torch.Tensor], shown: str, sha256: str, device: str, what: str
+) -> VisionExtractor:
+    config = csd.vision_config(state)
+    model = CLIPVisionModel(config)
+    own = set(model.state_dict())
+    prefix = "vision_model." if any(key.startswith("vision_model.") for key in own) else ""
+    found = csd.vision_weights(state, prefix)
+    # Some versions keep the positions' numbers beside the weights.
+    _refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(found), what)
+    model.load_state_dict(found, strict=False)
+    side = int(config.image_size)
+    preprocessing = Preprocessing(side, side, OPENAI_MEAN, OPENAI_DEVIATION)
+    model = model.eval().requires_grad_(False).to(device)
+    return VisionExtractor(model, state[csd.STYLE].to(device), preprocessing, shown, sha256)
 
-    Raises:
-        EvaluationError: there is none, or it lacks one of them.
-    """
-    if (folder / "preprocessor_config.json").is_file():
-        config = _json(folder / "preprocessor_config.json")
-    else:
-        config = _json(folder / "processor_config.json").get("image_processor", {})
-    crop = config.get("crop_size")
-    side = crop.get("height") if isinstance(crop, dict) else crop
-    mean, deviation = config.get("image_mean"), config.get("image_std")
-    if not (isinstance(side, int) and mean and deviation):
-        raise EvaluationError(
-            f"{folder}: its preprocessor config must have crop_size, image_mean and image_std."
+
+def _transformers_model(kind: Any, folder: Path, what: str) -> Any:
+    with _without_progress_bars():
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-    return Preprocessing(side=side, mean=tuple(mean), deviation=tuple(deviation))
+    misplaced = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    _refuse_misplaced({str(key) for key in misplaced}, what)
+    return model.eval().requires_grad_(False)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _refuse_misplaced(keys: set[str], what: str) -> None:
+    if keys:
+        raise EvaluationError(
+            f"{what}: {len(keys)} weights are missing, extra or of "
+            f"another shape, such as {min(keys)}: its scores would mean nothing."
+        )
+
+
+def _download(name: str, revision: str | None, where: str) -> Path:
     if revision is None:
         raise EvaluationError(
-            f"evaluation.extractor {name!r} is no folder here. If it is a hub id, pin it: set "
-            "evaluation.extractor_revision to a commit, so that the figures stay comparable."
+            f"{where} {name!r} is no folder here. If it is a hub id, pin it: set {where}_revision "
+            "to a commit, so that the figures stay comparable."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -188,7 +146,7 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise EvaluationError(
-            f"evaluation.extractor {name!r} at revision {revision!r} could not be fetched: "
+            f"{where} {name!r} at revision {revision!r} could not be fetched: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
 
@@ -204,14 +162,6 @@ def _without_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} is missing or damaged: {error}") from error
-    return content
-
-
 def _sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
@@ -219,20 +169,3 @@ def _sha256(files: Sequence[Path]) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _unit_rows(batches: Iterator[Tensor]) -> Floats:
-    rows = torch.cat([batch.to("cpu", torch.float64) for batch in batches])
-    features: Floats = torch.nn.functional.normalize(rows, dim=1).numpy()
-    return features
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -22,7 +22,10 @@ from nsync_pipeline.metrics.distances import (
     mmd_biased,
     mmd_unbiased,
     prompt_kernels,
+    rbf,
 )
+from nsync_pipeline.metrics.frechet import frechet_distance
+from nsync_pipeline.metrics.kernel_inception import polynomial_kernel
 from nsync_pipeline.metrics.prompt_fidelity import prompt_fidelity
 from nsync_pipeline.metrics.style import prototype, style_scores
 
@@ -33,10 +36,16 @@ DIVERSITY_DRAWS = 200
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Unit features of pictures and of their captions, a row a picture."""
+    """Features of pictures and of their captions, a row a picture.
 
-    pictures: Floats  # (N, d)
-    captions: Floats  # (N, d)
+    Each question has the features that answer it best; they may be of one extractor, or of three.
+    """
+
+    pictures: Floats  # (N, d) unit rows of CLIP: the look of the set, and likeness to captions
+    captions: Floats  # (N, d) unit rows of the same CLIP
+    plain: Floats  # (N, d) the pictures' rows before they were scaled to unit length: KID and FID
+    style: Floats  # (N, s) unit rows: who is nearest to which style
+    likeness: Floats  # (N, l) unit rows: spread, copies, diversity
     unit: Indices  # (N,)
     judged: Mapping[str, Floats] = field(default_factory=dict)
     """Values a picture, (N,), of metrics that a judge of the drawn world gives; by their names."""
@@ -46,6 +55,9 @@ class PictureSet:
         return PictureSet(
             pictures=self.pictures[:count],
             captions=self.captions[:count],
+            plain=self.plain[:count],
+            style=self.style[:count],
+            likeness=self.likeness[:count],
             unit=self.unit[:count],
             judged={name: values[:count] for name, values in self.judged.items()},
         )
@@ -57,8 +69,8 @@ class Reference:
 
     test: PictureSet
     train: PictureSet
-    target: Floats  # (d,) the style's prototype, of the test pictures
-    rivals: Floats  # (K, d) the other prototypes
+    target: Floats  # (s,) the style's prototype, of the test pictures
+    rivals: Floats  # (K, s) the other prototypes
     rival_names: tuple[str, ...]
     bandwidth: float  # the median distance of all real pictures
     copy_threshold: float
@@ -93,7 +105,9 @@ class SetScores:
 def make_reference(
     test: PictureSet, train: PictureSet, rivals: Mapping[str, Floats], copy_quantile: float
 ) -> Reference:
-    """Fix the prototypes, the bandwidth and the copy threshold; ``rivals`` are features by name.
+    """Fix the prototypes, the bandwidth and the copy threshold.
+
+    ``rivals`` are style features by name.
 
     Raises:
         ValueError: a set is empty, or the real pictures are all the same to the extractor.
@@ -101,12 +115,12 @@ def make_reference(
     return Reference(
         test=test,
         train=train,
-        target=prototype(test.pictures),
+        target=prototype(test.style),
         rivals=np.stack([prototype(features) for features in rivals.values()]),
         rival_names=tuple(rivals),
-        bandwidth=median_distance(np.concatenate([test.pictures, train.pictures])),
+        bandwidth=median_distance(np.concatenate([test.likeness, train.likeness])),
         copy_threshold=copy_threshold(
-            nearest(test.pictures, train.pictures).distance, copy_quantile
+            nearest(test.likeness, train.likeness).distance, copy_quantile
         ),
     )
 
@@ -129,16 +143,19 @@ def score_set(
         draws[name] = mean_under(weights, means)
         figures[name] = interval(float(np.nanmean(means)), draws[name])
     everyone = np.ones((1, reference.units))
-    for name, sigma in (("cmmd", CMMD_SIGMA), ("mmd", reference.bandwidth)):
-        kernels = prompt_kernels(
-            shown.pictures, shown.unit, reference.test.pictures, reference.test.unit,
-            reference.units, sigma,
-        )  # fmt: skip
+    real = reference.test
+    discrepancies = (
+        ("cmmd", shown.pictures, real.pictures, rbf(CMMD_SIGMA)),
+        ("mmd", shown.likeness, real.likeness, rbf(reference.bandwidth)),
+        ("kid", shown.plain, real.plain, polynomial_kernel),
+    )
+    for name, drawn, true, kernel in discrepancies:
+        kernels = prompt_kernels(drawn, shown.unit, true, real.unit, reference.units, kernel)
         draws[name] = mmd_unbiased(kernels, weights)
         figures[name] = interval(float(mmd_unbiased(kernels, everyone)[0]), draws[name])
-    figures["cmmd_biased"] = Interval(
-        mmd_biased(shown.pictures, reference.test.pictures, CMMD_SIGMA)
-    )
+    figures["cmmd_biased"] = Interval(mmd_biased(shown.pictures, real.pictures, CMMD_SIGMA))
+    if min(len(shown.plain), len(real.plain)) > 1:
+        figures["fid"] = Interval(frechet_distance(shown.plain, real.plain))
     copies = int(scores.copied.sum())
     figures["copy_rate"] = Interval(
         copies / len(scores.copied), *clopper_pearson(copies, len(scores.copied))
@@ -156,7 +173,7 @@ def score_ceiling(
     Their copy rate is that of the test pictures, which the threshold was set by.
     """
     figures = score_set(reference.train.first(size), reference, weights, rng).figures
-    distances = nearest(reference.test.pictures, reference.train.pictures).distance
+    distances = nearest(reference.test.likeness, reference.train.likeness).distance
     copies = int((distances < reference.copy_threshold).sum())
     rate = Interval(copies / len(distances), *clopper_pearson(copies, len(distances)))
     return {**figures, "copy_rate": rate}
@@ -167,20 +184,22 @@ def score_floor(reference: Reference, size: int, rng: np.random.Generator) -> di
 
     The interval is the middle 95 % of the splits. Empty where there are too few real pictures.
     """
-    real = np.concatenate([reference.test.pictures, reference.train.pictures])
-    size = min(size, len(real) // 2)
+    both = (reference.test, reference.train)
+    looks = np.concatenate([part.pictures for part in both])
+    likeness = np.concatenate([part.likeness for part in both])
+    size = min(size, len(looks) // 2)
     if size < 2:
         return {}
-    cmmd = half_splits(real, size, CMMD_SIGMA, FLOOR_SPLITS, rng)
-    mmd = half_splits(real, size, reference.bandwidth, FLOOR_SPLITS, rng)
+    cmmd = half_splits(looks, size, CMMD_SIGMA, FLOOR_SPLITS, rng)
+    mmd = half_splits(likeness, size, reference.bandwidth, FLOOR_SPLITS, rng)
     columns = {"cmmd": cmmd.unbiased, "mmd": mmd.unbiased, "cmmd_biased": cmmd.biased}
     return {name: interval(float(values.mean()), values) for name, values in columns.items()}
 
 
 def score_pictures(shown: PictureSet, reference: Reference) -> PictureScores:
     """The values of single pictures."""
-    style = style_scores(shown.pictures, reference.target, reference.rivals)
-    neighbour = nearest(shown.pictures, reference.train.pictures)
+    style = style_scores(shown.style, reference.target, reference.rivals)
+    neighbour = nearest(shown.likeness, reference.train.likeness)
     return PictureScores(
         style_cosine=style.cosine,
         style_margin=style.margin,
@@ -196,8 +215,8 @@ def _diversity(
     shown: PictureSet, real: PictureSet, weights: Floats, rng: np.random.Generator
 ) -> Interval:
     size = min(len(shown.unit), len(real.unit))
-    value = diversity.vendi_at(shown.pictures, size, rng) / diversity.vendi_at(
-        real.pictures, size, rng
+    value = diversity.vendi_at(shown.likeness, size, rng) / diversity.vendi_at(
+        real.likeness, size, rng
     )
     draws = []
     for draw in weights[:DIVERSITY_DRAWS]:
@@ -209,4 +228,4 @@ def _diversity(
 def _vendi_under(draw: Floats, pictures: PictureSet, size: int, rng: np.random.Generator) -> float:
     rows = np.sort(rng.permutation(len(pictures.unit))[:size])
     counts = draw[pictures.unit[rows]]
-    return diversity.vendi_score(pictures.pictures[rows], counts) if counts.any() else float("nan")
+    return diversity.vendi_score(pictures.likeness[rows], counts) if counts.any() else float("nan")

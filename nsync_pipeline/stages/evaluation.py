@@ -9,7 +9,9 @@ from nsync_pipeline.artifacts import BASE
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.families.loading import choose_device
 from nsync_pipeline.metrics.bootstrap import prompt_draws
-from nsync_pipeline.metrics.features import EMBEDDED, ClipExtractor, load_extractor
+from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.feature_cache import FeatureCache
+from nsync_pipeline.metrics.features import EMBEDDED
 from nsync_pipeline.metrics.scores import (
     SetScores,
     make_reference,
@@ -20,7 +22,11 @@ from nsync_pipeline.metrics.scores import (
 from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stages.context import StageContext, StageResult
-from nsync_pipeline.stages.evaluation_features import FeatureReader, drawn_world_judge
+from nsync_pipeline.stages.evaluation_features import (
+    FeatureReader,
+    drawn_world_judge,
+    load_extractors,
+)
 from nsync_pipeline.stages.evaluation_files import (
     EVALUATION_FILE,
     METRICS_FILE,
@@ -47,19 +53,20 @@ def run(context: StageContext) -> StageResult:
     settings, style = context.params.evaluation, context.params.style(context.style)
     variants = list(context.params.variants)
     pictures = read_style_pictures(context.workspace, context.style, variants)
-    extractor = load_extractor(
-        settings.extractor,
-        settings.extractor_revision,
-        context.workspace.root,
-        str(choose_device(context.params.base_model.device)),
-    )
+    device = str(choose_device(context.params.base_model.device))
+    extractors = load_extractors(settings, context.workspace.root, device)
     reader = FeatureReader(
-        pictures, extractor, settings.batch_size, drawn_world_judge(style), context.progress
+        pictures,
+        extractors,
+        FeatureCache(context.workspace.scratch("features")),
+        settings.batch_size,
+        drawn_world_judge(style),
+        context.progress,
     )
     test, train = reader.test(), reader.train()
     shown = {name: reader.samples(name) for name in (BASE, *variants)}
-    rivals = {"negatives": reader.negatives(), "base": shown[BASE].pictures}
-    if settings.extractor == EMBEDDED:
+    rivals = {"negatives": reader.negatives(), "base": shown[BASE].style}
+    if extractors.style.name == EMBEDDED:
         rivals |= reader.seen_styles(context.params.seed)
     try:
         reference = make_reference(test, train, rivals, settings.copy_quantile)
@@ -93,12 +100,18 @@ def run(context: StageContext) -> StageResult:
             [(name, BASE) for name in variants], scores, ceiling, settings.guardrails
         ),
         reference=reference,
-        extractor=extractor.name,
-        extractor_sha256=extractor.sha256,
+        extractors={
+            role: (extractor.name, extractor.sha256)
+            for role, extractor in (
+                ("CLIP", extractors.clip),
+                ("style", extractors.style),
+                ("likeness", extractors.likeness),
+            )
+        },
         prompts=len({sample.prompt_id for sample in pictures.samples[BASE]}),
         side=pictures.side,
         bootstrap_draws=settings.bootstrap_draws,
-        warnings=tuple(_warnings(pictures, extractor)),
+        warnings=tuple(_warnings(pictures, extractors.clip)),
     )
     with whole_folder(context.workspace.evaluation(context.style)) as folder:
         write_evaluation(folder, pictures, evaluation)

@@ -8,8 +8,12 @@ import numpy as np
 from PIL import Image
 
 from nsync_pipeline.image_sets.config import StyleConfig
+from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.config import EvaluationConfig
 from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.features import ClipExtractor
+from nsync_pipeline.metrics.extractor import Extractor, unit_rows
+from nsync_pipeline.metrics.feature_cache import FeatureCache
+from nsync_pipeline.metrics.features import load_clip, load_extractor
 from nsync_pipeline.metrics.scores import PictureSet
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
@@ -18,6 +22,7 @@ from nsync_pipeline.sketchbook.judges import LABELS, Judges, load_judges
 from nsync_pipeline.sketchbook.scene import scene_of
 from nsync_pipeline.sketchbook.world import SEEN_STYLES, draw_style_set
 from nsync_pipeline.stages.context import Progress
+from nsync_pipeline.stages.drawn_pictures import file_sha256
 from nsync_pipeline.stages.picture_files import open_squares
 from nsync_pipeline.stages.picture_sets import StylePictures
 
@@ -65,11 +70,49 @@ def drawn_world_judge(style: StyleConfig) -> DrawnWorldJudge | None:
 
 
 @dataclass(frozen=True)
+class Extractors:
+    """The networks that an evaluation asks; they may be one and the same."""
+
+    clip: ClipExtractor
+    style: Extractor
+    likeness: Extractor
+
+    def different(self) -> tuple[Extractor, ...]:
+        """Each once."""
+        return tuple({e.sha256: e for e in (self.clip, self.style, self.likeness)}.values())
+
+
+def load_extractors(settings: EvaluationConfig, root: Path, device: str) -> Extractors:
+    """The extractors that ``settings`` name; paths are relative to ``root``.
+
+    Raises:
+        EvaluationError: one cannot be used.
+    """
+    clip = load_clip(settings.extractor, settings.extractor_revision, root, device)
+
+    def other(name: str | None, revision: str | None, where: str) -> Extractor:
+        if name is None:
+            return clip
+        return load_extractor(name, revision, root, device, f"evaluation.{where}")
+
+    return Extractors(
+        clip,
+        other(settings.style_extractor, settings.style_extractor_revision, "style_extractor"),
+        other(
+            settings.likeness_extractor,
+            settings.likeness_extractor_revision,
+            "likeness_extractor",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class FeatureReader:
     """Reads picture files into features, the real ones cut and sized as the model saw them."""
 
     pictures: StylePictures
-    extractor: ClipExtractor
+    extractors: Extractors
+    cache: FeatureCache
     batch_size: int
     judge: DrawnWorldJudge | None
     progress: Progress
@@ -94,18 +137,19 @@ class FeatureReader:
         return self._set(variant, [s.path for s in rows], [s.caption for s in rows], units)
 
     def negatives(self) -> Floats:
-        """(N, d)"""
-        return self._features("negative", [negative.path for negative in self.pictures.negatives])
+        """(N, s) of style."""
+        paths = [negative.path for negative in self.pictures.negatives]
+        return unit_rows(self._features("negative", paths, self.extractors.style))
 
     def seen_styles(self, seed: int) -> dict[str, Floats]:
-        """Fresh drawings in each style the embedded base was pretrained on: (N, d) a style."""
+        """Fresh drawings in each style the embedded base was pretrained on: (N, s) a style."""
         stream = stream_seed(seed, "seen styles")
         found = {}
         for done, style in enumerate(SEEN_STYLES):
             self.progress("drawing seen styles", done, len(SEEN_STYLES))
             drawn = draw_style_set(style, SEEN_STYLE_PICTURES, stream)
             images = (picture.image for picture in drawn)
-            found[style] = self.extractor.image_features(images, self.batch_size)
+            found[style] = self.extractors.style.image_features(images, self.batch_size)
         self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
         return found
 
@@ -115,15 +159,28 @@ class FeatureReader:
         judged = {}
         if self.judge is not None:
             judged = self.judge.values(open_squares(paths, self.pictures.side), captions)
+        features = {
+            extractor.sha256: self._features(what, paths, extractor)
+            for extractor in self.extractors.different()
+        }
+        plain = features[self.extractors.clip.sha256]
         return PictureSet(
-            pictures=self._features(what, paths),
-            captions=self.extractor.text_features(captions, self.batch_size),
+            pictures=unit_rows(plain),
+            captions=self.extractors.clip.text_features(captions, self.batch_size),
+            plain=plain,
+            style=unit_rows(features[self.extractors.style.sha256]),
+            likeness=unit_rows(features[self.extractors.likeness.sha256]),
             unit=np.asarray(units, dtype=np.int64),
             judged=judged,
         )
 
-    def _features(self, what: str, paths: Sequence[Path]) -> Floats:
-        return self.extractor.image_features(self._counted(what, paths), self.batch_size)
+    def _features(self, what: str, paths: Sequence[Path], extractor: Extractor) -> Floats:
+        side = self.pictures.side
+        return self.cache.features(
+            extractor.sha256,
+            [f"{file_sha256(path)} {side}" for path in paths],
+            lambda: extractor.plain_features(self._counted(what, paths), self.batch_size),
+        )
 
     def _counted(self, what: str, paths: Sequence[Path]) -> Iterator[Image.Image]:
         for done, picture in enumerate(open_squares(paths, self.pictures.side)):

@@ -59,8 +59,7 @@ class Evaluation:
     comparisons: list[Comparison]
     against_base: list[Comparison]
     reference: Reference
-    extractor: str
-    extractor_sha256: str
+    extractors: dict[str, tuple[str, str]]  # by role: name, and SHA-256 of the weights
     prompts: int
     side: int
     bootstrap_draws: int
@@ -97,7 +96,7 @@ def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluati
                 "bootstrap_draws": evaluation.bootstrap_draws,
             },
             "side": evaluation.side,
-            "extractor": {"name": evaluation.extractor, "sha256": evaluation.extractor_sha256},
+            "extractors": evaluation.extractors,
             "rivals": reference.rival_names,
             "mmd_bandwidth": _digits(reference.bandwidth),
             "copy_threshold": _digits(reference.copy_threshold),
@@ -121,8 +120,7 @@ class EvaluationRecord:
     warnings: tuple[str, ...]
     counts: dict[str, int]
     side: int
-    extractor: str
-    extractor_sha256: str
+    extractors: dict[str, tuple[str, str]]
     rivals: tuple[str, ...]
     copy_threshold: float
 
@@ -147,8 +145,10 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
             warnings=tuple(content["warnings"]),
             counts=content["counts"],
             side=content["side"],
-            extractor=content["extractor"]["name"],
-            extractor_sha256=content["extractor"]["sha256"],
+            extractors={
+                role: (str(found[0]), str(found[1]))
+                for role, found in content["extractors"].items()
+            },
             rivals=tuple(content["rivals"]),
             copy_threshold=content["copy_threshold"],
         )

@@ -117,7 +117,7 @@ def _honest_note(
     told = []
     if pictures.base_model == EMBEDDED:
         told.append(EMBEDDED_BASE.format(side=pictures.side))
-    if evaluation.extractor == EMBEDDED:
+    if evaluation.extractors["CLIP"][0] == EMBEDDED:
         told.append(EMBEDDED_EXTRACTOR)
     return " ".join([*told, WAY_OUT]) if told else None
 

@@ -102,8 +102,10 @@ def lineage(
         Facts(
             "Measured by",
             (
-                ("CLIP", public_name(evaluation.extractor)),
-                ("its weights", evaluation.extractor_sha256[:SHOWN_DIGITS]),
+                *(
+                    (role, f"{public_name(name)} ({digest[:SHOWN_DIGITS]})")
+                    for role, (name, digest) in evaluation.extractors.items()
+                ),
                 ("margin over", ", ".join(evaluation.rivals)),
                 ("bootstrap draws", str(counts["bootstrap_draws"])),
             ),

@@ -13,6 +13,7 @@ from nsync_pipeline.metrics.distances import (
     mmd_biased,
     mmd_unbiased,
     prompt_kernels,
+    rbf,
     rbf_kernel,
     squared_distances,
 )
@@ -26,7 +27,9 @@ def unit_rows(count: int, dimensions: int, seed: int, shift: float = 0.0) -> np.
 def unbiased(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
     """With a prompt of its own for every row."""
     prompts = len(x) + len(y)
-    kernels = prompt_kernels(x, np.arange(len(x)), y, len(x) + np.arange(len(y)), prompts, sigma)
+    kernels = prompt_kernels(
+        x, np.arange(len(x)), y, len(x) + np.arange(len(y)), prompts, rbf(sigma)
+    )
     return float(mmd_unbiased(kernels, np.ones((1, prompts)))[0])
 
 
@@ -69,7 +72,7 @@ def test_pairs_of_the_same_prompt_are_left_out() -> None:
     """Two prompts, one picture each in x and y. What is left is x0x1, y0y1 and x0y1, x1y0."""
     x = np.array([[1.0, 0.0], [0.0, 1.0]])
     y = np.array([[1.0, 0.0], [0.6, 0.8]])
-    kernels = prompt_kernels(x, np.array([0, 1]), y, np.array([0, 1]), 2, 1.0)
+    kernels = prompt_kernels(x, np.array([0, 1]), y, np.array([0, 1]), 2, rbf(1.0))
 
     def k(a: np.ndarray, b: np.ndarray) -> float:
         return math.exp(-(1.0 - float(a @ b)))
@@ -86,7 +89,7 @@ def test_pictures_paired_by_prompt_do_not_bias_the_distance() -> None:
         rng = np.random.default_rng(seed)
         shared = rng.normal(size=(15, 6))
         x, y = (shared + 0.5 * rng.normal(size=(15, 6)) for _ in range(2))
-        kernels = prompt_kernels(x, np.arange(15), y, np.arange(15), 15, 2.0)
+        kernels = prompt_kernels(x, np.arange(15), y, np.arange(15), 15, rbf(2.0))
         found.append(mmd_unbiased(kernels, np.ones((1, 15)))[0])
     assert abs(np.mean(found)) < 3 * np.std(found) / math.sqrt(len(found))
 
@@ -94,10 +97,10 @@ def test_pictures_paired_by_prompt_do_not_bias_the_distance() -> None:
 def test_a_prompt_counted_twice_equals_a_prompt_with_its_pictures_twice() -> None:
     x, y = unit_rows(4, 3, 5), unit_rows(4, 3, 6)
     own = np.arange(4)
-    weighted = mmd_unbiased(prompt_kernels(x, own, y, own, 4, 1.0), np.array([[2.0, 1, 1, 1]]))
+    weighted = mmd_unbiased(prompt_kernels(x, own, y, own, 4, rbf(1.0)), np.array([[2.0, 1, 1, 1]]))
     twice = np.array([0, 0, 1, 2, 3])
     repeated = mmd_unbiased(
-        prompt_kernels(x[twice], twice, y[twice], twice, 4, 1.0), np.ones((1, 4))
+        prompt_kernels(x[twice], twice, y[twice], twice, 4, rbf(1.0)), np.ones((1, 4))
     )
     assert weighted[0] == pytest.approx(repeated[0], rel=1e-9)
 
@@ -105,9 +108,9 @@ def test_a_prompt_counted_twice_equals_a_prompt_with_its_pictures_twice() -> Non
 def test_order_of_rows_does_not_matter() -> None:
     x, y = unit_rows(6, 3, 7), unit_rows(6, 3, 8)
     prompts, order = np.arange(6), np.random.default_rng(0).permutation(6)
-    straight = mmd_unbiased(prompt_kernels(x, prompts, y, prompts, 6, 1.0), np.ones((1, 6)))
+    straight = mmd_unbiased(prompt_kernels(x, prompts, y, prompts, 6, rbf(1.0)), np.ones((1, 6)))
     shuffled = mmd_unbiased(
-        prompt_kernels(x[order], prompts[order], y, prompts, 6, 1.0), np.ones((1, 6))
+        prompt_kernels(x[order], prompts[order], y, prompts, 6, rbf(1.0)), np.ones((1, 6))
     )
     assert straight[0] == pytest.approx(shuffled[0], rel=1e-9)
 
@@ -115,7 +118,7 @@ def test_order_of_rows_does_not_matter() -> None:
 def test_one_prompt_alone_has_no_unbiased_distance() -> None:
     x = unit_rows(2, 3, 9)
     same = np.zeros(2, dtype=np.int64)
-    kernels = prompt_kernels(x, same, x, same, 1, 1.0)
+    kernels = prompt_kernels(x, same, x, same, 1, rbf(1.0))
     assert np.isnan(mmd_unbiased(kernels, np.ones((1, 1)))[0])
 
 

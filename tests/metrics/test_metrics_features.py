@@ -11,12 +11,9 @@ from tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 from transformers import AutoTokenizer, CLIPModel
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics.features import (
-    ClipExtractor,
-    Preprocessing,
-    load_extractor,
-    read_preprocessing,
-)
+from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.features import load_clip, load_extractor
+from nsync_pipeline.metrics.preprocessing import Preprocessing, read_preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +23,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def extractor(clip_folder: Path) -> ClipExtractor:
-    return load_extractor(str(clip_folder), None, Path(), "cpu")
+    return load_clip(str(clip_folder), None, Path(), "cpu")
 
 
 @pytest.fixture
@@ -82,10 +79,18 @@ def test_same_call_gives_the_same_bits(extractor: ClipExtractor) -> None:
 
 def test_a_picture_of_the_models_size_is_only_scaled() -> None:
     image = Image.new("RGB", (2, 2), (255, 0, 51))
-    pixels = Preprocessing(2, (0.5, 0.4, 0.3), (0.25, 0.25, 0.5)).pixels(image)
+    pixels = Preprocessing(2, 2, (0.5, 0.4, 0.3), (0.25, 0.25, 0.5)).pixels(image)
     assert pixels.shape == (3, 2, 2)
     # (1 - 0.5) / 0.25, (0 - 0.4) / 0.25, (0.2 - 0.3) / 0.5
     np.testing.assert_allclose(pixels[:, 0, 0], [2.0, -1.6, -0.2], atol=1e-6)
+
+
+def test_a_picture_may_be_resized_beyond_what_is_cut_out() -> None:
+    """4 x 4 pixels whose inner square is white: resized to 4 and cut to 2, only that is seen."""
+    framed = Image.new("RGB", (4, 4))
+    framed.paste((255, 255, 255), (1, 1, 3, 3))
+    pixels = Preprocessing(2, 4, (0.0,) * 3, (1.0,) * 3).pixels(framed)
+    np.testing.assert_allclose(pixels, 1.0)
 
 
 def test_a_wide_picture_is_cut_at_both_sides() -> None:
@@ -93,14 +98,14 @@ def test_a_wide_picture_is_cut_at_both_sides() -> None:
     wide = Image.new("RGB", (12, 4))
     for third, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
         wide.paste(colour, (4 * third, 0, 4 * third + 4, 4))
-    pixels = Preprocessing(4, (0.0,) * 3, (1.0,) * 3).pixels(wide)
+    pixels = Preprocessing(4, 4, (0.0,) * 3, (1.0,) * 3).pixels(wide)
     np.testing.assert_allclose(pixels[1], 1.0)
     np.testing.assert_allclose(pixels[[0, 2]], 0.0)
 
 
 @pytest.mark.parametrize("size", [(17, 40), (40, 17), (333, 1000), (5, 7)])
 def test_any_size_becomes_the_models_square(size: tuple[int, int]) -> None:
-    pixels = Preprocessing(TINY_SIDE, MEAN, DEVIATION).pixels(Image.new("L", size, 128))
+    pixels = Preprocessing(TINY_SIDE, TINY_SIDE, MEAN, DEVIATION).pixels(Image.new("L", size, 128))
     assert pixels.shape == (3, TINY_SIDE, TINY_SIDE)
     assert torch.isfinite(pixels).all()
     # A grey picture stays grey up to its edges: no black border was cut in.
@@ -123,7 +128,7 @@ def test_identity_is_that_of_the_weights(extractor: ClipExtractor, tmp_path: Pat
 def test_the_embedded_clip_loads_and_matches_pictures_with_captions() -> None:
     from nsync_pipeline.sketchbook.world import draw_style_set
 
-    extractor = load_extractor("sketchbook", None, Path(), "cpu")
+    extractor = load_clip("sketchbook", None, Path(), "cpu")
     drawn = list(draw_style_set("photo", 12, seed=5))
     pictures = extractor.image_features([picture.image for picture in drawn], 12)
     captions = extractor.text_features([picture.caption for picture in drawn], 12)
@@ -171,7 +176,7 @@ def test_another_kind_of_model_is_refused(copied: Path) -> None:
 
 def test_preprocessing_is_found_in_either_file(copied: Path) -> None:
     before = read_preprocessing(copied)
-    assert before == Preprocessing(TINY_SIDE, MEAN, DEVIATION)
+    assert before == Preprocessing(TINY_SIDE, TINY_SIDE, MEAN, DEVIATION)
     content = json.loads((copied / "preprocessor_config.json").read_text())
     (copied / "processor_config.json").write_text(json.dumps({"image_processor": content}))
     (copied / "preprocessor_config.json").unlink()
