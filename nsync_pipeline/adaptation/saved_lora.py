@@ -29,6 +29,7 @@ from nsync_pipeline.adaptation.lora_layers import (
 )
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.zero_terminal_snr import draw_as_trained
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def load_lora(family: Family, path: Path, scale: float = 1.0) -> None:
     for model in adapted_models_of(family):
         for _, layer in lora_layers(model.model):
             layer.set_scale(ADAPTER, scale)
+    draw_as_trained(family, header.origin)
     trained_on = header.origin.get("base_revision")
     if trained_on is not None and trained_on != family.revision:
         logger.warning(

@@ -29,6 +29,7 @@ from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGrou
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.placeholder_words import placeholder_tokens
+from nsync_pipeline.families.zero_terminal_snr import draw_as_trained
 from nsync_pipeline.seeding import torch_stream
 
 TWO_ENCODERS = ("clip_l", "clip_g")
@@ -138,6 +139,7 @@ def load_token_vectors(family: Family, path: Path) -> None:
     for key, encoder in zip(keys, encoders, strict=True):
         _put_on(encoder, word, file.tensors[key].to(lora_dtype(family)))
         encoder.table.vectors.requires_grad_(False)
+    draw_as_trained(family, origin)
 
 
 def remove_token_vectors(family: Family) -> None:

@@ -1,10 +1,21 @@
 """A base whose noise schedule ends in noise alone."""
 
+from collections.abc import Mapping
+
 import torch
 
 from nsync_pipeline.diffusion.snr import zero_terminal_signal
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family, NoiseSchedule
+
+ORIGIN_KEY = "zero_terminal_snr"
+"""Says, in the header of what was trained, whether it was trained so."""
+
+
+def draw_as_trained(family: Family, origin: Mapping[str, str]) -> None:
+    """Use the schedule that what comes from ``origin`` was trained on."""
+    if origin.get(ORIGIN_KEY) == "true":
+        use_zero_terminal_snr(family)
 
 
 def use_zero_terminal_snr(family: Family) -> None:

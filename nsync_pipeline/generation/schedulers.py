@@ -33,7 +33,8 @@ def build_scheduler(family: Family, sampler: SamplerConfig) -> Any:
     models, ``euler`` is what their pipelines use, and ``dpm`` DPM-Solver++ 2M on the same path.
 
     Raises:
-        BaseModelError: the sampler has no form for flow matching, and the model is of that kind.
+        BaseModelError: the sampler has no form for flow matching, and the model is of that kind;
+            or none for a zero terminal signal-to-noise ratio, and the model has it.
     """
     if family.noise_schedule.prediction_type == "flow":
         return _flow_scheduler(family, sampler)
@@ -55,6 +56,11 @@ def build_scheduler(family: Family, sampler: SamplerConfig) -> Any:
         )
     elif sampler.scheduler == "euler":
         scheduler = EulerDiscreteScheduler.from_config(settings, timestep_spacing="trailing")
+    elif settings.get("rescale_betas_zero_snr"):
+        raise BaseModelError(
+            "sampler.scheduler: pndm cannot draw from noise alone, which the zero terminal SNR of "
+            f"{family.name} or its LoRA asks for; take dpm, ddim or euler."
+        )
     else:
         scheduler = PNDMScheduler.from_config(settings, skip_prk_steps=True, steps_offset=1)
     scheduler.set_timesteps(sampler.steps, device=family.device)
