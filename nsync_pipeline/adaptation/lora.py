@@ -33,6 +33,9 @@ from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGrou
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 
+ATTENTION = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
+"""The endings of the names of CLIP's attention layers."""
+
 
 def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator) -> TrainedWeights:
     """Add a fresh, trainable LoRA, in float32 whatever the base's type (float64 for float64).
@@ -60,6 +63,7 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
                     family, encoder, settings, settings.text_encoder_targets,
                     "training.lora.text_encoder_targets",
                 )  # fmt: skip
+                _require_attention(encoder)
         _require_patterns_met(settings, adapted)
         for model in adapted:
             _start(model, settings, generator)
@@ -122,6 +126,15 @@ def _put_on(
             f"{key}: {listed}: the {model.component} of {family.name} cannot be adapted there"
             f"{own if model.group == 'denoiser' else ''}. PEFT says: {error}"
         ) from error
+
+
+def _require_attention(encoder: AdaptedModel) -> None:
+    """diffusers tells a text encoder's LoRA by its attention, and loads no other."""
+    if not any(name.endswith(ATTENTION) for name, _ in lora_layers(encoder.model)):
+        raise TrainingError(
+            "training.lora.text_encoder_targets: diffusers could not load it: add one of "
+            f"{', '.join(ending.removeprefix('.') for ending in ATTENTION)}"
+        )
 
 
 def _require_patterns_met(settings: LoraSettings, adapted: Sequence[AdaptedModel]) -> None:

@@ -30,8 +30,10 @@ def inject(
     """
     # PEFT draws initial weights from the global generator; they are replaced, so leave it alone.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Patterns may be meant for another of the family's models; that is checked over them all.
-        warnings.filterwarnings("ignore", message=".*_pattern")
+        # A second adapter is meant. A pattern may be for another of the family's models: whether it
+        # is for one at all is checked over all of them.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
         inject_adapter_in_model(
             config, model, adapter, state_dict=None if tensors is None else dict(tensors)
         )

@@ -1,0 +1,42 @@
+"""What diffusers itself draws with the files that a training saved, beside our own sampler."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.generation.config import SamplerConfig
+from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
+from nsync_pipeline.generation.schedulers import build_scheduler
+
+SAMPLER = SamplerConfig(scheduler="ddim", steps=3, guidance_scale=3.0, batch_size=2)
+
+
+def pipeline_of(base: Path) -> Any:
+    pipeline = DiffusionPipeline.from_pretrained(base, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def our_pictures(family: Family, prompts: list[str]) -> np.ndarray:
+    """(N, H, W, 3), 0 to 255."""
+    requests = [PictureRequest(f"{seed}", prompt, seed) for seed, prompt in enumerate(prompts)]
+    batches = draw_pictures(family, requests, SAMPLER)
+    return np.stack([picture.pixels for batch in batches for picture in batch]).astype(int)
+
+
+def their_pictures(pipeline: Any, family: Family, prompts: list[str]) -> np.ndarray:
+    """The same pictures by the diffusers pipeline."""
+    pipeline.scheduler = build_scheduler(family, SAMPLER)
+    images = pipeline(
+        prompts,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+        num_inference_steps=SAMPLER.steps,
+        guidance_scale=SAMPLER.guidance_scale,
+        height=family.resolution,
+        width=family.resolution,
+    ).images
+    return np.stack([np.asarray(image) for image in images]).astype(int)
