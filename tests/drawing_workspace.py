@@ -1,7 +1,7 @@
 """A workspace with a style set and captions on a tiny base: what the drawing stages start from."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +30,25 @@ def drawing_params(base: Path, **sections: object) -> Params:
     )
 
 
-def write_pictures(workspace: Workspace, train: Sequence[str], test: Sequence[str]) -> None:
-    """Write the style set and captions of pictures with these ids; an id decides its picture."""
+def write_pictures(
+    workspace: Workspace,
+    train: Sequence[str],
+    test: Sequence[str],
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
+    """Write the style set and captions of pictures with these ids; an id decides its picture.
+
+    ``sizes`` are widths and heights by id, of those that are not 48 x 40.
+    """
     folder = workspace.style_set(STYLE)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows, captions = [], []
     for split, ids in (("train", train), ("test", test)):
         for name in ids:
             digest = hashlib.sha256(name.encode()).digest()
-            pixels = np.random.default_rng(digest[0]).integers(0, 256, (40, 48, 3), np.uint8)
+            width, height = (sizes or {}).get(name, (48, 40))
+            shape = (height, width, 3)
+            pixels = np.random.default_rng(digest[0]).integers(0, 256, shape, np.uint8)
             file = folder / "images" / f"{name}.png"
             Image.fromarray(pixels).save(file)
             caption = CAPTIONS_OF[digest[1] % len(CAPTIONS_OF)]
@@ -46,7 +56,7 @@ def write_pictures(workspace: Workspace, train: Sequence[str], test: Sequence[st
                 {
                     "id": name, "file": f"images/{name}.png",
                     "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-                    "width": 48, "height": 40, "caption": caption, "caption_source": "txt",
+                    "width": width, "height": height, "caption": caption, "caption_source": "txt",
                     "split": split, "origin": f"{name}.jpg",
                 }
             )  # fmt: skip
