@@ -19,7 +19,7 @@ from nsync_pipeline.stages.training_inputs import read_training_inputs
 TRAIN = ("b1", "c2", "d3", "e4", "f5")
 TEST = ("a8", "a9")
 SIZES = {"b1": (60, 36), "c2": (120, 72), "d3": (36, 60), "a9": (100, 60)}
-"""5 : 3 and 3 : 5: at 32 pixels in steps of 8 these are 40 x 24 and 24 x 40; 48 x 40 is a square."""
+"""At 32 pixels in steps of 8, 5 : 3 and 3 : 5 are 40 x 24 and 24 x 40; 48 x 40 is a square."""
 SETTINGS = {
     "steps": 3,
     "batch_size": 2,
