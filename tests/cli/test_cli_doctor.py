@@ -13,6 +13,7 @@ from nsync_pipeline.cli.machine_findings import machine_findings
 from nsync_pipeline.cli.service_findings import service_findings
 from nsync_pipeline.cli.workspace_findings import (
     base_model_finding,
+    captioner_finding,
     style_finding,
     workspace_findings,
 )
@@ -163,3 +164,17 @@ def test_only_what_blocks_makes_it_fail(
     told = capsys.readouterr().out
     assert "Thing" in told
     assert "do this" in told
+
+
+def test_the_captioner_is_told_and_never_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    away, off, wrong = (
+        captioner_finding(parse_params(PARAMS | {"captioning": {"model": model}}))
+        for model in ({"name": "somebody/vlm"}, None, {"name": "./nowhere"})
+    )
+    assert (away.state, off.state, wrong.state) == (State.OK, State.OK, State.WARN)
+    assert "the captions stage then downloads it" in away.advice
+    assert "refused" in off.found
+    assert "captioning.model" in wrong.advice

@@ -1,0 +1,167 @@
+"""How much memory a training takes on a base model: a rule of thumb, in plain sums.
+
+A training holds
+
+- the frozen weights: the denoiser in its type, T5 as well, the CLIP text encoders and the VAE in
+  float32 (with ``base_model.memory.offload`` only the denoiser, and the largest other for a while);
+- for each trained weight, in float32: itself, its refined gradient, two moments of AdamW (a quarter
+  of that in 8 bits), the running average where there is one, and its gradient and copy a branch;
+- what the backward pass keeps of the forward pass (``activations``), for each sample of a
+  micro-batch, of all branches at once or of one;
+- a GiB for PyTorch, its kernels and what they use meanwhile.
+
+Drawing pictures holds the weights and the VAE's largest feature maps. The larger of the two counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.cli.activations import (
+    KEPT_WITH_CHECKPOINTING,
+    kept_by_text_encoder,
+    kept_bytes,
+    lora_weights,
+)
+from nsync_pipeline.cli.weight_headers import Component
+from nsync_pipeline.training.config import TrainingConfig
+
+RESERVE = 2**30
+FULL = 4  # bytes of a float32
+VAE_MAPS = 8
+"""Feature maps of the picture's size that decoding one picture holds at once."""
+VAE_CHANNELS = 128
+"""Of such a map."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a training may go about its memory."""
+
+    in_one_pass: bool  # all branches
+    checkpointing: bool
+    offload: bool
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a training on a base model takes, in bytes."""
+
+    denoiser: int
+    others: tuple[int, ...]  # text encoders and VAE
+    trained_weights: int  # how many
+    bytes_a_trained_weight: int
+    kept_a_sample: int  # of the denoiser
+    kept_a_prompt: int  # of text encoders that are trained; 0 where none is
+    branches: int
+    decoding: int
+
+    @property
+    def weights(self) -> int:
+        return self.denoiser + sum(self.others)
+
+    def peak(self, way: Way) -> int:
+        """The most bytes at a time."""
+        others = max(self.others, default=0) if way.offload else sum(self.others)
+        resident = RESERVE + self.denoiser + self.trained_weights * self.bytes_a_trained_weight
+        share = KEPT_WITH_CHECKPOINTING if way.checkpointing else 1.0
+        kept = share * self.kept_a_sample + self.kept_a_prompt
+        samples = way.micro_batch * (self.branches if way.in_one_pass else 1)
+        # What is offloaded is away while the denoiser trains.
+        training = round(samples * kept) + (0 if way.offload else others)
+        return resident + max(training, others + self.decoding)
+
+
+def estimate(
+    components: Sequence[Component],
+    training: TrainingConfig,
+    branches: int,
+    targets: Sequence[str],
+    latent_side: int,
+    resolution: int,
+    number_bytes: int,
+) -> MemoryEstimate:
+    """Of a training with these settings on these networks.
+
+    Args:
+        components: the base model's.
+        training: a variant's settings.
+        branches: how many its rule has.
+        targets: name endings of the layers that LoRA adapts.
+        latent_side: of the latents of a picture.
+        resolution: pixels a side.
+        number_bytes: of one number of the denoiser.
+    """
+    (denoiser,) = [component for component in components if component.name == "denoiser"]
+    others = [component for component in components if component.name != "denoiser"]
+    encoders = [component for component in others if component.name.startswith("text_encoder")]
+    clips = [encoder for encoder in encoders if encoder.name != "text_encoder_3"]
+    lora = training.lora
+    trained = _trained(training, denoiser, clips, targets)
+    reaches_prompts = training.textual_inversion is not None or (
+        lora is not None and lora.text_encoder
+    )
+    copies = 2 * branches if branches > 1 else 1
+    moments = 2 if training.optimizer == "adamw" else 1
+    average = 0 if training.ema_decay is None else 1
+    return MemoryEstimate(
+        denoiser=denoiser.parameters * number_bytes,
+        others=tuple(
+            c.parameters * (number_bytes if c.name == "text_encoder_3" else FULL) for c in others
+        ),
+        trained_weights=trained,
+        bytes_a_trained_weight=FULL * (2 + moments + average + copies),
+        kept_a_sample=kept_bytes(
+            denoiser.shapes, latent_side, targets if lora is not None else (), number_bytes
+        ),
+        kept_a_prompt=sum(kept_by_text_encoder(c.shapes) for c in clips) if reaches_prompts else 0,
+        branches=branches,
+        decoding=VAE_MAPS * VAE_CHANNELS * resolution**2 * FULL,
+    )
+
+
+def ways_to_fit(estimated: MemoryEstimate, asked: Way, available: int) -> Way | None:
+    """The first way that fits into ``available`` bytes, from as it is asked to the most frugal.
+
+    Each step keeps what the ones before it changed: the branches one at a time, gradient
+    checkpointing, offloading, a micro-batch of one.
+    """
+    way = asked
+    steps: tuple[dict[str, bool | int], ...] = (
+        {}, {"in_one_pass": False}, {"checkpointing": True}, {"offload": True}, {"micro_batch": 1},
+    )  # fmt: skip
+    for changes in steps:
+        way = replace(way, **changes)  # type: ignore[arg-type] # names and types are Way's
+        if estimated.peak(way) <= available:
+            return way
+    return None
+
+
+def _trained(
+    training: TrainingConfig,
+    denoiser: Component,
+    clips: Sequence[Component],
+    targets: Sequence[str],
+) -> int:
+    lora = training.lora
+    count = 0
+    if lora is not None:
+        count += lora_weights(denoiser.shapes, targets, lora.rank)
+        if lora.text_encoder:
+            count += sum(lora_weights(c.shapes, _endings(lora), lora.rank) for c in clips)
+    if training.textual_inversion is not None:
+        widths = [_width(component) for component in clips]
+        count += training.textual_inversion.vectors * sum(widths)
+    return count
+
+
+def _endings(lora: LoraSettings) -> tuple[str, ...]:
+    """The text encoders' targets; a regular expression is not followed, and adapts nothing here."""
+    targets = lora.text_encoder_targets
+    return () if isinstance(targets, str) else tuple(targets)
+
+
+def _width(component: Component) -> int:
+    """Of the token vectors of a text encoder."""
+    return max((s[1] for n, s in component.shapes.items() if "token_embedding" in n), default=0)
