@@ -63,6 +63,10 @@ def _tables(prefix: str, section: type[BaseModel]) -> Iterator[list[str]]:
         if (nested := _nested(field.annotation)) is not None:
             of_names = get_origin(field.annotation) is dict
             inner.append((f"{key}.<{name.removesuffix('s')}>." if of_names else f"{key}.", nested))
+            if type(None) in get_args(field.annotation):
+                default = "`null`" if field.default is None else "its defaults"
+                cells = (f"`{key}`", "section or `null`", default, "", field.description or "")
+                rows.append("| " + " | ".join(cells) + " |")
         else:
             rows.append(_row(key, field))
     if rows:
@@ -86,6 +90,8 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(argument) for argument in arguments)
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
     if origin is Annotated:
         allowed = _allowed(arguments[1])
         return f"{_type(arguments[0])} ({allowed})" if allowed else _type(arguments[0])

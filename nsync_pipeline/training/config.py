@@ -93,8 +93,12 @@ class TrainingConfig(Section):
     )
     contrast: ContrastConfig = ContrastConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    lora: LoraSettings | None = LoraSettings()
-    textual_inversion: TextualInversionSettings | None = None
+    lora: LoraSettings | None = Field(
+        default=LoraSettings(), description="what of the models is adapted; null: no LoRA"
+    )
+    textual_inversion: TextualInversionSettings | None = Field(
+        default=None, description="token vectors that are trained; null: none"
+    )
     watch: WatchConfig = WatchConfig()
     checkpoint_every: int = Field(
         default=20, ge=1, le=1_000_000, description="optimizer steps between checkpoints"
