@@ -158,7 +158,9 @@ class BranchCopies:
             for layer, places in self._layers:
                 # Past nn.Module.__setattr__, which is slow: this hides the class's own forward.
                 layer.__dict__["forward"] = self._forward(layer, [leaves[i] for i in places])
-            yield leaves
+            # A model compiled by torch would be compiled again for the copies of every step.
+            with torch.compiler.set_stance("force_eager"):
+                yield leaves
         finally:
             for layer, _ in self._layers:
                 layer.__dict__.pop("forward", None)
