@@ -4,6 +4,8 @@
 class UserError(Exception):
     """A mistake in the input or the settings; the command line prints it without a traceback."""
 
+    exit_code = 2
+
 
 class ParamsError(UserError):
     """``params.yaml`` is not what the schema allows."""
@@ -33,6 +35,14 @@ class LostProcessError(TrainingError):
     """Another of the processes that train together has ended; why is said there."""
 
     exit_code = 76
+
+
+class WorkerError(UserError):
+    """One of the processes that were started for a command failed."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class EvaluationError(UserError):

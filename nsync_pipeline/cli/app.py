@@ -10,7 +10,7 @@ import typer
 from nsync_pipeline import __version__
 from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
 from nsync_pipeline.cli.sketchbook import sketchbook
-from nsync_pipeline.errors import InputsChangedError, UserError
+from nsync_pipeline.errors import UserError
 
 app = typer.Typer(
     name="nsync",
@@ -30,7 +30,7 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"nsync: {error}", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, InputsChangedError) else 2)
+        sys.exit(error.exit_code)
     except BrokenPipeError:  # what reads this output has ended, as `head` does
         sys.stderr.close()
         sys.exit(1)
@@ -52,13 +52,29 @@ def run(
     variant: Annotated[
         str | None, typer.Option("--variant", "-v", help="For stages that run once a variant.")
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="NSYNC_PROCESSES",
+            help="For training: so many share each step's samples, on a GPU each.",
+        ),
+    ] = 1,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Run one stage of the pipeline, as `dvc repro` and Dagster do."""
     place = find_workspace(workspace)
-    from nsync_pipeline.pipeline import run_stage
+    from nsync_pipeline.pipeline import run_stage, run_stage_in_processes
+    from nsync_pipeline.training.ranks import this_rank
 
+    if processes > 1 and stage != "training" and "NSYNC_PROCESSES" not in os.environ:
+        raise UserError(f"--processes {processes}: only training takes several, {stage} does not")
+    if processes > 1 and stage == "training" and this_rank().count == 1:
+        run_stage_in_processes(place, stage, style, variant, processes)
+        return
     result = run_stage(place, stage, style, variant)
+    if not this_rank().is_first:
+        return
     print(" · ".join(part for part in (stage, style, variant) if part))
     for name, value in result.figures.items():
         print(f"  {name}: {value}")

@@ -1,6 +1,6 @@
 """The stages as a table, and how one of them is run."""
 
-from nsync_pipeline.pipeline.run import run_stage
+from nsync_pipeline.pipeline.run import run_stage, run_stage_in_processes
 from nsync_pipeline.pipeline.table import STAGES, Place, Stage, find_stage
 
-__all__ = ["STAGES", "Place", "Stage", "find_stage", "run_stage"]
+__all__ = ["STAGES", "Place", "Stage", "find_stage", "run_stage", "run_stage_in_processes"]

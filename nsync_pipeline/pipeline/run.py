@@ -1,6 +1,7 @@
 """One run of one stage: the same whichever door started it."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -20,8 +21,10 @@ from nsync_pipeline.pipeline.progress import shown_progress
 from nsync_pipeline.pipeline.records import write_record
 from nsync_pipeline.pipeline.staging import begin, publish
 from nsync_pipeline.pipeline.table import STAGES, Place, Stage, find_stage
+from nsync_pipeline.pipeline.workers import ENDS_WITH_PARENT, run_workers
 from nsync_pipeline.stages.context import Progress, StageContext, StageResult
 from nsync_pipeline.tracking.run_log import RunIdentity, open_run_log
+from nsync_pipeline.training.ranks import this_rank
 
 PACKAGE = Path(nsync_pipeline.__file__).parent
 
@@ -39,7 +42,7 @@ def run_stage(
         UserError: what the stage itself raises, and a full disk.
     """
     under_dvc = "DVC_STAGE" in os.environ
-    if under_dvc:
+    if under_dvc or ENDS_WITH_PARENT in os.environ:
         die_with_parent()
     stage = find_stage(name, variant)
     params = read_params(workspace.params_file)
@@ -48,6 +51,8 @@ def run_stage(
         params.variant(variant)
     if under_dvc:
         check_dvc_file(workspace, params)
+    if not this_rank().is_first:  # of several that train together the first does all the rest
+        return stage.run(StageContext(workspace, params, style, variant))
     place = Place(workspace, style, variant)
     title = " · ".join(part for part in (name, style, variant) if part)
     with ExitStack() as open_until_end:
@@ -61,6 +66,21 @@ def run_stage(
             open_until_end.enter_context(_lease(params.base_model, say))
         tell = open_until_end.enter_context(shown_progress(title, line.say if line else None))
         return _run(stage, place, params, inputs, tell, line)
+
+
+def run_stage_in_processes(
+    workspace: Workspace, name: str, style: str, variant: str | None, count: int
+) -> None:
+    """Run a stage in ``count`` processes on this machine; the first does what ``run_stage`` does.
+
+    Raises:
+        WorkerError: one of them failed, and all have ended.
+    """
+    if "DVC_STAGE" in os.environ:
+        die_with_parent()
+    command = [sys.executable, "-m", "nsync_pipeline.cli", "run", name, "--style", style]
+    command += ["--workspace", str(workspace.root)]
+    run_workers(command if variant is None else [*command, "--variant", variant], count)
 
 
 def _run(

@@ -6,7 +6,7 @@ done with them, so all processes do the same from there on, and hold the same we
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, TypeVar
@@ -51,6 +51,10 @@ class Processes(Protocol):
         """The first process's ``value``."""
         ...
 
+    def first_before_others(self) -> AbstractContextManager[None]:
+        """What is done inside, the first process does before the others begin with it."""
+        ...
+
     def require_alike(self, what: str, digest: str) -> None:
         """Raise ``TrainingError`` where ``digest`` differs between the processes."""
         ...
@@ -72,6 +76,9 @@ class Alone:
 
     def from_first(self, value: Value) -> Value:
         return value
+
+    def first_before_others(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def require_alike(self, what: str, digest: str) -> None: ...
 
@@ -125,6 +132,14 @@ class Together:
         shared: Value = received
         return shared
 
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        if not self.rank.is_first:
+            self._wait_for_all()
+        yield
+        if self.rank.is_first:
+            self._wait_for_all()
+
     def require_alike(self, what: str, digest: str) -> None:
         from accelerate.utils import gather_object
 
@@ -137,6 +152,10 @@ class Together:
                 "are not those of process 0: all processes need the same files, settings, versions "
                 "of the packages and kind of device"
             )
+
+    def _wait_for_all(self) -> None:
+        with lost_process_explained():
+            torch.distributed.barrier()
 
 
 @contextmanager
