@@ -17,7 +17,9 @@ BASE = "base"
 
 
 def trained_files(model: Path) -> tuple[Path, ...]:
-    """The files of trained weights that a model's folder holds."""
+    """The files of trained weights that a model's folder holds; of a file, that file."""
+    if model.is_file():
+        return (model,)
     files = (model / LORA_FILE, model / EMBEDDINGS_FILE)
     return tuple(file for file in files if file.is_file())
 

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from nsync_pipeline.adaptation.config import TextualInversionSettings
-from nsync_pipeline.adaptation.safetensors_file import not_ours, read_safetensors
+from nsync_pipeline.adaptation.safetensors_file import read_metadata
+from nsync_pipeline.artifacts import trained_files
 from nsync_pipeline.families.family import Family
 
 PLACEHOLDER_METADATA = "placeholder"
@@ -36,15 +37,16 @@ def prompt_tokens(
     return others + prompt.count(word) * textual_inversion.vectors
 
 
-def trained_style_word(embeddings: Path, placeholder: str) -> str:
-    """The same, of what was trained: as the file of its token vectors says, where it has one.
+def trained_style_word(place: Path, placeholder: str) -> str:
+    """The same, of what was trained: as its file of token vectors says, where there is one.
+
+    ``place`` is a model's folder, or one of its files.
 
     Raises:
-        MissingArtifactError: the file is damaged, or not one that this pipeline saved.
+        MissingArtifactError: a file is damaged.
     """
-    if not embeddings.is_file():
-        return placeholder
-    try:
-        return read_safetensors(embeddings).metadata[PLACEHOLDER_METADATA]
-    except KeyError as error:
-        raise not_ours(embeddings, error) from error
+    for file in trained_files(place):
+        metadata = read_metadata(file)
+        if PLACEHOLDER_METADATA in metadata:
+            return metadata[PLACEHOLDER_METADATA]
+    return placeholder

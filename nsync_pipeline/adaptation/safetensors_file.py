@@ -6,9 +6,11 @@ of the format: https://github.com/huggingface/safetensors, "Format".
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -66,12 +68,24 @@ def read_safetensors(path: Path) -> SafetensorsFile:
     Raises:
         MissingArtifactError: there is no such file, or it is damaged.
     """
+    with _opened(path) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return SafetensorsFile(tensors, dict(file.metadata() or {}))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of the file at ``path``; raises as ``read_safetensors``."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise MissingArtifactError(f"{path} is not there: train it first")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return SafetensorsFile(tensors, dict(file.metadata() or {}))
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise not_ours(path, error) from error
 

@@ -7,7 +7,8 @@ import torch
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
-from nsync_pipeline.adaptation.placeholder import style_word
+from nsync_pipeline.adaptation.placeholder import PLACEHOLDER_METADATA, style_word
+from nsync_pipeline.adaptation.safetensors_file import read_metadata
 from nsync_pipeline.adaptation.saved_lora import load_lora, save_lora
 from nsync_pipeline.adaptation.textual_inversion import (
     add_token_vectors,
@@ -68,21 +69,23 @@ def save_trained(
         save_token_vectors(family, folder / EMBEDDINGS_FILE, origin["placeholder"], origin)
 
 
-def load_trained(family: Family, folder: Path, scale: float = 1.0) -> None:
-    """Put what ``folder`` holds on the family, frozen; the LoRA at ``scale`` of its strength.
+def load_trained(family: Family, place: Path, scale: float = 1.0) -> None:
+    """Put what ``place`` holds on the family, frozen; the LoRA at ``scale`` of its strength.
+
+    ``place`` is a model's folder, or one of its files.
 
     Raises:
         BaseModelError: the family holds trained weights already, or these do not fit it.
         MissingArtifactError: there are none, or they are not what this pipeline saved.
     """
-    files = trained_files(folder)
+    files = trained_files(place)
     if not files:
-        raise MissingArtifactError(f"{folder} holds neither {LORA_FILE} nor {EMBEDDINGS_FILE}")
+        raise MissingArtifactError(f"{place} holds neither {LORA_FILE} nor {EMBEDDINGS_FILE}")
     for file in files:
-        if file.name == LORA_FILE:
-            load_lora(family, file, scale)
-        else:
+        if PLACEHOLDER_METADATA in read_metadata(file):
             load_token_vectors(family, file)
+        else:
+            load_lora(family, file, scale)
 
 
 def remove_trained(family: Family) -> None:

@@ -1,4 +1,4 @@
-"""Pictures on demand: a person's own prompts, drawn by a variant, the base, or a LoRA's file."""
+"""Pictures on demand: a person's own prompts, drawn by a variant, the base, or a trained file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from nsync_pipeline.adaptation.saved_lora import load_lora
-from nsync_pipeline.artifacts import BASE, LORA_FILE, Workspace
+from nsync_pipeline.adaptation.placeholder import trained_style_word
+from nsync_pipeline.adaptation.trainables import load_trained
+from nsync_pipeline.artifacts import BASE, Workspace, trained_files
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generation.picture_store import write_png
@@ -71,9 +72,11 @@ def generate(
     if any(not 0 <= seed < 2**63 for seed in seeds):
         raise UserError("a seed is a whole number from 0 to 2^63 - 1")
     settings = None if style is None else params.style(style)
-    adapter = _adapter(workspace, params, style, variant, lora)
+    trained = _trained(workspace, params, style, variant, lora)
     if settings is not None:
-        words = settings.placeholder if adapter is not None else settings.generic_style
+        words = settings.generic_style
+        if trained is not None:
+            words = trained_style_word(trained, settings.placeholder)
         prompts = [styled_prompt(prompt, words) for prompt in prompts]
     requests = [
         PictureRequest(f"{number:03d}_{seed}", prompt, seed)
@@ -87,8 +90,8 @@ def generate(
         raise UserError(f"{taken[0]} is there already: choose another folder, or move it away")
 
     family = load_family(params.base_model)
-    if adapter is not None:
-        load_lora(family, adapter, lora_scale)
+    if trained is not None:
+        load_trained(family, trained, lora_scale)
     folder.mkdir(parents=True, exist_ok=True)
     # A few pictures are not worth a whole batch: they may differ from a stage's in the last bit.
     batch_size = min(params.generation.sampler.batch_size, len(requests))
@@ -103,14 +106,14 @@ def generate(
     return GeneratedPictures(tuple(files.values()), sheet)
 
 
-def _adapter(
+def _trained(
     workspace: Workspace,
     params: Params,
     style: str | None,
     variant: str | None,
     lora: Path | None,
 ) -> Path | None:
-    """The LoRA's file; None for the base as it is."""
+    """The folder of what the variant trained, or the file; None for the base as it is."""
     if lora is not None:
         if variant is not None:
             raise UserError("give a variant or a LoRA's file, not both")
@@ -122,9 +125,10 @@ def _adapter(
     params.variant(variant)
     if style is None:
         raise UserError(f"variant {variant!r} was trained once a style: say which style")
-    file = workspace.model(style, variant) / LORA_FILE
-    if not file.is_file():
+    folder = workspace.model(style, variant)
+    if not trained_files(folder):
         raise MissingArtifactError(
-            f"{file} is not there: run the training stage of {variant!r} on {style!r} first."
+            f"{folder} holds no trained weights: run the training stage of {variant!r} on "
+            f"{style!r} first."
         )
-    return file
+    return folder

@@ -6,7 +6,7 @@ from the same noise, so that what differs between their pictures is the model.
 
 from nsync_pipeline.adaptation.placeholder import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.artifacts import BASE, EMBEDDINGS_FILE, MANIFEST_FILE, trained_files
+from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, trained_files
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generation.prompts import styled_prompt
@@ -47,7 +47,7 @@ def run(context: StageContext) -> StageResult:
             raise MissingArtifactError(
                 f"{model} holds no trained weights: run the training stage of {variant!r} first."
             )
-        words = trained_style_word(model / EMBEDDINGS_FILE, style.placeholder)
+        words = trained_style_word(model, style.placeholder)
     family = load_family(params.base_model)
     sizes = picture_sizes(family, params.base_model.aspect_buckets)
     requests = {
