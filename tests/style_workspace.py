@@ -169,6 +169,9 @@ def _write_model(workspace: Workspace, variant: str, rule: str, steps: int) -> N
         "pictures": 10,
         "trained_weights": 4096,
         "held_out_losses": {"0": 0.5, str(steps // 2): 0.3, str(steps): 0.25},
+        "warnings": [],
+        "looks": {},
+        "best_look": None,
         "origin": {
             "base_model": "sketchbook",
             "base_revision": "sha256:0123456789abcdef",

@@ -85,6 +85,12 @@ _DRAWING = (
     "stages/captioned_split.py", "stages/drawn_pictures.py", *_FILES, "generation",
     "training/determinism.py", "families", "seeding.py", BASE_WEIGHTS,
 )  # fmt: skip
+_STYLE_MARGIN = (
+    "metrics/features.py", "metrics/extractor.py", "metrics/clip_extractor.py",
+    "metrics/vision_extractor.py", "metrics/csd.py", "metrics/preprocessing.py",
+    "metrics/style.py", "metrics/distances.py", "sketchbook/weights/clip",
+)  # fmt: skip
+"""What scores a look: not all of the metrics, or a new one would ask for new trainings."""
 _READING = ("stages/picture_sets.py", "stages/evaluation_files.py", *_FILES, "metrics")
 
 STAGES: dict[str, Stage] = {
@@ -127,9 +133,10 @@ STAGES: dict[str, Stage] = {
                 "training", "variants.{variant}",
             ),
             code=(
-                "stages/training.py", "stages/training_inputs.py", "stages/whole_folder.py",
-                "image_sets", "training", "contrast", "diffusion", "adaptation",
-                "generation/prompts.py", "families", "seeding.py", BASE_WEIGHTS,
+                "stages/training.py", "stages/training_inputs.py", "stages/training_looks.py",
+                "stages/training_watch.py", "stages/look_scorer.py", *_FILES,
+                "training", "contrast", "diffusion", "adaptation", "generation", *_STYLE_MARGIN,
+                "families", "seeding.py", BASE_WEIGHTS,
             ),
             needs=("style_set", "captions", "negative_set"),
             per_variant=True,
@@ -171,7 +178,7 @@ STAGES: dict[str, Stage] = {
             settings=("styles.{style}.source", "styles.{style}.generic_style", "report"),
             code=(
                 "stages/report.py", "stages/report_lineage.py", "stages/report_pictures.py",
-                *_READING, "report",
+                "stages/report_training.py", "training/watch_strip.py", *_READING, "report",
             ),
             needs=(
                 "style_set", "captions", "negative_set", "training", "base_generation",

@@ -26,6 +26,7 @@ class Line:
     colour: int
     points: tuple[tuple[float, float], ...]  # (step, value), by step
     noisy: bool = True  # drawn thin, with its running mean over it
+    marked: bool = True  # a dot at each point, where it is not noisy
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def line_chart(label: str, lines: Sequence[Line], zero: bool = False) -> str:
             parts += [
                 f'<circle class="{css}" cx="{x.at(step)}" cy="{y.at(value)}" r="2.6"/>'
                 for step, value in line.points
+                if line.marked
             ]
     return _svg(label, WIDTH, HEIGHT, parts)
 

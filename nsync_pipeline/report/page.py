@@ -53,6 +53,25 @@ class VerdictCard:
 
 
 @dataclass(frozen=True)
+class TrainingNote:
+    """A warning of one variant's training."""
+
+    variant: str
+    colour: int
+    text: str
+
+
+@dataclass(frozen=True)
+class FilmStrip:
+    """What one variant drew on the way."""
+
+    variant: str
+    colour: int
+    picture: Picture
+    text: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """A titled list of what was used."""
 
@@ -80,6 +99,8 @@ class Page:
     readings: tuple[tuple[str, str], ...]
     pairs: tuple[Pair, ...]
     charts: tuple[Chart, ...]
+    training_notes: tuple[TrainingNote, ...]
+    strips: tuple[FilmStrip, ...]
     copies: tuple[Pair, ...]
     copies_text: str
     facts: tuple[Facts, ...]

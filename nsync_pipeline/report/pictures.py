@@ -38,6 +38,14 @@ def embedded(image: Image.Image, alt: str, shown_side: int) -> Picture:
     return _picture(image, "JPEG", alt, pixelated=False)
 
 
+def as_stored(jpeg: bytes, alt: str) -> Picture:
+    """A stored JPEG, byte for byte."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        width, height = image.size
+    content = base64.b64encode(jpeg).decode("ascii")
+    return Picture(f"data:image/jpeg;base64,{content}", width, height, pixelated=False, alt=alt)
+
+
 def _picture(image: Image.Image, kind: str, alt: str, pixelated: bool) -> Picture:
     buffer = io.BytesIO()
     if kind == "PNG":

@@ -1,7 +1,7 @@
 """The curves of a training, all variants in each chart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nsync_pipeline.report.charts import Line, line_chart
 
@@ -16,6 +16,7 @@ class Training:
     variant: str
     history: Sequence[Row]
     held_out: Mapping[int, float]  # loss on held-out pictures by steps done
+    looks: Mapping[int, float] = field(default_factory=dict)  # style margin by steps done
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class _Curve:
     meaning: str
     zero: bool = True
     over: str | None = None  # divided by this column
+    noisy: bool = True
 
 
 _CURVES = (
@@ -56,6 +58,11 @@ _CURVES = (
         "norm_negative", "Negative over style gradient", "The lengths' ratio.", over="norm_positive"
     ),
     _Curve("norm_refined", "Length of the refined gradient", "Before it is clipped."),
+    _Curve(
+        "cosine_estimate", "Cosine of a negative gradient with the running estimate",
+        "How much of one step's negatives the estimate knew before it.",
+    ),
+    _Curve("learning_rate", "Learning rate", "Of the denoiser's weights.", noisy=False),
 )  # fmt: skip
 
 
@@ -64,28 +71,38 @@ def training_charts(trainings: Sequence[Training]) -> list[Chart]:
     charts = []
     for curve in _CURVES:
         lines = [
-            Line(training.variant, colour, points)
+            Line(training.variant, colour, points, curve.noisy, marked=False)
             for colour, training in enumerate(trainings)
             if (points := _points(training, curve))
         ]
         if lines and any(value for line in lines for _, value in line.points):
             charts.append(_chart(curve.title, curve.meaning, lines, curve.zero))
-    held_out = [
-        Line(training.variant, colour, tuple(sorted(training.held_out.items())), noisy=False)
-        for colour, training in enumerate(trainings)
-        if training.held_out
-    ]
-    if held_out:
-        title = "Loss on held-out pictures"
-        meaning = "Always at the same noise: when it rises, training has gone too far."
-        charts.insert(1, _chart(title, meaning, held_out, zero=False))
+    for title, meaning, values in (
+        (
+            "Style margin of the looks",
+            "Of a few pictures of training captions: nearer to the style above 0.",
+            [training.looks for training in trainings],
+        ),
+        (
+            "Loss on held-out pictures",
+            "Always at the same noise: when it rises, training has gone too far.",
+            [training.held_out for training in trainings],
+        ),
+    ):
+        lines = [
+            Line(training.variant, colour, tuple(sorted(found.items())), noisy=False)
+            for colour, (training, found) in enumerate(zip(trainings, values, strict=True))
+            if found
+        ]
+        if lines:
+            charts.insert(1, _chart(title, meaning, lines, zero=False))
     return charts
 
 
 def _points(training: Training, curve: _Curve) -> tuple[tuple[float, float], ...]:
     points = []
     for row in training.history:
-        step, value = row["step"], row[curve.column]
+        step, value = row["step"], row.get(curve.column)
         under = 1.0 if curve.over is None else row[curve.over]
         if step is not None and value is not None and under:
             points.append((step, value / under))

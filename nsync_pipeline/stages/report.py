@@ -29,6 +29,7 @@ from nsync_pipeline.stages.report_lineage import (
     settings_text,
 )
 from nsync_pipeline.stages.report_pictures import ReportPictures, read_picture_values
+from nsync_pipeline.stages.report_training import film_strips, training_notes
 from nsync_pipeline.stages.whole_folder import whole_folder
 
 REPORT_FILE = "report.html"
@@ -82,6 +83,8 @@ def run(context: StageContext) -> StageResult:
         readings=_readings(config, evaluation),
         pairs=shown_pictures.pairs(),
         charts=tuple(training_charts([training for training, _ in trainings.values()])),
+        training_notes=training_notes(summaries),
+        strips=film_strips(workspace, style, summaries),
         copies=shown_pictures.copies(read_picture_values(workspace, style)),
         copies_text=_copies_text(evaluation),
         facts=lineage(workspace, style, pictures, evaluation, summaries),

@@ -37,11 +37,12 @@ def read_training(
                 for row in csv.DictReader(file)
             ]
         held_out = {int(done): loss for done, loss in summary["held_out_losses"].items()}
+        looks = {int(done): found["style_margin"] for done, found in summary["looks"].items()}
     except (OSError, ValueError, KeyError) as error:
         raise MissingArtifactError(
             f"{folder} holds no whole training: run the training stage of {variant!r}. ({error})"
         ) from error
-    return Training(variant, history, held_out), summary
+    return Training(variant, history, held_out, looks), summary
 
 
 def lineage(

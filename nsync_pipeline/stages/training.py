@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,24 +16,29 @@ from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
 from nsync_pipeline.families.architecture import architecture_of
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.families.loading import choose_device, load_family
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.placement import choose_device
+from nsync_pipeline.families.zero_terminal_snr import ORIGIN_KEY
 from nsync_pipeline.image_sets.buckets import picture_sizes
 from nsync_pipeline.image_sets.pixels import load_pixels
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 from nsync_pipeline.stages.training_inputs import TrainingInputs, read_training_inputs
+from nsync_pipeline.stages.training_looks import Looks
+from nsync_pipeline.stages.training_watch import TrainingWatch
 from nsync_pipeline.stages.whole_folder import whole_folder
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
 from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
-from nsync_pipeline.training.history import StepRecord, history_csv
+from nsync_pipeline.training.history import history_csv
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.loss_curve import loss_curve
-from nsync_pipeline.training.processes import Processes, joined_processes
 from nsync_pipeline.training.objective import apply_objective
+from nsync_pipeline.training.processes import Processes, joined_processes
 from nsync_pipeline.training.summary import summarise
+from nsync_pipeline.training.watch_strip import STRIP_FILE, strip_jpeg, strip_preview
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         held_out_loss = HeldOutLoss(family, test, seed, trained.encode_prompts)
     scratch = context.workspace.scratch("training", context.style, task.variant)
     checkpoints = CheckpointFolder(scratch, _digest(task))
-
-    def on_step(record: StepRecord) -> None:
-        context.log.metrics(record.figures(), record.step)
-        context.progress("training", record.step, settings.steps)
-
+    watch = _watch(task, checkpoints.inputs)
     outcome = train(
         family,
         trained,
@@ -131,34 +133,54 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         seed,
         checkpoints,
         held_out_loss,
-        on_step,
-        lambda done, loss: context.log.metrics({"loss_held_out": loss}, done),
-        processes=processes,
+        watch.on_step if processes.rank.is_first else lambda record: None,
+        watch.on_held_out,
+        watch.look,
+        processes,
     )
     if not processes.rank.is_first:
         return StageResult({})
-    figures = {
+    figures: dict[str, int | float | str] = {
         "steps": settings.steps,
         "pictures": len(examples.ids),
         "trained_weights": trained.count,
         **summarise(outcome.history, outcome.held_out).figures(),
     }
-    summary = figures | {
+    summary: dict[str, Any] = {
+        **figures,
+        **watch.summary(),
         "branches": outcome.branches,
+        "kept_step": outcome.kept_step,
         "held_out_losses": {str(done): loss for done, loss in sorted(outcome.held_out.items())},
         "negatives": sum(examples.negative_counts),
         "origin": _origin(task),
         "settings": settings.model_dump(mode="json"),
         "test_pictures": len(task.inputs.held_out),
     }
+    strip = watch.strip()
     with whole_folder(context.workspace.model(context.style, task.variant)) as folder:
         save_trained(family, trained, folder, _origin(task))
         _write(folder / "history.csv", history_csv(outcome.history))
         _write(folder / "training.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
-    title = f"losses of {context.style}, {task.variant}"
-    curve = loss_curve(outcome.history, outcome.held_out)
+        if strip is not None:
+            (folder / STRIP_FILE).write_bytes(strip_jpeg(strip))
+    of = f"{context.style}, {task.variant}"
+    previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
+    if strip is not None:
+        previews.append(Preview(f"looks of {of}", strip_preview(strip)))
+    watch.remove()
     checkpoints.remove()
-    return StageResult(figures, (Preview(title, curve),))
+    return StageResult(figures | watch.figures(), tuple(previews))
+
+
+def _watch(task: _Task, digest: str) -> TrainingWatch:
+    """What the training tells; ``digest`` is of its inputs."""
+    context, settings = task.context, task.settings
+    looks = None
+    if settings.watch.every:
+        kept = context.workspace.scratch("looks", context.style, task.variant)
+        looks = Looks(context, task.family, settings.watch, task.inputs.train, kept / digest[:16])
+    return TrainingWatch(context, settings, looks)
 
 
 def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
@@ -192,6 +214,7 @@ def _origin(task: _Task) -> dict[str, str]:
         "update_rule": task.settings.update_rule,
         "variant": task.variant,
         "version": __version__,
+        ORIGIN_KEY: str(task.settings.objective.zero_terminal_snr).lower(),
     }
 
 

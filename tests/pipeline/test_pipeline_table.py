@@ -25,9 +25,10 @@ from nsync_pipeline.pipeline.table import STAGES, Stage
 SHAPES_ONLY = {
     "nsync_pipeline", "nsync_pipeline.artifacts", "nsync_pipeline.errors", "nsync_pipeline.strict",
     "nsync_pipeline.section_changes", "nsync_pipeline.params", "nsync_pipeline.stages",
-    "nsync_pipeline.stages.context",
+    "nsync_pipeline.stages.context", "nsync_pipeline.stages.pace",
 }  # fmt: skip
-"""Modules that say how things are called and where they lie: no artefact depends on their text."""
+"""Modules that say how things are called, where they lie and how far they are: no artefact depends
+on their text."""
 
 WHERE_WEIGHTS_LIE = {"nsync_pipeline.sketchbook", "nsync_pipeline.sketchbook.folders"}
 """What `families` uses of the sketchbook; the weights themselves are deps."""
