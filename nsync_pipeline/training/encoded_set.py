@@ -6,6 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,7 +79,7 @@ class EncodedSet:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of each picture's latent; its negatives have the same."""
-        return tuple(self.latents.shape(row) for row in range(len(self.ids)))
+        return self.latents.shapes()
 
     def negative_row(self, picture: int, negative: int) -> int:
         """Where the ``negative``-th negative of ``picture`` is in ``negative_latents``."""
@@ -122,16 +123,17 @@ def encode_examples(
         e.prompt if e.negative_prompt is None else e.negative_prompt for e in examples
     )
     forms = (*prompts, *negative_prompts, style_prompts.positive, style_prompts.negative, "")
-    geometry = [geometry_of(of.width, of.height, size) for of, size in [*positives, *negatives]]
-    told = torch.tensor(geometry, dtype=torch.int64).reshape(-1, 6)
+    told = np.empty((len(latents), 6), dtype=np.int64)
+    for row, (picture, size) in enumerate([*positives, *negatives]):
+        told[row] = geometry_of(picture.width, picture.height, size)
     return EncodedSet(
         ids=tuple(example.id for example in examples),
         latents=latents.part(0, len(positives)),
         negative_latents=latents.part(len(positives), len(latents)),
         negative_counts=counts,
         negative_starts=tuple(accumulate(counts, initial=0))[:-1],
-        geometry=told[: len(positives)],
-        negative_geometry=told[len(positives) :],
+        geometry=torch.from_numpy(told[: len(positives)]),
+        negative_geometry=torch.from_numpy(told[len(positives) :]),
         prompts=prompts,
         negative_prompts=negative_prompts,
         style_prompts=style_prompts,
@@ -149,7 +151,7 @@ def _encoded_pictures(
     store = _store(family, cache, "latents")
     keys = []
     for done, (picture, size) in enumerate(pictures, start=1):
-        key = digest_of([picture.sha256, *size])
+        key = digest_of(f"{picture.sha256} {size[0]}x{size[1]}")
         keys.append(key)
         if key not in store:
             pixels = load_pixels(picture.path, size)

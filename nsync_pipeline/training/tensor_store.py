@@ -50,6 +50,11 @@ class TensorRows:
     def shape(self, place: int) -> tuple[int, ...]:
         return tuple(self.arrays[self.array[place]].shape[1:])
 
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all rows."""
+        of_arrays = [tuple(array.shape[1:]) for array in self.arrays]
+        return tuple(of_arrays[index] for index in self.array)
+
     def stacked(self, places: Sequence[int]) -> Tensor:
         """The tensors at ``places``, all of one shape, as one: (len(places), ...)."""
         return torch.stack([self[place] for place in places])
@@ -79,7 +84,7 @@ class TensorStore:
     """
 
     def __init__(self, folder: Path | None, recipe: Mapping[str, Any]) -> None:
-        self._folder = None if folder is None else folder / digest_of(recipe)
+        self._folder = None if folder is None else folder / digest_of(json.dumps(recipe))
         self._shards: list[dict[str, Floats]] = []
         self._places: dict[str, tuple[int, int]] = {}
         self._pending: dict[str, _Pending] = {}  # by the shapes of their tensors
@@ -120,7 +125,7 @@ class TensorStore:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         content = safetensors.numpy.save(shard, {"keys": json.dumps(keys)})
-        final = self._folder / f"{digest_of(keys)}.safetensors"
+        final = self._folder / f"{digest_of(' '.join(keys))}.safetensors"
         with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
             file.write(content)
             file.flush()
@@ -155,9 +160,9 @@ class TensorStore:
             self._places[key] = (len(self._shards) - 1, row)
 
 
-def digest_of(content: object) -> str:
-    """32 hex digits of the SHA-256 over ``content`` as JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+def digest_of(text: str) -> str:
+    """32 hex digits of the SHA-256 over ``text``."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _mapped(file: Path) -> tuple[list[str], dict[str, Floats]]:
