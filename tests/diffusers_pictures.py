@@ -15,6 +15,12 @@ from nsync_pipeline.generation.schedulers import build_scheduler
 SAMPLER = SamplerConfig(scheduler="ddim", steps=3, guidance_scale=3.0, batch_size=2)
 
 
+def sampler_of(family: Family) -> SamplerConfig:
+    """``SAMPLER``; a flow model's own scheduler, for there is no DDIM of flows."""
+    is_flow = family.noise_schedule.prediction_type == "flow"
+    return SAMPLER.model_copy(update={"scheduler": "model"}) if is_flow else SAMPLER
+
+
 def pipeline_of(base: Path) -> Any:
     pipeline = DiffusionPipeline.from_pretrained(base, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
@@ -24,13 +30,13 @@ def pipeline_of(base: Path) -> Any:
 def our_pictures(family: Family, prompts: list[str]) -> np.ndarray:
     """(N, H, W, 3), 0 to 255."""
     requests = [PictureRequest(f"{seed}", prompt, seed) for seed, prompt in enumerate(prompts)]
-    batches = draw_pictures(family, requests, SAMPLER)
+    batches = draw_pictures(family, requests, sampler_of(family))
     return np.stack([picture.pixels for batch in batches for picture in batch]).astype(int)
 
 
 def their_pictures(pipeline: Any, family: Family, prompts: list[str]) -> np.ndarray:
     """The same pictures by the diffusers pipeline."""
-    pipeline.scheduler = build_scheduler(family, SAMPLER)
+    pipeline.scheduler = build_scheduler(family, sampler_of(family))
     images = pipeline(
         prompts,
         generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],

@@ -59,6 +59,7 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
                 )
             for encoder in encoders:
                 adapted.append(encoder)
+                encoder.model.to(family.device)  # it may rest elsewhere, as long as it is frozen
                 _put_on(
                     family, encoder, settings, settings.text_encoder_targets,
                     "training.lora.text_encoder_targets",

@@ -88,6 +88,7 @@ def add_token_vectors(
         noise = torch_stream(generator.initial_seed(), "token_vectors", encoder.model.component)
         starts.append(_start(family, encoder, settings, initializer, noise))
     for encoder, start in zip(encoders, starts, strict=True):
+        encoder.model.model.to(family.device)  # it may rest elsewhere, as long as it is frozen
         _put_on(encoder, word, start.to(lora_dtype(family)))
     return token_vectors(family)
 

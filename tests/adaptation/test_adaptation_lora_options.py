@@ -11,7 +11,7 @@ from diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from peft import LoraConfig, inject_adapter_in_model
 from pydantic import ValidationError
 from safetensors import safe_open
-from tiny_models import save_tiny_stable_diffusion_xl
+from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from tiny_style import tiny_family
 from torch import Tensor, nn
 
@@ -112,14 +112,18 @@ def test_any_kind_comes_back_from_its_file_here_and_in_diffusers(
     assert np.abs(our_pictures(family, PROMPTS) - theirs).max() > 1
 
 
-def test_both_text_encoders_of_xl_load_in_diffusers(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+@pytest.mark.parametrize(
+    ("save_tiny", "denoiser"),
+    [(save_tiny_stable_diffusion_xl, "unet"), (save_tiny_stable_diffusion_3, "transformer")],
+)
+def test_both_clip_encoders_load_in_diffusers(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, save_tiny: Any, denoiser: str
 ) -> None:
-    base = save_tiny_stable_diffusion_xl(tmp_path_factory.mktemp("xl"))
+    base = save_tiny(tmp_path_factory.mktemp("base"))
     family = tiny_family(base)
     trained = lora(family, settings_of({"text_encoder": True}))
     components = {name.split(".")[0] for name in trained.names}
-    assert components == {"unet", "text_encoder", "text_encoder_2"}
+    assert components == {denoiser, "text_encoder", "text_encoder_2"}
     assert {g for n, g in zip(trained.names, trained.groups, strict=True) if "text" in n} == {
         "text_encoder"
     }

@@ -10,7 +10,7 @@ import torch
 from diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_models import save_tiny_stable_diffusion_xl
+from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from tiny_style import tiny_family
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
@@ -209,6 +209,21 @@ def test_both_text_encoders_of_xl_load_in_diffusers(xl_base: Path, tmp_path: Pat
         tokenizer=pipeline.tokenizer_2,
     )  # fmt: skip
     assert np.abs(ours - their_pictures(pipeline, family, PROMPTS)).max() <= 1
+
+
+def test_stable_diffusion_3_has_vectors_in_its_clip_encoders(tmp_path: Path) -> None:
+    """Its T5 reads the word as it is written; diffusers has no loader for them."""
+    family = tiny_family(save_tiny_stable_diffusion_3(tmp_path / "sd3"))
+    trained = added(family, TextualInversionSettings(vectors=2))
+    assert trained.names == ("text_encoder.token_vectors", "text_encoder_2.token_vectors")
+    family.embed_prompts(PROMPTS).tokens.square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in trained.weights)
+    moved(trained)
+    tokens = family.encode_prompts(PROMPTS).tokens
+    save_trained(family, trained, tmp_path, ORIGIN)
+    remove_trained(family)
+    load_trained(family, tmp_path)
+    assert torch.equal(family.encode_prompts(PROMPTS).tokens, tokens)
 
 
 def test_the_same_vectors_have_the_same_bytes(family: Family, tmp_path: Path) -> None:

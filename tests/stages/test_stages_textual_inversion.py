@@ -122,6 +122,27 @@ def test_training_again_gives_the_same_bytes(workspace: Workspace, base: Path) -
     assert contents(workspace.model(STYLE, "nsync_ti_lora")) == first
 
 
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def test_an_interrupted_training_ends_in_the_same_bytes(workspace: Workspace, base: Path) -> None:
+    """StoppedError in step 3, picked up at the checkpoint of step 2."""
+    params = params_of(base)
+    training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora"))
+    unbroken = contents(workspace.model(STYLE, "nsync_ti_lora"))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "training" and done == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora", progress=stop))
+    assert any(workspace.scratch("training", STYLE, "nsync_ti_lora").iterdir())
+    training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora"))
+    assert contents(workspace.model(STYLE, "nsync_ti_lora")) == unbroken
+
+
 def test_pictures_on_demand_use_the_variants_own_word(
     workspace: Workspace, base: Path, tmp_path: Path
 ) -> None:
