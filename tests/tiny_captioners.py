@@ -56,6 +56,10 @@ def save_tiny_internvl(folder: Path, seed: int = 0) -> Path:
     )  # fmt: skip
     _save(folder, InternVLForConditionalGeneration, config, tokenizer, seed)
     GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    # The hub's files name the processing by torchvision.
+    settings = folder / "preprocessor_config.json"
+    named = settings.read_text().replace("GotOcr2ImageProcessor", "GotOcr2ImageProcessorFast")
+    settings.write_text(named)
     _write(folder, "<IMG_CONTEXT>", image_seq_length=4, processor_class="InternVLProcessor")
     return folder
 

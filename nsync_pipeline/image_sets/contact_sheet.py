@@ -52,16 +52,17 @@ def preview(title: str, images: Sequence[Image.Image], columns: int = 8, side: i
             (choose some with ``evenly_spaced``).
     """
     while side >= 16:
-        sheet = _titled(title, contact_sheet(images, columns, side))
+        sheet = titled(title, contact_sheet(images, columns, side))
         for quality in (88, 78, 65):
-            jpeg = _jpeg(sheet, quality)
+            jpeg = as_jpeg(sheet, quality)
             if len(jpeg) < PREVIEW_BYTES:
                 return jpeg
         side = side * 3 // 4
     raise ValueError(f"{len(images)} images do not fit in a preview of {PREVIEW_BYTES} bytes")
 
 
-def _titled(title: str, sheet: Image.Image) -> Image.Image:
+def titled(title: str, sheet: Image.Image) -> Image.Image:
+    """``sheet`` below its title."""
     font = ImageFont.load_default(TITLE_SIZE)
     left, top, right, bottom = font.getbbox(title)
     width = max(sheet.width, math.ceil(right - left) + 2 * GAP)
@@ -72,7 +73,8 @@ def _titled(title: str, sheet: Image.Image) -> Image.Image:
     return titled
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
+def as_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The bytes of ``image`` as a JPEG; ``quality`` is PIL's."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()

@@ -6,6 +6,7 @@ caption came with the picture, that is the one.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.artifacts import MANIFEST_FILE
@@ -16,13 +17,17 @@ from nsync_pipeline.captioning.style_words import ScrubbedCaption, scrub
 from nsync_pipeline.errors import CaptionError
 from nsync_pipeline.families.loading import tokenizer_of
 from nsync_pipeline.generation.prompts import styled_prompt
+from nsync_pipeline.image_sets.captioned_sheet import CaptionedThumbnail, captioned_preview
 from nsync_pipeline.image_sets.config import StyleConfig
+from nsync_pipeline.image_sets.contact_sheet import evenly_spaced
 from nsync_pipeline.image_sets.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
 from nsync_pipeline.image_sets.problems import bullet_list, short_list
-from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 from nsync_pipeline.stages.model_captions import model_captions
+from nsync_pipeline.stages.picture_files import open_picture
 from nsync_pipeline.stages.whole_folder import whole_folder
 
+PREVIEW_ROWS = 12
 MODEL = "model"
 """The source of a caption that a vision-language model gave."""
 
@@ -79,7 +84,11 @@ def run(context: StageContext) -> StageResult:
 
     with whole_folder(workspace.captions(context.style)) as folder:
         write_manifest(folder / MANIFEST_FILE, map(_row, captions), CAPTIONS)
-    return StageResult(figures=_figures(captions, cut, most, captioner))
+    pictures = workspace.style_set(context.style)
+    return StageResult(
+        figures=_figures(captions, cut, most, captioner),
+        previews=(_preview(f"{context.style}: captions", captions, pictures),),
+    )
 
 
 def _given(
@@ -143,6 +152,24 @@ def _figures(
         lost = [f'{c.origin} (lost: "{c.fitted.lost}")' for c in cut]
         figures["cut_are"] = short_list(lost, most=20)
     return figures
+
+
+def _preview(title: str, captions: Sequence[ContentCaption], folder: Path) -> Preview:
+    """Some pictures with their captions, and what was lost of them; those that lost words first."""
+    by_loss = sorted(captions, key=lambda caption: not caption.fitted.lost)
+    lost = sum(bool(caption.fitted.lost) for caption in captions)
+    shown = by_loss[: min(lost, PREVIEW_ROWS)]
+    whole = by_loss[lost:]
+    shown += [whole[i] for i in evenly_spaced(len(whole), PREVIEW_ROWS - len(shown))]
+    rows = [
+        CaptionedThumbnail(
+            open_picture(folder / caption.given.row["file"]),
+            caption.fitted.caption,
+            f"lost: {caption.fitted.lost}" if caption.fitted.lost else "",
+        )
+        for caption in shown
+    ]
+    return Preview(title, captioned_preview(f"{title} ({len(rows)} of {len(captions)})", rows))
 
 
 def _uncaptioned(missing: Sequence[Mapping[str, Any]], count: int, style: str) -> CaptionError:

@@ -1,9 +1,14 @@
 """The captions stage, with a real tokenizer."""
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from tiny_models import save_tiny_stable_diffusion_xl
 
 from nsync_pipeline.artifacts import MANIFEST_FILE, Workspace
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
@@ -29,7 +34,11 @@ def context(root: Path, base: Path, style: dict[str, Any], **settings: Any) -> S
 
 
 def style_set(root: Path, texts: list[str | None]) -> None:
-    """A style set's manifest with pictures 0.png, 1.png and so on."""
+    """A style set of pictures 0.png, 1.png and so on."""
+    images = Workspace(root).style_set("hills") / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for number in range(len(texts)):
+        Image.new("RGB", (64, 48), (9 * number, 90, 90)).save(images / f"{number:016x}.png")
     rows = [
         {
             "id": f"{number:016x}", "file": f"images/{number:016x}.png", "sha256": "0" * 64,
@@ -99,6 +108,19 @@ def test_a_long_caption_is_cut_so_that_the_style_still_fits(
     assert result.figures["cut_are"] == '0.png (lost: "and a fish")'
 
 
+def test_the_preview_shows_what_was_lost_first(tmp_path: Path, tiny_base: Path) -> None:
+    """The thirteenth of twelve that fit is shown because words of it were lost."""
+    texts: list[str | None] = [f"a boat {number}" for number in range(12)]
+    result, _ = run(tmp_path, tiny_base, [*texts, f"{LONG} in the sun and the moon and a fish"])
+    (preview,) = result.previews
+    assert preview.title == "hills: captions"
+    shown = np.asarray(Image.open(io.BytesIO(preview.jpeg)).convert("RGB")).astype(int)
+    red = shown[..., 0] - shown[..., 1] > 50
+    first_rows = red[: len(red) // 4]
+    assert first_rows.sum() > 50
+    assert red[len(red) // 4 :].sum() == 0
+
+
 def test_the_longer_of_the_two_prompts_counts(tmp_path: Path, tiny_base: Path) -> None:
     """A generic style of one token is no longer than "sks"; one spelled out in bytes is."""
     _, (short, _) = run(tmp_path, tiny_base, [LONG, "a boat"])
@@ -106,6 +128,18 @@ def test_the_longer_of_the_two_prompts_counts(tmp_path: Path, tiny_base: Path) -
     _, (cut, _) = run(tmp_path, tiny_base, [LONG, "a boat"], {"generic_style": "quattrocento"})
     assert LONG.startswith(cut["caption"])
     assert len(cut["caption"]) < len(LONG)
+
+
+def test_with_several_text_encoders_the_shortest_window_counts(tmp_path: Path) -> None:
+    """LONG has 18 words; beside the five for the style, 18 tokens hold its first 13."""
+    base = save_tiny_stable_diffusion_xl(tmp_path / "base")
+    settings = base / "text_encoder_2" / "config.json"
+    short = json.loads(settings.read_text()) | {"max_position_embeddings": 20}
+    settings.write_text(json.dumps(short))
+    result, (first, _) = run(tmp_path, base, [LONG, "a boat"])
+    assert result.figures["prompt_tokens_at_most"] == 18
+    assert f"{first['caption']} {first['lost']}" == LONG
+    assert first["caption"] == "a red house beside a green tree on grass under a blue sky"
 
 
 def test_a_long_caption_may_be_an_error(tmp_path: Path, tiny_base: Path) -> None:
