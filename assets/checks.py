@@ -1,11 +1,17 @@
-"""Blocking checks: what is wrong here must not be built upon."""
+"""Blocking checks: what is wrong here must not be built upon. And one that only warns."""
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
 
-from dagster import AssetCheckExecutionContext, AssetCheckResult, asset_check
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetCheckSeverity,
+    asset_check,
+)
 from PIL import Image
 
 from assets.lineage import base_samples, lora, negative_set, samples, style_set
@@ -72,6 +78,25 @@ def losses_finite(context: AssetCheckExecutionContext) -> AssetCheckResult:
     return _wrong(wrong if rows else ["the history is empty"])
 
 
+@asset_check(asset=lora)
+def training_without_warnings(context: AssetCheckExecutionContext) -> AssetCheckResult:
+    """Nothing in the training's course should make a person look up (docs/watching.md)."""
+    style, variant = _partition(context)
+    return warned(WORKSPACE.model(style, str(variant)) / "training.json")
+
+
+def warned(summary: Path) -> AssetCheckResult:
+    """The warnings of a training, from its ``training.json``: told, and nothing is held up."""
+    warnings = json.loads(summary.read_text(encoding="utf-8"))["warnings"]
+    return AssetCheckResult(
+        passed=not warnings,
+        severity=AssetCheckSeverity.WARN,
+        description=" ".join(f"Step {found['step']}: {found['text']}" for found in warnings)
+        or None,
+        metadata={found["kind"]: found["step"] for found in warnings},
+    )
+
+
 @asset_check(asset=samples, blocking=True)
 def samples_decodable(context: AssetCheckExecutionContext) -> AssetCheckResult:
     """Every picture drawn with the LoRA can be decoded."""
@@ -116,5 +141,5 @@ def _partition(context: AssetCheckExecutionContext) -> tuple[str, str | None]:
 
 CHECKS = [
     style_set_decodable, no_test_picture_in_train, negatives_paired, negative_set_decodable,
-    losses_finite, samples_decodable, base_samples_decodable,
+    losses_finite, training_without_warnings, samples_decodable, base_samples_decodable,
 ]  # fmt: skip

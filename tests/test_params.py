@@ -96,6 +96,11 @@ def test_an_unknown_section_is_named() -> None:
             "input should be 'none', 'orthogonal', 'orthogonal_anchor', 'mean' or 'released'",
         ),
         (
+            {"training__keep": "best"},
+            "params.yaml: training: keep is best, which goes by the score of looks: set "
+            "watch.every above 0, and watch.extractor",
+        ),
+        (
             {"base_model__resolution": 50},
             "params.yaml: base_model.resolution: 50 is not allowed: "
             "input should be a multiple of 8",

@@ -111,6 +111,15 @@ class TrainingConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _best_has_a_score(self) -> "TrainingConfig":
+        if self.keep == "best" and not (self.watch.every and self.watch.extractor):
+            raise ValueError(
+                "keep is best, which goes by the score of looks: set watch.every above 0, and "
+                "watch.extractor"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _contrast_belongs_to_the_rule(self) -> "TrainingConfig":
         require_meaning(self.update_rule, self.contrast)
         return self
