@@ -3,9 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-from nsync_pipeline.families.family import Family
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -38,19 +35,6 @@ class PictureSizes:
         """The same, as a picture to draw is asked for: None is the square."""
         size = self.of(width, height)
         return None if size == (self.resolution, self.resolution) else size
-
-
-def picture_sizes(family: Family, buckets: bool) -> PictureSizes:
-    """The sizes that ``family`` draws at its resolution.
-
-    Sides are multiples of what the denoiser halves or cuts into patches without a rest, and not
-    finer than a sixteenth of the resolution, so that there are no more than a few buckets.
-    """
-    settings: Any = family.denoiser.config
-    levels = settings.get("block_out_channels")
-    latents = settings.get("patch_size", 1) if levels is None else 2 ** (len(levels) - 1)
-    unit = int(latents) * family.pixels_per_latent
-    return PictureSizes(family.resolution, unit * math.ceil(family.resolution / 16 / unit), buckets)
 
 
 def bucket_of(width: int, height: int, resolution: int, multiple: int) -> Size:

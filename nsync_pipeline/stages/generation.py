@@ -11,8 +11,8 @@ from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.generation.sampling import PictureRequest
-from nsync_pipeline.image_sets.buckets import picture_sizes
 from nsync_pipeline.image_sets.manifest import SAMPLES, write_manifest
+from nsync_pipeline.image_sets.model_sizes import picture_sizes
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages.captioned_split import captioned_split
 from nsync_pipeline.stages.context import StageContext, StageResult

@@ -1,9 +1,10 @@
 """negative_set: for each training picture, what the frozen base draws for its caption.
 
 The prompt is the caption in the generic style, at the size the picture is trained at, so that a
-negative has the positive's content and shape and lacks its style. A negative depends on its picture's id, its caption and
-the settings; adding a picture to the style changes no other negative. Drawn pictures stay in the
-workspace's scratch (one set a style), which is where an interrupted run picks up.
+negative has the positive's content and shape and lacks its style. A negative depends on its
+picture's id, caption and shape and on the settings; adding a picture to the style changes no other
+negative. Drawn pictures stay in the workspace's scratch (one set a style), which is where an
+interrupted run picks up.
 """
 
 from nsync_pipeline.artifacts import MANIFEST_FILE
@@ -11,8 +12,8 @@ from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.generation.sampling import PictureRequest
 from nsync_pipeline.generation.schedulers import build_scheduler
-from nsync_pipeline.image_sets.buckets import picture_sizes
 from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, write_manifest
+from nsync_pipeline.image_sets.model_sizes import picture_sizes
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages.captioned_split import captioned_split
 from nsync_pipeline.stages.context import StageContext, StageResult

@@ -19,7 +19,7 @@ from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.families.placement import choose_device
 from nsync_pipeline.families.zero_terminal_snr import ORIGIN_KEY
-from nsync_pipeline.image_sets.buckets import picture_sizes
+from nsync_pipeline.image_sets.model_sizes import picture_sizes
 from nsync_pipeline.image_sets.pixels import load_pixels
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nsync_pipeline.image_sets.buckets import PictureSizes, bucket_of, picture_sizes
+from nsync_pipeline.image_sets.buckets import PictureSizes, bucket_of
+from nsync_pipeline.image_sets.model_sizes import picture_sizes
 from nsync_pipeline.image_sets.pixels import centre_cut, cut_of, geometry_of
 
 SIDES = st.integers(min_value=1, max_value=8000)
