@@ -19,7 +19,7 @@ from nsync_pipeline.adaptation.textual_inversion import (
 )
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.artifacts import EMBEDDINGS_FILE, LORA_FILE, trained_files
-from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.errors import MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family
 
 
@@ -52,7 +52,12 @@ def add_trainables(
     if textual_inversion is not None:
         word = style_word(placeholder, textual_inversion)
         initializer = textual_inversion.initializer or generic_style
-        parts.append(add_token_vectors(family, textual_inversion, word, initializer, generator))
+        try:
+            vectors = add_token_vectors(family, textual_inversion, word, initializer, generator)
+        except TrainingError:
+            remove_lora(family)
+            raise
+        parts.append(vectors)
     return _together(parts)
 
 

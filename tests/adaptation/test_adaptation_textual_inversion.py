@@ -248,7 +248,7 @@ def test_a_token_that_the_base_knows_is_refused(family: Family) -> None:
 def test_an_initializer_without_tokens_is_refused(family: Family) -> None:
     settings = TextualInversionSettings(initializer=" ")
     with pytest.raises(TrainingError, match=r"initializer: .* has no token for ' '"):
-        added(family, settings)
+        added(family, settings, LoraSettings(rank=2))
     assert not has_trained(family)
 
 
