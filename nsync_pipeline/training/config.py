@@ -122,6 +122,11 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _contrast_belongs_to_the_rule(self) -> "TrainingConfig":
         require_meaning(self.update_rule, self.contrast)
+        if self.contrast.metric == "optimizer" and self.optimizer != "adamw":
+            raise ValueError(
+                f"contrast.metric optimizer needs AdamW's second moments in full, which "
+                f"{self.optimizer} does not keep: set optimizer to adamw, or leave the metric out"
+            )
         return self
 
 

@@ -75,3 +75,10 @@ def test_a_setting_of_another_estimate_is_refused() -> None:
 def test_a_basis_holds_the_negatives_of_a_step() -> None:
     with pytest.raises(ValidationError, match="no room for the 4 negatives"):
         ContrastConfig(negative_estimate="running_basis", basis_size=3, negatives=4)
+
+
+def test_the_optimizers_metric_needs_its_second_moments() -> None:
+    contrast = ContrastConfig(metric="optimizer")
+    assert TrainingConfig(contrast=contrast).optimizer == "adamw"
+    with pytest.raises(ValidationError, match="set optimizer to adamw"):
+        TrainingConfig(contrast=contrast, optimizer="adamw_8bit")
