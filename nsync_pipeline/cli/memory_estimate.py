@@ -3,14 +3,15 @@
 A training holds
 
 - the frozen weights: the denoiser in its type, T5 as well, the CLIP text encoders and the VAE in
-  float32 (with ``base_model.memory.offload`` only the denoiser, and the largest other for a while);
+  float32 (with ``base_model.memory.offload`` only the denoiser, and one other for a while);
 - for each trained weight, in float32: itself, its refined gradient, two moments of AdamW (a quarter
   of that in 8 bits), the running average where there is one, and its gradient and copy a branch;
 - what the backward pass keeps of the forward pass (``activations``), for each sample of a
   micro-batch, of all branches at once or of one;
 - a GiB for PyTorch, its kernels and what they use meanwhile.
 
-Drawing pictures holds the weights and the VAE's largest feature maps. The larger of the two counts.
+Decoding a picture holds the VAE's largest feature maps instead of what a backward pass keeps; with
+offloading, encoding prompts the largest text encoder. The largest of these counts.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,9 @@ from nsync_pipeline.training.config import TrainingConfig
 
 RESERVE = 2**30
 FULL = 4  # bytes of a float32
-VAE_MAPS = 8
-"""Feature maps of the picture's size that decoding one picture holds at once."""
+VAE_MAPS = 10
+"""Feature maps of the picture's size that decoding one picture holds at once: 8 to 11 were seen with
+Stable Diffusion's VAE on a CPU."""
 VAE_CHANNELS = 128
 """Of such a map."""
 
@@ -49,7 +51,8 @@ class MemoryEstimate:
     """What a training on a base model takes, in bytes."""
 
     denoiser: int
-    others: tuple[int, ...]  # text encoders and VAE
+    text_encoders: tuple[int, ...]
+    vae: int
     trained_weights: int  # how many
     bytes_a_trained_weight: int
     kept_a_sample: int  # of the denoiser
@@ -59,18 +62,19 @@ class MemoryEstimate:
 
     @property
     def weights(self) -> int:
-        return self.denoiser + sum(self.others)
+        return self.denoiser + sum(self.text_encoders) + self.vae
 
     def peak(self, way: Way) -> int:
         """The most bytes at a time."""
-        others = max(self.others, default=0) if way.offload else sum(self.others)
         resident = RESERVE + self.denoiser + self.trained_weights * self.bytes_a_trained_weight
         share = KEPT_WITH_CHECKPOINTING if way.checkpointing else 1.0
-        kept = share * self.kept_a_sample + self.kept_a_prompt
         samples = way.micro_batch * (self.branches if way.in_one_pass else 1)
-        # What is offloaded is away while the denoiser trains.
-        training = round(samples * kept) + (0 if way.offload else others)
-        return resident + max(training, others + self.decoding)
+        training = round(samples * (share * self.kept_a_sample + self.kept_a_prompt))
+        if way.offload:  # one at a time is there, and none while the denoiser trains
+            encoding = max(self.text_encoders, default=0)
+            return resident + max(training, encoding, self.vae + self.decoding)
+        others = sum(self.text_encoders) + self.vae
+        return resident + others + max(training, self.decoding)
 
 
 def estimate(
@@ -94,8 +98,7 @@ def estimate(
         number_bytes: of one number of the denoiser.
     """
     (denoiser,) = [component for component in components if component.name == "denoiser"]
-    others = [component for component in components if component.name != "denoiser"]
-    encoders = [component for component in others if component.name.startswith("text_encoder")]
+    encoders = [component for component in components if component.name.startswith("text_encoder")]
     clips = [encoder for encoder in encoders if encoder.name != "text_encoder_3"]
     lora = training.lora
     trained = _trained(training, denoiser, clips, targets)
@@ -107,9 +110,10 @@ def estimate(
     average = 0 if training.ema_decay is None else 1
     return MemoryEstimate(
         denoiser=denoiser.parameters * number_bytes,
-        others=tuple(
-            c.parameters * (number_bytes if c.name == "text_encoder_3" else FULL) for c in others
+        text_encoders=tuple(
+            c.parameters * (number_bytes if c.name == "text_encoder_3" else FULL) for c in encoders
         ),
+        vae=sum(c.parameters for c in components if c.name == "vae") * FULL,
         trained_weights=trained,
         bytes_a_trained_weight=FULL * (2 + moments + average + copies),
         kept_a_sample=kept_bytes(
