@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nsync_pipeline.strict import Section
 
@@ -37,3 +37,24 @@ class ObjectiveConfig(Section):
     timestep_shift: float = Field(
         default=3.0, gt=0, le=100, description="of shift; above 1: towards noise"
     )
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> "ObjectiveConfig":
+        chosen = {"loss": self.loss, "timestep_sampling": self.timestep_sampling}
+        for name, (choice, value) in SETTINGS_OF.items():
+            changed = getattr(self, name) != type(self).model_fields[name].default
+            if changed and chosen[choice] != value:
+                raise ValueError(
+                    f"{name} has no effect with {choice} {chosen[choice]}: leave it out, or set "
+                    f"{choice} to {value}"
+                )
+        return self
+
+
+SETTINGS_OF = {
+    "huber_delta": ("loss", "huber"),
+    "logit_mean": ("timestep_sampling", "logit_normal"),
+    "logit_std": ("timestep_sampling", "logit_normal"),
+    "timestep_shift": ("timestep_sampling", "shift"),
+}
+"""The choice each of these settings belongs to."""

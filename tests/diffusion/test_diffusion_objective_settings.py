@@ -130,6 +130,19 @@ def test_flow_noising_is_that_of_diffusers() -> None:
     torch.testing.assert_close(noisy - pair[1] * target, latents, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"huber_delta": 0.5}, "huber_delta has no effect with loss mse.*set loss to huber"),
+        ({"timestep_shift": 2.0}, "no effect with timestep_sampling uniform"),
+        ({"timestep_sampling": "shift", "logit_mean": 1.0}, "set timestep_sampling to logit_n"),
+    ],
+)
+def test_a_setting_without_an_effect_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ObjectiveConfig.model_validate(settings)
+
+
 def shares(count: int = 4000, **settings: Any) -> torch.Tensor:
     """``count`` drawn entries of a schedule of 1000, over 1000."""
     objective = ObjectiveConfig(**settings)

@@ -1,5 +1,7 @@
 """Pictures of several shapes, through the stages that draw and train."""
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ TRAIN = ("b1", "c2", "d3", "e4", "f5")
 TEST = ("a8", "a9")
 SIZES = {"b1": (60, 36), "c2": (120, 72), "d3": (36, 60), "a9": (100, 60)}
 """At 32 pixels in steps of 8, 5 : 3 and 3 : 5 are 40 x 24 and 24 x 40; 48 x 40 is a square."""
-SETTINGS = {
+SETTINGS: dict[str, object] = {
     "steps": 3,
     "batch_size": 2,
     "update_rule": "orthogonal_anchor",
@@ -32,7 +34,7 @@ def params_of(base: Path, buckets: bool, **training_settings: object) -> Params:
     return drawing_params(
         base,
         base_model={"name": str(base), "device": "cpu", "aspect_buckets": buckets},
-        training=SETTINGS | training_settings,
+        training={**SETTINGS, **training_settings},
         variants={"nsync": {"update_rule": "orthogonal_anchor"}},
     )
 
@@ -111,3 +113,39 @@ def test_the_negatives_prompt_is_as_the_contrast_says(bucketed: Workspace, tiny_
     same = read_training_inputs(bucketed, STYLE, "sks", params_of(tiny_base, True).variant("nsync"))
     assert same.train[0].negative_prompt is None
     assert same.style_prompts.negative == "in the style of sks"
+
+
+EVERYTHING: dict[str, object] = {
+    "shared_noise": True,
+    "caption_dropout": 0.2,
+    "content_dropout": 0.5,
+    "negatives_of": "other",
+    "contrast": {"negatives": 2, "negative_prompt": "not_in_style"},
+    "objective": {"loss": "huber", "min_snr_gamma": 5.0, "timestep_sampling": "logit_normal"},
+}
+
+
+@pytest.mark.parametrize(
+    "adapted",
+    [{}, {"lora": None, "textual_inversion": {"vectors": 2}}],
+    ids=["lora", "textual inversion"],
+)
+def test_all_options_go_together_on_several_shapes(
+    tiny_base: Path, tmp_path: Path, adapted: dict[str, object]
+) -> None:
+    """Fused and in turn see the same batches: their losses agree before the first update."""
+    losses = []
+    for branches in ("fused", "in_turn"):
+        params = params_of(tiny_base, True, branches=branches, steps=1, **EVERYTHING, **adapted)
+        params = params.model_copy(
+            update={"negative_set": params.negative_set.model_copy(update={"per_positive": 3})}
+        )
+        workspace = Workspace(tmp_path / branches)
+        write_pictures(workspace, TRAIN, TEST, SIZES)
+        negative_set.run(StageContext(workspace, params, STYLE))
+        training.run(StageContext(workspace, params, STYLE, "nsync"))
+        text = (workspace.model(STYLE, "nsync") / "history.csv").read_text()
+        (row,) = csv.DictReader(io.StringIO(text))
+        losses.append([float(row[f"loss_{name}"]) for name in ("positive", "negative", "anchor")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert all(0 < loss < 10 for loss in losses[0])
