@@ -83,6 +83,5 @@ def paired_difference(a: LookScore, b: LookScore) -> PairedDifference:
 
 
 def best_look(scores: Mapping[int, LookScore]) -> LookScore:
-    """The highest after the first step; the earliest of those as high. ``scores`` is not empty."""
-    trained = [score for step, score in sorted(scores.items()) if step > 0] or [*scores.values()]
-    return max(trained, key=lambda score: score.style_margin)
+    """The highest; the earliest of those as high. ``scores``, by steps done, is not empty."""
+    return max((scores[step] for step in sorted(scores)), key=lambda score: score.style_margin)

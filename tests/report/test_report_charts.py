@@ -96,6 +96,21 @@ def test_held_out_loss_has_a_point_a_measurement() -> None:
     assert "lora from 0.6 to 0.3" in held_out.svg
 
 
+def test_the_looks_have_a_chart_with_a_point_a_look() -> None:
+    history = [row(step, loss_positive=0.5) for step in (1, 2)]
+    charts = training_charts([Training("lora", history, {}, {2: 0.05, 1: -0.125})])
+    looks = next(c for c in charts if c.title == "Style margin of the looks")
+    assert looks.svg.count("<circle") == 2
+    assert "lora from -0.125 to 0.05" in looks.svg
+
+
+def test_the_learning_rate_is_a_plain_line() -> None:
+    history = [row(step, loss_positive=0.5, learning_rate=1.0 / step) for step in (1, 2, 4)]
+    charts = {chart.title: chart.svg for chart in training_charts([Training("lora", history, {})])}
+    assert charts["Learning rate"].count("<path") == 1
+    assert "<circle" not in charts["Learning rate"]
+
+
 def test_same_figures_give_the_same_bytes() -> None:
     points = tuple((float(step), 1.0 / (step + 1)) for step in range(20))
     assert line_chart("x", [Line("a", 0, points)]) == line_chart("x", [Line("a", 0, points)])

@@ -11,6 +11,7 @@ from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 
 from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
@@ -20,6 +21,7 @@ from nsync_pipeline.stages import evaluation, report
 from nsync_pipeline.stages.context import StageContext, StageResult
 from nsync_pipeline.stages.report_lineage import public_name
 from nsync_pipeline.training.config import UpdateRule
+from nsync_pipeline.training.watch_strip import STRIP_FILE
 
 TEST_PICTURES = 8
 
@@ -189,6 +191,33 @@ def test_report_names_what_it_is_made_of(made: tuple[Workspace, StageResult, Sta
         assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] in html
     assert "sha256:0123456789abcdef" in html
     assert "This compares checkpoints, not methods" in html
+
+
+def test_a_watched_training_is_reported_with_its_warnings_and_looks(workspace: Workspace) -> None:
+    folder = workspace.model(STYLE, "nsync")
+    summary = json.loads((folder / "training.json").read_text("utf-8"))
+    look = {"standard_error": 0.01, "pictures": 2}
+    summary |= {
+        "warnings": [{"kind": "collapse", "step": 12, "text": "95% of <it> was removed."}],
+        "looks": {"10": {"style_margin": 0.25, **look}, "30": {"style_margin": 0.24, **look}},
+        "best_look": {
+            "step": 10, "lead_over_last": 0.01, "standard_error": 0.02, "told_apart": False,
+        },
+    }  # fmt: skip
+    (folder / "training.json").write_text(json.dumps(summary))
+    Image.new("RGB", (300, 100), "red").save(folder / STRIP_FILE)
+    report.run(StageContext(workspace, style_params(), STYLE))
+    html = page(workspace)
+    assert "<strong>nsync</strong>: from step 12 on, 95% of &lt;it&gt; was removed." in html
+    assert (
+        "The highest style margin, +0.250, is at step 10; it leads the last by 0.010 (standard "
+        "error 0.020), which so few pictures cannot tell from chance."
+    ) in html
+    assert "Style margin of the looks" in html
+    parsed = Page(html)
+    assert parsed.open == []
+    (strip,) = [image for image in parsed.images if "a column a look" in str(image["alt"])]
+    assert (strip["width"], strip["height"]) == ("300", "100")
 
 
 def test_a_drawn_style_needs_no_note_on_the_base(
