@@ -30,8 +30,8 @@ from nsync_pipeline.training.config import TrainingConfig
 RESERVE = 2**30
 FULL = 4  # bytes of a float32
 VAE_MAPS = 10
-"""Feature maps of the picture's size that decoding one picture holds at once: 8 to 11 were seen with
-Stable Diffusion's VAE on a CPU."""
+"""Feature maps of the picture's size that decoding one picture holds at once: 8 to 11 were seen
+with Stable Diffusion's VAE on a CPU."""
 VAE_CHANNELS = 128
 """Of such a map."""
 
