@@ -21,6 +21,9 @@ half of what the pictures ask for is left. A single step can be there by chance.
 ABSENT_STEPS = 10
 """So many steps in a row without ``g-`` are not a chance dropped caption."""
 
+PROJECTING = ("orthogonal", "orthogonal_anchor")
+"""The rules that take a projection on the negatives away; the others are there to compare with."""
+
 IDLE_STEPS = 50
 """The fewest steps a mean cosine is judged over; it is judged over the later half of all."""
 
@@ -89,14 +92,16 @@ def idle_projection(history: Sequence[StepRecord], settings: TrainingConfig) -> 
     """Whether what the projection removed over the later half of the steps is mere chance."""
     later = history[-max(IDLE_STEPS, len(history) // 2) :]
     cosines = [record.cosine_negative for record in later if record.cosine_negative is not None]
-    if len(cosines) < IDLE_STEPS:
+    if len(cosines) < IDLE_STEPS or settings.update_rule not in PROJECTING:
         return None
     share = fmean(record.share_removed for record in later)
     mean, error = fmean(cosines), _standard_error(cosines)
-    chance = (
-        settings.contrast.negative_estimate == "step"  # else something else is projected out
-        and abs(mean) <= min(IDLE_COSINE, IDLE_ERRORS * error)
-    )
+    contrast = settings.contrast
+    by_one_step = (contrast.negative_estimate, contrast.scope, contrast.metric) == (
+        "step", "global", "euclidean"
+    )  # fmt: skip
+    # Elsewhere the cosine of the whole vectors does not say what is removed.
+    chance = by_one_step and abs(mean) <= min(IDLE_COSINE, IDLE_ERRORS * error)
     if share >= IDLE_SHARE and not chance:
         return None
     seen = f"the projection does next to nothing: over {len(cosines)} steps "

@@ -98,6 +98,21 @@ def test_who_shares_the_noise_already_is_told_of_the_running_estimate() -> None:
     assert "shared_noise" not in found
 
 
+def test_only_what_one_step_projects_out_is_judged_by_that_steps_cosine() -> None:
+    """A quarter removed of a running estimate is no chance of a single step's cosine."""
+    chance = cosines(150, 0.0, 0.3, seed=1)
+    assert idle_projection(chance, SETTINGS) is not None
+    for contrast in ({"negative_estimate": "running_mean"}, {"scope": "tensor"}):
+        settings = TrainingConfig.model_validate({"steps": 1000, "contrast": contrast})
+        assert idle_projection(chance, settings) is None
+
+
+@pytest.mark.parametrize("rule", ["mean", "released"])
+def test_a_rule_that_does_not_project_on_the_negatives_is_not_called_idle(rule: str) -> None:
+    settings = TrainingConfig.model_validate({"steps": 1000, "update_rule": rule})
+    assert idle_projection(cosines(150, 0.0, 0.01, seed=0), settings) is None
+
+
 def test_fifty_steps_are_needed_to_call_a_projection_idle() -> None:
     assert idle_projection(cosines(49, 0.0, 0.01, seed=0), SETTINGS) is None
 
