@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import training_process
+from kill_training import killer
 from PIL import Image
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
@@ -111,7 +112,9 @@ def test_it_writes_a_lora_a_history_and_a_summary(workspace: Workspace, tiny_bas
     assert [step for what, step, total in steps if what == "training"] == [1, 2, 3, 4, 5, 6]
     logged = {step: values for step, values in log.figures if "loss_positive" in values}
     assert logged[6]["loss_positive"] == float(rows[-1]["loss_positive"])
-    assert log.datasets == [("style_set", "training"), ("negative_set", "negatives")]
+    assert log.datasets == [
+        ("style_set", "training"), ("captions", "captions"), ("negative_set", "negatives"),
+    ]  # fmt: skip
     assert not workspace.scratch("training", STYLE, "nsync").exists()
 
 
@@ -314,3 +317,14 @@ def test_no_training_picture_is_an_error(tmp_path: Path, tiny_base: Path, revisi
     write_tiny_style(workspace, revision, train=0, test=2)
     with pytest.raises(TrainingError, match="no picture is in the training split"):
         run(context(workspace, tiny_params(tiny_base, TRAINING)))
+
+
+def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    """Of a training that keeps more than weights: a running estimate, an average of the weights.
+
+    ``python tests/kill_training.py --kills 20`` does it for longer.
+    """
+    training = killer(tmp_path, seed=1)
+    training.until(kills=2)
+    assert training.kills == 2
+    assert len(training.hashes) == 1

@@ -1,0 +1,111 @@
+"""The optimizer: what is decayed, at which rates, its metric, its state and back."""
+
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
+from nsync_pipeline.errors import TrainingError
+from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.training.optimizer import (
+    make_optimizer,
+    optimizer_metric,
+    restore,
+    state_tensors,
+    take_step,
+)
+
+RATES = {"denoiser": 0.1, "text_encoder": 0.2, "embedding": 0.3}
+
+
+def weights() -> TrainedWeights:
+    """Groups in turn: the places in the optimizer are not those in the vector."""
+    return TrainedWeights(
+        ("a", "b", "c", "d"),
+        tuple(nn.Parameter(torch.full((2,), 1.0)) for _ in range(4)),
+        ("embedding", "denoiser", "text_encoder", "denoiser"),
+    )
+
+
+def settings(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(changes)
+
+
+def test_each_group_steps_at_its_own_rate() -> None:
+    """AdamW's first step is its rate, whatever the gradient."""
+    trained = weights()
+    optimizer = make_optimizer(trained, settings())
+    take_step(optimizer, trained.weights, [torch.full((2,), 5.0)] * 4, RATES)  # type: ignore[arg-type]
+    moved = [1.0 - weight[0].item() for weight in trained.weights]
+    assert moved == pytest.approx([0.3, 0.1, 0.2, 0.1], rel=1e-6)
+
+
+def test_token_vectors_are_not_decayed_and_the_rest_is() -> None:
+    """Without a gradient, decay alone moves a weight: ``1 - rate * decay``."""
+    trained = weights()
+    optimizer = make_optimizer(trained, settings(weight_decay=0.5))
+    take_step(optimizer, trained.weights, [torch.zeros(2)] * 4, RATES)  # type: ignore[arg-type]
+    left = [weight[0].item() for weight in trained.weights]
+    assert left == pytest.approx([1.0, 0.95, 0.9, 0.95])
+
+
+def test_the_metric_is_what_adamw_multiplies_a_gradient_by() -> None:
+    """After one step ``v / (1 - beta2) = g^2``: gradients 4 and 0.5 count 1/4 and 2."""
+    trained = weights()
+    optimizer = make_optimizer(trained, settings())
+    assert optimizer_metric(optimizer, trained.weights) is None
+    gradient = [torch.tensor([4.0, 0.5])] * 4
+    take_step(optimizer, trained.weights, gradient, RATES)  # type: ignore[arg-type]
+    metric = optimizer_metric(optimizer, trained.weights)
+    assert metric is not None
+    for part in metric:
+        assert part.tolist() == pytest.approx([0.25, 2.0], rel=1e-5)
+
+
+def test_the_state_comes_back_to_each_weight_its_own() -> None:
+    """Each weight has another gradient; groups are not in the order of the weights."""
+    gradients = [torch.full((2,), float(index + 1)) for index in range(4)]
+    trained, again = weights(), weights()
+    optimizer = make_optimizer(trained, settings())
+    for _ in range(3):
+        take_step(optimizer, trained.weights, gradients, RATES)  # type: ignore[arg-type]
+    other = make_optimizer(again, settings())
+    restore(other, again.weights, state_tensors(optimizer, trained.weights))
+    with torch.no_grad():
+        for weight, value in zip(again.weights, trained.weights, strict=True):
+            weight.copy_(value)
+    for of, on in ((optimizer, trained), (other, again)):
+        take_step(of, on.weights, gradients[::-1], RATES)  # type: ignore[arg-type]
+    for one, two in zip(trained.weights, again.weights, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_eight_bit_moments_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(TrainingError, match=r"adamw_8bit needs bitsandbytes.*pip install"):
+        make_optimizer(weights(), settings(optimizer="adamw_8bit"))
+
+
+def test_eight_bit_moments_are_those_of_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stood in for by AdamW: it is given the same groups."""
+
+    class AdamW8bit(torch.optim.AdamW):
+        pass
+
+    module = types.SimpleNamespace(AdamW8bit=AdamW8bit)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.SimpleNamespace(optim=module))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
+    optimizer = make_optimizer(weights(), settings(optimizer="adamw_8bit", weight_decay=0.5))
+    assert isinstance(optimizer, AdamW8bit)
+    decays = {group["group"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"embedding": 0.0, "denoiser": 0.5, "text_encoder": 0.5}
+
+
+def test_the_optimizers_metric_needs_its_moments() -> None:
+    with pytest.raises(ValidationError, match="which adamw_8bit does not keep"):
+        settings(optimizer="adamw_8bit", contrast={"metric": "optimizer"})
