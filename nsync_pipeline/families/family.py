@@ -68,6 +68,7 @@ class Family(Protocol):
     max_prompt_tokens: int  # of the text encoder, its start and end tokens not counted
     device: torch.device
     dtype: torch.dtype  # of the denoiser's frozen weights
+    vae_tiling: bool  # pictures are encoded and decoded in tiles, which shows in the numbers
     denoiser: nn.Module
     noise_schedule: NoiseSchedule
     scheduler: (

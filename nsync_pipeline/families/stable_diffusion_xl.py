@@ -70,6 +70,7 @@ class StableDiffusionXL:
         self.embedded = folder.embedded
         self.device = placement.device
         self.dtype = placement.dtype
+        self.vae_tiling = placement.vae_tiling
         self._placement = placement
         self.tokenizer = load_tokenizer(folder)
         self.max_prompt_tokens = self.tokenizer.max_prompt_tokens

@@ -181,6 +181,8 @@ def _store(family: Family, cache: Path | None, kind: str) -> TensorStore:
     recipe = {
         "base_revision": family.revision,
         "device": family.device.type,
+        "dtype": str(family.dtype),  # T5 has it, too
+        "vae_tiling": family.vae_tiling,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }

@@ -28,6 +28,9 @@ from nsync_pipeline.families.config import BaseModelConfig, MemoryConfig
 from nsync_pipeline.families.loading import choose_dtype, find_base, load_family
 from nsync_pipeline.families.pipeline_folder import find_pipeline
 from nsync_pipeline.families.placement import Placement
+from nsync_pipeline.generation.config import SamplerConfig
+from nsync_pipeline.generation.picture_store import picture_key
+from nsync_pipeline.generation.sampling import PictureRequest
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -227,3 +230,15 @@ def test_what_cannot_be_compiled_runs_as_it_is(
     with caplog.at_level(logging.WARNING, "nsync_pipeline"):
         torch.testing.assert_close(predicted(loaded(bases["sd"], compile=True)), expected)
     assert "runs as it is: there is no compiler here" in caplog.text
+
+
+def test_what_is_drawn_in_tiles_is_not_taken_for_what_is_not(bases: dict[str, Path]) -> None:
+    request = PictureRequest("a", "a tree", 1)
+    keys = {
+        picture_key(
+            loaded(bases["sd"], memory=MemoryConfig(vae_tiling=tiling)),
+            request, SamplerConfig(), None,
+        )
+        for tiling in (False, True)
+    }  # fmt: skip
+    assert len(keys) == 2
