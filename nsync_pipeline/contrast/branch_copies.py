@@ -57,7 +57,7 @@ class _BranchLinear:
         hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]).to(self.down.dtype), self.down.mT)
         stacked = result.reshape(n, -1, result.shape[-1]).to(self.down.dtype)
         adapted = torch.baddbmm(stacked, hidden, self.up.mT, alpha=self.scaling)
-        return adapted.view(result.shape).to(result.dtype)
+        return adapted.view(result.shape).to(x.dtype)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class _BranchConv2d:
         adapted = F.conv2d(hidden, self.up.flatten(0, 1), groups=n)
         apart = adapted.reshape(adapted.shape[0], n, -1, *adapted.shape[2:])
         stacked = apart.transpose(0, 1).reshape(result.shape)
-        return result.add(stacked, alpha=self.scaling).to(result.dtype)
+        return result.add(stacked, alpha=self.scaling).to(x.dtype)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class _WithFrozen:
         for adapter in self.adapters:
             down, up = layer.lora_A[adapter], layer.lora_B[adapter]
             result = result + up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
-        return result.to(x.dtype)
+        return result  # rounded to the layer's own type once all is added, as PEFT does
 
 
 class BranchCopies:
