@@ -1,0 +1,114 @@
+"""The settings in docs/examples: whole, valid, and fit for the family they are for."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
+from tiny_style import STYLE, write_tiny_style
+
+from nsync_pipeline.add_style import NewStyle, add_style
+from nsync_pipeline.artifacts import LORA_FILE, Workspace
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.generation.schedulers import build_scheduler
+from nsync_pipeline.params import parse_params, read_params
+from nsync_pipeline.pipeline.dvc_file import check_dvc_file, sync_dvc_file
+from nsync_pipeline.stages import training
+from nsync_pipeline.stages.context import StageContext
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))
+COMMIT = re.compile(r"[0-9a-f]{40}")
+TINY: dict[str, Callable[[Path], Path]] = {
+    "stable_diffusion_1_5": save_tiny_stable_diffusion,
+    "stable_diffusion_2_1": lambda folder: save_tiny_stable_diffusion(folder, "v_prediction"),
+    "stable_diffusion_xl": save_tiny_stable_diffusion_xl,
+    "stable_diffusion_3": save_tiny_stable_diffusion_3,
+}
+
+each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+
+
+def content_of(example: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(example.read_text(encoding="utf-8"))
+
+
+def test_there_is_one_for_each_model_that_the_page_lists() -> None:
+    page = (ROOT / "docs" / "examples" / "README.md").read_text(encoding="utf-8")
+    assert {example.stem for example in EXAMPLES} == set(TINY)
+    assert set(re.findall(r"\]\((\w+\.yaml)\)", page)) == {example.name for example in EXAMPLES}
+
+
+@each_example
+def test_it_is_valid_and_every_model_is_pinned(example: Path) -> None:
+    params = read_params(example)
+    captioner = params.captioning.model
+    assert captioner is not None
+    pinned = [
+        params.base_model.revision,
+        captioner.revision,
+        params.evaluation.extractor_revision,
+        params.training.watch.extractor_revision,
+    ]
+    assert all(revision and COMMIT.fullmatch(revision) for revision in pinned)
+
+
+@each_example
+def test_it_stands_in_for_the_shipped_settings(example: Path, tmp_path: Path) -> None:
+    """Every key that DVC tracks is there, and so are the variants that dvc.yaml lists."""
+    shutil.copy(example, tmp_path / "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    workspace = Workspace(tmp_path)
+    check_dvc_file(workspace, read_params(workspace.params_file))
+
+    assert sync_dvc_file(workspace) == [
+        "dvc.yaml: metrics of monet",
+        "dvc.yaml: plots of monet",
+    ]
+    assert (tmp_path / "params.yaml").read_bytes() == example.read_bytes()
+
+
+def test_pictures_come_in_as_the_page_says(tmp_path: Path) -> None:
+    """Into the entry that is there, without a caption, because there is a captioner."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        Image.effect_noise((800, 800), 30 + 20 * number).convert("RGB").save(
+            pictures / f"{number}.png"
+        )
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.root.mkdir()
+    shutil.copy(EXAMPLES[0], workspace.params_file)
+    added = add_style(workspace, NewStyle("monet", str(pictures)), lambda *told: None)
+
+    assert added.copied == 3
+    assert added.described_by == "OpenGVLab/InternVL3-1B-hf"
+    assert workspace.params_file.read_bytes() == EXAMPLES[0].read_bytes()
+
+
+@each_example
+def test_its_family_trains_and_draws_with_it(example: Path, tmp_path: Path) -> None:
+    """On a tiny model of the family, two steps of the anchored rule, and without the watch."""
+    content = content_of(example)
+    base = TINY[example.stem](tmp_path / "base")
+    content["base_model"] |= {"name": str(base), "revision": None, "device": "cpu"}
+    content["styles"] = {STYLE: content["styles"]["monet"]}
+    content["training"] |= {"steps": 2, "watch": {"every": 0}}
+    params = parse_params(content)
+    workspace = Workspace(tmp_path / "workspace")
+    family = load_family(params.base_model)
+    write_tiny_style(workspace, family.revision)
+    for sampler in (params.negative_set.sampler, params.generation.sampler):
+        assert build_scheduler(family, sampler).timesteps is not None
+
+    training.run(StageContext(workspace, params, STYLE, "nsync_anchor"))
+    assert (workspace.model(STYLE, "nsync_anchor") / LORA_FILE).is_file()
