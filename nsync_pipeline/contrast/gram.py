@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from nsync_pipeline.contrast.scopes import Layout
 
@@ -27,17 +28,18 @@ class Combination:
 
 def flat_vector(gradient: Gradient, layout: Layout) -> Tensor:
     """All numbers of ``gradient`` in the order of ``layout``, (d,)."""
-    vector = torch.cat([gradient[place].reshape(-1) for place in layout.order])
+    parts = [gradient[place] for place in layout.order]
+    vector: Tensor = _flatten_dense_tensors(parts)  # type: ignore[no-untyped-call]
     # MPS has no float64: its numbers go to the CPU.
     return vector.cpu() if vector.device.type == "mps" else vector
 
 
 def tensors_of(vector: Tensor, layout: Layout, like: Gradient) -> tuple[Tensor, ...]:
     """``vector`` (d,) in the shapes, the number type and the device of ``like``."""
-    sizes = [layout.shapes[place].numel() for place in layout.order]
-    parts = torch.split(vector.to(like[0]), sizes)
+    ordered = [like[place] for place in layout.order]
+    parts = _unflatten_dense_tensors(vector.to(like[0]), ordered)  # type: ignore[no-untyped-call]
     by_place = dict(zip(layout.order, parts, strict=True))
-    return tuple(by_place[place].view(layout.shapes[place]) for place in range(len(sizes)))
+    return tuple(by_place[place] for place in range(len(parts)))
 
 
 def inner_products(
