@@ -2,12 +2,15 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nsync_pipeline import __version__
+from nsync_pipeline.cli.blind import blind
+from nsync_pipeline.cli.compare import compare
+from nsync_pipeline.cli.export import export
+from nsync_pipeline.cli.generate import generate
 from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
 from nsync_pipeline.cli.sketchbook import sketchbook
 from nsync_pipeline.errors import UserError
@@ -20,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(sketchbook, name="sketchbook")
+app.add_typer(blind, name="blind")
 
 StyleOption = Annotated[str, typer.Option("--style", "-s", help="A style of params.yaml.")]
 
@@ -135,34 +139,9 @@ def add_style(
     print("Next: `dvc repro`, or the style's job in Dagster")
 
 
-@app.command()
-def generate(
-    prompt: Annotated[list[str], typer.Argument(help="What to draw; several are a row each.")],
-    style: Annotated[str | None, typer.Option("--style", "-s", help="A style.")] = None,
-    variant: Annotated[
-        str | None, typer.Option("--variant", "-v", help="A variant, or base.")
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be given several times.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("pictures"),
-    lora: Annotated[
-        Path | None, typer.Option(help="A LoRA's .safetensors file, instead of a variant.")
-    ] = None,
-    lora_scale: Annotated[float, typer.Option(help="1 as trained, 0 not at all.")] = 1.0,
-    workspace: WorkspaceOption = None,
-) -> None:
-    """Draw your own prompts with a trained variant, the base, or a LoRA's file."""
-    place = find_workspace(workspace)
-    from nsync_pipeline.params import read_params
-    from nsync_pipeline.pipeline.progress import shown_progress
-    from nsync_pipeline.stages.generate_pictures import generate as draw
-
-    params = read_params(place.params_file)
-    with shown_progress("generate", None) as progress:
-        drawn = draw(
-            place, params, prompt, seed or [params.seed], output, style=style, variant=variant,
-            lora=lora, lora_scale=lora_scale, progress=progress,
-        )  # fmt: skip
-    print(f"{len(drawn.files)} pictures in {output}; all on {drawn.contact_sheet}")
+app.command()(generate)
+app.command()(compare)
+app.command()(export)
 
 
 @app.command()

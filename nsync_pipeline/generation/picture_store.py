@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.generation.config import SamplerConfig
@@ -128,17 +129,22 @@ def picture_key(
     }
     if (size := latent_size(family, request)) != family.latent_shape[1:]:
         recipe["latent_size"] = size
+    if family.vae_tiling:
+        recipe["vae_tiling"] = True
     return _digest(recipe)
 
 
-def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write ``pixels`` (H, W, 3) as a PNG with no metadata: the same pixels, the same bytes.
+def write_png(path: Path, pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
+    """Write ``pixels`` (H, W, 3) as a PNG with ``text`` alone: the same of both, the same bytes.
 
     The file appears whole or not at all.
     """
     partial = path.with_name(path.name + ".partial")
+    said = PngInfo()
+    for name, value in (text or {}).items():
+        said.add_itxt(name, value)
     try:
-        Image.fromarray(pixels, "RGB").save(partial, "PNG", compress_level=6)
+        Image.fromarray(pixels, "RGB").save(partial, "PNG", compress_level=6, pnginfo=said)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,134 +1,152 @@
-"""Pictures on demand: a person's own prompts, drawn by a variant, the base, or a trained file."""
+"""Pictures on demand: a person's own prompts, drawn by a variant, the base, or a LoRA's file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from nsync_pipeline.adaptation.placeholder import trained_style_word
-from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.artifacts import BASE, Workspace, trained_files
-from nsync_pipeline.errors import MissingArtifactError, UserError
+from nsync_pipeline.errors import UserError
+from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.generation.config import SamplerConfig
 from nsync_pipeline.generation.picture_store import write_png
-from nsync_pipeline.generation.prompts import styled_prompt
-from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
-from nsync_pipeline.image_sets.contact_sheet import contact_sheet
+from nsync_pipeline.generation.sampling import PictureRequest, SampledPicture, draw_pictures
+from nsync_pipeline.generation.written_behind import written_behind
 from nsync_pipeline.params import Params
 from nsync_pipeline.stages.context import Progress, silent_progress
+from nsync_pipeline.stages.drawing_model import DrawingModel, set_strength
+from nsync_pipeline.stages.generated_sheet import AskedPicture, sheet_plan
+from nsync_pipeline.stages.picture_settings import PictureSettings
+from nsync_pipeline.stages.prompt_file import AskedPrompt
+from nsync_pipeline.stages.report_lineage import public_name
+from nsync_pipeline.training.determinism import deterministic_algorithms
 
 SHEET_FILE = "contact_sheet.png"
-SHEET_SIDE = 256  # pixels, at most
+
+_Batch = list[tuple[AskedPicture, SampledPicture]]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How pictures are drawn."""
+
+    sampler: SamplerConfig
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the family's square
+    strengths: tuple[float, ...] = (1.0,)  # of the LoRA; several: each picture at each of them
 
 
 @dataclass(frozen=True)
 class GeneratedPictures:
-    """What was drawn: a row of the contact sheet a prompt, a column a seed."""
+    """What was drawn."""
 
-    files: tuple[Path, ...]  # by prompt, then by seed
+    files: tuple[Path, ...]  # by prompt, then by seed, then by strength
     contact_sheet: Path
 
 
 def generate(
-    workspace: Workspace,
     params: Params,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
+    model: DrawingModel,
+    prompts: Sequence[AskedPrompt],
     folder: Path,
     *,
-    style: str | None = None,
-    variant: str | None = None,
-    lora: Path | None = None,
-    lora_scale: float = 1.0,
+    manner: Manner | None = None,
     progress: Progress = silent_progress,
 ) -> GeneratedPictures:
-    """Draw each prompt at each seed into ``folder``; nothing that is there is overwritten.
+    """Draw each prompt at each of its seeds into ``folder``; nothing there is overwritten.
 
-    With a ``style``, ``in the style of <placeholder>`` is put after each prompt (for ``base``, the
-    generic style); without one, prompts are taken as they are.
+    Each picture's file says all that it was drawn from (``PictureSettings``).
 
     Args:
-        workspace: where the variant's LoRA lies.
-        params: the base model, the style's words, and the sampler of ``generation``.
-        prompts: one or more; not empty.
-        seeds: one or more, 0 .. 2^63 - 1.
-        folder: for ``<prompt's number>_<seed>.png`` and ``contact_sheet.png``; made where missing.
-        style: a style of params.yaml; needed with a ``variant``.
-        variant: a variant of params.yaml, or ``base``.
-        lora: a LoRA's file, instead of a variant.
-        lora_scale: how strongly the LoRA acts: 1 as trained, 0 not at all.
-        progress: told how many pictures are drawn.
+        params: the base model, and the sampler of ``generation``.
+        model: what is put on the base, and how prompts name the style.
+        prompts: one or more.
+        folder: for ``<prompt's number>_<seed>.png`` (of a sweep ``..._x<strength>.png``) and
+            ``contact_sheet.png``; made where missing.
+        manner: None: as ``params.generation`` says.
+        progress: told how many pictures are drawn and saved.
 
     Raises:
         UserError: the arguments do not go together, or a file would be overwritten.
-        MissingArtifactError: the LoRA is not there.
-        BaseModelError: the base cannot be loaded, or a picture comes out broken.
+        BaseModelError: the base or the LoRA cannot be loaded, the base cannot draw in this manner,
+            or a picture comes out broken; what was drawn before is kept.
     """
-    prompts = [prompt.strip() for prompt in prompts]
-    seeds = list(dict.fromkeys(seeds))
-    if not all(prompts) or not prompts or not seeds:
-        raise UserError("generate needs at least one prompt that is not empty, and one seed")
-    if any(not 0 <= seed < 2**63 for seed in seeds):
-        raise UserError("a seed is a whole number from 0 to 2^63 - 1")
-    settings = None if style is None else params.style(style)
-    trained = _trained(workspace, params, style, variant, lora)
-    if settings is not None:
-        words = settings.generic_style
-        if trained is not None:
-            words = trained_style_word(trained, settings.placeholder)
-        prompts = [styled_prompt(prompt, words) for prompt in prompts]
-    requests = [
-        PictureRequest(f"{number:03d}_{seed}", prompt, seed)
-        for number, prompt in enumerate(prompts, start=1)
-        for seed in seeds
-    ]
-    files = {request.id: folder / f"{request.id}.png" for request in requests}
+    manner = manner or Manner(params.generation.sampler)
+    if not prompts:
+        raise UserError("generate needs at least one prompt")
+    if model.place is None and manner.strengths != (1.0,):
+        raise UserError("the base has no strength: give a variant or a LoRA's file")
+    asked = list(_asked(model, prompts, manner, folder))
     sheet = folder / SHEET_FILE
-    taken = [file for file in (*files.values(), sheet) if file.exists()]
+    taken = [file for file in (*(one.file for one in asked), sheet) if file.exists()]
     if taken:
         raise UserError(f"{taken[0]} is there already: choose another folder, or move it away")
+    title = " · ".join(part for part in (model.style, model.name) if part)
+    plan = sheet_plan(title, prompts, asked, manner.strengths)
 
     family = load_family(params.base_model)
-    if trained is not None:
-        load_trained(family, trained, lora_scale)
+    model.put_on(family)
     folder.mkdir(parents=True, exist_ok=True)
-    # A few pictures are not worth a whole batch: they may differ from a stage's in the last bit.
-    batch_size = min(params.generation.sampler.batch_size, len(requests))
-    sampler = params.generation.sampler.model_copy(update={"batch_size": batch_size})
-    images = []
-    for batch in draw_pictures(family, requests, sampler):
-        for picture in batch:
-            write_png(files[picture.request.id], picture.pixels)
-            images.append(Image.fromarray(picture.pixels))
-        progress("pictures", len(images), len(requests))
-    contact_sheet(images, len(seeds), min(family.resolution, SHEET_SIDE)).save(sheet)
-    return GeneratedPictures(tuple(files.values()), sheet)
+    on_sheet: dict[Path, Image.Image] = {}
+    done = 0
+    with deterministic_algorithms():
+        for batch in _drawn(family, model, asked, manner):
+            for one, picture in batch:
+                if one.file in plan.files:
+                    on_sheet[one.file] = Image.fromarray(picture.pixels)
+            done += len(batch)
+            progress("pictures", done, len(asked))
+    plan.sheet(on_sheet).save(sheet)
+    return GeneratedPictures(tuple(one.file for one in asked), sheet)
 
 
-def _trained(
-    workspace: Workspace,
-    params: Params,
-    style: str | None,
-    variant: str | None,
-    lora: Path | None,
-) -> Path | None:
-    """The folder of what the variant trained, or the file; None for the base as it is."""
-    if lora is not None:
-        if variant is not None:
-            raise UserError("give a variant or a LoRA's file, not both")
-        if not lora.is_file():
-            raise MissingArtifactError(f"{lora} is not there: give the LoRA's .safetensors file")
-        return lora
-    if variant is None or variant == BASE:
-        return None
-    params.variant(variant)
-    if style is None:
-        raise UserError(f"variant {variant!r} was trained once a style: say which style")
-    folder = workspace.model(style, variant)
-    if not trained_files(folder):
-        raise MissingArtifactError(
-            f"{folder} holds no trained weights: run the training stage of {variant!r} on "
-            f"{style!r} first."
-        )
-    return folder
+def _asked(
+    model: DrawingModel, prompts: Sequence[AskedPrompt], manner: Manner, folder: Path
+) -> Iterator[AskedPicture]:
+    sweep = len(manner.strengths) > 1
+    for row, prompt in enumerate(prompts):
+        for seed in prompt.seeds:
+            for strength in manner.strengths:
+                name = f"{row + 1:03d}_{seed}" + (f"_x{strength:g}" if sweep else "")
+                request = PictureRequest(name, model.prompt(prompt.text), seed, manner.size)
+                yield AskedPicture(folder / f"{name}.png", row, request, strength)
+
+
+def _drawn(
+    family: Family, model: DrawingModel, asked: Sequence[AskedPicture], manner: Manner
+) -> Iterator[_Batch]:
+    """Batches of pictures, each written while the next is drawn."""
+    weights_sha256 = model.weights_sha256()
+
+    def batches() -> Iterator[_Batch]:
+        for strength in manner.strengths:
+            by_name = {one.request.id: one for one in asked if one.strength == strength}
+            set_strength(family, strength)
+            # A few pictures are not worth a whole batch: their last bits may be other ones.
+            size = min(manner.sampler.batch_size, len(by_name))
+            sampler = manner.sampler.model_copy(update={"batch_size": size})
+            requests = [one.request for one in by_name.values()]
+            for batch in draw_pictures(family, requests, sampler):
+                yield [(by_name[drawn.request.id], drawn) for drawn in batch]
+
+    def write(batch: _Batch) -> None:
+        for one, drawn in batch:
+            height, width = drawn.pixels.shape[:2]
+            settings = PictureSettings(
+                prompt=one.request.prompt,
+                seed=one.request.seed,
+                height=height,
+                width=width,
+                scheduler=manner.sampler.scheduler,
+                steps=manner.sampler.steps,
+                guidance_scale=manner.sampler.guidance_scale,
+                base_model=public_name(family.name),
+                base_revision=family.revision,
+                model=model.name,
+                style=model.style,
+                weights_sha256=weights_sha256,
+                strength=one.strength,
+            )
+            write_png(one.file, drawn.pixels, settings.as_text())
+
+    yield from written_behind(batches(), write)

@@ -2,24 +2,21 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
-from PIL import Image
+from drawing_workspace import STYLE, drawing_params, write_pictures
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora
 from nsync_pipeline.adaptation.saved_lora import save_lora
 from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE, Workspace
-from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
+from nsync_pipeline.errors import MissingArtifactError, ParamsError
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.image_sets.manifest import SAMPLES, read_manifest
 from nsync_pipeline.params import Params
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages import generation
 from nsync_pipeline.stages.context import StageContext
-from nsync_pipeline.stages.generate_pictures import generate
 
 TEST = ("a1", "b2", "c3")
 
@@ -116,76 +113,3 @@ def test_a_lora_that_is_not_trained_yet_is_named(workspace: Workspace, params: P
         draw(workspace, params, "nsync")
     with pytest.raises(ParamsError, match="variant 'nsinc' is not in params"):
         draw(workspace, params, "nsinc")
-
-
-def test_pictures_on_demand(workspace: Workspace, params: Params, tmp_path: Path) -> None:
-    """Two prompts at two seeds; the base's picture is the stage's, up to rounding."""
-    rows, _ = draw(workspace, params, BASE)
-    seeds = [rows[0]["seed"], 7]
-    prompts = [rows[0]["caption"], " a fish "]
-    folder = tmp_path / "mine"
-    drawn = generate(workspace, params, prompts, seeds, folder, style=STYLE, variant=BASE)
-    names = [f"001_{seeds[0]}.png", "001_7.png", f"002_{seeds[0]}.png", "002_7.png"]
-    assert [file.name for file in drawn.files] == names
-    stored = workspace.samples(STYLE, BASE) / rows[0]["file"]
-    with Image.open(drawn.files[0]) as mine, Image.open(stored) as theirs:
-        difference = np.asarray(mine).astype(int) - np.asarray(theirs).astype(int)
-    assert np.abs(difference).max() <= 1
-    with Image.open(drawn.contact_sheet) as sheet:
-        assert sheet.width == sheet.height  # two seeds across, two prompts down
-
-
-def test_a_lora_file_is_the_variants_lora_and_scale_0_is_the_base(
-    workspace: Workspace, params: Params, tmp_path: Path
-) -> None:
-    lora = workspace.model(STYLE, "nsync") / LORA_FILE
-    prompt = ["a tree in the style of sks"]
-
-    def pixels(name: str, prompts: list[str], **how: object) -> np.ndarray:
-        drawn = generate(workspace, params, prompts, [5], tmp_path / name, **how)  # type: ignore[arg-type]
-        with Image.open(drawn.files[0]) as image:
-            return np.asarray(image).astype(int)
-
-    variant = pixels("variant", ["a tree"], style=STYLE, variant="nsync")
-    by_file = pixels("file", prompt, lora=lora)
-    plain = pixels("plain", prompt)
-    off = pixels("off", prompt, lora=lora, lora_scale=0.0)
-    assert np.array_equal(by_file, variant)
-    assert np.abs(off - plain).max() <= 1
-    assert np.abs(by_file - plain).max() > 1
-
-
-@pytest.mark.parametrize(
-    ("how", "error", "message"),
-    [
-        ({"prompts": []}, UserError, "at least one prompt"),
-        ({"prompts": ["a tree", " "]}, UserError, "not empty"),
-        ({"seeds": []}, UserError, "one seed"),
-        ({"seeds": [-1]}, UserError, "a seed is a whole number"),
-        ({"variant": "nsync"}, UserError, "say which style"),
-        ({"style": "inc", "variant": "nsync"}, ParamsError, "style 'inc' is not in params"),
-        ({"style": STYLE, "variant": "x"}, ParamsError, "variant 'x' is not in params"),
-        ({"lora": Path("/nowhere.safetensors")}, MissingArtifactError, "is not there"),
-        ({"lora": Path("/x"), "variant": "nsync"}, UserError, "not both"),
-    ],
-)
-def test_what_does_not_go_together_is_explained(
-    workspace: Workspace,
-    params: Params,
-    tmp_path: Path,
-    how: dict[str, object],
-    error: type[Exception],
-    message: str,
-) -> None:
-    arguments: dict[str, object] = {"prompts": ["a tree"], "seeds": [1]} | how
-    with pytest.raises(error, match=message):
-        generate(workspace, params, folder=tmp_path / "mine", **arguments)  # type: ignore[arg-type]
-    assert not (tmp_path / "mine").exists()
-
-
-def test_nothing_is_overwritten(workspace: Workspace, params: Params, tmp_path: Path) -> None:
-    (tmp_path / "001_1.png").write_bytes(b"mine")
-    before = folder_bytes(tmp_path)
-    with pytest.raises(UserError, match=r"001_1\.png is there already"):
-        generate(workspace, params, ["a tree"], [1], tmp_path)
-    assert folder_bytes(tmp_path) == before

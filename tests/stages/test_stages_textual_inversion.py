@@ -24,7 +24,9 @@ from nsync_pipeline.image_sets.manifest import SAMPLES, read_manifest
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.stages import generation, training
 from nsync_pipeline.stages.context import StageContext
+from nsync_pipeline.stages.drawing_model import drawing_model
 from nsync_pipeline.stages.generate_pictures import generate
+from nsync_pipeline.stages.prompt_file import AskedPrompt
 from nsync_pipeline.tracking.placement import variant_digest
 
 VARIANTS: dict[str, Any] = {
@@ -149,15 +151,21 @@ def test_pictures_on_demand_use_the_variants_own_word(
     """By its variant, and by the file of its vectors: the same picture."""
     params = params_of(base)
     training.run(StageContext(workspace, params, STYLE, "nsync_ti"))
-    one = generate(
-        workspace, params, ["a tree"], [1], tmp_path / "one", style=STYLE, variant="nsync_ti"
-    )
     file = workspace.model(STYLE, "nsync_ti") / EMBEDDINGS_FILE
-    two = generate(workspace, params, ["a tree"], [1], tmp_path / "two", style=STYLE, lora=file)
-    plain = generate(
-        workspace, params, ["a tree in the style of <sks>"], [1], tmp_path / "three", lora=file
-    )
-    assert one.files[0].read_bytes() == two.files[0].read_bytes() == plain.files[0].read_bytes()
+    drawn = []
+    for name, prompt, model in (
+        ("one", "a tree", drawing_model(workspace, params, STYLE, "nsync_ti")),
+        ("two", "a tree", drawing_model(workspace, params, STYLE, None, file)),
+        (
+            "three",
+            "a tree in the style of <sks>",
+            drawing_model(workspace, params, None, None, file),
+        ),
+    ):
+        made = generate(params, model, [AskedPrompt(prompt, (1,))], tmp_path / name)
+        with Image.open(made.files[0]) as image:
+            drawn.append(image.tobytes())
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 def test_a_prompt_that_the_vectors_make_too_long_is_refused(
