@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from original_layout import save_original_v1
 from safetensors.torch import load_file, save_file
 
 from nsync_pipeline.errors import BaseModelError
@@ -298,6 +299,18 @@ def test_hub_model_is_pinned_downloaded_sparingly_and_kept(
     )  # from the cache, with no network
     assert again.revision == COMMIT
     assert caplog.text == ""
+
+
+def test_a_checkpoints_settings_come_from_the_hub_without_weights(
+    hub: Hub, tiny_base: Path, tmp_path: Path
+) -> None:
+    file = save_original_v1(tiny_base, tmp_path / "one.safetensors")
+    family = load_family(config_of(file, config="studio/tiny"))
+    assert family.revision.startswith("sha256:")
+    assert not [name for name in hub.requested if name.endswith((".safetensors", ".bin"))]
+    hub.stop()
+    with pytest.raises(BaseModelError, match=r"base_model\.config: 'stable-diffusion-v1-5/.*cache"):
+        load_family(config_of(file))
 
 
 def test_tokens_are_counted_without_downloading_weights(hub: Hub) -> None:
