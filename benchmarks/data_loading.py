@@ -48,6 +48,8 @@ class MadeUpFamily:
 
     revision = "made up"
     device = torch.device("cpu")
+    dtype = torch.float32
+    vae_tiling = False
     resolution = SIDE
 
     def __init__(self, latent: Sequence[int], prompt: Sequence[int]) -> None:
