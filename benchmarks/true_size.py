@@ -162,7 +162,6 @@ def training_step(family: Any, way: str, batch: int, checkpointing: bool) -> Cal
     lora = add_lora(family, LoraSettings(rank=8, alpha=8.0), torch.Generator().manual_seed(0))
     if checkpointing:
         family.denoiser.enable_gradient_checkpointing()
-        family.denoiser.train()  # the models have it only then
     optimizer = torch.optim.AdamW(lora.weights, lr=1e-4)
     refiner = Refiner(rule, ContrastConfig(), lora.names, [w.shape for w in lora.weights])
     batches = {
