@@ -38,6 +38,10 @@ class Workspace:
         """The user's own pictures of a style, as ``nsync add-style`` brought them in."""
         return self.root / "sources" / style
 
+    def choices(self, style: str) -> Path:
+        """What people chose on blind pages of a style, a JSON file each."""
+        return self.root / "choices" / style
+
     def style_set(self, style: str) -> Path:
         """``manifest.parquet`` (image_sets.manifest.STYLE_SET) and ``images/``."""
         return self.root / "data" / style / "style_set"

@@ -49,6 +49,10 @@ class EvaluationError(UserError):
     """The evaluation cannot be done: its extractor cannot be used, or the pictures do not fit."""
 
 
+class ChoicesError(UserError):
+    """A file of blind choices cannot be read, or is about other pictures."""
+
+
 class WorkspaceBusyError(UserError):
     """Another process is writing the same artefact."""
 

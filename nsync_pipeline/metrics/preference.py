@@ -1,0 +1,55 @@
+"""What people chose who saw two checkpoints' pictures and did not know which were whose."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsync_pipeline.metrics.bootstrap import (
+    Interval,
+    interval,
+    mean_under,
+    prompt_draws,
+    prompt_means,
+)
+
+WON, TIED, LOST = 1.0, 0.5, 0.0
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How often a's picture was chosen over b's."""
+
+    win_rate: Interval  # of a: wins count 1, "cannot tell" counts 1/2
+    wins: int  # of a
+    ties: int
+    losses: int
+
+    @property
+    def choices(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+def preference(
+    prompts: Sequence[str], outcomes: Sequence[float], draws: int, rng: np.random.Generator
+) -> Preference:
+    """The win rate over choices; the k-th is about a picture of ``prompts[k]``.
+
+    ``outcomes`` are ``WON``, ``TIED`` or ``LOST`` for a. The choices of one prompt (several
+    pictures, several people) are averaged, and prompts are resampled: they are what is independent.
+
+    Raises:
+        ValueError: there is no choice, or the two do not pair up.
+    """
+    if not len(outcomes) or len(prompts) != len(outcomes):
+        raise ValueError("a preference needs choices, each about one prompt")
+    names = sorted(set(prompts))
+    unit = np.array([names.index(prompt) for prompt in prompts])
+    means = prompt_means(np.asarray(outcomes, dtype=np.float64), unit, len(names))
+    resampled = mean_under(prompt_draws(len(names), draws, rng), means)
+    return Preference(
+        win_rate=interval(float(means.mean()), resampled),
+        wins=sum(outcome == WON for outcome in outcomes),
+        ties=sum(outcome == TIED for outcome in outcomes),
+        losses=sum(outcome == LOST for outcome in outcomes),
+    )
