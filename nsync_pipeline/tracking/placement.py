@@ -10,7 +10,7 @@ is none yet, one is made.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nsync_pipeline.artifacts import BASE, Workspace, trained_files
+from nsync_pipeline.artifacts import BASE, LORA_FILE, Workspace, trained_files
 from nsync_pipeline.tracking.identity import file_sha256
 
 ARTEFACT = "nsync.artefact"
@@ -83,7 +83,9 @@ def made_by(workspace: Workspace, stage: str, style: str, variant: str | None) -
 def variant_digest(workspace: Workspace, style: str, variant: str, base: str) -> str:
     if variant == BASE:
         return f"base:{base}".replace("'", "")  # it goes into a quoted search
-    return "+".join(file_sha256(file) for file in trained_files(workspace.model(style, variant)))
+    model = workspace.model(style, variant)
+    files = trained_files(model) or (model / LORA_FILE,)  # which is not there either: an error
+    return "+".join(file_sha256(file) for file in files)
 
 
 def evaluation_digest(workspace: Workspace, style: str) -> str:
