@@ -82,6 +82,7 @@ def _read(context: StageContext, variant: str) -> _Task:
     contrastive = "negative" in branches_of(settings.update_rule, settings.contrast)
     inputs = read_training_inputs(workspace, context.style, word, settings)
     context.log.dataset("style_set", workspace.style_set(context.style), "training")
+    context.log.dataset("captions", workspace.captions(context.style), "captions")
     if contrastive:
         context.log.dataset("negative_set", workspace.negative_set(context.style), "negatives")
     family = load_family(params.base_model)
@@ -224,7 +225,7 @@ def _digest(task: _Task) -> str:
     content = {
         "origin": _origin(task),
         "settings": task.settings.model_dump(mode="json"),
-        "base": [str(family.device), str(family.dtype), family.resolution],
+        "base": [str(family.device), str(family.dtype), family.resolution, family.vae_tiling],
         "aspect_buckets": task.context.params.base_model.aspect_buckets,
         "held_out": [example.id for example in task.inputs.held_out],
         "torch": torch.__version__,

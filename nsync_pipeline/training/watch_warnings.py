@@ -31,7 +31,8 @@ IDLE_SHARE = 0.1
 """Mean share removed below which less than 1 % of the gradient's energy (0.1^2) is removed."""
 
 IDLE_COSINE, IDLE_ERRORS = 0.1, 2.0
-"""A mean cosine this small, and within so many of its standard errors of 0. By chance, two vectors
+"""A mean cosine this small, even with one standard error more, and within so many standard errors
+of 0. By chance, two vectors
 of ``d`` effective dimensions have a cosine of mean 0 and deviation ``1/sqrt(d)``, which may well be
 0.3: the *share* removed is then 0.24 on average although the two have nothing in common. What they
 share shows in the *mean* of the signed cosine, as chance has no sign."""
@@ -41,8 +42,8 @@ RISING_LOOKS = 10
 
 RISING_ERRORS = 6.0
 """How many of its standard errors the slope of the held-out loss must be above 0. It is asked again
-at every look, and losses of neighbouring looks are alike: at 4, one flat history in ten of 200
-looks with a correlation of 0.5 gave a false alarm; at 6, one in fifty."""
+at every look, and losses of neighbouring looks are alike: at 4, one flat history in eight of 200
+looks with a correlation of 0.5 gave a false alarm; at 6, three in a hundred."""
 
 RISING_LEAST = 0.01
 """What the held-out loss must rise by over these looks, as a share of itself."""
@@ -101,7 +102,7 @@ def idle_projection(history: Sequence[StepRecord], settings: TrainingConfig) -> 
         "step", "global", "euclidean"
     )  # fmt: skip
     # Elsewhere the cosine of the whole vectors does not say what is removed.
-    chance = by_one_step and abs(mean) <= min(IDLE_COSINE, IDLE_ERRORS * error)
+    chance = by_one_step and abs(mean) <= min(IDLE_COSINE - error, IDLE_ERRORS * error)
     if share >= IDLE_SHARE and not chance:
         return None
     seen = f"the projection does next to nothing: over {len(cosines)} steps "
