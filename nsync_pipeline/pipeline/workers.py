@@ -99,16 +99,13 @@ def _error(worker: _Worker, count: int) -> WorkerError:
     how = f"ended with code {code}" if code > 0 else f"was killed ({signal.Signals(-code).name})"
     said = ""
     if worker.errors is None:
-        said = "; what it said is above" if code > 0 else ""
+        said = ": what it said is above" if code > 0 else ""
     else:
         worker.errors.seek(0)
         lines = worker.errors.read().decode(errors="replace").strip().splitlines()
         said = f": {lines[-1].removeprefix('nsync: ')}" if lines else ""
-    return WorkerError(
-        f"process {worker.rank} of {count} {how}{said}. All have ended; the same command goes on "
-        "from the newest checkpoint.",
-        code if code > 0 else KILLED,
-    )
+    message = f"process {worker.rank} of {count} {how}{said}. All have ended."
+    return WorkerError(message, code if code > 0 else KILLED)
 
 
 @contextmanager
