@@ -21,6 +21,7 @@ from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGrou
 from nsync_pipeline.artifacts import EMBEDDINGS_FILE, LORA_FILE, trained_files
 from nsync_pipeline.errors import MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.zero_terminal_snr import use_own_schedule
 
 
 def add_trainables(
@@ -94,9 +95,13 @@ def load_trained(family: Family, place: Path, scale: float = 1.0) -> None:
 
 
 def remove_trained(family: Family) -> None:
-    """Take off what ``add_trainables`` or ``load_trained`` put on; nothing where there is none."""
+    """Take off what ``add_trainables`` or ``load_trained`` put on; nothing where there is none.
+
+    The family draws on its own noise schedule again.
+    """
     remove_lora(family)
     remove_token_vectors(family)
+    use_own_schedule(family)
 
 
 def has_trained(family: Family) -> bool:

@@ -1,6 +1,8 @@
 """A base whose noise schedule ends in noise alone."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,6 +12,14 @@ from nsync_pipeline.families.family import Family, NoiseSchedule
 
 ORIGIN_KEY = "zero_terminal_snr"
 """Says, in the header of what was trained, whether it was trained so."""
+
+
+@dataclass(frozen=True)
+class ZeroTerminalSchedule(NoiseSchedule):
+    """A rescaled schedule, and what the base had before."""
+
+    own: NoiseSchedule
+    own_scheduler: Any  # diffusers
 
 
 def draw_as_trained(family: Family, origin: Mapping[str, str]) -> None:
@@ -29,6 +39,8 @@ def use_zero_terminal_snr(family: Family) -> None:
             the noise that epsilon asks for is the input itself, and says nothing of the picture.
     """
     schedule = family.noise_schedule
+    if isinstance(schedule, ZeroTerminalSchedule):
+        return
     if schedule.prediction_type != "v_prediction":
         raise TrainingError(
             "training.objective.zero_terminal_snr is only for models that predict v, and "
@@ -36,9 +48,6 @@ def use_zero_terminal_snr(family: Family) -> None:
         )
     signal = zero_terminal_signal(schedule.signal)
     noise = torch.sqrt(1.0 - signal.square())
-    family.noise_schedule = NoiseSchedule(
-        schedule.prediction_type, signal, noise, schedule.timesteps
-    )
     scheduler = family.scheduler
     if "rescale_betas_zero_snr" not in scheduler.config:
         raise TrainingError(
@@ -46,6 +55,16 @@ def use_zero_terminal_snr(family: Family) -> None:
             "as its scheduler, which cannot draw so; DDIMScheduler, EulerDiscreteScheduler and "
             "DPMSolverMultistepScheduler can."
         )
+    family.noise_schedule = ZeroTerminalSchedule(
+        schedule.prediction_type, signal, noise, schedule.timesteps, schedule, scheduler
+    )
     family.scheduler = type(scheduler).from_config(
         scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
+
+
+def use_own_schedule(family: Family) -> None:
+    """Undo ``use_zero_terminal_snr``; nothing happens where it was not done."""
+    schedule = family.noise_schedule
+    if isinstance(schedule, ZeroTerminalSchedule):
+        family.noise_schedule, family.scheduler = schedule.own, schedule.own_scheduler

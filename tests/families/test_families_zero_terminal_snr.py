@@ -9,7 +9,12 @@ from tiny_models import save_tiny_stable_diffusion
 from tiny_style import tiny_family
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.trainables import add_trainables, load_trained, save_trained
+from nsync_pipeline.adaptation.trainables import (
+    add_trainables,
+    load_trained,
+    remove_trained,
+    save_trained,
+)
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.zero_terminal_snr import ORIGIN_KEY, use_zero_terminal_snr
 from nsync_pipeline.generation.config import SamplerConfig
@@ -69,6 +74,9 @@ def test_what_was_trained_so_is_drawn_so(v_base: Path, tmp_path: Path) -> None:
         own = float(fresh.noise_schedule.signal[-1])
         load_trained(fresh, folder)
         assert float(fresh.noise_schedule.signal[-1]) == (own if last is None else last)
+        remove_trained(fresh)
+        assert float(fresh.noise_schedule.signal[-1]) == own
+        assert not fresh.scheduler.config.rescale_betas_zero_snr
 
 
 def test_it_is_refused_for_a_base_that_predicts_noise(tiny_base: Path) -> None:
