@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from torch import Tensor
 
 SHARD_BYTES = 32 * 2**20
 """As soon as so much is not written, a shard is: no more is lost by an interruption."""
+
+WRITTEN_WITHIN = 3600.0  # seconds, of any shard
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +95,7 @@ class TensorStore:
         if folder is not None and folder.is_dir():
             _remove_other_recipes(folder, str(self._folder))
         if self._folder is not None and self._folder.is_dir():
+            _remove_left_behind(self._folder)
             for file in sorted(self._folder.glob("*.safetensors")):
                 self._open(file)
 
@@ -190,3 +195,11 @@ def _remove_other_recipes(folder: Path, kept: str) -> None:
             for pattern in ("*.safetensors", "*.partial"):
                 for file in other.glob(pattern):
                     file.unlink(missing_ok=True)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove what killed processes had not finished, and no living one is still writing."""
+    for file in folder.glob("*.partial"):
+        with suppress(FileNotFoundError):
+            if time.time() - file.stat().st_mtime > WRITTEN_WITHIN:
+                file.unlink()

@@ -1,12 +1,13 @@
 """What goes into a step, and the losses of its branches against a plain computation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from tiny_style import CAPTIONS_IN_TURN, tiny_family
 from torch import Tensor
 
@@ -226,6 +227,37 @@ def test_pictures_of_several_shapes_go_group_by_group(family: Family, mixed: Enc
                 for t in triplets
             ]
             torch.testing.assert_close(found[place], torch.cat(alone).mean())
+
+
+@pytest.mark.parametrize("save", [save_tiny_stable_diffusion_xl, save_tiny_stable_diffusion_3])
+def test_other_families_take_several_shapes_prompts_and_geometry(
+    tmp_path: Path, save: Callable[[Path], Path]
+) -> None:
+    """Stacked, cached and live: as each sample alone, by a plain pass with its geometry."""
+    family = tiny_family(save(tmp_path))
+    sizes = picture_sizes(family, buckets=True)
+    examples = encoded(family, examples_of(SHAPES), size_of=sizes.of)
+    assert len(set(examples.shapes)) == 2
+    triplets = [triplet(0, 0), triplet(1, 1), triplet(2, 3, prompt_form="style_only")]
+    branches = ("positive", "negative", "anchor")
+    found = []
+    for live in (False, True):
+        maker = BatchMaker(examples, family.noise_schedule, 0, False, live_prompts=live)
+        batches = {branch: maker.batch(branch, 0, triplets) for branch in branches}
+        with torch.no_grad():
+            found.append(branch_losses(family, batches)(branches))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    for place, branch in enumerate(branches):
+        losses = []
+        for of in triplets:
+            (batch,) = maker.batch(branch, 0, [of])
+            prompts = family.encode_prompts(texts_of(maker, branch, of))
+            with torch.no_grad():
+                predicted = family.predict(
+                    batch.noisy_latents, batch.timesteps, prompts, batch.geometry
+                )
+            losses.append(float((predicted - batch.target).square().mean()))
+        assert float(found[0][place]) == pytest.approx(sum(losses) / 3, rel=1e-3)
 
 
 def test_geometry_is_each_pictures_own(family: Family, mixed: EncodedSet) -> None:

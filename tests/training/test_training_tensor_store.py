@@ -1,5 +1,6 @@
 """Encodings kept on disk: whole shards, memory-mapped, of one recipe."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,17 @@ def test_a_damaged_shard_is_passed_over(
     assert "0.0" not in TensorStore(tmp_path, RECIPE)
     assert "is damaged and not used" in caplog.text
     assert filled(tmp_path, [0.0]).rows(["0.0"], "latents")[0].mean() == 0.0
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    filled(tmp_path, [0.0])
+    (folder,) = tmp_path.iterdir()
+    old, fresh = folder / "old.partial", folder / "fresh.partial"
+    for file in (old, fresh):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert "0.0" in TensorStore(tmp_path, RECIPE)
+    assert (old.exists(), fresh.exists()) == (False, True)
 
 
 def test_the_same_encodings_are_the_same_file(tmp_path: Path) -> None:
