@@ -10,7 +10,7 @@ from tiny_models import save_tiny_stable_diffusion_xl
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.adaptation.lora_layers import ADAPTER
+from nsync_pipeline.adaptation.lora_layers import ADAPTER, START, lora_layers
 from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
@@ -142,3 +142,11 @@ def test_dora_says_why_it_is_not_fused(family: Family) -> None:
     weights = trained(family, {"vectors": 1, "lora": {"dora": True}})
     with pytest.raises(NotFusableError, match="DoRA"):
         BranchCopies((family.denoiser, *family.text_encoders), weights.weights, ADAPTER)
+
+
+def test_a_second_trained_adapter_is_not_fused(family: Family) -> None:
+    weights = trained(family, {"lora": {"start": "olora"}})
+    layers = [layer for _, layer in lora_layers(family.denoiser)]
+    layers[0].lora_A[START].weight.requires_grad_()
+    with pytest.raises(NotFusableError, match="another trained adapter, 'start'"):
+        BranchCopies((family.denoiser,), weights.weights, ADAPTER)
