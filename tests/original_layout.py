@@ -51,6 +51,8 @@ MMDIT_BLOCK = {
     "attn.to_out.0": "x_block.attn.proj", "attn.to_add_out": "context_block.attn.proj",
     "attn.norm_q": "x_block.attn.ln_q", "attn.norm_k": "x_block.attn.ln_k",
     "attn.norm_added_q": "context_block.attn.ln_q", "attn.norm_added_k": "context_block.attn.ln_k",
+    "attn2.to_out.0": "x_block.attn2.proj",
+    "attn2.norm_q": "x_block.attn2.ln_q", "attn2.norm_k": "x_block.attn2.ln_k",
 }  # fmt: skip
 
 
@@ -173,16 +175,15 @@ def _mmdit(weights: Tensors) -> Tensors:
             weight = torch.cat(weight.chunk(2)[::-1])
         if name.startswith("transformer_blocks."):
             _, block, rest = name.split(".", 2)
-            for part, (first, *others) in {
-                "x_block": ("attn.to_q.", "attn.to_k.", "attn.to_v."),
-                "context_block": ("attn.add_q_proj.", "attn.add_k_proj.", "attn.add_v_proj."),
+            for place, (first, *others) in {
+                "x_block.attn": ("attn.to_q.", "attn.to_k.", "attn.to_v."),
+                "x_block.attn2": ("attn2.to_q.", "attn2.to_k.", "attn2.to_v."),
+                "context_block.attn": ("attn.add_q_proj.", "attn.add_k_proj.", "attn.add_v_proj."),
             }.items():
                 if rest.startswith(first):
                     same = [weights[name.replace(first, other)] for other in others]
                     kind = rest.removeprefix(first)
-                    found[f"joint_blocks.{block}.{part}.attn.qkv.{kind}"] = torch.cat(
-                        [weight, *same]
-                    )
+                    found[f"joint_blocks.{block}.{place}.qkv.{kind}"] = torch.cat([weight, *same])
             layer, _, kind = rest.rpartition(".")
             if layer in MMDIT_BLOCK:
                 found[f"joint_blocks.{block}.{MMDIT_BLOCK[layer]}.{kind}"] = weight

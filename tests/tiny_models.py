@@ -172,11 +172,14 @@ def save_tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def save_tiny_stable_diffusion_3(folder: Path, seed: int = 0, t5: bool = True) -> Path:
+def save_tiny_stable_diffusion_3(
+    folder: Path, seed: int = 0, t5: bool = True, second_attention: bool = False
+) -> Path:
     """Save an untrained ``StableDiffusion3Pipeline`` of 32 px pictures to ``folder``; return it.
 
     As the real one: two CLIPs of unlike width and a T5 (or none), a schedule shifted by 3, latents
-    that are shifted, normalised queries and keys. ``T5`` knows ``WORDS`` and letters.
+    that are shifted, normalised queries and keys. ``T5`` knows ``WORDS`` and letters. As 3.5 medium
+    with ``second_attention``, of the picture to itself, in the first block.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -212,6 +215,7 @@ def save_tiny_stable_diffusion_3(folder: Path, seed: int = 0, t5: bool = True) -
             pooled_projection_dim=WIDTH + 24,
             pos_embed_max_size=12,
             qk_norm="rms_norm",
+            dual_attention_layers=(0,) if second_attention else (),
         )
         vae = _kl_autoencoder(
             scaling_factor=1.5305,

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ FAMILIES: dict[str, tuple[Callable[..., Path], Callable[[Path, Path], Path]]] = 
     "stable_diffusion": (save_tiny_stable_diffusion, save_original_v1),
     "stable_diffusion_xl": (save_tiny_stable_diffusion_xl, save_original_xl),
     "stable_diffusion_3": (save_tiny_stable_diffusion_3, save_original_3),
+    "stable_diffusion_3_5": (
+        partial(save_tiny_stable_diffusion_3, second_attention=True),
+        save_original_3,
+    ),
 }
 
 
@@ -39,13 +44,14 @@ def of_file(file: Path, settings: Path | None, **changes: object) -> Family:
 
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A saved pipeline a family; CLIP-L's projection of the third is one, as in its release."""
+    """A saved pipeline a family; CLIP-L's projection of 3 and 3.5 is one, as in their release."""
     folder = tmp_path_factory.mktemp("pipelines")
     saved = {name: save(folder / name) for name, (save, _) in FAMILIES.items()}
-    weights = saved["stable_diffusion_3"] / "text_encoder" / "model.safetensors"
-    tensors = load_file(weights)
-    tensors["text_projection.weight"] = torch.eye(16)
-    save_file(tensors, weights, metadata={"format": "pt"})
+    for name in ("stable_diffusion_3", "stable_diffusion_3_5"):
+        weights = saved[name] / "text_encoder" / "model.safetensors"
+        tensors = load_file(weights)
+        tensors["text_projection.weight"] = torch.eye(16)
+        save_file(tensors, weights, metadata={"format": "pt"})
     return saved
 
 

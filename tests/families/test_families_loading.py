@@ -301,6 +301,14 @@ def test_hub_model_is_pinned_downloaded_sparingly_and_kept(
     assert caplog.text == ""
 
 
+def test_pickled_weights_are_downloaded_only_where_they_are_allowed(hub: Hub) -> None:
+    """And safetensors are what is read of a component that has both."""
+    load_family(config_of("studio/tiny"))
+    assert not [name for name in hub.requested if name.endswith(".bin")]
+    load_family(config_of("studio/tiny", allow_pickle=True))
+    assert "unet/diffusion_pytorch_model.bin" in hub.requested
+
+
 def test_a_checkpoints_settings_come_from_the_hub_without_weights(
     hub: Hub, tiny_base: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,11 @@ KINDS = {
     ),
     "xl": Kind(save_tiny_stable_diffusion_xl, StableDiffusionXLPipeline, xl_noise_prediction),
     "sd3": Kind(save_tiny_stable_diffusion_3, StableDiffusion3Pipeline, flow_matching),
+    "sd35": Kind(
+        partial(save_tiny_stable_diffusion_3, second_attention=True),
+        StableDiffusion3Pipeline,
+        flow_matching,
+    ),
 }
 
 
