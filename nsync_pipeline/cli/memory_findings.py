@@ -104,13 +104,13 @@ def _verdict(
     training = params.variant(variant)
     asked = _asked(params, training, estimated.branches)
     way = ways_to_fit(estimated, asked, machine.available)
-    parameters = sum(component.parameters for component in base.components)
+    millions = sum(component.parameters for component in base.components) / 1e6
+    weights = f"{millions:,.{0 if millions >= 10 else 1}f} M weights"
     several = f", {estimated.branches} branches" if estimated.branches > 1 else ""
     told = (
-        f"{parameters / 1e6:,.0f} M weights take {_gib(estimated.weights)} (denoiser in "
-        f"{number_type}); training {variant} at {base.resolution} px, batch size "
-        f"{asked.micro_batch}{several}: about {_gib(estimated.peak(asked))} of "
-        f"{_gib(machine.available)} free on {machine.place}: "
+        f"{weights} take {_gib(estimated.weights)} (denoiser in {number_type}); training "
+        f"{variant} at {base.resolution} px, batch size {asked.micro_batch}{several}: about "
+        f"{_gib(estimated.peak(asked))} of {_gib(machine.available)} free on {machine.place}: "
     )
     if way == asked:
         together = " in one pass" if asked.in_one_pass else ""

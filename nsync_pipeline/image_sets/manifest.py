@@ -29,6 +29,9 @@ STYLE_SET = pa.schema(
     ]
 )
 
+BY_MODEL = "model"
+"""The source of a caption that a vision-language model gave."""
+
 CAPTIONS = pa.schema(
     [
         pa.field("id", TEXT, nullable=False),  # of the picture

@@ -20,7 +20,13 @@ from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.image_sets.captioned_sheet import CaptionedThumbnail, captioned_preview
 from nsync_pipeline.image_sets.config import StyleConfig
 from nsync_pipeline.image_sets.contact_sheet import evenly_spaced
-from nsync_pipeline.image_sets.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
+from nsync_pipeline.image_sets.manifest import (
+    BY_MODEL,
+    CAPTIONS,
+    STYLE_SET,
+    read_manifest,
+    write_manifest,
+)
 from nsync_pipeline.image_sets.problems import bullet_list, short_list
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 from nsync_pipeline.stages.model_captions import model_captions
@@ -28,8 +34,6 @@ from nsync_pipeline.stages.picture_files import open_picture
 from nsync_pipeline.stages.whole_folder import whole_folder
 
 PREVIEW_ROWS = 12
-MODEL = "model"
-"""The source of a caption that a vision-language model gave."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class RawCaption:
     row: Mapping[str, Any]  # of STYLE_SET
     raw: str  # verbatim
     text: str  # what is said in it
-    source: str  # as STYLE_SET.caption_source, or ``MODEL``
+    source: str  # as STYLE_SET.caption_source, or ``BY_MODEL``
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _given(
     said = model_captions(context, missing, config.model)
     most = config.model.max_words
     return [
-        RawCaption(row, answer, caption_of(answer, most), MODEL)
+        RawCaption(row, answer, caption_of(answer, most), BY_MODEL)
         if (answer := said.answers.get(row["id"])) is not None
         else _found(row)
         for row in rows
@@ -146,7 +150,7 @@ def _figures(
         "prompt_tokens_at_most": most,
     }
     if captioner is not None:
-        figures["by_the_model"] = sum(c.given.source == MODEL for c in captions)
+        figures["by_the_model"] = sum(c.given.source == BY_MODEL for c in captions)
         figures["captioner"] = captioner
     if cut:
         lost = [f'{c.origin} (lost: "{c.fitted.lost}")' for c in cut]

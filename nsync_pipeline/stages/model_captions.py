@@ -90,7 +90,7 @@ def _cannot_be_asked(error: BaseModelError, rows: Sequence[Mapping[str, Any]], s
     return (
         f"style {style!r}: {len(rows)} pictures have no caption, and the model that would describe "
         f"them cannot be asked: {error}\nThe pictures:\n"
-        f"{bullet_list([row['origin'] for row in rows])}\n"
+        f"{bullet_list(sorted(row['origin'] for row in rows))}\n"
         f"Either write their captions in sources/{style} (picture.txt beside picture.jpg, or "
         "metadata.jsonl); or connect this machine once, so that the model is downloaded; or name a "
         "local folder in captioning.model.name; or leave them out: style_set.uncaptioned: skip."

@@ -11,6 +11,7 @@ from typing import Any
 from nsync_pipeline import __version__
 from nsync_pipeline.artifacts import BASE, EMBEDDINGS_FILE, MANIFEST_FILE, Workspace, trained_files
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.image_sets.manifest import BY_MODEL, CAPTIONS, read_manifest
 from nsync_pipeline.report.page import Facts
 from nsync_pipeline.report.training_charts import Training
 from nsync_pipeline.stages.evaluation_files import EVALUATION_FILE, EvaluationRecord
@@ -68,6 +69,7 @@ def lineage(
                 ("training pictures", str(counts["train"])),
                 ("held-out pictures", str(counts["test"])),
                 ("negatives", str(counts["negatives"])),
+                ("captions", _captions(manifests["captions"])),
                 ("drawn by each", f"{counts['pictures']} at {evaluation.side} px"),
                 ("root seed", origin["seed"]),
                 ("placeholder", ", ".join(dict.fromkeys(
@@ -150,6 +152,14 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[prefix + key] = "none" if value is None else str(value)
     return found
+
+
+def _captions(folder: Path) -> str:
+    """How many there are, who gave them, and how many lost words."""
+    rows = read_manifest(folder / MANIFEST_FILE, CAPTIONS)
+    described = sum(row["source"] == BY_MODEL for row in rows)
+    cut = sum(row["lost"] is not None for row in rows)
+    return f"{len(rows)}, {described} by a model, {cut} cut to fit the text encoder"
 
 
 def _sha256(path: Path) -> str:

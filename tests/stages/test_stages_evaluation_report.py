@@ -190,6 +190,7 @@ def test_report_names_what_it_is_made_of(made: tuple[Workspace, StageResult, Sta
     ):
         assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] in html
     assert "sha256:0123456789abcdef" in html
+    assert f"{TEST_PICTURES + 10}, 0 by a model, 0 cut to fit the text encoder" in html
     assert "This compares checkpoints, not methods" in html
 
 

@@ -19,7 +19,7 @@ from nsync_pipeline.errors import CaptionError
 from nsync_pipeline.image_sets.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.stages import captions
-from nsync_pipeline.stages.context import StageContext
+from nsync_pipeline.stages.context import SilentLog, StageContext
 from nsync_pipeline.stages.model_captions import PROGRESS
 
 STYLE = "hills"
@@ -150,6 +150,27 @@ def test_the_same_set_is_not_shown_to_the_model_again(
     assert again[:2] == first[:2]
     assert manifest.read_bytes() == before
     assert again[2] == [2]
+
+
+class Datasets(SilentLog):
+    """Keeps which picture sets the run said it reads."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def dataset(self, name: str, path: Path, context: str) -> None:
+        self.said.append((name, context))
+
+
+def test_the_run_says_what_the_model_was_shown(
+    tmp_path: Path, tiny_base: Path, internvl: Path
+) -> None:
+    write_pictures(tmp_path, [None, "a tree"])
+    settings = params(tiny_base, {"name": str(internvl), **SETTINGS})
+    for expected in ([("style_set", "captioning")], []):  # the second time nothing is asked
+        log = Datasets()
+        captions.run(StageContext(Workspace(tmp_path), settings, STYLE, log=log))
+        assert log.said == expected
 
 
 def test_only_new_pictures_and_new_questions_are_asked(
