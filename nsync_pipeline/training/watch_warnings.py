@@ -141,7 +141,7 @@ def overfitting(history: Sequence[StepRecord], held_out: Mapping[int, float]) ->
     return (
         f"the held-out loss rose by {rise:.1%} from step {done[0]} to step {done[-1]} while the "
         "training loss fell: it learns its pictures by heart. Fewer steps, a lower learning rate "
-        "or rank, or more pictures; training.keep best keeps an earlier checkpoint."
+        "or rank, or more pictures help."
     )
 
 
