@@ -53,6 +53,7 @@ def fake_run(name: str, context: StageContext) -> StageResult:
             rows = csv.writer(file)
             rows.writerow(["step", "loss_positive", "norm_refined"])
             rows.writerows([step, 1.0 / step, 2.0 / step] for step in range(1, 6))
+        (folder / "training.json").write_text(json.dumps({"warnings": []}))
         (folder / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
     if name == "evaluation":
         figure = int(hashlib.sha256(json.dumps(read).encode()).hexdigest()[:6], 16)
