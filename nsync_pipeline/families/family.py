@@ -86,7 +86,11 @@ class Family(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """Encode without gradients; a prompt longer than the window is cut, as diffusers does."""
+        """Encode without gradients; a prompt longer than the window is cut, as diffusers does.
+
+        The empty prompt is what guidance starts from and what a dropped caption becomes: it is what
+        the family's pipeline takes there (of some models, zeros).
+        """
         ...
 
     def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:

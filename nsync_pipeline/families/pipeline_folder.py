@@ -35,14 +35,15 @@ class PipelineFolder:
     def revision(self, components: Sequence[str]) -> str:
         """What the model is: the hub's commit, or ``sha256:`` and 16 digits over the files.
 
-        The digest is over the names and contents of the JSON, text and weight files of the
+        The digest is over the names and contents of the settings, vocabularies and weights of the
         components that are used, so that it does not depend on where the folder lies; of a
-        checkpoint, over it and the components' JSON and text files.
+        checkpoint, over it and the components' settings and vocabularies.
         """
         if self.commit is not None:
             return self.commit
-        settings = {".json", ".txt"}
-        endings = settings if self.checkpoint else settings | {".safetensors", ".bin"}
+        endings = {".json", ".txt", ".model"}
+        if self.checkpoint is None:
+            endings |= {".safetensors", ".bin"} if self.allow_pickle else {".safetensors"}
         files = [
             (f"{component}/{file.name}", file)
             for component in sorted(components)
