@@ -21,7 +21,7 @@ from nsync_pipeline.image_sets.manifest import (
 def row(identifier: str, **changes: Any) -> dict[str, Any]:
     whole = {
         "id": identifier, "caption": "a boat", "raw_caption": "a painted boat", "source": "txt",
-        "removed_words": ["painted"],
+        "removed_words": ["painted"], "lost": None,
     }  # fmt: skip
     return whole | changes
 
