@@ -9,7 +9,7 @@ float32, on the same model, pictures and random draws; all ways by turns in ever
   (`straightforward_loop.py`: VAE and text encoder in every step, a pass a branch).
 - Textual inversion: the same; there the straightforward loop has the whole token table under AdamW.
 - LoRA by this project alone: the fused step, passes in turn, and plain LoRA (rule `none`, one
-  branch) at the same B.
+  branch) at the same B, and at 3 B: as many samples as the fused step's.
 
 What is timed of this project is `train`, batches, diagnostics and history included. The losses and
 the refined gradient of one LoRA step by both loops are compared first. Then the peak of memory,
@@ -61,7 +61,7 @@ from nsync_pipeline.training.triplets import TripletOrder, triplet_order
 STEPS = 4
 """Of `train` a round; the first is not counted: it has what is done once a training."""
 
-WAYS = ("straight_lora", "lora", "straight_ti", "ti", "plain", "in_turn")
+WAYS = ("straight_lora", "lora", "straight_ti", "ti", "plain", "in_turn", "plain_3b")
 MEMORY_WAYS = ("plain", "lora", "in_turn", "straight_lora")
 
 
@@ -277,7 +277,12 @@ def way(name: str, base: str, data: Data, batch: int) -> Way:
         weights = trained.weights
         loop = StraightforwardLoop(family, weights, *data.pixels(family), prompts, 0, False)
         return Way(lambda: straightforward(loop, order), trained.count)
-    changes = {"lora": {}, "in_turn": {"branches": "in_turn"}, "plain": {"update_rule": "none"}}
+    changes: dict[str, dict[str, Any]] = {
+        "lora": {},
+        "in_turn": {"branches": "in_turn"},
+        "plain": {"update_rule": "none"},
+        "plain_3b": {"update_rule": "none", "batch_size": 3 * batch},
+    }
     config = settings(batch, **changes[name])
     return Way(lambda: ours(family, trained, examples, config, scratch)[0], trained.count)
 
@@ -305,7 +310,7 @@ def agreement(base: str, data: Data) -> str:
 def print_times(arguments: argparse.Namespace, base: str, data: Data) -> None:
     head = (
         "B", "straightforward LoRA", "LoRA", "times", "straightforward TI", "TI", "times",
-        "plain LoRA", "in turn", "fused/plain", "fused/in turn",
+        "plain LoRA", "in turn", "fused/plain", "fused/in turn", "fused/plain of 3 B",
     )  # fmt: skip
     print("\nsteps a second (ratios: of times)")
     print("| " + " | ".join(head) + " |\n|" + " ---: |" * len(head), flush=True)
@@ -328,6 +333,7 @@ def print_times(arguments: argparse.Namespace, base: str, data: Data) -> None:
             f"{1 / s['in_turn']:.2f}",
             f"{s['lora'] / s['plain']:.2f}",
             f"{s['lora'] / s['in_turn']:.2f}",
+            f"{s['lora'] / s['plain_3b']:.2f}",
         ]
         print("| " + " | ".join(cells) + " |", flush=True)
     trained = ", ".join(f"{name} {one.trained:,}" for name, one in ways.items())
@@ -350,9 +356,12 @@ def memory_of(name: str, base: str, data: Data, batch: int) -> dict[str, float]:
 
 
 def peak_resident() -> int:
-    """Bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Bytes. On Linux not `ru_maxrss`, which a process has from the one that started it."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def print_memory(arguments: argparse.Namespace, base: str) -> None:
