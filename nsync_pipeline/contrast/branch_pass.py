@@ -143,10 +143,12 @@ class BranchPass:
             torch.cuda.empty_cache()
 
 
+ALLOCATION_FAILED = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
+"""What errors of the CPU say, which have no class of their own; the last is oneDNN's."""
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that an allocation failed; the CPU's has no class of its own."""
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "DefaultCPUAllocator" in str(error)
-        or "bad_alloc" in str(error)
-    )
+    """Whether ``error`` says that an allocation failed."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ALLOCATION_FAILED)

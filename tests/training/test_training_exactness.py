@@ -2,12 +2,17 @@
 the same training."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import training_memory
 from test_training_loop import LORA, examples, family, largest_difference
 from torch import Tensor
 
@@ -193,6 +198,20 @@ def test_short_of_memory_it_trains_the_same_and_remembers(
     assert largest_difference(a, b) < 1e-3  # eight steps of AdamW at a rate of 0.01
     for one, other in zip(plenty.history, short.history, strict=True):
         assert other.loss_positive == pytest.approx(one.loss_positive, rel=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limit is Linux's")
+def test_a_process_that_the_kernel_gives_no_more_memory_trains_the_same(tiny_base: Path) -> None:
+    """96 triplets at once take about 100 MB: 30 are given."""
+    limited = subprocess.run(
+        [sys.executable, training_memory.__file__, str(tiny_base), "30"],
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "out of memory; from now on a pass a branch" in limited.stderr
+    found, expected = json.loads(limited.stdout), training_memory.trained(tiny_base, None)
+    assert (found["branches"], expected["branches"]) == ("in_turn", "fused")
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
 
 
 @pytest.mark.parametrize("branches", ["fused", "in_turn"])
