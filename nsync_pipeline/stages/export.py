@@ -98,7 +98,7 @@ def _write_weights(
         if form in ("kohya", "all"):
             name = kohya_name(trained.model)
             readers = _write_kohya(trained.model, shape, trained.lora, folder / name)
-            files.append(CardFile(name, f"the same, for {readers}"))
+            files.append(CardFile(name, readers))
             notes += [DORA_NOTE] if shape.dora else []
     if trained.embeddings is not None:
         name = embeddings_name(trained.model)
@@ -127,12 +127,12 @@ def _shared_origin(origin: Mapping[str, str]) -> dict[str, str]:
 def _write_kohya(
     model: SharedModel, shape: LoraShape, lora: tuple[LoraHeader, dict[str, Tensor]], path: Path
 ) -> str:
-    """Write the file; who reads it."""
+    """Write the file; what it is, and who reads it."""
     if "transformer" in lora[0].adapters:
-        converted, readers = scaled_tensors(*lora), "ComfyUI (and diffusers)"
+        converted, readers = scaled_tensors(*lora), "the same, for ComfyUI (and diffusers)"
     else:
         converted = kohya_tensors(*lora, model.architecture)
-        readers = "ComfyUI, A1111, Forge and kohya's tools"
+        readers = "the same in kohya's form: ComfyUI, A1111, Forge, kohya's tools"
     training = training_metadata(model, shape)
     metadata = {**training, **specification(model), **model_hashes(converted, training)}
     write_safetensors(path, converted, {"format": "pt", **metadata})

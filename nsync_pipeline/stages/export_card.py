@@ -20,7 +20,7 @@ from nsync_pipeline.stages.evaluation_files import (
 )
 from nsync_pipeline.stages.exported_model import TrainedVariant, embeddings_name
 from nsync_pipeline.stages.picture_files import open_picture
-from nsync_pipeline.stages.report_lineage import settings_text
+from nsync_pipeline.stages.report_lineage import public_name, settings_text
 
 SAMPLES_SHOWN = 4
 ROWS_COMPARED = 3
@@ -142,9 +142,13 @@ def _figure(cell: Cell) -> str:
 
 def _metrics_note(evaluation: EvaluationRecord) -> str:
     counts = evaluation.counts
+    extractors = ", ".join(
+        f"{role}: {public_name(name)} (`{sha256[:16]}`)"
+        for role, (name, sha256) in evaluation.extractors.items()
+    )
     return (
         f"Of {counts['pictures']} pictures of {counts['prompts']} captions that were held out of "
-        "training; in brackets 95 % intervals over the captions. "
+        f"training; in brackets 95 % intervals over the captions. Features: {extractors}. "
         "Base: the untrained base, asked for the generic style. Real pictures: the training "
         "pictures, measured as if they had been drawn."
     )

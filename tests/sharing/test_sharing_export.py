@@ -21,6 +21,8 @@ from tiny_style import STYLE, tiny_family
 
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.artifacts import LORA_FILE, Workspace
+from nsync_pipeline.cli.export import ExportForm
+from nsync_pipeline.cli.export import export as export_command
 from nsync_pipeline.contrast.rules import UpdateRule
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.metrics.bootstrap import Interval
@@ -162,6 +164,7 @@ def test_figures_are_told_with_their_intervals(
         variants={"nsync": margin["nsync"] | {"copy_rate": Interval(0.5, 0.25, 0.75)}},
         ceiling=margin["real"],
         counts={"pictures": 7, "prompts": 2},
+        extractors={"CLIP": ("/models/clip_l", "ab" * 32)},
         warnings=("Only 2 held-out captions were drawn.",),
         against_base=[
             Comparison(
@@ -178,6 +181,7 @@ def test_figures_are_told_with_their_intervals(
         "0.250 (0.230 to 0.270) |",
         "| Near-copies | lower |  | 50 % (25 to 75) |  |",
         "Of 7 pictures of 2 captions",
+        "Features: CLIP: clip_l (`abababababababab`).",
         "Against the base: better. nsync is nearer to the style by both measures",
         "- Only 2 held-out captions were drawn.",
     ):
@@ -272,6 +276,25 @@ def test_without_rights_samples_or_license_the_card_says_so(
     assert "No licence was chosen" in text
     assert {"license", "widget"} & card_metadata(folder).keys() == set()
     assert not (folder / "images").exists()
+
+
+def test_the_command_says_what_it_wrote_and_what_is_missing(
+    made: tuple[Workspace, Params], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, params = made
+    settings = params.model_dump(mode="json", exclude_defaults=True)
+    del settings["styles"][STYLE]["rights"]
+    root = tmp_path / "workspace"
+    shutil.copytree(workspace.root, root)
+    (root / "params.yaml").write_text(json.dumps(settings))
+    export_command(STYLE, "nsync", ExportForm.KOHYA, None, root)
+    told = capsys.readouterr().out
+    folder = root / "exports" / STYLE / "nsync"
+    assert f"{folder}: " in told
+    assert KOHYA_FILE in told
+    assert LORA_FILE not in told
+    assert "styles.ink.rights in params.yaml is where to state it" in told
+    assert (folder / KOHYA_FILE).is_file()
 
 
 def test_what_is_not_trained_is_not_exported(
