@@ -93,12 +93,22 @@ def test_when_dvc_fails_the_style_is_in_and_the_message_says_how_to_go_on(
 
 def test_what_cannot_be_used_changes_nothing(workspace: Path, pictures: Path) -> None:
     (pictures / "3.txt").unlink()
+    settings = f"{PARAMS}captioning: {{model: null}}\n"
+    (workspace / "params.yaml").write_text(settings)
     done = add_style(workspace, "monet", str(pictures))
 
     assert done.returncode == 2
     assert "3.png" in done.stderr
-    assert (workspace / "params.yaml").read_text() == PARAMS
+    assert (workspace / "params.yaml").read_text() == settings
     assert not (workspace / "sources").exists()
+
+
+def test_who_describes_pictures_without_a_caption_is_told(workspace: Path, pictures: Path) -> None:
+    (pictures / "3.txt").unlink()
+    done = add_style(workspace, "monet", str(pictures))
+
+    assert done.returncode == 0, done.stderr
+    assert "are described by OpenGVLab/InternVL3-1B-hf (captioning.model)" in done.stdout
 
 
 def test_a_drawn_style_needs_no_folder(workspace: Path) -> None:
