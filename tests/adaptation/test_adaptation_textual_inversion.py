@@ -1,6 +1,7 @@
 """Token vectors of a style's own: how they start, what they touch, and where their file loads."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,18 @@ def test_what_was_trained_comes_back_here_and_in_diffusers(
     assert np.abs(our_pictures(family, plain) - theirs).max() > 1
 
 
-def test_both_text_encoders_of_xl_load_in_diffusers(xl_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end_token", [None, 2])
+def test_both_text_encoders_of_xl_load_in_diffusers(
+    xl_base: Path, tmp_path: Path, end_token: int | None
+) -> None:
+    """Where the settings call the end token 2, as XL's own do, CLIP pools at the highest number.
+
+    That is the style's then; diffusers does the same.
+    """
+    if end_token is not None:
+        xl_base = shutil.copytree(xl_base, tmp_path / "base")
+        file = xl_base / "text_encoder_2" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": end_token}))
     family = tiny_family(xl_base)
     trained = added(family, TextualInversionSettings(vectors=2))
     assert trained.names == ("text_encoder.token_vectors", "text_encoder_2.token_vectors")
