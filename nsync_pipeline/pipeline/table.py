@@ -13,6 +13,7 @@ from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.stages.context import StageContext, StageResult
 
 BASE_WEIGHTS = "sketchbook/weights/pipeline"
+CLIP_WEIGHTS = "sketchbook/weights/clip"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ _DRAWING = (
 _STYLE_MARGIN = (
     "metrics/features.py", "metrics/extractor.py", "metrics/clip_extractor.py",
     "metrics/vision_extractor.py", "metrics/csd.py", "metrics/preprocessing.py",
-    "metrics/style.py", "metrics/distances.py", "sketchbook/weights/clip",
+    "metrics/style.py", "metrics/distances.py", CLIP_WEIGHTS,
 )  # fmt: skip
 """What scores a look: not all of the metrics, or a new one would ask for new trainings."""
 _READING = ("stages/picture_sets.py", "stages/evaluation_files.py", *_FILES, "metrics")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsync_pipeline.artifacts import Workspace
-from nsync_pipeline.pipeline.table import BASE_WEIGHTS
+from nsync_pipeline.pipeline.table import BASE_WEIGHTS, CLIP_WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -66,8 +66,9 @@ def make_fake_workspace(root: Path, with_dvc: bool = True) -> FakeWorkspace:
     ignored = shutil.ignore_patterns("__pycache__", "weights")
     for package in ("nsync_pipeline", "assets"):
         shutil.copytree(REPOSITORY / package, folder / package, ignore=ignored)
-    (folder / "nsync_pipeline" / BASE_WEIGHTS).mkdir(parents=True)
-    (folder / "nsync_pipeline" / BASE_WEIGHTS / "model.safetensors").write_bytes(b"weights")
+    for weights in (BASE_WEIGHTS, CLIP_WEIGHTS):
+        (folder / "nsync_pipeline" / weights).mkdir(parents=True)
+        (folder / "nsync_pipeline" / weights / "model.safetensors").write_bytes(b"weights")
     programs = root / "bin"
     programs.mkdir()
     nsync = programs / "nsync"
