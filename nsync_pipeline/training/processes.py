@@ -188,7 +188,7 @@ def lost_process_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise LostProcessError(
             "another process of this training has ended, so this one ends, too; what is done is in "
             f"the newest checkpoint, and the same command goes on from there. ({reason})"

@@ -67,14 +67,17 @@ def test_the_metric_is_what_adamw_multiplies_a_gradient_by() -> None:
         assert part.tolist() == pytest.approx([0.25, 2.0], rel=1e-5)
 
 
-def test_the_state_comes_back_to_each_weight_its_own() -> None:
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
+def test_the_state_comes_back_to_each_weight_its_own(name: str) -> None:
     """Each weight has another gradient; groups are not in the order of the weights."""
+    if name == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
     gradients = [torch.full((2,), float(index + 1)) for index in range(4)]
     trained, again = weights(), weights()
-    optimizer = make_optimizer(trained, settings())
+    optimizer = make_optimizer(trained, settings(optimizer=name))
     for _ in range(3):
         take_step(optimizer, trained.weights, gradients, RATES)  # type: ignore[arg-type]
-    other = make_optimizer(again, settings())
+    other = make_optimizer(again, settings(optimizer=name))
     restore(other, again.weights, state_tensors(optimizer, trained.weights))
     with torch.no_grad():
         for weight, value in zip(again.weights, trained.weights, strict=True):
