@@ -256,3 +256,17 @@ def test_the_model_of_the_kept_step_is_the_one_that_was_looked_at(
     drawn = sorted((tmp_path / "again" / "looks" / "00000005").glob("*.png"))
     assert [Image.open(file).tobytes() for file in drawn] == seen
     assert len(seen) == 3
+
+
+def test_token_vectors_alone_are_looked_at_and_kept_by_their_score(
+    tmp_path: Path, tiny_base: Path, clip: Path, revision: str
+) -> None:
+    """Prompts are encoded anew at each look; the training is the same as unwatched."""
+    watched, unwatched = (workspace_at(tmp_path / name, revision) for name in ("a", "b"))
+    changes: dict[str, Any] = {"lora": None, "textual_inversion": {"vectors": 2}}
+    train(watched, params(tiny_base, clip, keep="best", **changes))
+    train(unwatched, params(tiny_base, clip, watch={"every": 0}, **changes))
+    assert contents(watched)["history.csv"] == contents(unwatched)["history.csv"]
+    found = summary(watched)
+    assert found["kept_step"] == found["best_look"]["step"]
+    assert len({look["style_margin"] for look in found["looks"].values()}) == 3
