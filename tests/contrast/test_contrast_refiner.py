@@ -309,8 +309,9 @@ def test_what_is_left_has_no_part_along_the_negative(a: list[float], b: list[flo
     diagnostics = refinement.diagnostics
     left = torch.tensor(whole(refinement.gradient), dtype=torch.float64)
     other = torch.tensor(b, dtype=torch.float64)
-    norm = float(other.norm())
-    along = abs(float(left @ other)) / norm if norm else 0.0
-    # Float32 keeps 2^-24 of each number; and what counts as absent is left in.
+    # What counts as absent, and has no cosine, is left in.
+    absent = diagnostics.cosine_negative is None
+    along = 0.0 if absent else abs(float(left @ other)) / float(other.norm())
+    # Float32 keeps 2^-24 of each number.
     assert along <= 1e-6 * diagnostics.norm_positive
     assert diagnostics.norm_refined <= diagnostics.norm_positive * (1 + 1e-6)
