@@ -11,9 +11,9 @@ import typer
 from nsync_pipeline.errors import UserError
 
 if TYPE_CHECKING:  # these import torch, and a command is quick without
-    from nsync_pipeline.stages.prompt_file import AskedPrompt
     from nsync_pipeline.params import Params
     from nsync_pipeline.stages.generate_pictures import Manner
+    from nsync_pipeline.stages.prompt_file import AskedPrompt
 
 
 class Scheduler(StrEnum):

@@ -81,11 +81,11 @@ def generate(
 
 
 def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path) -> None:
-    from nsync_pipeline.stages.picture_settings import read_settings
     from nsync_pipeline.params import read_params
     from nsync_pipeline.pipeline.progress import shown_progress
     from nsync_pipeline.stages.draw_again import draw_again
     from nsync_pipeline.stages.drawing_model import drawing_model
+    from nsync_pipeline.stages.picture_settings import read_settings
 
     params = read_params(place.params_file)
     settings = read_settings(picture)
