@@ -101,10 +101,7 @@ STAGES: dict[str, Stage] = {
             name="style_set",
             folder=lambda at: at.workspace.style_set(at.style),
             settings=("seed", "styles.{style}", "style_set"),
-            code=(
-                "stages/style_set.py", "stages/drawn_pictures.py", *_FILES, "generation",
-                "training/determinism.py", "families", "sketchbook",
-            ),
+            code=("stages/style_set.py", *_FILES, "sketchbook"),
             reads_source=True,
         ),
         Stage(

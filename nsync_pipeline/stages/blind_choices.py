@@ -22,8 +22,7 @@ from nsync_pipeline.params import Params
 from nsync_pipeline.report.blind_page import FORMAT, BlindPage, BlindPair
 from nsync_pipeline.report.pictures import embedded
 from nsync_pipeline.seeding import numpy_stream
-from nsync_pipeline.stages.drawn_pictures import file_sha256
-from nsync_pipeline.stages.picture_files import open_picture, open_squares
+from nsync_pipeline.stages.picture_files import file_sha256, open_picture, open_squares
 from nsync_pipeline.stages.picture_sets import Sample, StylePictures, read_style_pictures
 
 SHOWN_SIDE = 480  # pixels

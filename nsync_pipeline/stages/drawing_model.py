@@ -13,7 +13,7 @@ from nsync_pipeline.families.family import Family
 from nsync_pipeline.generation.prompts import styled_prompt
 from nsync_pipeline.params import Params
 from nsync_pipeline.sharing.foreign_lora import is_foreign, load_foreign_lora
-from nsync_pipeline.stages.drawn_pictures import file_sha256
+from nsync_pipeline.stages.picture_files import file_sha256
 
 
 @dataclass(frozen=True)

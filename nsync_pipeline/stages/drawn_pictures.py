@@ -1,6 +1,5 @@
 """What the stages that draw pictures share: drawing them, placing them, and showing them."""
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from nsync_pipeline.generation.picture_store import PictureStore, draw_into_stor
 from nsync_pipeline.generation.sampling import PictureRequest
 from nsync_pipeline.image_sets.contact_sheet import evenly_spaced, preview
 from nsync_pipeline.stages.context import Preview, StageContext
-from nsync_pipeline.stages.picture_files import open_squares
+from nsync_pipeline.stages.picture_files import file_sha256, open_squares
 from nsync_pipeline.training.determinism import deterministic_algorithms
 
 PREVIEW_SIDE = 96  # pixels
@@ -65,12 +64,6 @@ def place_pictures(drawn: Mapping[str, Path], folder: Path) -> dict[str, dict[st
             "height": height,
         }
     return columns
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sheet(title: str, groups: Sequence[Sequence[Path]], most: int) -> Preview:

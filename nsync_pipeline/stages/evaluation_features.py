@@ -22,8 +22,7 @@ from nsync_pipeline.sketchbook.judges import LABELS, Judges, load_judges
 from nsync_pipeline.sketchbook.scene import scene_of
 from nsync_pipeline.sketchbook.world import SEEN_STYLES, draw_style_set
 from nsync_pipeline.stages.context import Progress
-from nsync_pipeline.stages.drawn_pictures import file_sha256
-from nsync_pipeline.stages.picture_files import open_squares
+from nsync_pipeline.stages.picture_files import file_sha256, open_squares
 from nsync_pipeline.stages.picture_sets import StylePictures
 
 SEEN_STYLE_PICTURES = 32

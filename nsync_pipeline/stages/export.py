@@ -22,7 +22,6 @@ from nsync_pipeline.sharing.kohya_metadata import (
     training_metadata,
 )
 from nsync_pipeline.sharing.model_card import CARD_FILE, CardFile, render
-from nsync_pipeline.stages.drawn_pictures import file_sha256
 from nsync_pipeline.stages.export_card import card_of
 from nsync_pipeline.stages.exported_model import (
     TrainedVariant,
@@ -30,6 +29,7 @@ from nsync_pipeline.stages.exported_model import (
     kohya_name,
     read_trained_variant,
 )
+from nsync_pipeline.stages.picture_files import file_sha256
 from nsync_pipeline.stages.report_lineage import public_name
 from nsync_pipeline.stages.whole_folder import whole_folder
 

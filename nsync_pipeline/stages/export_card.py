@@ -12,14 +12,13 @@ from nsync_pipeline.image_sets.manifest import SAMPLES, read_manifest
 from nsync_pipeline.report.figures import Cell, Measured, figures_table
 from nsync_pipeline.report.words import explained
 from nsync_pipeline.sharing.model_card import CardFile, MetricRow, ModelCard, SamplePicture
-from nsync_pipeline.stages.drawn_pictures import file_sha256
 from nsync_pipeline.stages.evaluation_files import (
     EVALUATION_FILE,
     EvaluationRecord,
     read_evaluation,
 )
 from nsync_pipeline.stages.exported_model import TrainedVariant, embeddings_name
-from nsync_pipeline.stages.picture_files import open_picture
+from nsync_pipeline.stages.picture_files import file_sha256, open_picture
 from nsync_pipeline.stages.report_lineage import public_name, settings_text
 
 SAMPLES_SHOWN = 4

@@ -16,7 +16,8 @@ from nsync_pipeline.image_sets.model_sizes import picture_sizes
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stages.captioned_split import captioned_split
 from nsync_pipeline.stages.context import StageContext, StageResult
-from nsync_pipeline.stages.drawn_pictures import draw_set, file_sha256, place_pictures, sheet
+from nsync_pipeline.stages.drawn_pictures import draw_set, place_pictures, sheet
+from nsync_pipeline.stages.picture_files import file_sha256
 from nsync_pipeline.stages.whole_folder import whole_folder
 
 PREVIEW_PICTURES = 48

@@ -1,5 +1,6 @@
 """Stored pictures, opened for the eye or for a feature extractor."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -28,3 +29,9 @@ def open_squares(paths: Iterable[Path], side: int) -> Iterator[Image.Image]:
     """Each picture as the model sees it: its centre square at ``side`` pixels, one at a time."""
     for path in paths:
         yield centre_square(open_picture(path), side)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

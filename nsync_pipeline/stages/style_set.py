@@ -20,7 +20,7 @@ from nsync_pipeline.image_sets.source_folder import read_source
 from nsync_pipeline.image_sets.sources import SKETCHBOOK_PREFIX, folder_offer, sketchbook_offer
 from nsync_pipeline.image_sets.split import TEST, TRAIN
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
-from nsync_pipeline.stages.drawn_pictures import file_sha256
+from nsync_pipeline.stages.picture_files import file_sha256
 from nsync_pipeline.stages.whole_folder import whole_folder
 
 PREVIEW_PICTURES = 48

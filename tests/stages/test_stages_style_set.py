@@ -15,7 +15,7 @@ from nsync_pipeline.image_sets.manifest import STYLE_SET, read_manifest
 from nsync_pipeline.params import parse_params
 from nsync_pipeline.stages import style_set
 from nsync_pipeline.stages.context import StageContext, StageResult
-from nsync_pipeline.stages.drawn_pictures import file_sha256
+from nsync_pipeline.stages.picture_files import file_sha256
 
 DRAWN = {"source": "sketchbook:woodblock", "pictures": 12}
 
