@@ -75,4 +75,3 @@ def read(
                 f"[{rate.low:.0%}, {rate.high:.0%}] of {told.choices} "
                 f"({told.wins} won, {told.ties} cannot tell, {told.losses} lost)"
             )
-    print("The report tells it, too: `dvc repro` makes it again")
