@@ -72,7 +72,7 @@ def test_what_is_compared_are_the_centre_squares(bucketed: Workspace) -> None:
     """The larger square of 32 x 32 and 40 x 24 has 32 pixels a side."""
     pictures = read_style_pictures(bucketed, STYLE, [TrainingRun("nsync", 0)])
     assert pictures.side == 32
-    paths = [sample.path for sample in pictures.samples["nsync"]]
+    paths = [sample.path for sample in pictures.samples["nsync-0"]]
     assert [square.size for square in open_squares(paths, pictures.side)] == [(32, 32)] * 2
 
 

@@ -180,7 +180,7 @@ def test_a_prompt_that_the_vectors_make_too_long_is_refused(
 
 
 def test_a_variant_that_is_not_trained_is_named(workspace: Workspace, base: Path) -> None:
-    with pytest.raises(MissingArtifactError, match="run the training stage of 'ti' first"):
+    with pytest.raises(MissingArtifactError, match="of 'ti' at training seed 0 first"):
         generation.run(StageContext(workspace, params_of(base), STYLE, "ti"))
 
 

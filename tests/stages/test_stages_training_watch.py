@@ -100,7 +100,7 @@ def test_looks_are_shown_scored_and_kept_as_a_film_strip(
     with Image.open(workspace.model(STYLE, "nsync", 0) / STRIP_FILE) as strip:
         assert strip.size == (5 * 68 + 4, 3 * 68 + 4 + 25)
     assert [preview.title for preview in result.previews] == [
-        "losses of ink, nsync", "looks of ink, nsync",
+        "losses of ink, nsync-0", "looks of ink, nsync-0",
     ]  # fmt: skip
     assert all(len(preview.jpeg) < 100_000 for preview in result.previews)
     assert list(workspace.state.rglob("*.png")) == []
