@@ -26,6 +26,7 @@ from assets.provenance import (
     observe,
     provenance_tags,
 )
+from nsync_pipeline.artifacts import TrainingRun
 from nsync_pipeline.pipeline import STAGES, Place, Stage
 from nsync_pipeline.pipeline.records import read_record
 
@@ -36,7 +37,7 @@ class Artefact:
 
     asset: str
     style: str
-    variant: str | None = None
+    training: TrainingRun | None = None
 
     @property
     def stage(self) -> Stage:
@@ -44,19 +45,35 @@ class Artefact:
 
     @property
     def partition(self) -> str:
-        return partition_key(self.style, self.variant)
+        return partition_key(self.style, self.training)
 
     @property
     def dvc_stage(self) -> str:
-        return stage_name(self.stage.name, self.style, self.variant)
+        return stage_name(self.stage.name, self.style, self.training)
+
+    @property
+    def place(self) -> Place:
+        return place_of(self.style, self.training)
+
+    @property
+    def settings_keys(self) -> tuple[str, ...]:
+        """The keys of ``params.yaml`` it is made by."""
+        return self.stage.keys(self.style, self.training.variant if self.training else None)
+
+
+def place_of(style: str, training: TrainingRun | None) -> Place:
+    """Where an artefact of a stage lies."""
+    if training is None:
+        return Place(WORKSPACE, style)
+    return Place(WORKSPACE, style, training.variant, training.training_seed)
 
 
 def all_artefacts(style: str) -> list[Artefact]:
     """Every artefact of a style, each after what it needs."""
     return [
-        Artefact(asset, style, variant)
+        Artefact(asset, style, training)
         for asset, stage in STAGE_OF.items()
-        for variant in (PARAMS.variants if stage.per_variant else (None,))
+        for training in (PARAMS.training_runs() if stage.per_training else (None,))
     ]
 
 
@@ -110,30 +127,32 @@ def _provenance(instance: DagsterInstance, artefact: Artefact, entry: LockEntry)
 
 
 def _upstream(artefact: Artefact, entry: LockEntry) -> list[Dependency]:
-    """The artefacts it was made from, as the lock has them, but for variants since gone."""
+    """The artefacts it was made from, as the lock has them, but for trainings since gone."""
     dependencies = []
     for need in artefact.stage.needs:
         stage = STAGES[need]
-        variants: tuple[str | None, ...] = (None,)
-        if stage.per_variant:
-            variants = (artefact.variant,) if artefact.variant else tuple(PARAMS.variants)
-        for variant in variants:
-            folder = stage.folder(Place(WORKSPACE, artefact.style, variant))
+        trainings: tuple[TrainingRun | None, ...] = (None,)
+        if stage.per_training:
+            trainings = (artefact.training,) if artefact.training else PARAMS.training_runs()
+        for training in trainings:
+            folder = stage.folder(place_of(artefact.style, training))
             version = entry.deps.get(folder.relative_to(WORKSPACE.root).as_posix())
             if version is not None:
                 key = AssetKey(ASSET_OF[need])
-                partition = partition_key(artefact.style, variant)
+                partition = partition_key(artefact.style, training)
                 dependencies.append(Dependency(key, partition, version))
     return dependencies
 
 
 def _metadata(artefact: Artefact, entry: LockEntry) -> dict[str, MetadataValue[Any]]:
-    place = Place(WORKSPACE, artefact.style, artefact.variant)
     metadata: dict[str, MetadataValue[Any]] = {
-        "folder": MetadataValue.path(str(artefact.stage.folder(place))),
+        "folder": MetadataValue.path(str(artefact.stage.folder(artefact.place))),
         "dvc": MetadataValue.text(f"{artefact.dvc_stage} · {entry.out}"),
         "settings": MetadataValue.json(entry.settings),
     }
+    if artefact.training is not None:
+        metadata["variant"] = MetadataValue.text(artefact.training.variant)
+        metadata["training seed"] = MetadataValue.int(artefact.training.training_seed)
     said = read_record(WORKSPACE, entry.out)
     if said is None:
         return metadata

@@ -15,9 +15,9 @@ from dagster import (
 from PIL import Image
 
 from assets.lineage import base_samples, lora, negative_set, samples, style_set
-from assets.partitions import PARAMS, style_and_variant
+from assets.partitions import PARAMS, style_and_training
 from assets.place import WORKSPACE
-from nsync_pipeline.artifacts import BASE, MANIFEST_FILE
+from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, TrainingRun
 from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, read_manifest
 
 SHOWN = 10  # names of what is wrong
@@ -66,8 +66,7 @@ def negative_set_decodable(context: AssetCheckExecutionContext) -> AssetCheckRes
 @asset_check(asset=lora, blocking=True)
 def losses_finite(context: AssetCheckExecutionContext) -> AssetCheckResult:
     """Every figure of the training's history is a finite number."""
-    style, variant = _partition(context)
-    with (WORKSPACE.model(style, str(variant)) / "history.csv").open(newline="") as file:
+    with (_model(context) / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     wrong = [
         f"step {row['step']}: {name} is {value}"
@@ -81,8 +80,7 @@ def losses_finite(context: AssetCheckExecutionContext) -> AssetCheckResult:
 @asset_check(asset=lora)
 def training_without_warnings(context: AssetCheckExecutionContext) -> AssetCheckResult:
     """Nothing in the training's course should make a person look up (docs/watching.md)."""
-    style, variant = _partition(context)
-    return warned(WORKSPACE.model(style, str(variant)) / "training.json")
+    return warned(_model(context) / "training.json")
 
 
 def warned(summary: Path) -> AssetCheckResult:
@@ -100,19 +98,17 @@ def warned(summary: Path) -> AssetCheckResult:
 @asset_check(asset=samples, blocking=True)
 def samples_decodable(context: AssetCheckExecutionContext) -> AssetCheckResult:
     """Every picture drawn with the LoRA can be decoded."""
-    style, variant = _partition(context)
-    return _samples_decodable(style, str(variant))
+    return _samples_decodable(WORKSPACE.samples(*_training(context)))
 
 
 @asset_check(asset=base_samples, blocking=True)
 def base_samples_decodable(context: AssetCheckExecutionContext) -> AssetCheckResult:
     """Every picture drawn by the base can be decoded."""
     style, _ = _partition(context)
-    return _samples_decodable(style, BASE)
+    return _samples_decodable(WORKSPACE.samples(style, BASE))
 
 
-def _samples_decodable(style: str, variant: str) -> AssetCheckResult:
-    folder = WORKSPACE.samples(style, variant)
+def _samples_decodable(folder: Path) -> AssetCheckResult:
     return _wrong(_undecodable(folder, read_manifest(folder / MANIFEST_FILE, SAMPLES)))
 
 
@@ -135,8 +131,19 @@ def _wrong(names: list[str]) -> AssetCheckResult:
     )
 
 
-def _partition(context: AssetCheckExecutionContext) -> tuple[str, str | None]:
-    return style_and_variant(context.op_execution_context.partition_key)
+def _partition(context: AssetCheckExecutionContext) -> tuple[str, TrainingRun | None]:
+    return style_and_training(context.op_execution_context.partition_key)
+
+
+def _training(context: AssetCheckExecutionContext) -> tuple[str, str, int]:
+    """Style, variant and training seed."""
+    style, training = _partition(context)
+    assert training is not None, "the asset is made once a training"
+    return style, training.variant, training.training_seed
+
+
+def _model(context: AssetCheckExecutionContext) -> Path:
+    return WORKSPACE.model(*_training(context))
 
 
 CHECKS = [

@@ -3,7 +3,7 @@
 from dagster import AssetSpec
 
 from assets.keys import SOURCES, STAGE_OF, settings_key
-from assets.partitions import STYLES, STYLES_AND_VARIANTS
+from assets.partitions import STYLES, STYLES_AND_TRAININGS
 
 pictures = AssetSpec(
     SOURCES,
@@ -18,7 +18,7 @@ settings = [
         settings_key(asset),
         description=f"The settings in `params.yaml` that `{asset}` depends on: "
         + ", ".join(f"`{key}`" for key in stage.settings),
-        partitions_def=STYLES_AND_VARIANTS if stage.per_variant else STYLES,
+        partitions_def=STYLES_AND_TRAININGS if stage.per_training else STYLES,
         group_name="inputs",
         kinds={"yaml"},
     )

@@ -8,7 +8,7 @@ from dagster import (
     op,
 )
 
-from assets.partitions import STYLES, STYLES_AND_VARIANTS
+from assets.partitions import STYLES, STYLES_AND_TRAININGS
 from assets.whole_style import materialize_style
 
 prepare = define_asset_job(
@@ -21,8 +21,8 @@ prepare = define_asset_job(
 learn = define_asset_job(
     "learn",
     AssetSelection.assets("lora", "samples"),
-    description="One variant's LoRA, and what is drawn with it.",
-    partitions_def=STYLES_AND_VARIANTS,
+    description="The LoRA of one training of a variant, and what is drawn with it.",
+    partitions_def=STYLES_AND_TRAININGS,
 )
 
 assess = define_asset_job(
@@ -35,7 +35,7 @@ assess = define_asset_job(
 
 @op
 def materialize_out_of_date(context: OpExecutionContext) -> None:
-    """Run `prepare`, then `learn` for each variant, then `assess`: what is fresh is left out."""
+    """Run `prepare`, then `learn` for each training, then `assess`: what is fresh is left out."""
     materialize_style(
         context.repository_def.get_job, context.instance, context.partition_key, context.log.info
     )
@@ -43,5 +43,5 @@ def materialize_out_of_date(context: OpExecutionContext) -> None:
 
 @job(partitions_def=STYLES, description="A style whole, from its pictures to its report.")
 def whole_style() -> None:
-    """A run cannot mix partitions by style with those by variant, so this one starts others."""
+    """A run cannot mix partitions by style with those by training, so this one starts others."""
     materialize_out_of_date()

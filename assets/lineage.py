@@ -8,7 +8,7 @@ from typing import Any
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
 from assets.keys import SOURCES, settings_key
-from assets.partitions import STYLES, STYLES_AND_VARIANTS
+from assets.partitions import STYLES, STYLES_AND_TRAININGS
 from assets.present import code_version
 from assets.stage_run import run_in_dvc
 from nsync_pipeline.pipeline import STAGES
@@ -61,7 +61,7 @@ def negative_set(context: AssetExecutionContext) -> MaterializeResult[Any]:
 
 @asset(
     deps=[style_set, captions, negative_set, settings_key("lora")],
-    partitions_def=STYLES_AND_VARIANTS,
+    partitions_def=STYLES_AND_TRAININGS,
     group_name="models",
     kinds={"dvc", "pytorch", "safetensors"},
     owners=OWNERS,
@@ -69,13 +69,13 @@ def negative_set(context: AssetExecutionContext) -> MaterializeResult[Any]:
     pool=GPU,
 )
 def lora(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """The style as a LoRA, trained with the update rule of its variant."""
+    """The style as a LoRA, trained with the update rule of its variant from its training seed."""
     return run_in_dvc(context, "lora")
 
 
 @asset(
     deps=[style_set, captions, lora, settings_key("samples")],
-    partitions_def=STYLES_AND_VARIANTS,
+    partitions_def=STYLES_AND_TRAININGS,
     group_name="pictures_drawn",
     kinds={"dvc", "parquet", "diffusers"},
     owners=OWNERS,

@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from assets.place import WORKSPACE
+from nsync_pipeline.artifacts import TrainingRun
 
 LOCK = WORKSPACE.root / "dvc.lock"
 
@@ -18,7 +19,7 @@ CODE = "nsync_pipeline/"
 
 @dataclass(frozen=True)
 class LockEntry:
-    """One stage of one style (and variant)."""
+    """One stage of one style (and training)."""
 
     out: str
     """The digest of the artefact: ``<md5>.dir``."""
@@ -33,16 +34,16 @@ class LockEntry:
 
 
 def read_lock(path: Path) -> dict[str, LockEntry]:
-    """The entries by DVC's stage name, such as ``training@ink-nsync``; none where nothing ran."""
+    """The entries by DVC's stage name, such as ``training@ink-nsync-0``; none where nothing ran."""
     if not path.is_file():
         return {}
     content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
     return {name: _entry(entry) for name, entry in content.get("stages", {}).items()}
 
 
-def stage_name(stage: str, style: str, variant: str | None) -> str:
+def stage_name(stage: str, style: str, training: TrainingRun | None) -> str:
     """DVC's name of one stage of a matrix."""
-    return f"{stage}@{style}" if variant is None else f"{stage}@{style}-{variant}"
+    return f"{stage}@{style}" if training is None else f"{stage}@{style}-{training.name}"
 
 
 def json_digest(content: Any) -> str:

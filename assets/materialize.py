@@ -55,7 +55,9 @@ def _say(line: str) -> None:
 def _say_where(style: str) -> None:
     from assets.partitions import PARAMS
 
-    loras = [WORKSPACE.model(style, variant) for variant in PARAMS.variants]
+    loras = [
+        WORKSPACE.model(style, run.variant, run.training_seed) for run in PARAMS.training_runs()
+    ]
     print(f"  report   {WORKSPACE.report(style) / 'report.html'}")
     for label, folder in zip(("LoRAs", *[""] * len(loras)), loras, strict=False):
         print(f"  {label:8} {folder}")

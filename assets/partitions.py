@@ -1,22 +1,31 @@
-"""Partitions: the styles and variants of ``params.yaml``. A reload shows what was edited there."""
+"""Partitions: styles, variants and training seeds of ``params.yaml``; a reload shows edits there.
+
+A partition has two dimensions at most, so the second is a training of a variant, as ``lora-0``.
+"""
 
 from dagster import MultiPartitionKey, MultiPartitionsDefinition, StaticPartitionsDefinition
 
 from assets.place import WORKSPACE
+from nsync_pipeline.artifacts import TrainingRun
 from nsync_pipeline.params import read_params
 
 PARAMS = read_params(WORKSPACE.params_file)
 STYLES = StaticPartitionsDefinition(list(PARAMS.styles))
-VARIANTS = StaticPartitionsDefinition(list(PARAMS.variants))
-STYLES_AND_VARIANTS = MultiPartitionsDefinition({"style": STYLES, "variant": VARIANTS})
+TRAININGS = StaticPartitionsDefinition([run.name for run in PARAMS.training_runs()])
+STYLES_AND_TRAININGS = MultiPartitionsDefinition({"style": STYLES, "training": TRAININGS})
 
 
-def partition_key(style: str, variant: str | None) -> str:
+def partition_key(style: str, training: TrainingRun | None) -> str:
     """The partition of one artefact."""
-    return style if variant is None else MultiPartitionKey({"style": style, "variant": variant})
+    if training is None:
+        return style
+    return MultiPartitionKey({"style": style, "training": training.name})
 
 
-def style_and_variant(key: str) -> tuple[str, str | None]:
+def style_and_training(key: str) -> tuple[str, TrainingRun | None]:
     """The other way round."""
-    style, _, variant = key.partition("|")  # a multi-partition's parts, by name of the dimension
-    return style, variant or None
+    style, _, training = key.partition("|")  # a multi-partition's parts, by name of the dimension
+    if not training:
+        return style, None
+    variant, _, seed = training.rpartition("-")
+    return style, TrainingRun(variant, int(seed))

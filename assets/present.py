@@ -1,5 +1,6 @@
 """What is there now, before anything runs: settings, sources and code, as DVC would record them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -17,9 +18,9 @@ def params_now() -> Any:
     return YAML(typ="safe", pure=True).load(WORKSPACE.params_file.read_text(encoding="utf-8"))
 
 
-def settings_of(params: Any, stage: Stage, style: str, variant: str | None) -> dict[str, Any]:
-    """The part of ``params`` that the stage reads."""
-    return {key: _at(params, key) for key in stage.keys(style, variant)}
+def settings_of(params: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """The part of ``params`` under these dotted keys."""
+    return {key: _at(params, key) for key in keys}
 
 
 def source_now(style: str) -> str | None:

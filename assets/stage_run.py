@@ -15,7 +15,7 @@ from dagster import (
 from assets.artefact import Artefact, materialize_result
 from assets.dvc import DvcError, repro
 from assets.lock_file import LOCK, read_lock
-from assets.partitions import style_and_variant
+from assets.partitions import style_and_training
 
 # Raised by dagster's own code, at every session.
 warnings.filterwarnings("ignore", category=PreviewWarning)
@@ -27,7 +27,7 @@ def run_in_dvc(context: AssetExecutionContext, asset: str) -> MaterializeResult[
     Raises:
         DvcError: DVC or the stage failed.
     """
-    artefact = Artefact(asset, *style_and_variant(context.partition_key))
+    artefact = Artefact(asset, *style_and_training(context.partition_key))
     with open_pipes_session(
         context=context,
         context_injector=PipesTempFileContextInjector(),

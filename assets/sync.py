@@ -5,7 +5,7 @@ from dagster import DagsterInstance
 from assets.artefact import all_artefacts, report_outside_of_a_run
 from assets.keys import SOURCES, settings_key
 from assets.lock_file import LOCK, json_digest, read_lock
-from assets.partitions import PARAMS, partition_key
+from assets.partitions import PARAMS
 from assets.present import params_now, settings_of, source_now
 from assets.provenance import Dependency, observe
 
@@ -34,6 +34,6 @@ def observe_present(instance: DagsterInstance, style: str) -> None:
         observe(instance, Dependency(SOURCES, style, source))
     params = params_now()
     for artefact in all_artefacts(style):
-        now = json_digest(settings_of(params, artefact.stage, style, artefact.variant))
+        now = json_digest(settings_of(params, artefact.settings_keys))
         key = settings_key(artefact.asset)
-        observe(instance, Dependency(key, partition_key(style, artefact.variant), now))
+        observe(instance, Dependency(key, artefact.partition, now))

@@ -11,6 +11,7 @@ from assets.dvc import stages_out_of_date
 from assets.partitions import PARAMS, partition_key
 from assets.place import WORKSPACE
 from assets.sync import sync_from_lock
+from nsync_pipeline.artifacts import TrainingRun
 from nsync_pipeline.pipeline.locks import sole_writer
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -27,11 +28,11 @@ class Part:
 
     job: str
     style: str
-    variant: str | None
+    training: TrainingRun | None
     assets: tuple[str, ...]
 
     def artefacts(self) -> list[Artefact]:
-        return [Artefact(asset, self.style, self.variant) for asset in self.assets]
+        return [Artefact(asset, self.style, self.training) for asset in self.assets]
 
 
 def parts_of(style: str) -> list[Part]:
@@ -39,7 +40,7 @@ def parts_of(style: str) -> list[Part]:
     prepare = ("style_set", "captions", "negative_set", "base_samples")
     return [
         Part("prepare", style, None, prepare),
-        *(Part("learn", style, variant, ("lora", "samples")) for variant in PARAMS.variants),
+        *(Part("learn", style, run, ("lora", "samples")) for run in PARAMS.training_runs()),
         Part("assess", style, None, ("evaluation", "report")),
     ]
 
@@ -76,11 +77,11 @@ def _materialize_out_of_date(
         if not wanted:
             continue
         names = ", ".join(artefact.asset for artefact in wanted)
-        of = f" of {part.variant}" if part.variant else ""
+        of = f" of {part.training.name}" if part.training else ""
         say(f"[{done} of {len(pending)} done] {names}{of}")
         result = job_named(part.job).execute_in_process(
             instance=instance,
-            partition_key=partition_key(part.style, part.variant),
+            partition_key=partition_key(part.style, part.training),
             asset_selection=[AssetKey(artefact.asset) for artefact in wanted],
             run_config=QUIET,
             raise_on_error=False,
@@ -106,7 +107,7 @@ def out_of_date(style: str) -> set[Artefact]:
 
 
 def _feeds(source: Artefact, target: Artefact) -> bool:
-    same = source.variant in (None, target.variant) or target.variant is None
+    same = source.training in (None, target.training) or target.training is None
     return source.stage.name in target.stage.needs and same
 
 

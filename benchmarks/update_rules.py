@@ -161,10 +161,10 @@ def made(workspace: Workspace, params: Params, row: str) -> dict[str, Any]:
         if kept["settings"] == asked:
             return kept
     # A row that was broken off is trained anew, so that all its steps are timed alike.
-    shutil.rmtree(workspace.scratch("training", STYLE, row), ignore_errors=True)
+    shutil.rmtree(workspace.scratch("training", STYLE, row, "0"), ignore_errors=True)
     clock = StepClock(row)
     find_stage("training", row).run(StageContext(workspace, params, STYLE, row, progress=clock))
-    model = workspace.model(STYLE, row)
+    model = workspace.model(STYLE, row, 0)
     summary = json.loads((model / "training.json").read_text())
     figures = {name: summary.get(name) for name in COLUMNS}
     step = clock.step()

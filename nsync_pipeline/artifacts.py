@@ -25,6 +25,19 @@ def trained_files(model: Path) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True)
+class TrainingRun:
+    """One training of a variant: a variant is trained once a training seed."""
+
+    variant: str
+    training_seed: int
+
+    @property
+    def name(self) -> str:
+        """``lora-0``: no variant's name has a dash."""
+        return f"{self.variant}-{self.training_seed}"
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The paths of one workspace; ``root`` is absolute."""
 
@@ -54,13 +67,27 @@ class Workspace:
         """``manifest.parquet`` (image_sets.manifest.NEGATIVE_SET) and ``images/``."""
         return self.root / "data" / style / "negative_set"
 
-    def model(self, style: str, variant: str) -> Path:
-        """``LORA_FILE`` and ``EMBEDDINGS_FILE``, as trained, ``history.csv``, ``training.json``."""
-        return self.root / "models" / style / variant
+    def model(self, style: str, variant: str, training_seed: int | str) -> Path:
+        """``LORA_FILE`` and ``EMBEDDINGS_FILE``, as trained, ``history.csv``, ``training.json``.
 
-    def samples(self, style: str, variant: str) -> Path:
-        """``manifest.parquet`` (image_sets.manifest.SAMPLES) and ``images/``."""
-        return self.root / "samples" / style / variant
+        A training seed is a number, or what stands for it in ``dvc.yaml``.
+        """
+        return self.root / "models" / style / variant / str(training_seed)
+
+    def samples(self, style: str, variant: str, training_seed: int | str | None = None) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.SAMPLES) and ``images/``.
+
+        Of ``base``, which nobody trained, whatever the training seed is.
+
+        Raises:
+            ValueError: of a variant, the training seed is missing.
+        """
+        folder = self.root / "samples" / style / variant
+        if variant == BASE:
+            return folder
+        if training_seed is None:
+            raise ValueError(f"the samples of {variant!r} are of one training: say its seed")
+        return folder / str(training_seed)
 
     def evaluation(self, style: str) -> Path:
         """``metrics.json``, ``pictures.parquet`` (values a picture) and ``plots/*.csv``."""

@@ -4,13 +4,13 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from nsync_pipeline.artifacts import BASE
+from nsync_pipeline.artifacts import BASE, TrainingRun
 from nsync_pipeline.captioning.config import CaptioningConfig
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.families.config import BaseModelConfig
@@ -36,6 +36,10 @@ class Params(Section):
     negative_set: NegativeSetConfig = NegativeSetConfig()
     training: TrainingConfig = TrainingConfig()
     variants: dict[str, VariantConfig] = Field(min_length=1)
+    training_seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = Field(
+        default=(0,), min_length=1,
+        description="which trainings of each variant there are: a model a variant and seed",
+    )  # fmt: skip
     generation: GenerationConfig = GenerationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
@@ -48,6 +52,14 @@ class Params(Section):
                 raise ValueError(
                     f"{name!r} is not a name: lower-case letters, digits and _ only, at most 48"
                 )
+        return value
+
+    @field_validator("training_seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        twice = [seed for place, seed in enumerate(value) if seed in value[:place]]
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice: each training has a seed of its own")
         return value
 
     @model_validator(mode="after")
@@ -91,6 +103,27 @@ class Params(Section):
             raise ParamsError(
                 "\n".join(_explained("params.yaml", e, where) for e in error.errors())
             ) from error
+
+    def training_seed(self, asked: int | None) -> int:
+        """The training seed that is ``asked`` for; the first where none is.
+
+        Raises:
+            ParamsError: no variant is trained with it.
+        """
+        if asked is None:
+            return self.training_seeds[0]
+        if asked not in self.training_seeds:
+            there = ", ".join(map(str, self.training_seeds))
+            raise ParamsError(
+                f"training seed {asked} is not in training_seeds of params.yaml; there are: {there}"
+            )
+        return asked
+
+    def training_runs(self) -> tuple[TrainingRun, ...]:
+        """Every training of a style: each variant with each training seed, variant by variant."""
+        return tuple(
+            TrainingRun(variant, seed) for variant in self.variants for seed in self.training_seeds
+        )
 
     def style(self, name: str) -> StyleConfig:
         """The settings of style ``name``.

@@ -95,7 +95,7 @@ class Killer:
                     return
 
     def _take_result(self, when: str) -> None:
-        folder = self.workspace.model(STYLE, VARIANT)
+        folder = self.workspace.model(STYLE, VARIANT, 0)
         digest = hashlib.sha256()
         for path in sorted(folder.iterdir()):
             digest.update(path.name.encode() + path.read_bytes())

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -42,24 +43,34 @@ def style_params(source: str = "sketchbook:woodblock", **sections: object) -> Pa
 
 
 def build_style_workspace(
-    root: Path, test: int = 8, train: int = 10, side: int = 64, steps: int = 30
+    root: Path,
+    test: int = 8,
+    train: int = 10,
+    side: int = 64,
+    steps: int = 30,
+    training_seeds: Sequence[int] = (0,),
 ) -> Workspace:
-    """Write the artefacts of all stages up to generation; ``side`` is the real pictures'."""
+    """Write the artefacts of all stages up to generation; ``side`` is the real pictures'.
+
+    Of each training seed the scenes are others.
+    """
     workspace = Workspace(root)
     drawn = list(draw_style_set(STYLE, test + train, seed=1))
     ids = [f"{index:016x}" for index in range(len(drawn))]
     captions = [picture.caption for picture in drawn]
     _write_real(workspace, drawn, ids, test, side)
     _write_negatives(workspace, ids[test:], captions[test:], test + train)
-    painted = {
-        BASE: _styles(["oil"] * test, seed=1),
-        "lora": _styles((["oil", STYLE] * test)[:test], seed=3),
-        "nsync": _styles([STYLE] * test, seed=3),
-    }
-    for variant, images in painted.items():
-        _write_samples(workspace, variant, ids[:test], captions[:test], images)
-    for variant, rule in VARIANTS.items():
-        _write_model(workspace, variant, rule, steps)
+    base = _styles(["oil"] * test, seed=1)
+    _write_samples(workspace, BASE, 0, ids[:test], captions[:test], base)
+    for seed in training_seeds:
+        painted = {
+            "lora": _styles((["oil", STYLE] * test)[:test], seed=3 + seed),
+            "nsync": _styles([STYLE] * test, seed=3 + seed),
+        }
+        for variant, images in painted.items():
+            _write_samples(workspace, variant, seed, ids[:test], captions[:test], images)
+        for variant, rule in VARIANTS.items():
+            _write_model(workspace, variant, seed, rule, steps)
     return workspace
 
 
@@ -121,11 +132,12 @@ def _write_negatives(workspace: Workspace, ids: list[str], captions: list[str], 
 def _write_samples(
     workspace: Workspace,
     variant: str,
+    training_seed: int,
     ids: list[str],
     captions: list[str],
     images: list[Image.Image],
 ) -> None:
-    folder = workspace.samples(STYLE, variant)
+    folder = workspace.samples(STYLE, variant, training_seed)
     rows = [
         {
             "id": f"{picture_id}_0",
@@ -144,10 +156,12 @@ def _write_samples(
     write_manifest(folder / MANIFEST_FILE, rows, SAMPLES)
 
 
-def _write_model(workspace: Workspace, variant: str, rule: str, steps: int) -> None:
-    folder = workspace.model(STYLE, variant)
+def _write_model(
+    workspace: Workspace, variant: str, training_seed: int, rule: str, steps: int
+) -> None:
+    folder = workspace.model(STYLE, variant, training_seed)
     folder.mkdir(parents=True)
-    (folder / LORA_FILE).write_bytes(f"weights of {variant}".encode())
+    (folder / LORA_FILE).write_bytes(f"weights of {variant} {training_seed}".encode())
     with (folder / "history.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)

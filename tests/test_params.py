@@ -114,6 +114,15 @@ def test_an_unknown_section_is_named() -> None:
             "params.yaml: variants: 'base' is taken: it names the untrained base model",
         ),
         (
+            {"training_seeds": [0, 3, 3]},
+            "params.yaml: training_seeds: 3 is named twice: each training has a seed of its own",
+        ),
+        (
+            {"training_seeds": [0, -1]},
+            "params.yaml: training_seeds.1: -1 is not allowed: "
+            "input should be greater than or equal to 0",
+        ),
+        (
             {"styles__ink__source": "sketchbook:woodblock"},
             "params.yaml: styles.ink.pictures is missing: how many to draw",
         ),
@@ -285,8 +294,22 @@ def test_a_section_that_is_no_mapping_is_refused() -> None:
     assert "params.yaml: training: [] is not allowed" in message(training=[])
 
 
-def test_no_style_and_no_variant_are_refused() -> None:
+def test_every_variant_is_trained_once_a_seed_variant_by_variant() -> None:
+    params = parse_params(content(training_seeds=[7, 0], variants__nsync={"update_rule": "mean"}))
+    names = [run.name for run in params.training_runs()]
+    assert names == ["lora-7", "lora-0", "nsync-7", "nsync-0"]
+    assert params.training_seed(None) == 7
+    assert params.training_seed(0) == 0
+
+
+def test_a_training_seed_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(ParamsError, match=r"training seed 1 is not in .*; there are: 0, 2"):
+        parse_params(content(training_seeds=[0, 2])).training_seed(1)
+
+
+def test_no_style_no_variant_and_no_training_are_refused() -> None:
     assert "styles" in message(styles={})
+    assert "training_seeds" in message(training_seeds=[])
     assert "variants" in message(variants={})
 
 

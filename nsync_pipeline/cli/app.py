@@ -13,6 +13,7 @@ from nsync_pipeline.cli.export import export
 from nsync_pipeline.cli.generate import generate
 from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
 from nsync_pipeline.cli.sketchbook import sketchbook
+from nsync_pipeline.cli.training_seed import TrainingSeedOption
 from nsync_pipeline.errors import UserError
 
 app = typer.Typer(
@@ -54,8 +55,9 @@ def run(
     stage: Annotated[str, typer.Argument(help="A stage; a wrong name lists them.")],
     style: StyleOption,
     variant: Annotated[
-        str | None, typer.Option("--variant", "-v", help="For stages that run once a variant.")
+        str | None, typer.Option("--variant", "-v", help="For stages that run once a training.")
     ] = None,
+    training_seed: TrainingSeedOption = None,
     processes: Annotated[
         int,
         typer.Option(
@@ -74,12 +76,13 @@ def run(
     if processes > 1 and stage != "training" and "NSYNC_PROCESSES" not in os.environ:
         raise UserError(f"--processes {processes}: only training takes several, {stage} does not")
     if processes > 1 and stage == "training" and this_rank().count == 1:
-        run_stage_in_processes(place, stage, style, variant, processes)
+        run_stage_in_processes(place, stage, style, variant, training_seed, processes)
         return
-    result = run_stage(place, stage, style, variant)
+    result = run_stage(place, stage, style, variant, training_seed)
     if not this_rank().is_first:
         return
-    print(" · ".join(part for part in (stage, style, variant) if part))
+    seed = None if training_seed is None else f"training seed {training_seed}"
+    print(" · ".join(part for part in (stage, style, variant, seed) if part))
     for name, value in result.figures.items():
         print(f"  {name}: {value}")
 
@@ -146,7 +149,7 @@ app.command()(export)
 
 @app.command()
 def sync(workspace: WorkspaceOption = None) -> None:
-    """Bring dvc.yaml in order with the styles and variants of params.yaml."""
+    """Bring dvc.yaml in order with the styles, variants and training seeds of params.yaml."""
     place = find_workspace(workspace)
     from nsync_pipeline.pipeline.dvc_file import sync_dvc_file
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
+from nsync_pipeline.cli.training_seed import TrainingSeedOption
 from nsync_pipeline.errors import ChoicesError
 
 blind = typer.Typer(
@@ -21,6 +22,7 @@ def make(
     between: Annotated[
         str, typer.Option(help="Two variants, or a variant and `base`, with a comma between.")
     ] = "nsync,lora",
+    training_seed: TrainingSeedOption = None,
     pairs: Annotated[int, typer.Option(min=1, help="At most so many pairs.")] = 40,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file.")] = None,
     workspace: WorkspaceOption = None,
@@ -35,7 +37,7 @@ def make(
     names = [name.strip() for name in between.split(",")]
     if len(names) != 2:
         raise ChoicesError(f"--between names two checkpoints, as `nsync,lora`; found {between!r}")
-    page = blind_page(place, params, style, names[0], names[1], pairs)
+    page = blind_page(place, params, style, names[0], names[1], pairs, training_seed)
     file = output or Path(f"blind-{style}-{page.page_id}.html")
     if file.exists():
         raise ChoicesError(f"{file} is there already: name another by --output")

@@ -18,6 +18,7 @@ from nsync_pipeline.cli.drawing_options import (
     next_free,
 )
 from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
+from nsync_pipeline.cli.training_seed import TrainingSeedOption
 
 
 def compare(
@@ -31,6 +32,7 @@ def compare(
         str | None,
         typer.Option(metavar="base,lora,nsync", help="The columns; else all that are trained."),
     ] = None,
+    training_seed: TrainingSeedOption = None,
     lora_scale: Annotated[
         float, typer.Option(min=-100, max=100, help="1 as trained, 0 not at all.")
     ] = 1.0,
@@ -59,6 +61,14 @@ def compare(
     names = [name.strip() for name in (variants or "").split(",") if name.strip()]
     with shown_progress("compare", None) as progress:
         drawn = draw(
-            place, params, style, asked, file, variants=names, manner=manner, progress=progress
+            place,
+            params,
+            style,
+            asked,
+            file,
+            variants=names,
+            training_seed=training_seed,
+            manner=manner,
+            progress=progress,
         )
     print(f"{file}: {drawn.rows} rows, drawn by {', '.join(drawn.columns)}")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
+from nsync_pipeline.cli.training_seed import TrainingSeedOption
 
 
 class ExportForm(StrEnum):
@@ -20,6 +21,7 @@ class ExportForm(StrEnum):
 def export(
     style: Annotated[str, typer.Argument(help="A style of params.yaml.")],
     variant: Annotated[str, typer.Option("--variant", "-v", help="A trained variant.")],
+    training_seed: TrainingSeedOption = None,
     form: Annotated[
         ExportForm, typer.Option("--format", help="kohya is ComfyUI's and A1111's, too.")
     ] = ExportForm.ALL,
@@ -35,8 +37,8 @@ def export(
     from nsync_pipeline.stages.export import default_folder, export_model
 
     params = read_params(place.params_file)
-    folder = output or default_folder(place, style, variant)
-    exported = export_model(place, params, style, variant, form.value, folder)
+    folder = output or default_folder(place, style, variant, training_seed)
+    exported = export_model(place, params, style, variant, form.value, folder, training_seed)
     print(f"{folder}: {len(exported.files)} files")
     for name in exported.files:
         print(f"  {name}")

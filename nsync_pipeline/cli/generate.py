@@ -20,6 +20,7 @@ from nsync_pipeline.cli.drawing_options import (
     strengths_of,
 )
 from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
+from nsync_pipeline.cli.training_seed import TrainingSeedOption
 from nsync_pipeline.errors import UserError
 
 
@@ -32,6 +33,7 @@ def generate(
     variant: Annotated[
         str | None, typer.Option("--variant", "-v", help="A variant, or base.")
     ] = None,
+    training_seed: TrainingSeedOption = None,
     lora: Annotated[
         Path | None,
         typer.Option(help="A LoRA's file (ours, diffusers', kohya's), instead of a variant."),
@@ -61,7 +63,7 @@ def generate(
     place = find_workspace(workspace)
     folder = output or next_free(Path("pictures"), variant or "drawn")
     if again is not None:
-        if prompt or prompts or style or variant or seed:
+        if prompt or prompts or style or variant or seed or training_seed is not None:
             raise UserError("--again takes prompt, seed and style from the picture: leave them out")
         _draw_again(place, again, lora, folder)
         return
@@ -74,7 +76,7 @@ def generate(
     strengths = strengths_of(scale_sweep, lora_scale)
     manner = manner_of(params, steps, scheduler, guidance, size, strengths)
     asked = asked_for(prompt or [], prompts, seed, seeds, params.seed)
-    model = drawing_model(place, params, style, variant, lora)
+    model = drawing_model(place, params, style, variant, lora, training_seed)
     with shown_progress("generate", None) as progress:
         drawn = draw(params, model, asked, folder, manner=manner, progress=progress)
     print(f"{len(drawn.files)} pictures in {folder}; side by side on {drawn.contact_sheet}")
@@ -84,7 +86,7 @@ def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path
     from nsync_pipeline.params import read_params
     from nsync_pipeline.pipeline.progress import shown_progress
     from nsync_pipeline.stages.draw_again import draw_again
-    from nsync_pipeline.stages.drawing_model import drawing_model
+    from nsync_pipeline.stages.drawing_model import drawing_model, training_with
     from nsync_pipeline.stages.picture_settings import read_settings
 
     params = read_params(place.params_file)
@@ -92,7 +94,11 @@ def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path
     variant = None if lora is not None else settings.model
     if variant is not None and variant.endswith(".safetensors"):
         raise UserError(f"{picture} was drawn with {variant}: say where it is by --lora")
-    model = drawing_model(place, params, settings.style, variant, lora)
+    seed = None
+    if variant in params.variants and settings.style is not None:
+        weights = settings.weights_sha256
+        seed = training_with(place, params, settings.style, str(variant), weights)
+    model = drawing_model(place, params, settings.style, variant, lora, seed)
     with shown_progress("generate", None) as progress:
         drawn = draw_again(params, settings, picture, model, folder, progress)
     if not drawn.same_base:

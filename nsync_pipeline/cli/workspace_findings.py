@@ -57,15 +57,15 @@ def base_model_finding(config: BaseModelConfig) -> Finding:
 
 def style_finding(workspace: Workspace, params: Params, style: str) -> Finding:
     """How far the style is: which stages' artefacts are there."""
-    from nsync_pipeline.pipeline import STAGES, Place
+    from nsync_pipeline.pipeline import STAGES, places
 
     here, missing = 0, []
     for stage in STAGES.values():
-        for variant in params.variants if stage.per_variant else (None,):
-            if stage.folder(Place(workspace, style, variant)).is_dir():
+        for place in places(stage, workspace, style, params):
+            if stage.folder(place).is_dir():
                 here += 1
             else:
-                missing.append(f"{stage.name} {variant}" if variant else stage.name)
+                missing.append(" ".join((stage.name, "-".join(place.parts[1:]))).strip())
     total = here + len(missing)
     if not missing:
         return Finding(State.OK, f"Style {style}", f"whole: {total} artefacts")

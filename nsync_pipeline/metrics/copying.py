@@ -38,8 +38,8 @@ def copy_threshold(test_to_train: Floats, quantile: float) -> float:
     return float(np.quantile(test_to_train, quantile, method="lower"))
 
 
-def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact binomial interval of the rate ``count / total``."""
+def clopper_pearson(count: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact binomial interval of the rate ``count / total``; a mean count may be no whole."""
     tail = (1.0 - confidence) / 2.0
     low = 0.0 if count == 0 else float(beta.ppf(tail, count, total - count + 1))
     high = 1.0 if count == total else float(beta.ppf(1.0 - tail, count + 1, total - count))

@@ -99,7 +99,7 @@ class SetScores:
 
     figures: dict[str, Interval]
     pictures: PictureScores
-    draws: dict[str, Floats]  # (D,) of the metrics that checkpoints are compared by
+    draws: dict[str, Floats]  # (D,) of the metrics that have draws; (DIVERSITY_DRAWS,) of that
 
 
 def make_reference(
@@ -160,7 +160,8 @@ def score_set(
     figures["copy_rate"] = Interval(
         copies / len(scores.copied), *clopper_pearson(copies, len(scores.copied))
     )
-    figures["diversity"] = _diversity(shown, reference.test, weights, rng)
+    diversity_ratio, draws["diversity"] = _diversity(shown, reference.test, weights, rng)
+    figures["diversity"] = interval(diversity_ratio, draws["diversity"])
     defined = {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
     return SetScores(figures=defined, pictures=scores, draws=draws)
 
@@ -213,7 +214,8 @@ def score_pictures(shown: PictureSet, reference: Reference) -> PictureScores:
 
 def _diversity(
     shown: PictureSet, real: PictureSet, weights: Floats, rng: np.random.Generator
-) -> Interval:
+) -> tuple[float, Floats]:
+    """The ratio, and what it is under each of the first ``DIVERSITY_DRAWS`` draws."""
     size = min(len(shown.unit), len(real.unit))
     value = diversity.vendi_at(shown.likeness, size, rng) / diversity.vendi_at(
         real.likeness, size, rng
@@ -222,7 +224,7 @@ def _diversity(
     for draw in weights[:DIVERSITY_DRAWS]:
         scores = [_vendi_under(draw, some, size, rng) for some in (shown, real)]
         draws.append(scores[0] / scores[1])
-    return interval(value, np.asarray(draws))
+    return value, np.asarray(draws)
 
 
 def _vendi_under(draw: Floats, pictures: PictureSet, size: int, rng: np.random.Generator) -> float:

@@ -1,8 +1,9 @@
-"""Is checkpoint A better than checkpoint B?
+"""Is variant A better than variant B?
 
-With one training run each, nothing can be said of the *methods*: another training seed can turn the
+With one training each, nothing can be said of the *methods*: another training seed can turn the
 order round. What can be said, over the same prompts and generation seeds, is whether these two
-checkpoints differ by more than the choice of prompts would.
+checkpoints differ by more than the choice of prompts would. From ``ENOUGH_TRAININGS`` of each on,
+the bootstrap resamples their seeds, too, and the verdict is on the methods.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Literal
 
 from nsync_pipeline.metrics.bootstrap import Interval, holm, interval, two_sided_p
 from nsync_pipeline.metrics.config import GuardrailConfig
-from nsync_pipeline.metrics.scores import SetScores
+from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS, VariantScores
 
 Verdict = Literal["better", "worse", "trade-off", "inconclusive"]
 
@@ -20,7 +21,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Checkpoint ``a`` against ``b``: differences are a minus b, paired over prompts."""
+    """``a`` against ``b``: differences are a minus b, paired over training seeds and prompts."""
 
     a: str
     b: str
@@ -31,21 +32,27 @@ class Comparison:
     a_breaks: tuple[str, ...]  # guardrails on which a is worse than b by more than is allowed
     b_breaks: tuple[str, ...]
     verdict: Verdict  # of a
+    trainings: int = 1  # of each; the base has none
+
+    @property
+    def of_methods(self) -> bool:
+        """It would hold for other trainings of the same variants; else for these checkpoints."""
+        return self.trainings >= ENOUGH_TRAININGS
 
 
 def compare(
     pairs: Sequence[tuple[str, str]],
-    scores: Mapping[str, SetScores],
+    scores: Mapping[str, VariantScores],
     real: Mapping[str, Interval],
     guardrails: GuardrailConfig,
 ) -> list[Comparison]:
-    """Compare the checkpoints named in each pair (a, b), as one family of comparisons.
+    """Compare the variants named in each pair (a, b), as one family of comparisons.
 
     ``real`` is the ceiling: the figures of real pictures.
 
     A is *better* when both primary differences (style margin, CMMD) are significant in its favour
     and no guardrail is broken, *worse* when b is better than it, *trade-off* when the two primaries
-    point to different checkpoints or the better one breaks a guardrail, else *inconclusive*.
+    point to different ones or the better one breaks a guardrail, else *inconclusive*.
     A pair with a metric that could not be computed is left out.
     """
     found = [
@@ -63,7 +70,7 @@ def compare(
 
 
 def broken_guardrails(
-    a: SetScores, b: SetScores, real: Mapping[str, Interval], allowed: GuardrailConfig
+    a: VariantScores, b: VariantScores, real: Mapping[str, Interval], allowed: GuardrailConfig
 ) -> tuple[str, ...]:
     """The metrics on which a is worse than b by more than ``allowed``, by their point estimates.
 
@@ -88,8 +95,8 @@ def broken_guardrails(
 def _differences(
     a: str,
     b: str,
-    first: SetScores,
-    second: SetScores,
+    first: VariantScores,
+    second: VariantScores,
     real: Mapping[str, Interval],
     guardrails: GuardrailConfig,
 ) -> Comparison:
@@ -111,6 +118,7 @@ def _differences(
         a_breaks=broken_guardrails(first, second, real, guardrails),
         b_breaks=broken_guardrails(second, first, real, guardrails),
         verdict="inconclusive",
+        trainings=min(found.trainings for found in (first, second) if found.trainings),
     )
 
 

@@ -1,37 +1,40 @@
 """What ``dvc.yaml`` must list by hand, kept as ``params.yaml`` says.
 
-A DVC matrix cannot loop inside a list of deps, so the stages that read every variant list the
-variants' folders one by one (the parent folder would take leftovers in). ``nsync sync`` writes
-these lists, the metrics and the plots; whoever adds a variant and forgets it is told before
-anything is computed.
+A DVC matrix cannot loop inside a list of deps, so the stages that read every training list the
+folders of all variants and training seeds one by one (the parent folder would take leftovers in).
+``nsync sync`` writes these lists, the metrics and the plots; whoever adds a variant or a training
+seed and forgets it is told before anything is computed.
 """
 
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.artifacts import TrainingRun, Workspace
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.pipeline.table import STAGES, Place, Stage
 
 STYLE = "${item.style}"
 VARIANT = "${item.variant}"
+TRAINING_SEED = "${item.training_seed}"
+ANY = Place(Workspace(Path("/")), STYLE, VARIANT, TRAINING_SEED)
+"""Every artefact of a stage, as dvc.yaml writes them."""
 SYNC = "`nsync sync` brings it in order"
 
 
-def dvc_deps(stage: Stage, variants: tuple[str, ...]) -> list[str]:
+def dvc_deps(stage: Stage, runs: Sequence[TrainingRun]) -> list[str]:
     """The deps of ``stage`` as dvc.yaml writes them: artefacts, then code."""
-    at = Place(Workspace(Path("/")), STYLE, VARIANT)
-    artefacts = [path.relative_to("/").as_posix() for path in stage.inputs(at, variants)]
+    artefacts = [path.relative_to("/").as_posix() for path in stage.inputs(ANY, runs)]
     return artefacts + [f"nsync_pipeline/{part}" for part in stage.code]
 
 
 def dvc_out(stage: Stage) -> str:
     """The one out of ``stage`` as dvc.yaml writes it."""
-    return stage.folder(Place(Workspace(Path("/")), STYLE, VARIANT)).relative_to("/").as_posix()
+    return stage.folder(ANY).relative_to("/").as_posix()
 
 
 def dvc_params(stage: Stage) -> list[str]:
@@ -49,10 +52,12 @@ def check_dvc_file(workspace: Workspace, params: Params) -> None:
     for stage in STAGES.values():
         if stage.fans_in:
             listed = content["stages"][stage.name]["deps"]
-            if list(listed) != dvc_deps(stage, tuple(params.variants)):
+            if list(listed) != dvc_deps(stage, params.training_runs()):
+                seeds = ", ".join(map(str, params.training_seeds))
                 raise ParamsError(
                     f"dvc.yaml: the deps of {stage.name} are not those of the variants in "
-                    f"params.yaml ({', '.join(params.variants)}): {SYNC}."
+                    f"params.yaml ({', '.join(params.variants)}) and its training_seeds "
+                    f"({seeds}): {SYNC}."
                 )
     missing = _tracked_but_left_out(workspace, params)
     if missing:
@@ -69,10 +74,10 @@ def sync_dvc_file(workspace: Workspace) -> list[str]:
     said = _write_left_out(workspace, params)
     yaml, path = _yaml(), _dvc_file(workspace)
     content = yaml.load(path.read_text(encoding="utf-8"))
-    variants = tuple(params.variants)
+    runs = params.training_runs()
     for stage in STAGES.values():
         entry = content["stages"][stage.name]
-        for key, listed in (("params", dvc_params(stage)), ("deps", dvc_deps(stage, variants))):
+        for key, listed in (("params", dvc_params(stage)), ("deps", dvc_deps(stage, runs))):
             if list(entry[key]) != listed:
                 entry[key] = listed
                 said.append(f"dvc.yaml: {key} of {stage.name}")
@@ -92,12 +97,14 @@ def dvc_metrics(params: Params) -> list[str]:
 
 
 def dvc_plots(params: Params) -> list[dict[str, Any]]:
-    """The plots of each style: two of its trainings, all variants in one, two of its evaluation."""
+    """The plots of each style: two with the curves of all its trainings, two of its evaluation."""
     return [{title: plot} for style in params.styles for title, plot in _plots(params, style)]
 
 
 def _plots(params: Params, style: str) -> list[tuple[str, dict[str, Any]]]:
-    histories = [f"models/{style}/{variant}/history.csv" for variant in params.variants]
+    root = Workspace(Path("/"))
+    models = [root.model(style, run.variant, run.training_seed) for run in params.training_runs()]
+    histories = [f"{model.relative_to('/').as_posix()}/history.csv" for model in models]
     curves = {"loss": "loss_positive", "gradient norm": "norm_refined"}
     trained: list[tuple[str, dict[str, Any]]] = [
         (f"{style}: {title}", {"x": "step", "y": dict.fromkeys(histories, column)})

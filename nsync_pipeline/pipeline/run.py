@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import nsync_pipeline
@@ -20,7 +21,7 @@ from nsync_pipeline.pipeline.process_death import die_with_parent
 from nsync_pipeline.pipeline.progress import shown_progress
 from nsync_pipeline.pipeline.records import write_record
 from nsync_pipeline.pipeline.staging import begin, publish
-from nsync_pipeline.pipeline.table import STAGES, Place, Stage, find_stage
+from nsync_pipeline.pipeline.table import STAGES, Place, Stage, find_stage, places
 from nsync_pipeline.pipeline.workers import ENDS_WITH_PARENT, run_workers
 from nsync_pipeline.stages.context import Progress, StageContext, StageResult
 from nsync_pipeline.tracking.run_log import RunIdentity, open_run_log
@@ -30,12 +31,18 @@ PACKAGE = Path(nsync_pipeline.__file__).parent
 
 
 def run_stage(
-    workspace: Workspace, name: str, style: str, variant: str | None = None
+    workspace: Workspace,
+    name: str,
+    style: str,
+    variant: str | None = None,
+    training_seed: int | None = None,
 ) -> StageResult:
     """Run the stage called ``name`` and put its artefact in its place, whole or not at all.
 
+    Of a variant it is the training with ``training_seed``; None: the first of ``training_seeds``.
+
     Raises:
-        ParamsError: settings, stage, style or variant are not there or do not fit.
+        ParamsError: settings, stage, style, variant or training seed are not there or do not fit.
         MissingArtifactError: an artefact it reads is not there yet.
         WorkspaceBusyError: another process is writing its artefact.
         InputsChangedError: its inputs changed while it ran; nothing is put in place.
@@ -44,20 +51,21 @@ def run_stage(
     under_dvc = "DVC_STAGE" in os.environ
     if under_dvc or ENDS_WITH_PARENT in os.environ:
         die_with_parent()
-    stage = find_stage(name, variant)
+    stage = find_stage(name, variant, training_seed)
     params = read_params(workspace.params_file)
     params.style(style)
+    place = Place(workspace, style)
     if variant is not None:
         params.variant(variant)
+        place = Place(workspace, style, variant, params.training_seed(training_seed))
     if under_dvc:
         check_dvc_file(workspace, params)
     if not this_rank().is_first:  # of several that train together the first does all the rest
-        return stage.run(StageContext(workspace, params, style, variant))
-    place = Place(workspace, style, variant)
-    title = " · ".join(part for part in (name, style, variant) if part)
+        return stage.run(_context(workspace, params, place))
+    title = " · ".join((name, *place.parts))
     with ExitStack() as open_until_end:
         open_until_end.enter_context(disk_full_explained(workspace.root))
-        slot = "-".join(part for part in (name, style, variant) if part)
+        slot = "-".join((name, *place.parts))
         open_until_end.enter_context(sole_writer(workspace.lock(slot), stage.folder(place)))
         inputs = _read_inputs(stage, place, params)
         line = open_until_end.enter_context(dagster_line())
@@ -69,7 +77,12 @@ def run_stage(
 
 
 def run_stage_in_processes(
-    workspace: Workspace, name: str, style: str, variant: str | None, count: int
+    workspace: Workspace,
+    name: str,
+    style: str,
+    variant: str | None,
+    training_seed: int | None,
+    count: int,
 ) -> None:
     """Run a stage in ``count`` processes on this machine; the first does what ``run_stage`` does.
 
@@ -80,7 +93,9 @@ def run_stage_in_processes(
         die_with_parent()
     command = [sys.executable, "-m", "nsync_pipeline.cli", "run", name, "--style", style]
     command += ["--workspace", str(workspace.root)]
-    run_workers(command if variant is None else [*command, "--variant", variant], count)
+    command += [] if variant is None else ["--variant", variant]
+    command += [] if training_seed is None else ["--training-seed", str(training_seed)]
+    run_workers(command, count)
 
 
 def _run(
@@ -91,20 +106,23 @@ def _run(
     tell: Progress,
     line: DagsterLine | None,
 ) -> StageResult:
-    workspace, variant = place.workspace, place.variant or stage.fixed_variant
+    workspace = place.workspace
     staging = begin(workspace, stage.folder(place))
     base = params.base_model
     identity = RunIdentity(
         stage=stage.module or stage.name,
         style=place.style,
-        variant=variant,
+        variant=place.variant or stage.fixed_variant,
+        training_seed=None if place.training_seed is None else int(place.training_seed),
         base=base.name if base.revision is None else f"{base.name}@{base.revision}",
         inputs=inputs.digest(),
         rule=params.variants[place.variant].update_rule if place.variant else None,
         tags={"dagster.run_id": line.run_id} if line else {},
     )
     with open_run_log(workspace, identity, _logged(inputs.settings, params, place.variant)) as log:
-        result = stage.run(StageContext(staging, params, place.style, variant, log, tell))
+        context = _context(staging, params, place)
+        variant = place.variant or stage.fixed_variant
+        result = stage.run(replace(context, variant=variant, log=log, progress=tell))
         inputs.check_unchanged()
         publish(staging)
         write_record(workspace, tree_digest(read_tree(staging.place)), result)
@@ -114,22 +132,29 @@ def _run(
 
 def _read_inputs(stage: Stage, place: Place, params: Params) -> Inputs:
     """What the stage reads, code included, as it is now."""
-    artefacts = stage.inputs(place, tuple(params.variants))
+    artefacts = stage.inputs(place, params.training_runs())
     for path in artefacts:
         if not path.exists():
             raise MissingArtifactError(
-                f"{path} is not there, and {stage.name} reads it: run {_maker(path, place)} first "
-                "(`dvc repro` runs all that is missing)."
+                f"{path} is not there, and {stage.name} reads it: run "
+                f"{_maker(path, place, params)} first (`dvc repro` runs all that is missing)."
             )
     code = [PACKAGE / part for part in stage.code if (PACKAGE / part).exists()]
     keys = stage.keys(place.style, place.variant)
     return Inputs.read(place.workspace.params_file, params, keys, (*artefacts, *code))
 
 
-def _maker(path: Path, place: Place) -> str:
+def _context(workspace: Workspace, params: Params, place: Place) -> StageContext:
+    context = StageContext(workspace, params, place.style, place.variant)
+    if place.training_seed is None:
+        return context
+    return replace(context, training_seed=int(place.training_seed))
+
+
+def _maker(path: Path, place: Place, params: Params) -> str:
     """Which stage makes the artefact at ``path``."""
     for stage in STAGES.values():
-        if path == stage.folder(Place(place.workspace, place.style, path.name)):
+        if path in map(stage.folder, places(stage, place.workspace, place.style, params)):
             return stage.name
     return "`nsync add-style`"
 

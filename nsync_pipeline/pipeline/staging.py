@@ -32,11 +32,11 @@ class StagingWorkspace(Workspace):
     def negative_set(self, style: str) -> Path:
         return self._staged(super().negative_set(style))
 
-    def model(self, style: str, variant: str) -> Path:
-        return self._staged(super().model(style, variant))
+    def model(self, style: str, variant: str, training_seed: int | str) -> Path:
+        return self._staged(super().model(style, variant, training_seed))
 
-    def samples(self, style: str, variant: str) -> Path:
-        return self._staged(super().samples(style, variant))
+    def samples(self, style: str, variant: str, training_seed: int | str | None = None) -> Path:
+        return self._staged(super().samples(style, variant, training_seed))
 
     def evaluation(self, style: str) -> Path:
         return self._staged(super().evaluation(style))

@@ -4,12 +4,13 @@
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
 from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.params import Params
 from nsync_pipeline.stages.context import StageContext, StageResult
 
 BASE_WEIGHTS = "sketchbook/weights/pipeline"
@@ -18,11 +19,19 @@ CLIP_WEIGHTS = "sketchbook/weights/clip"
 
 @dataclass(frozen=True)
 class Place:
-    """Which artefact: of a style, and of a variant where the stage has them."""
+    """Which artefact: of a style, and of one training of a variant where the stage has them."""
 
     workspace: Workspace
     style: str
     variant: str | None = None
+    training_seed: int | str | None = None
+    """With a variant: the number, or what stands for it in ``dvc.yaml``."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it is called, from the style on."""
+        parts = (self.style, self.variant, self.training_seed)
+        return tuple(str(part) for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -40,20 +49,21 @@ class Stage:
     """The stages whose artefacts it reads."""
     reads_source: bool = False
     """It reads the user's pictures."""
-    per_variant: bool = False
+    per_training: bool = False
+    """It has an artefact a variant and training seed."""
     fixed_variant: str | None = None
     """The variant of a stage that has only this one."""
     module: str = ""
     """In ``nsync_pipeline.stages``; its own name where empty."""
     uses_accelerator: bool = False
 
-    def inputs(self, place: Place, variants: tuple[str, ...]) -> tuple[Path, ...]:
-        """The artefacts it reads; ``variants`` are all there are."""
+    def inputs(self, place: Place, runs: Sequence[TrainingRun]) -> tuple[Path, ...]:
+        """The artefacts it reads; ``runs`` are all there are."""
         source = (place.workspace.source(place.style),) if self.reads_source else ()
         return source + tuple(
             STAGES[need].folder(at)
             for need in self.needs
-            for at in _places(STAGES[need], self, place, variants)
+            for at in _places(STAGES[need], self, place, runs)
         )
 
     def keys(self, style: str, variant: str | None) -> tuple[str, ...]:
@@ -62,8 +72,8 @@ class Stage:
 
     @property
     def fans_in(self) -> bool:
-        """It reads the artefacts of every variant."""
-        return not self.per_variant and any(STAGES[need].per_variant for need in self.needs)
+        """It reads the artefacts of every training."""
+        return not self.per_training and any(STAGES[need].per_training for need in self.needs)
 
     def run(self, context: StageContext) -> StageResult:
         """Run it; its module is imported only now, because it may import torch."""
@@ -72,13 +82,23 @@ class Stage:
         return result
 
 
-def _places(need: Stage, reader: Stage, place: Place, variants: tuple[str, ...]) -> list[Place]:
-    if not need.per_variant:
+def places(stage: Stage, workspace: Workspace, style: str, params: Params) -> list[Place]:
+    """Every artefact of ``stage`` for ``style``."""
+    if not stage.per_training:
+        return [Place(workspace, style)]
+    return _of_all(workspace, style, params.training_runs())
+
+
+def _places(
+    need: Stage, reader: Stage, place: Place, runs: Sequence[TrainingRun]
+) -> Sequence[Place]:
+    if not need.per_training:
         return [Place(place.workspace, place.style)]
-    return [
-        Place(place.workspace, place.style, variant)
-        for variant in ((str(place.variant),) if reader.per_variant else variants)
-    ]
+    return [place] if reader.per_training else _of_all(place.workspace, place.style, runs)
+
+
+def _of_all(workspace: Workspace, style: str, runs: Sequence[TrainingRun]) -> list[Place]:
+    return [Place(workspace, style, run.variant, run.training_seed) for run in runs]
 
 
 _FILES = ("stages/picture_files.py", "stages/whole_folder.py", "image_sets")
@@ -125,7 +145,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="training",
-            folder=lambda at: at.workspace.model(at.style, str(at.variant)),
+            folder=lambda at: at.workspace.model(at.style, str(at.variant), str(at.training_seed)),
             settings=(
                 "seed", "styles.{style}.placeholder", "styles.{style}.generic_style", "base_model",
                 "training", "variants.{variant}",
@@ -137,16 +157,18 @@ STAGES: dict[str, Stage] = {
                 "families", "seeding.py", BASE_WEIGHTS,
             ),
             needs=("style_set", "captions", "negative_set"),
-            per_variant=True,
+            per_training=True,
             uses_accelerator=True,
         ),
         Stage(
             name="generation",
-            folder=lambda at: at.workspace.samples(at.style, str(at.variant)),
+            folder=lambda at: at.workspace.samples(
+                at.style, str(at.variant), at.training_seed
+            ),
             settings=("seed", "styles.{style}.placeholder", "base_model", "generation"),
             code=("stages/generation.py", "adaptation", "diffusion/snr.py", *_DRAWING),
             needs=("style_set", "captions", "training"),
-            per_variant=True,
+            per_training=True,
             uses_accelerator=True,
         ),
         Stage(
@@ -162,7 +184,10 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="evaluation",
             folder=lambda at: at.workspace.evaluation(at.style),
-            settings=("seed", "styles.{style}.source", "base_model.device", "evaluation"),
+            settings=(
+                "seed", "styles.{style}.source", "base_model.device", "training_seeds",
+                "evaluation",
+            ),
             code=(
                 "stages/evaluation.py", "stages/evaluation_features.py", *_READING, "families",
                 "seeding.py", "sketchbook",
@@ -173,7 +198,10 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="report",
             folder=lambda at: at.workspace.report(at.style),
-            settings=("styles.{style}.source", "styles.{style}.generic_style", "report"),
+            settings=(
+                "styles.{style}.source", "styles.{style}.generic_style", "training_seeds",
+                "report",
+            ),
             code=(
                 "stages/report.py", "stages/report_lineage.py", "stages/report_pictures.py",
                 "stages/report_training.py", "training/watch_strip.py", *_READING, "report",
@@ -187,19 +215,22 @@ STAGES: dict[str, Stage] = {
 }  # fmt: skip
 
 
-def find_stage(name: str, variant: str | None) -> Stage:
-    """The stage called ``name``, as long as ``variant`` goes with it.
+def find_stage(name: str, variant: str | None, training_seed: int | None = None) -> Stage:
+    """The stage called ``name``, as long as variant and training seed go with it.
 
     Raises:
-        ParamsError: there is no such stage, or a variant is missing or too much.
+        ParamsError: there is no such stage, or a variant is missing, or something is too much.
     """
     if name not in STAGES:
         raise ParamsError(f"{name!r} is not a stage; there are: {', '.join(STAGES)}")
     stage = STAGES[name]
-    if stage.per_variant and variant is None:
+    if stage.per_training and variant is None:
         raise ParamsError(f"{name} runs once a variant: say which with --variant")
-    if stage.per_variant and variant == BASE:
+    if stage.per_training and variant == BASE:
         raise ParamsError(f"{BASE!r} is the untrained base model; its pictures: base_generation")
-    if not stage.per_variant and variant is not None:
-        raise ParamsError(f"{name} runs once a style, not once a variant: leave --variant out")
+    for option, given in (("variant", variant), ("training-seed", training_seed)):
+        if not stage.per_training and given is not None:
+            raise ParamsError(
+                f"{name} runs once a style, not once a training: leave --{option} out"
+            )
     return stage

@@ -31,13 +31,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval, as a row of an interval chart."""
+    """A figure with its interval, as a row of an interval chart.
+
+    ``each`` are what it is the mean of, where that is several: small dots.
+    """
 
     name: str
     colour: int | None  # None for what is no variant
     value: float
     low: float | None
     high: float | None
+    each: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def interval_chart(
     label: str, rows: Sequence[Estimate], band: tuple[float, float] | None = None
 ) -> str:
     """Figures with their intervals, one below the other; ``band`` is shaded behind them."""
-    ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
+    ends = [
+        end for row in rows for end in (row.value, row.low, row.high, *row.each) if end is not None
+    ]
     ends += [0.0, *(band or ())]
     width, left, step = 480, 118, 26
     bottom = TOP + step * len(rows)
@@ -132,6 +138,10 @@ def interval_chart(
                 f'y1="{middle:.1f}" y2="{middle:.1f}"/>'
             )
         parts.append(f'<circle class="{css}" cx="{x.at(row.value)}" cy="{middle:.1f}" r="4.4"/>')
+        parts += [
+            f'<circle class="{css} each" cx="{x.at(value)}" cy="{middle + 8:.1f}" r="2"/>'
+            for value in row.each
+        ]
     return _svg(label, width, bottom + 26, parts)
 
 

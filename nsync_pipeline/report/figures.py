@@ -19,6 +19,7 @@ class Measured:
     name: str
     figures: Figures
     colour: int | None = None  # the number of a variant
+    trainings: tuple[Figures, ...] = ()  # of each, where ``figures`` are over several
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,18 @@ def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
     charts = []
     for metric in METRICS:
         rows = [
-            Estimate(column.name, column.colour, figure.value, figure.low, figure.high)
+            Estimate(
+                column.name,
+                column.colour,
+                figure.value,
+                figure.low,
+                figure.high,
+                tuple(
+                    of_one[metric.name].value
+                    for of_one in column.trainings
+                    if metric.name in of_one
+                ),
+            )
             for column in columns
             if (figure := column.figures.get(metric.name)) is not None
         ]
@@ -65,6 +77,8 @@ def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
         meaning = f"{metric.meaning} {metric.better.capitalize()} is better."
         if band:
             meaning += " Shaded: what two random halves of the real pictures differ by."
+        if any(row.each for row in rows):
+            meaning += " Small dots: single trainings."
         label = f"{metric.title}: " + ", ".join(f"{row.name} {row.value:.3g}" for row in rows)
         charts.append(Chart(metric.title, meaning, interval_chart(label, rows, band)))
     return charts

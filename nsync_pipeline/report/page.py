@@ -54,9 +54,9 @@ class VerdictCard:
 
 @dataclass(frozen=True)
 class TrainingNote:
-    """A warning of one variant's training."""
+    """A warning of one training."""
 
-    variant: str
+    name: str
     colour: int
     text: str
 
@@ -89,10 +89,12 @@ class Page:
     ribbon: tuple[Picture, ...]
     honest_note: str | None
     warnings: tuple[str, ...]
+    shown_training: str  # which training's pictures and curves are shown; empty where there is one
     columns: tuple[Column, ...]
     rows: tuple[PictureRow, ...]
     progress: tuple[tuple[str, int, str], ...]  # variant, colour, share of the way to real
     verdicts: tuple[VerdictCard, ...]
+    paired_over: str
     primary: tuple[Chart, ...]
     table_columns: tuple[Measured, ...]
     table: tuple[TableRow, ...]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from nsync_pipeline.metrics.bootstrap import Interval
+from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
 from nsync_pipeline.metrics.verdict import SIGNIFICANCE, Comparison
 from nsync_pipeline.report.numbers import digits_for, shown
 
@@ -14,6 +15,14 @@ GUARDRAILS = {
 CHECKPOINTS_NOT_METHODS = (
     "This compares checkpoints, not methods: each was trained once, from one seed, and another "
     "seed can turn a close order round."
+)
+FEW_TRAININGS = (
+    "Each was trained {count} times, from as many seeds, and the figures are means over them. So "
+    "few say little of other seeds: this compares these checkpoints, not methods."
+)
+METHODS = (
+    "Each was trained {count} times, from as many seeds. The figures are means over them, and the "
+    "intervals allow for other seeds as well as for other captions: this compares methods."
 )
 EMBEDDED_BASE = (
     "The base model here is the small embedded one. It draws {side} pixels a side and was "
@@ -33,7 +42,15 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 TOOK_ON = 0.5
 """The share of the way to real pictures from which a style counts as taken on."""
 MOVED = 0.05
-"""Below this share a checkpoint stands where the base does, however surely it is told apart."""
+"""Below this share a variant stands where the base does, however surely it is told apart."""
+
+
+def what_is_compared(trainings: int) -> str:
+    """Checkpoints or methods, where each variant has so many trainings."""
+    if trainings == 1:
+        return CHECKPOINTS_NOT_METHODS
+    few = trainings < ENOUGH_TRAININGS
+    return (FEW_TRAININGS if few else METHODS).format(count=_number(trainings))
 
 
 def headline(
@@ -44,20 +61,21 @@ def headline(
     """What came out, in a few sentences.
 
     Args:
-        against_base: each checkpoint against the untrained base.
-        comparisons: the checkpoints against one another.
-        shares: how far each checkpoint is on the way from the base to real pictures, 1 is there.
+        against_base: each variant against the untrained base.
+        comparisons: the variants against one another.
+        shares: how far each is on the way from the base to real pictures, 1 is there.
     """
     nearer = {c.a: shares.get(c.a, 0.0) for c in against_base if nearer_to_style(c)}
     there = [name for name, share in nearer.items() if share >= TOOK_ON]
     started = [name for name, share in nearer.items() if MOVED <= share < TOOK_ON]
-    told = _learned(there, started, len(against_base))
-    # Who is ahead among checkpoints that learned nothing is not worth a headline.
+    compared = _compared(against_base[0].trainings) if against_base else "checkpoint"
+    told = _learned(there, started, len(against_base), compared)
+    # Who is ahead among those that learned nothing is not worth a headline.
     return " ".join([*told, *(_between(comparisons) if there or started else [])])
 
 
 def nearer_to_style(against_base: Comparison) -> bool:
-    """By both primary measures the checkpoint is nearer to the style than the untrained base."""
+    """By both primary measures ``a`` is nearer to the style than the untrained base."""
     return against_base.verdict == "better" or (
         against_base.verdict == "trade-off" and bool(against_base.a_breaks)
     )
@@ -86,7 +104,8 @@ def explained(comparison: Comparison) -> str:
         return (
             f"Only one of the two measures, the {significant[0]}, tells them apart beyond chance."
         )
-    return "Neither measure tells them apart: other captions could turn the order round."
+    others = "captions or training seeds" if comparison.of_methods else "captions"
+    return f"Neither measure tells them apart: other {others} could turn the order round."
 
 
 def difference(value: Interval) -> str:
@@ -110,34 +129,41 @@ def way_to_real(value: float, base: float, real: float) -> float | None:
     return (value - base) / (real - base)
 
 
-def _learned(there: Sequence[str], started: Sequence[str], total: int) -> list[str]:
+def _compared(trainings: int) -> str:
+    """What one of those that are compared is called."""
+    if trainings >= ENOUGH_TRAININGS:
+        return "method"
+    return "checkpoint" if trainings == 1 else "variant"
+
+
+def _learned(there: Sequence[str], started: Sequence[str], total: int, compared: str) -> list[str]:
     if not total:
-        return ["The checkpoints cannot be compared with the base: too few captions were drawn."]
+        return [f"The {compared}s cannot be compared with the base: too few captions were drawn."]
     if not there and not started:
-        which = "The checkpoint did not" if total == 1 else "None of the checkpoints"
+        which = f"The {compared} did not" if total == 1 else f"None of the {compared}s"
         return [f"{which} measurably {'take' if total == 1 else 'took'} on the style."]
     told = []
     if there:
-        told.append(f"{_those(there, total)} took on the style.")
+        told.append(f"{_those(there, total, compared)} took on the style.")
     if started:
-        who = _listed(started) if there else _those(started, total)
+        who = _listed(started) if there else _those(started, total, compared)
         told.append(
             f"{who} moved towards {'it' if there else 'the style'}, but not half of the way."
         )
     return told
 
 
-def _those(names: Sequence[str], total: int) -> str:
-    """``names`` of ``total`` checkpoints, as the subject of a sentence."""
+def _those(names: Sequence[str], total: int, compared: str) -> str:
+    """``names`` of ``total`` that are compared, as the subject of a sentence."""
     if total == 1:
-        return "The checkpoint"
+        return f"The {compared}"
     if len(names) < total:
-        return f"Of {total} checkpoints, {_listed(names)}"
-    return "Both checkpoints" if total == 2 else f"All {_number(total)} checkpoints"
+        return f"Of {total} {compared}s, {_listed(names)}"
+    return f"Both {compared}s" if total == 2 else f"All {_number(total)} {compared}s"
 
 
 def _between(comparisons: Sequence[Comparison]) -> list[str]:
-    """How the checkpoints stand to one another; nothing where there is only one."""
+    """How those compared stand to one another; nothing where there is only one."""
     if not comparisons:
         return []
     beats = [(c.a, c.b) for c in comparisons if c.verdict == "better"]
@@ -154,7 +180,7 @@ def _between(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _order(comparisons: Sequence[Comparison], beats: Sequence[tuple[str, str]]) -> list[str]:
-    """The checkpoints from best to worst where every pair is decided, and no circle; else empty."""
+    """Their names from best to worst where every pair is decided, and no circle; else empty."""
     names = {name for c in comparisons for name in (c.a, c.b)}
     wins = {name: sum(first == name for first, _ in beats) for name in names}
     order = sorted(names, key=lambda name: -wins[name])
@@ -173,7 +199,7 @@ def _trade_off(comparison: Comparison) -> str:
         if broken and ahead:
             price = _listed([GUARDRAILS[name] for name in broken])
             return f"{first} is nearer to the style than {second}, but it {price}."
-    return "The two measures point to different checkpoints."
+    return f"The two measures point to different {_compared(comparison.trainings)}s."
 
 
 def _listed(items: Sequence[str]) -> str:

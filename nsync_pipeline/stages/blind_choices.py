@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
 from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.image_sets.contact_sheet import evenly_spaced
 from nsync_pipeline.metrics.preference import LOST, TIED, WON
@@ -53,7 +53,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen between two checkpoints, over all files about them."""
+    """What was chosen between two variants (or the base), over all files about their trainings."""
 
     a: str
     b: str
@@ -62,9 +62,15 @@ class Choices:
     files: int
 
 
-def draw_questions(pictures: StylePictures, style: str, a: str, b: str, most: int) -> Questions:
-    """At most ``most`` pairs of a's and b's pictures of one prompt and seed, in random order."""
-    pairs = list(zip(pictures.samples[a], pictures.samples[b], strict=True))
+def draw_questions(
+    pictures: StylePictures, style: str, a: str, b: str, most: int, training_seed: int
+) -> Questions:
+    """At most ``most`` pairs of a's and b's pictures of one prompt and seed, in random order.
+
+    The pictures of a variant are those of its training with ``training_seed``.
+    """
+    of = {name: pictures.samples[_sampled(name, training_seed)] for name in (a, b)}
+    pairs = list(zip(of[a], of[b], strict=True))
     digests = [[file_sha256(sample.path) for sample in pair] for pair in pairs]
     content = json.dumps([style, sorted(digests), most]).encode()
     page_id = hashlib.sha256(content).hexdigest()[:ID_DIGITS]
@@ -82,18 +88,30 @@ def draw_questions(pictures: StylePictures, style: str, a: str, b: str, most: in
 
 
 def blind_page(
-    workspace: Workspace, params: Params, style: str, a: str, b: str, most: int
+    workspace: Workspace,
+    params: Params,
+    style: str,
+    a: str,
+    b: str,
+    most: int,
+    training_seed: int | None = None,
 ) -> BlindPage:
     """The page that asks between the pictures of ``a`` and ``b``.
 
+    Of a variant they are those of its training with ``training_seed``; None: the first of
+    ``training_seeds``.
+
     Raises:
         MissingArtifactError: pictures are missing.
+        ParamsError: there is no such training seed.
         ChoicesError: a and b are the same.
     """
     if a == b:
         raise ChoicesError(f"a choice is between two: {a!r} is named twice")
-    pictures = read_style_pictures(workspace, style, [name for name in (a, b) if name != BASE])
-    questions = draw_questions(pictures, style, a, b, most)
+    seed = params.training_seed(training_seed)
+    runs = [TrainingRun(name, seed) for name in (a, b) if name != BASE]
+    pictures = read_style_pictures(workspace, style, runs)
+    questions = draw_questions(pictures, style, a, b, most, seed)
     chosen = evenly_spaced(len(pictures.train), REFERENCE_PICTURES)
     real = [pictures.train[index].path for index in chosen]
     pairs = []
@@ -156,17 +174,16 @@ def matched_choices(
     contents: Sequence[Mapping[str, Any]],
     where: str,
 ) -> list[Choices]:
-    """The choices of several files, those about the same two checkpoints together.
+    """The choices of several files, those about the same two variants together.
 
     Raises:
         ChoicesError: one is about other pictures, or names pairs that its page did not ask.
     """
-    variants = list(params.variants)
-    pictures = read_style_pictures(workspace, style, variants)
+    pictures = read_style_pictures(workspace, style, params.training_runs())
     together: dict[tuple[str, str], list[tuple[str, float]]] = {}
     files: dict[tuple[str, str], int] = {}
     for content in contents:
-        questions = _questions_of(content, pictures, style, [BASE, *variants], where)
+        questions = _questions_of(content, pictures, style, params, where)
         asked = {question.id: question for question in questions.asked}
         between = (questions.a, questions.b)
         files[between] = files.get(between, 0) + 1
@@ -187,6 +204,11 @@ def matched_choices(
     ]
 
 
+def _sampled(name: str, training_seed: int) -> str:
+    """What the pictures of a variant's training, or of the base, are called."""
+    return name if name == BASE else TrainingRun(name, training_seed).name
+
+
 def _outcome(question: Question, side: str) -> float:
     """For a."""
     if side == "neither":
@@ -198,14 +220,15 @@ def _questions_of(
     content: Mapping[str, Any],
     pictures: StylePictures,
     style: str,
-    names: Sequence[str],
+    params: Params,
     where: str,
 ) -> Questions:
-    """The page a file is about: it does not say of whom, so each two are tried."""
-    for b, a in combinations(names, 2):
-        questions = draw_questions(pictures, style, a, b, content["asked"])
-        if questions.page_id == content["page"]:
-            return questions
+    """The page a file is about: it does not say of whom, so each two of a seed are tried."""
+    for seed in params.training_seeds:
+        for b, a in combinations((BASE, *params.variants), 2):
+            questions = draw_questions(pictures, style, a, b, content["asked"], seed)
+            if questions.page_id == content["page"]:
+                return questions
     raise ChoicesError(
         f"{where} is about pictures of {style!r} that are not there: they were drawn again since "
         "its page was made, or it is another workspace's. Make a new one: `nsync blind make`."

@@ -23,14 +23,17 @@ MOST_ROWS = 64
 """More would not be looked at in one picture."""
 
 
-def trained_variants(workspace: Workspace, params: Params, style: str) -> tuple[str, ...]:
-    """The variants of ``style`` that are trained, in the order of params.yaml.
+def trained_variants(
+    workspace: Workspace, params: Params, style: str, training_seed: int
+) -> tuple[str, ...]:
+    """The variants of ``style`` that are trained at this seed, in the order of params.yaml.
 
     Raises:
         MissingArtifactError: there is none.
     """
     params.style(style)
-    found = tuple(name for name in params.variants if trained_files(workspace.model(style, name)))
+    models = {name: workspace.model(style, name, training_seed) for name in params.variants}
+    found = tuple(name for name, model in models.items() if trained_files(model))
     if not found:
         raise MissingArtifactError(f"no variant of {style!r} is trained yet: `dvc repro` first")
     return found
@@ -53,6 +56,7 @@ def compare(
     file: Path,
     *,
     variants: Sequence[str] = (),
+    training_seed: int | None = None,
     manner: Manner | None = None,
     progress: Progress = silent_progress,
 ) -> ComparedModels:
@@ -68,19 +72,23 @@ def compare(
         file: the picture, a PNG; nothing is overwritten.
         variants: the columns, ``base`` among them where wanted; empty: the base and all variants
             that are trained.
+        training_seed: which training of each variant; None: the first of ``training_seeds``.
         manner: None: as ``params.generation`` says. It has one strength.
         progress: told how many pictures are drawn.
 
     Raises:
         UserError: there is nothing to compare, too much, or the file is there already.
-        ParamsError: there is no such style or variant.
+        ParamsError: there is no such style, variant or training seed.
         MissingArtifactError: a variant is not trained.
         BaseModelError: as ``generate``.
     """
     manner = manner or Manner(params.generation.sampler)
     (strength,) = manner.strengths
-    columns = tuple(dict.fromkeys(variants or (BASE, *trained_variants(workspace, params, style))))
-    models = [drawing_model(workspace, params, style, name) for name in columns]
+    seed = params.training_seed(training_seed)
+    columns = tuple(
+        dict.fromkeys(variants or (BASE, *trained_variants(workspace, params, style, seed)))
+    )
+    models = [drawing_model(workspace, params, style, name, training_seed=seed) for name in columns]
     rows = [(prompt.text, seed) for prompt in prompts for seed in prompt.seeds]
     if not 1 <= len(rows) <= MOST_ROWS:
         raise UserError(f"1 to {MOST_ROWS} rows (a prompt and a seed each) fit, not {len(rows)}")

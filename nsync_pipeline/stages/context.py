@@ -69,9 +69,10 @@ class StageContext:
     workspace: Workspace
     params: Params
     style: str
-    variant: str | None = None  # for stages that run once a variant; `base` where that is allowed
+    variant: str | None = None  # for stages that run once a training; `base` where that is allowed
     log: RunLog = field(default_factory=SilentLog)
     progress: Progress = silent_progress
+    training_seed: int = 0  # which training of the variant
 
 
 @dataclass(frozen=True)

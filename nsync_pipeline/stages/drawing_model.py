@@ -57,12 +57,15 @@ def drawing_model(
     style: str | None,
     variant: str | None,
     lora: Path | None = None,
+    training_seed: int | None = None,
 ) -> DrawingModel:
     """The model that is asked for; neither a variant nor a file means the base.
 
+    Of a variant it is the training with ``training_seed``; None: the first of ``training_seeds``.
+
     Raises:
         UserError: variant, style and file do not go together.
-        ParamsError: there is no such style or variant.
+        ParamsError: there is no such style, variant or training seed.
         MissingArtifactError: the file is not there, or the variant is not trained.
     """
     settings = None if style is None else params.style(style)
@@ -79,14 +82,26 @@ def drawing_model(
     params.variant(variant)
     if style is None or settings is None:
         raise UserError(f"variant {variant!r} was trained once a style: say which style")
-    folder = workspace.model(style, variant)
+    seed = params.training_seed(training_seed)
+    folder = workspace.model(style, variant, seed)
     if not trained_files(folder):
         raise MissingArtifactError(
             f"{folder} holds no trained weights: run the training stage of {variant!r} on "
-            f"{style!r} first."
+            f"{style!r} at training seed {seed} first."
         )
     words = trained_style_word(folder, settings.placeholder)
     return DrawingModel(variant, folder, words, style)
+
+
+def training_with(
+    workspace: Workspace, params: Params, style: str, variant: str, weights_sha256: str | None
+) -> int | None:
+    """The training seed of ``variant`` whose weights these are; None where it is none of them."""
+    for seed in params.training_seeds:
+        files = trained_files(workspace.model(style, variant, seed))
+        if files and "+".join(file_sha256(file) for file in files) == weights_sha256:
+            return seed
+    return None
 
 
 def set_strength(family: Family, strength: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from nsync_pipeline.artifacts import BASE
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.generation.config import SamplerConfig
 from nsync_pipeline.generation.picture_store import PictureStore, draw_into_store
@@ -31,12 +32,14 @@ def draw_set(
 ) -> Mapping[str, Path]:
     """The files of ``requests`` by id: drawn, or taken from what ``stage`` drew here before.
 
-    They lie in the workspace's scratch, one set a stage, style and variant.
+    They lie in the workspace's scratch, one set a stage, style and training.
 
     Raises:
         BaseModelError: a picture came out broken; what was drawn before is kept.
     """
     slot = [stage, context.style] + ([context.variant] if context.variant else [])
+    if context.variant not in (None, BASE):
+        slot.append(str(context.training_seed))
     store = PictureStore(context.workspace.scratch(*slot))
 
     def tell(done: int, total: int) -> None:

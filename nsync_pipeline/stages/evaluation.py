@@ -1,6 +1,6 @@
-"""Evaluation: every variant and the base against the held-out real pictures."""
+"""Evaluation: every training of every variant, and the base, against the held-out real pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -18,6 +18,12 @@ from nsync_pipeline.metrics.scores import (
     score_ceiling,
     score_floor,
     score_set,
+)
+from nsync_pipeline.metrics.trainings import (
+    VariantScores,
+    of_base,
+    over_trainings,
+    seed_weights,
 )
 from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.seeding import numpy_stream
@@ -44,16 +50,17 @@ FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised", "leak"
 
 
 def run(context: StageContext) -> StageResult:
-    """Score ``base`` and all variants of one style; writes ``evaluation/<style>``.
+    """Score ``base`` and all trainings of one style; writes ``evaluation/<style>``.
 
     Raises:
         MissingArtifactError: an earlier stage's artefact is missing, or they do not fit together.
         EvaluationError: the extractor cannot be used, or cannot tell the real pictures apart.
     """
-    settings, style = context.params.evaluation, context.params.style(context.style)
-    variants = list(context.params.variants)
-    pictures = read_style_pictures(context.workspace, context.style, variants)
-    device = str(choose_device(context.params.base_model.device))
+    params = context.params
+    settings, style = params.evaluation, params.style(context.style)
+    runs = params.training_runs()
+    pictures = read_style_pictures(context.workspace, context.style, runs)
+    device = str(choose_device(params.base_model.device))
     extractors = load_extractors(settings, context.workspace.root, device)
     reader = FeatureReader(
         pictures,
@@ -64,10 +71,10 @@ def run(context: StageContext) -> StageResult:
         context.progress,
     )
     test, train = reader.test(), reader.train()
-    shown = {name: reader.samples(name) for name in (BASE, *variants)}
+    shown = {name: reader.samples(name) for name in (BASE, *(run.name for run in runs))}
     rivals = {"negatives": reader.negatives(), "base": shown[BASE].style}
     if extractors.style.name == EMBEDDED:
-        rivals |= reader.seen_styles(context.params.seed)
+        rivals |= reader.seen_styles(params.seed)
     try:
         reference = make_reference(test, train, rivals, settings.copy_quantile)
     except ValueError as error:
@@ -75,29 +82,40 @@ def run(context: StageContext) -> StageResult:
             f"{context.style}: the extractor cannot tell its real pictures apart: {error}."
         ) from error
 
-    rng = numpy_stream(context.params.seed, "evaluation", context.style)
+    rng = numpy_stream(params.seed, "evaluation", context.style)
     # Held-out captions and training pictures are resampled apart: how many there are is fixed.
     draws = np.concatenate(
         [prompt_draws(len(part.unit), settings.bootstrap_draws, rng) for part in (test, train)],
         axis=1,
     )
     scores: dict[str, SetScores] = {}
-    for done, (name, picture_set) in enumerate(shown.items()):
-        context.progress("scoring", done, len(shown))
-        scores[name] = score_set(picture_set, reference, draws, rng)
-    context.progress("scoring", len(shown), len(shown))
-    size = len(shown[BASE].unit)
+
+    def score(names: Iterable[str]) -> None:
+        for name in names:
+            context.progress("scoring", len(scores), len(shown))
+            scores[name] = score_set(shown[name], reference, draws, rng)
+
+    # Real pictures after the first training seed: another seed changes none of their draws.
+    size, first = len(shown[BASE].unit), params.training_seeds[0]
+    score([BASE, *(run.name for run in runs if run.training_seed == first)])
     ceiling = score_ceiling(reference, size, draws, rng)
+    floor = score_floor(reference, size, rng)
+    for seed in params.training_seeds[1:]:
+        score(run.name for run in runs if run.training_seed == seed)
+    context.progress("scoring", len(shown), len(shown))
+    measured = _over_trainings(context, scores)
     # The later variant of params.yaml is asked whether it beats the earlier one.
-    pairs = [(later, earlier) for earlier, later in combinations(variants, 2)]
+    pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
     evaluation = Evaluation(
+        runs=runs,
         scores=scores,
+        measured=measured,
         judged={name: found.judged for name, found in shown.items()},
         ceiling=ceiling,
-        floor=score_floor(reference, size, rng),
-        comparisons=compare(pairs, scores, ceiling, settings.guardrails),
+        floor=floor,
+        comparisons=compare(pairs, measured, ceiling, settings.guardrails),
         against_base=compare(
-            [(name, BASE) for name in variants], scores, ceiling, settings.guardrails
+            [(name, BASE) for name in params.variants], measured, ceiling, settings.guardrails
         ),
         reference=reference,
         extractors={
@@ -121,17 +139,33 @@ def run(context: StageContext) -> StageResult:
     context.log.metrics(
         {
             f"{metric}/{name}": figure.value
-            for name, found in scores.items()
+            for name, found in measured.items()
             for metric, figure in found.figures.items()
         }
     )
     return StageResult(figures=_figures(evaluation))
 
 
+def _over_trainings(
+    context: StageContext, scores: Mapping[str, SetScores]
+) -> dict[str, VariantScores]:
+    """The base, then each variant over its trainings."""
+    params = context.params
+    rng = numpy_stream(params.seed, "training seeds", context.style)
+    # The same seeds for all variants: trainings of one seed share their batches and noise, so the
+    # difference of two variants is paired over seeds as it is over captions.
+    weights = seed_weights(len(params.training_seeds), params.evaluation.bootstrap_draws, rng)
+    measured = {BASE: of_base(scores[BASE])}
+    for variant in params.variants:
+        of_variant = [run for run in params.training_runs() if run.variant == variant]
+        measured[variant] = over_trainings([scores[run.name] for run in of_variant], weights)
+    return measured
+
+
 def _figures(evaluation: Evaluation) -> dict[str, int | float | str]:
     count = len(evaluation.scores[BASE].pictures.copied)
     figures: dict[str, int | float | str] = {"pictures": count}
-    for name, found in evaluation.scores.items():
+    for name, found in evaluation.measured.items():
         for metric in FIGURES:
             if metric in found.figures:
                 figures[f"{name} {metric}"] = float(f"{found.figures[metric].value:.4g}")

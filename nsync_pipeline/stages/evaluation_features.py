@@ -128,12 +128,12 @@ class FeatureReader:
         units = range(len(self.pictures.test), len(self.pictures.test) + len(real))
         return self._set("training", [p.path for p in real], [p.caption for p in real], units)
 
-    def samples(self, variant: str) -> PictureSet:
-        """What ``variant`` drew, each picture in the unit of its caption."""
+    def samples(self, name: str) -> PictureSet:
+        """What the base or a training drew, each picture in the unit of its caption."""
         unit_of = {picture.id: unit for unit, picture in enumerate(self.pictures.test)}
-        rows = self.pictures.samples[variant]
+        rows = self.pictures.samples[name]
         units = [unit_of[sample.prompt_id] for sample in rows]
-        return self._set(variant, [s.path for s in rows], [s.caption for s in rows], units)
+        return self._set(name, [s.path for s in rows], [s.caption for s in rows], units)
 
     def negatives(self) -> Floats:
         """(N, s) of style."""

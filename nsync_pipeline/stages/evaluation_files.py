@@ -1,6 +1,7 @@
 """What an evaluation leaves behind.
 
-``metrics.json`` holds plain numbers only, so that ``dvc metrics diff`` reads well;
+``metrics.json`` holds plain numbers only, so that ``dvc metrics diff`` reads well: ``variants`` are
+means over their trainings, ``trainings`` each by its seed;
 ``evaluation.json`` everything the report tells: intervals, comparisons, warnings, settings;
 ``pictures.parquet`` a row a generated picture; ``plots/`` tables for ``dvc plots``. All figures are
 rounded to six significant digits.
@@ -16,12 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nsync_pipeline.artifacts import BASE
+from nsync_pipeline.artifacts import BASE, TrainingRun
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.catalogue import METRICS
 from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.scores import Reference, SetScores
+from nsync_pipeline.metrics.trainings import VariantScores
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.stages.picture_sets import StylePictures
 
@@ -32,6 +34,7 @@ PICTURES_FILE = "pictures.parquet"
 PICTURES = pa.schema(
     [
         pa.field("variant", pa.string(), nullable=False),
+        pa.field("training_seed", pa.int64()),  # null for the base
         pa.field("id", pa.string(), nullable=False),  # of the sample
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("style_margin", pa.float64(), nullable=False),
@@ -52,8 +55,10 @@ PICTURES = pa.schema(
 class Evaluation:
     """One style's evaluation, whole."""
 
-    scores: dict[str, SetScores]  # the base and the variants
+    runs: Sequence[TrainingRun]
+    scores: dict[str, SetScores]  # of the base and of each training, by name
     judged: dict[str, Mapping[str, Floats]]  # of each, by metric, a value a picture
+    measured: dict[str, VariantScores]  # the base, and each variant over its trainings
     ceiling: dict[str, Interval]  # real training pictures, scored as if generated
     floor: dict[str, Interval]  # two random halves of the real pictures
     comparisons: list[Comparison]
@@ -68,12 +73,19 @@ class Evaluation:
 
 def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluation) -> None:
     """Write all files of an evaluation into the empty ``folder``."""
-    sets = {name: scores.figures for name, scores in evaluation.scores.items()}
+    sets = {name: scores.figures for name, scores in evaluation.measured.items()}
     base = sets.pop(BASE)
+    trainings: dict[str, dict[str, Mapping[str, Interval]]] = {name: {} for name in sets}
+    for run in evaluation.runs:
+        trainings[run.variant][str(run.training_seed)] = evaluation.scores[run.name].figures
     named = {"base": base, "ceiling": evaluation.ceiling, "floor": evaluation.floor}
     values = {
         **{name: _values(figures) for name, figures in named.items()},
         "variants": {name: _values(figures) for name, figures in sets.items()},
+        "trainings": {
+            name: {seed: _values(figures) for seed, figures in of_seeds.items()}
+            for name, of_seeds in trainings.items()
+        },
     }
     _write_json(folder / METRICS_FILE, values)
     reference = evaluation.reference
@@ -83,6 +95,10 @@ def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluati
             "sets": {
                 **{name: _intervals(figures) for name, figures in named.items()},
                 "variants": {name: _intervals(figures) for name, figures in sets.items()},
+                "trainings": {
+                    name: {seed: _intervals(figures) for seed, figures in of_seeds.items()}
+                    for name, of_seeds in trainings.items()
+                },
             },
             "comparisons": [_rounded(asdict(found)) for found in evaluation.comparisons],
             "against_base": [_rounded(asdict(found)) for found in evaluation.against_base],
@@ -93,6 +109,7 @@ def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluati
                 "negatives": len(pictures.negatives),
                 "prompts": evaluation.prompts,
                 "pictures": len(pictures.samples[BASE]),
+                "trainings": len({run.training_seed for run in evaluation.runs}),
                 "bootstrap_draws": evaluation.bootstrap_draws,
             },
             "side": evaluation.side,
@@ -112,7 +129,8 @@ class EvaluationRecord:
     """What ``evaluation.json`` holds."""
 
     base: dict[str, Interval]
-    variants: dict[str, dict[str, Interval]]
+    variants: dict[str, dict[str, Interval]]  # over their trainings
+    trainings: dict[str, dict[int, dict[str, Interval]]]  # by variant and training seed
     ceiling: dict[str, Interval]
     floor: dict[str, Interval]
     comparisons: list[Comparison]
@@ -138,6 +156,10 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
         return EvaluationRecord(
             base=_read_figures(sets["base"]),
             variants={name: _read_figures(found) for name, found in sets["variants"].items()},
+            trainings={
+                name: {int(seed): _read_figures(found) for seed, found in of_seeds.items()}
+                for name, of_seeds in sets["trainings"].items()
+            },
             ceiling=_read_figures(sets["ceiling"]),
             floor=_read_figures(sets["floor"]),
             comparisons=[_read_comparison(found) for found in content["comparisons"]],
@@ -169,17 +191,20 @@ def _read_comparison(content: Mapping[str, Any]) -> Comparison:
 
 
 def _picture_rows(pictures: StylePictures, evaluation: Evaluation) -> Iterable[dict[str, Any]]:
-    for variant, scores in evaluation.scores.items():
-        values, judged = scores.pictures, evaluation.judged[variant]
-        for row, sample in enumerate(pictures.samples[variant]):
+    named: dict[str, tuple[str, int | None]] = {BASE: (BASE, None)}
+    named |= {run.name: (run.variant, run.training_seed) for run in evaluation.runs}
+    for name, (variant, training_seed) in named.items():
+        values, judged = evaluation.scores[name].pictures, evaluation.judged[name]
+        for row, sample in enumerate(pictures.samples[name]):
             yield {
                 "variant": variant,
+                "training_seed": training_seed,
                 "id": sample.id,
                 "prompt_id": sample.prompt_id,
                 "style_margin": _digits(values.style_margin[row]),
                 "style_cosine": _digits(values.style_cosine[row]),
                 "rival": evaluation.reference.rival_names[values.rival[row]],
-                **{name: _digits(found[row]) for name, found in judged.items()},
+                **{metric: _digits(found[row]) for metric, found in judged.items()},
                 "prompt_fidelity": _digits(values.prompt_fidelity[row]),
                 "nearest_id": pictures.train[values.nearest[row]].id,
                 "distance": _digits(values.distance[row]),
@@ -198,7 +223,7 @@ def _write_plots(
         for name, figures in sets.items()
     ]
     _write_csv(folder / "summary.csv", ["variant", *metrics], summary)
-    columns = ["variant", "id", "style_margin", "prompt_fidelity", "distance"]
+    columns = ["variant", "training_seed", "id", "style_margin", "prompt_fidelity", "distance"]
     _write_csv(folder / "pictures.csv", columns, [{c: row[c] for c in columns} for row in rows])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA, LoraHeader, write_lora_file
 from nsync_pipeline.adaptation.safetensors_file import read_safetensors, write_safetensors
-from nsync_pipeline.artifacts import LORA_FILE, Workspace
+from nsync_pipeline.artifacts import LORA_FILE, TrainingRun, Workspace
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.params import Params
 from nsync_pipeline.sharing.kohya_keys import kohya_tensors, scaled_tensors
@@ -55,7 +55,13 @@ class Exported:
 
 
 def export_model(
-    workspace: Workspace, params: Params, style: str, variant: str, form: Form, folder: Path
+    workspace: Workspace,
+    params: Params,
+    style: str,
+    variant: str,
+    form: Form,
+    folder: Path,
+    training_seed: int | None = None,
 ) -> Exported:
     """Write the trained ``variant`` of ``style`` to ``folder``, whole or not at all.
 
@@ -66,13 +72,15 @@ def export_model(
         variant: a variant of params.yaml.
         form: of the LoRA: diffusers', kohya's (ComfyUI, A1111), or both.
         folder: made where missing; an earlier export in it is replaced.
+        training_seed: which training of the variant; None: the first of ``training_seeds``.
 
     Raises:
         MissingArtifactError: the variant is not trained yet, or by another version.
         UserError: the folder holds anything but an earlier export as it was written; or the LoRA
             has no such form.
     """
-    trained = read_trained_variant(workspace, params, style, variant)
+    seed = params.training_seed(training_seed)
+    trained = read_trained_variant(workspace, params, style, variant, seed)
     _refuse_other_files(folder)
     with whole_folder(folder) as written:
         files, notes = _write_weights(trained, form, written)
@@ -165,6 +173,9 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(folder).as_posix(), path
 
 
-def default_folder(workspace: Workspace, style: str, variant: str) -> Path:
-    """Where an export goes when nothing else is said."""
-    return workspace.root / "exports" / style / variant
+def default_folder(
+    workspace: Workspace, style: str, variant: str, training_seed: int | None = None
+) -> Path:
+    """Where an export goes when nothing else is said; a training that was named has its own."""
+    name = variant if training_seed is None else TrainingRun(variant, training_seed).name
+    return workspace.root / "exports" / style / name

@@ -32,7 +32,7 @@ def card_of(
 ) -> ModelCard:
     """The card of what lies in ``folder``; its pictures are written to ``folder/images``."""
     model = trained.model
-    evaluation = _evaluation(workspace, model.style, model.variant)
+    evaluation = _evaluation(workspace, trained)
     names = [file.name for file in files]
     return ModelCard(
         model=model,
@@ -45,7 +45,7 @@ def card_of(
         trained=_trained(trained),
         comparison=_comparison(workspace, trained, folder),
         samples=_samples(workspace, trained, folder),
-        metrics=_metrics(evaluation, model.variant) if evaluation else (),
+        metrics=_metrics(evaluation, trained) if evaluation else (),
         metrics_note=_metrics_note(evaluation) if evaluation else "",
         verdict=_verdict(evaluation, model.variant) if evaluation else None,
         limits=tuple(_limits(trained, evaluation)),
@@ -67,7 +67,7 @@ def _trained(trained: TrainedVariant) -> str:
 
 
 def _samples(workspace: Workspace, trained: TrainedVariant, folder: Path) -> list[SamplePicture]:
-    source = workspace.samples(trained.model.style, trained.model.variant)
+    source = workspace.samples(trained.model.style, trained.model.variant, trained.training_seed)
     rows = _rows(source)
     shown = []
     for number, index in enumerate(evenly_spaced(len(rows), SAMPLES_SHOWN), start=1):
@@ -80,7 +80,10 @@ def _samples(workspace: Workspace, trained: TrainedVariant, folder: Path) -> lis
 def _comparison(workspace: Workspace, trained: TrainedVariant, folder: Path) -> str | None:
     """Base and variant at the same seeds; None where they were not drawn alike."""
     model = trained.model
-    sources = {name: workspace.samples(model.style, name) for name in (BASE, model.variant)}
+    sources = {
+        name: workspace.samples(model.style, name, trained.training_seed)
+        for name in (BASE, model.variant)
+    }
     rows = {name: _rows(source) for name, source in sources.items()}
     pairs = list(zip(*rows.values(), strict=False))
     alike = all(base["id"] == own["id"] and base["seed"] == own["seed"] for base, own in pairs)
@@ -115,18 +118,21 @@ def _write_jpeg(image: Image.Image, path: Path) -> None:
     image.save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
 
 
-def _evaluation(workspace: Workspace, style: str, variant: str) -> EvaluationRecord | None:
-    folder = workspace.evaluation(style)
+def _evaluation(workspace: Workspace, trained: TrainedVariant) -> EvaluationRecord | None:
+    folder = workspace.evaluation(trained.model.style)
     if not (folder / EVALUATION_FILE).is_file():
         return None
     found = read_evaluation(folder)
-    return found if variant in found.variants else None
+    of_seeds = found.trainings.get(trained.model.variant, {})
+    return found if trained.training_seed in of_seeds else None
 
 
-def _metrics(evaluation: EvaluationRecord, variant: str) -> tuple[MetricRow, ...]:
+def _metrics(evaluation: EvaluationRecord, trained: TrainedVariant) -> tuple[MetricRow, ...]:
+    """Of this training alone: its weights are what is shared."""
+    variant = trained.model.variant
     columns = [
         Measured("base", evaluation.base),
-        Measured(variant, evaluation.variants[variant]),
+        Measured(variant, evaluation.trainings[variant][trained.training_seed]),
         Measured("real", evaluation.ceiling),
     ]
     return tuple(
@@ -156,13 +162,14 @@ def _metrics_note(evaluation: EvaluationRecord) -> str:
 def _verdict(evaluation: EvaluationRecord, variant: str) -> str | None:
     for found in evaluation.against_base:
         if found.a == variant:
-            return f"Against the base: {found.verdict}. {explained(found)}"
+            over = f", over {found.trainings} trainings" if found.trainings > 1 else ""
+            return f"Against the base{over}: {found.verdict}. {explained(found)}"
     return None
 
 
 def _limits(trained: TrainedVariant, evaluation: EvaluationRecord | None) -> Iterator[str]:
     model = trained.model
-    yield "It was trained once, from one seed; another seed can give another result."
+    yield "It is one training, from one seed; another seed can give another result."
     yield (
         f"It has seen {model.pictures} pictures. Where prompts come near to one of them, what it "
         "draws may, too."
@@ -188,6 +195,7 @@ def _facts(workspace: Workspace, trained: TrainedVariant) -> Iterator[tuple[str,
     yield "negatives", str(summary["negatives"])
     yield "steps", str(summary["steps"])
     yield "root seed", summary["origin"]["seed"]
+    yield "training seed", str(trained.training_seed)
     yield "data (SHA-256)", summary["origin"]["data_sha256"]
     for name, folder in (
         ("style set", workspace.style_set(model.style)),
@@ -197,7 +205,7 @@ def _facts(workspace: Workspace, trained: TrainedVariant) -> Iterator[tuple[str,
         manifest = folder / MANIFEST_FILE
         if manifest.is_file():
             yield f"{name}, manifest (SHA-256)", file_sha256(manifest)
-    weights = workspace.model(model.style, model.variant) / LORA_FILE
+    weights = workspace.model(model.style, model.variant, trained.training_seed) / LORA_FILE
     if weights.is_file():
         yield "LoRA as trained (SHA-256)", file_sha256(weights)
     yield "nsync-pipeline", summary["origin"]["version"]

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.lora_file import LoraHeader, read_lora_file
 from nsync_pipeline.adaptation.placeholder import trained_style_word
-from nsync_pipeline.artifacts import EMBEDDINGS_FILE, LORA_FILE, Workspace, trained_files
+from nsync_pipeline.artifacts import (
+    EMBEDDINGS_FILE,
+    LORA_FILE,
+    TrainingRun,
+    Workspace,
+    trained_files,
+)
 from nsync_pipeline.contrast.rules import UpdateRule
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.generation.prompts import style_phrase
@@ -41,26 +47,28 @@ class TrainedVariant:
     word: str  # what prompts call the style
     rule: str  # the update rule, and what it does
     summary: Mapping[str, Any]  # training.json
+    training_seed: int
 
 
 def read_trained_variant(
-    workspace: Workspace, params: Params, style: str, variant: str
+    workspace: Workspace, params: Params, style: str, variant: str, training_seed: int
 ) -> TrainedVariant:
     """Read what the training stage left.
 
     Raises:
-        ParamsError: there is no such style or variant.
+        ParamsError: there is no such style, variant or training seed.
         MissingArtifactError: the variant is not trained yet, or by another version.
     """
     settings = params.style(style)
     params.variant(variant)
-    folder = workspace.model(style, variant)
+    run = TrainingRun(variant, params.training_seed(training_seed))
+    folder = workspace.model(style, variant, run.training_seed)
     if not trained_files(folder):
         raise MissingArtifactError(
             f"{folder} holds nothing trained: run the training stage of {variant!r} on {style!r} "
-            "first."
+            f"at training seed {run.training_seed} first."
         )
-    _, summary = read_training(workspace, style, variant)
+    _, summary = read_training(workspace, style, run)
     training, origin = _settings(summary, folder), summary["origin"]
     has_lora = (folder / LORA_FILE).is_file()
     lora = read_lora_file(folder / LORA_FILE) if has_lora else None
@@ -88,7 +96,13 @@ def read_trained_variant(
         settings=_kohya_settings(training, origin),
     )
     return TrainedVariant(
-        model, lora, embeddings if embeddings.is_file() else None, word, rule, summary
+        model,
+        lora,
+        embeddings if embeddings.is_file() else None,
+        word,
+        rule,
+        summary,
+        run.training_seed,
     )
 
 

@@ -1,7 +1,7 @@
 """generation: the test captions drawn by a variant, or by the untrained base, at fixed seeds.
 
-A picture's seed depends on its caption's picture and its number alone: variants and base start
-from the same noise, so that what differs between their pictures is the model.
+A picture's seed depends on its caption's picture and its number alone: all trainings and the base
+start from the same noise, so that what differs between their pictures is the model.
 """
 
 from nsync_pipeline.adaptation.placeholder import trained_style_word
@@ -26,8 +26,8 @@ PREVIEW_PICTURES = 48
 def run(context: StageContext) -> StageResult:
     """Draw ``generation.images_per_prompt`` pictures for each test caption.
 
-    ``context.variant`` names a variant, whose trained weights are loaded and whose
-    prompts name the placeholder; or ``base``, which draws without any in the generic style.
+    ``context.variant`` names a variant, whose weights of ``context.training_seed`` are loaded and
+    whose prompts name the placeholder; or ``base``, which draws without any in the generic style.
 
     Raises:
         MissingArtifactError: the style set, its captions, or what the variant trained is missing.
@@ -42,11 +42,12 @@ def run(context: StageContext) -> StageResult:
     words = style.generic_style
     if variant != BASE:
         params.variant(variant)  # that there is one
-        model = workspace.model(context.style, variant)
+        model = workspace.model(context.style, variant, context.training_seed)
         trained = trained_files(model)
         if not trained:
             raise MissingArtifactError(
-                f"{model} holds no trained weights: run the training stage of {variant!r} first."
+                f"{model} holds no trained weights: run the training stage of {variant!r} at "
+                f"training seed {context.training_seed} first."
             )
         words = trained_style_word(model, style.placeholder)
     family = load_family(params.base_model)
@@ -74,7 +75,7 @@ def run(context: StageContext) -> StageResult:
         lora_sha256=lora_sha256,
     )
     captions = {picture.id: picture.caption for picture in chosen}
-    out = workspace.samples(context.style, variant)
+    out = workspace.samples(context.style, variant, context.training_seed)
     with whole_folder(out) as folder:
         columns = place_pictures(drawn, folder)
         rows = [
@@ -91,7 +92,8 @@ def run(context: StageContext) -> StageResult:
         ]
         write_manifest(folder / MANIFEST_FILE, rows, SAMPLES)
     files = [(out / column["file"],) for column in columns.values()]
+    drawn_by = variant if variant == BASE else f"{variant}-{context.training_seed}"
     return StageResult(
         figures={"pictures": len(rows), "prompts": len(chosen), "in_the_style_of": words},
-        previews=(sheet(f"samples of {variant}", files, PREVIEW_PICTURES),),
+        previews=(sheet(f"samples of {drawn_by}", files, PREVIEW_PICTURES),),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
+from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, TrainingRun, Workspace
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.image_sets.manifest import (
     CAPTIONS,
@@ -54,7 +54,7 @@ class StylePictures:
     test: tuple[RealPicture, ...]
     train: tuple[RealPicture, ...]
     negatives: tuple[Negative, ...]
-    samples: dict[str, tuple[Sample, ...]]  # base first, then the variants
+    samples: dict[str, tuple[Sample, ...]]  # base first, then the trainings by name
     base_model: str
     base_revision: str
     negative_sampler: str  # in words
@@ -65,11 +65,13 @@ class StylePictures:
         return max(min(sample.size) for sample in self.samples[BASE])
 
 
-def read_style_pictures(workspace: Workspace, style: str, variants: Sequence[str]) -> StylePictures:
+def read_style_pictures(
+    workspace: Workspace, style: str, runs: Sequence[TrainingRun]
+) -> StylePictures:
     """Read the manifests of ``style``, and check that they belong together.
 
     Raises:
-        MissingArtifactError: one is missing or empty, or the samples of a variant are not of the
+        MissingArtifactError: one is missing or empty, or the samples of a training are not of the
             same captions and seeds as the base's.
     """
     folder = workspace.style_set(style)
@@ -94,7 +96,9 @@ def read_style_pictures(workspace: Workspace, style: str, variants: Sequence[str
     negatives = read_manifest(negative_folder / MANIFEST_FILE, NEGATIVE_SET)
     if not negatives:
         raise MissingArtifactError(f"{negative_folder} is empty: run the negative_set stage again.")
-    samples = {name: _samples(workspace, style, name) for name in (BASE, *variants)}
+    samples = {BASE: _samples(workspace.samples(style, BASE))}
+    for run in runs:
+        samples[run.name] = _samples(workspace.samples(style, run.variant, run.training_seed))
     _check_paired(style, samples, {picture.id for picture in real["test"]})
     return StylePictures(
         test=tuple(real["test"]),
@@ -115,8 +119,7 @@ def _sampler(row: dict[str, Any]) -> str:
     return f"{scheduler}, {row['steps']} steps, guidance {row['guidance_scale']:g}"
 
 
-def _samples(workspace: Workspace, style: str, variant: str) -> tuple[Sample, ...]:
-    folder = workspace.samples(style, variant)
+def _samples(folder: Path) -> tuple[Sample, ...]:
     rows = read_manifest(folder / MANIFEST_FILE, SAMPLES)
     if not rows:
         raise MissingArtifactError(f"{folder} is empty: run the generation stage again.")

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from nsync_pipeline.image_sets.config import StyleConfig
+from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
 from nsync_pipeline.metrics.verdict import Comparison
-from nsync_pipeline.report.figures import Measured, figures_table, primary_charts
+from nsync_pipeline.params import Params
+from nsync_pipeline.report.figures import Figures, Measured, figures_table, primary_charts
 from nsync_pipeline.report.numbers import digits_for, percent, shown
 from nsync_pipeline.report.page import Column, Page, VerdictCard, render
 from nsync_pipeline.report.training_charts import training_charts
 from nsync_pipeline.report.words import (
-    CHECKPOINTS_NOT_METHODS,
     EMBEDDED_BASE,
     EMBEDDED_EXTRACTOR,
     WAY_OUT,
@@ -18,6 +19,7 @@ from nsync_pipeline.report.words import (
     explained,
     headline,
     way_to_real,
+    what_is_compared,
 )
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 from nsync_pipeline.stages.evaluation_files import EvaluationRecord, read_evaluation
@@ -53,12 +55,16 @@ def run(context: StageContext) -> StageResult:
     """
     workspace, style = context.workspace, context.style
     variants, config = list(context.params.variants), context.params.style(style)
-    pictures = read_style_pictures(workspace, style, variants)
+    runs, first_seed = context.params.training_runs(), context.params.training_seeds[0]
+    pictures = read_style_pictures(workspace, style, runs)
     evaluation = read_evaluation(workspace.evaluation(style))
-    trainings = {name: read_training(workspace, style, name) for name in variants}
-    summaries = {name: summary for name, (_, summary) in trainings.items()}
+    trainings = {run: read_training(workspace, style, run) for run in runs}
+    summaries = {run: summary for run, (_, summary) in trainings.items()}
+    # Curves of several trainings in one colour would hide one another: pictures and curves are of
+    # the first seed's, figures and warnings of all.
+    shown_runs = [run for run in runs if run.training_seed == first_seed]
     settings = context.params.report
-    shown_pictures = ReportPictures(pictures, variants, settings.picture_side)
+    shown_pictures = ReportPictures(pictures, variants, first_seed, settings.picture_side)
     measured = _measured(evaluation)
     shares = _shares(evaluation)
     head = headline(evaluation.against_base, evaluation.comparisons, shares)
@@ -69,7 +75,10 @@ def run(context: StageContext) -> StageResult:
         ribbon=shown_pictures.ribbon(),
         honest_note=_honest_note(config, pictures, evaluation),
         warnings=evaluation.warnings,
-        columns=_columns(config, summaries, pictures.side),
+        shown_training=_shown_training(context.params),
+        columns=_columns(
+            config, {run.variant: summaries[run] for run in shown_runs}, pictures.side
+        ),
         rows=shown_pictures.rows(settings.rows),
         progress=tuple(
             (name, variants.index(name), percent(share)) for name, share in shares.items()
@@ -77,18 +86,19 @@ def run(context: StageContext) -> StageResult:
         verdicts=tuple(
             _card(found) for found in (*evaluation.comparisons, *evaluation.against_base)
         ),
+        paired_over=_resampled(evaluation),
         primary=tuple(primary_charts(measured, evaluation.floor)),
         table_columns=(*measured, Measured("chance", evaluation.floor)),
         table=tuple(figures_table([*measured, Measured("chance", evaluation.floor)])),
         readings=_readings(config, evaluation),
         pairs=shown_pictures.pairs(),
-        charts=tuple(training_charts([training for training, _ in trainings.values()])),
-        training_notes=training_notes(summaries),
-        strips=film_strips(workspace, style, summaries),
+        charts=tuple(training_charts([trainings[run][0] for run in shown_runs])),
+        training_notes=training_notes(summaries, variants),
+        strips=film_strips(workspace, style, summaries, first_seed),
         copies=shown_pictures.copies(read_picture_values(workspace, style)),
         copies_text=_copies_text(evaluation),
         facts=lineage(workspace, style, pictures, evaluation, summaries),
-        settings=settings_text(summaries),
+        settings=settings_text({run.variant: summaries[run] for run in shown_runs}),
         picture_side=settings.picture_side,
     )
     with whole_folder(workspace.report(style)) as folder:
@@ -107,8 +117,24 @@ def _lede(pictures: StylePictures, evaluation: EvaluationRecord) -> str:
     return (
         f"{counts['train']} pictures taught {public_name(pictures.base_model)} the style, once for "
         f"each way of training; then each checkpoint drew the captions of {counts['prompts']} "
-        f"pictures it had not seen. {CHECKPOINTS_NOT_METHODS}"
+        f"pictures it had not seen. {what_is_compared(counts['trainings'])}"
     )
+
+
+def _shown_training(params: Params) -> str:
+    if len(params.training_seeds) == 1:
+        return ""
+    return (
+        f"Of {len(params.training_seeds)} trainings of each variant this shows the one of training "
+        f"seed {params.training_seeds[0]}."
+    )
+
+
+def _resampled(evaluation: EvaluationRecord) -> str:
+    """What the bootstrap resamples, and pairs differences over."""
+    if evaluation.counts["trainings"] < ENOUGH_TRAININGS:
+        return "captions"
+    return "training seeds and captions"
 
 
 def _honest_note(
@@ -142,11 +168,17 @@ def _measured(evaluation: EvaluationRecord) -> tuple[Measured, ...]:
     return (
         Measured("base", evaluation.base),
         *(
-            Measured(name, figures, colour)
+            Measured(name, figures, colour, _each(evaluation, name))
             for colour, (name, figures) in enumerate(evaluation.variants.items())
         ),
         Measured("real", evaluation.ceiling),
     )
+
+
+def _each(evaluation: EvaluationRecord, variant: str) -> tuple[Figures, ...]:
+    """The figures of each training, where there are several."""
+    each = tuple(evaluation.trainings[variant].values())
+    return each if len(each) > 1 else ()
 
 
 def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
@@ -172,6 +204,9 @@ def _card(found: Comparison) -> VerdictCard:
 def _readings(config: StyleConfig, evaluation: EvaluationRecord) -> tuple[tuple[str, str], ...]:
     """What the columns beside the variants say."""
     counts = evaluation.counts
+    trainings = ""
+    if counts["trainings"] > 1:
+        trainings = f"A variant's figures are means over {counts['trainings']} trainings. "
     return (
         ("base", f"The untrained base, asked for “{config.generic_style}”: where training starts."),
         (
@@ -186,9 +221,9 @@ def _readings(config: StyleConfig, evaluation: EvaluationRecord) -> tuple[tuple[
         ),
         (
             "small print",
-            f"Every set has {counts['pictures']} pictures of {counts['prompts']} captions. The "
-            "95 % intervals resample the captions. Distances are unbiased and x 1000; pairs of one "
-            "caption are left out.",
+            f"Every set has {counts['pictures']} pictures of {counts['prompts']} captions. "
+            f"{trainings}The 95 % intervals resample the {_resampled(evaluation)}. Distances are "
+            "unbiased and x 1000; pairs of one caption are left out.",
         ),
     )
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nsync_pipeline import __version__
-from nsync_pipeline.artifacts import BASE, EMBEDDINGS_FILE, MANIFEST_FILE, Workspace, trained_files
+from nsync_pipeline.artifacts import (
+    BASE,
+    EMBEDDINGS_FILE,
+    MANIFEST_FILE,
+    TrainingRun,
+    Workspace,
+    trained_files,
+)
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.image_sets.manifest import BY_MODEL, CAPTIONS, read_manifest
 from nsync_pipeline.report.page import Facts
@@ -22,14 +29,14 @@ SHOWN_DIGITS = 16
 
 
 def read_training(
-    workspace: Workspace, style: str, variant: str
+    workspace: Workspace, style: str, run: TrainingRun
 ) -> tuple[Training, dict[str, Any]]:
-    """The history of a variant's training, and the whole of its ``training.json``.
+    """The history of a training, and the whole of its ``training.json``.
 
     Raises:
         MissingArtifactError: one of them is missing or damaged.
     """
-    folder = workspace.model(style, variant)
+    folder = workspace.model(style, run.variant, run.training_seed)
     try:
         summary: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
         with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
@@ -41,9 +48,10 @@ def read_training(
         looks = {int(done): found["style_margin"] for done, found in summary["looks"].items()}
     except (OSError, ValueError, KeyError) as error:
         raise MissingArtifactError(
-            f"{folder} holds no whole training: run the training stage of {variant!r}. ({error})"
+            f"{folder} holds no whole training: run the training stage of {run.variant!r} at "
+            f"training seed {run.training_seed}. ({error})"
         ) from error
-    return Training(variant, history, held_out, looks), summary
+    return Training(run.variant, history, held_out, looks), summary
 
 
 def lineage(
@@ -51,16 +59,20 @@ def lineage(
     style: str,
     pictures: StylePictures,
     evaluation: EvaluationRecord,
-    summaries: Mapping[str, Mapping[str, Any]],
+    summaries: Mapping[TrainingRun, Mapping[str, Any]],
 ) -> tuple[Facts, ...]:
     """Hashes, seeds, sizes and versions, by what they belong to."""
-    counts = evaluation.counts
+    counts, names = evaluation.counts, shown_names(tuple(summaries))
     origin = next(iter(summaries.values()))["origin"]
     manifests = {
         "style set": workspace.style_set(style),
         "captions": workspace.captions(style),
         "negative set": workspace.negative_set(style),
-        **{f"pictures of {name}": workspace.samples(style, name) for name in (BASE, *summaries)},
+        f"pictures of {BASE}": workspace.samples(style, BASE),
+        **{
+            f"pictures of {names[run]}": workspace.samples(style, run.variant, run.training_seed)
+            for run in summaries
+        },
     }
     return (
         Facts(
@@ -72,6 +84,9 @@ def lineage(
                 ("captions", _captions(manifests["captions"])),
                 ("drawn by each", f"{counts['pictures']} at {evaluation.side} px"),
                 ("root seed", origin["seed"]),
+                ("training seeds", ", ".join(dict.fromkeys(
+                    str(run.training_seed) for run in summaries
+                ))),
                 ("placeholder", ", ".join(dict.fromkeys(
                     found["origin"]["placeholder"] for found in summaries.values()
                 ))),
@@ -89,10 +104,10 @@ def lineage(
         Facts(
             "Checkpoints (SHA-256)",
             tuple(
-                (f"{name} ({found['origin']['update_rule']})"
+                (f"{names[run]} ({found['origin']['update_rule']})"
                  + (", token vectors" if file.name == EMBEDDINGS_FILE else ""), _sha256(file))
-                for name, found in summaries.items()
-                for file in trained_files(workspace.model(style, name))
+                for run, found in summaries.items()
+                for file in trained_files(workspace.model(style, run.variant, run.training_seed))
             ),
         ),
         Facts(
@@ -121,6 +136,12 @@ def lineage(
             ),
         ),
     )  # fmt: skip
+
+
+def shown_names(runs: Sequence[TrainingRun]) -> dict[TrainingRun, str]:
+    """What each training is called on a page: by its variant alone where that has only one."""
+    seeds = {run.training_seed for run in runs}
+    return {run: run.variant if len(seeds) == 1 else run.name for run in runs}
 
 
 def settings_text(summaries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
 from nsync_pipeline.image_sets.contact_sheet import preview
 from nsync_pipeline.metrics.copying import worst_first
 from nsync_pipeline.report.numbers import digits_for, shown
@@ -26,10 +26,14 @@ PREVIEW_SIDE = 96
 
 @dataclass(frozen=True)
 class ReportPictures:
-    """Embeds the pictures of one style; ``side`` is how many pixels one is shown at."""
+    """Embeds the pictures of one style; ``side`` is how many pixels one is shown at.
+
+    Side by side it shows what the trainings of one training seed drew.
+    """
 
     pictures: StylePictures
     variants: Sequence[str]
+    training_seed: int
     side: int
 
     def ribbon(self) -> tuple[Picture, ...]:
@@ -85,14 +89,16 @@ class ReportPictures:
         digits = digits_for(row["distance"] for row in worst)
         pairs = []
         for row in worst:
-            path = self._sample_path(row["variant"], row["id"])
+            run = TrainingRun(row["variant"], row["training_seed"])
+            name = run.name if self.several else run.variant
+            path = self._sample_path(run.name, row["id"])
             neighbour = training[row["nearest_id"]]
             flag = "; counts as a near-copy" if row["copied"] else ""
             pairs.append(
                 Pair(
-                    left=self._square(path, f"Drawn by {row['variant']}"),
+                    left=self._square(path, f"Drawn by {name}"),
                     right=self._square(neighbour.path, f"Training picture: {neighbour.caption}"),
-                    text=f"{row['variant']}, distance {shown(row['distance'], digits)}{flag}",
+                    text=f"{name}, distance {shown(row['distance'], digits)}{flag}",
                     flagged=row["copied"],
                 )
             )
@@ -107,13 +113,22 @@ class ReportPictures:
                 sample.caption,
                 sample.seed,
                 {"Real": real[sample.prompt_id]}
-                | {name: self._sample_path(name, sample.id) for name in (BASE, *self.variants)},
+                | {BASE: self._sample_path(BASE, sample.id)}
+                | {
+                    name: self._sample_path(TrainingRun(name, self.training_seed).name, sample.id)
+                    for name in self.variants
+                },
             )
             for sample in first
         ]
 
-    def _sample_path(self, variant: str, sample_id: str) -> Path:
-        return next(s.path for s in self.pictures.samples[variant] if s.id == sample_id)
+    @property
+    def several(self) -> bool:
+        """There is more than one training of each variant."""
+        return len(self.pictures.samples) > 1 + len(self.variants)
+
+    def _sample_path(self, name: str, sample_id: str) -> Path:
+        return next(s.path for s in self.pictures.samples[name] if s.id == sample_id)
 
     def _square(self, path: Path, alt: str) -> Picture:
         (square,) = open_squares([path], self.pictures.side)

@@ -1,34 +1,43 @@
 """How each training went, for the report: its warnings, and what it drew on the way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.artifacts import TrainingRun, Workspace
 from nsync_pipeline.report.page import FilmStrip, TrainingNote
 from nsync_pipeline.report.pictures import as_stored
+from nsync_pipeline.stages.report_lineage import shown_names
 from nsync_pipeline.training.watch_strip import STRIP_FILE
 
-Summaries = Mapping[str, Mapping[str, Any]]
-"""``training.json`` by variant."""
+Summaries = Mapping[TrainingRun, Mapping[str, Any]]
+"""``training.json`` of each training."""
 
 
-def training_notes(summaries: Summaries) -> tuple[TrainingNote, ...]:
-    """The warnings, by variant, then by step."""
+def training_notes(summaries: Summaries, variants: Sequence[str]) -> tuple[TrainingNote, ...]:
+    """The warnings of all trainings, by training, then by step."""
+    names = shown_names(tuple(summaries))
     return tuple(
-        TrainingNote(variant, colour, f"from step {found['step']} on, {found['text']}")
-        for colour, (variant, summary) in enumerate(summaries.items())
+        TrainingNote(
+            names[run],
+            variants.index(run.variant),
+            f"from step {found['step']} on, {found['text']}",
+        )
+        for run, summary in summaries.items()
         for found in summary["warnings"]
     )
 
 
-def film_strips(workspace: Workspace, style: str, summaries: Summaries) -> tuple[FilmStrip, ...]:
-    """The film-strips there are."""
+def film_strips(
+    workspace: Workspace, style: str, summaries: Summaries, training_seed: int
+) -> tuple[FilmStrip, ...]:
+    """The film-strips there are of the trainings of one seed."""
+    shown = [run for run in summaries if run.training_seed == training_seed]
     strips = []
-    for colour, (variant, summary) in enumerate(summaries.items()):
-        file = workspace.model(style, variant) / STRIP_FILE
+    for colour, run in enumerate(shown):
+        file = workspace.model(style, run.variant, run.training_seed) / STRIP_FILE
         if file.is_file():
-            strips.append(_film_strip(variant, colour, file, summary))
+            strips.append(_film_strip(run.variant, colour, file, summaries[run]))
     return tuple(strips)
 
 

@@ -21,7 +21,7 @@ from nsync_pipeline.families.placement import choose_device
 from nsync_pipeline.families.zero_terminal_snr import ORIGIN_KEY
 from nsync_pipeline.image_sets.model_sizes import picture_sizes
 from nsync_pipeline.image_sets.pixels import load_pixels
-from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.seeding import stream_seed, torch_stream
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 from nsync_pipeline.stages.training_inputs import TrainingInputs, read_training_inputs
 from nsync_pipeline.stages.training_looks import Looks
@@ -47,14 +47,27 @@ class _Task:
 
     context: StageContext
     variant: str
+    training_seed: int
     settings: TrainingConfig
     word: str  # what its prompts call the style
     inputs: TrainingInputs
     family: Family
 
+    @property
+    def seed(self) -> int:
+        """The root of this training's own random streams.
+
+        Training seed 0 has the root seed's own; what is measured at (held-out losses, looks) has
+        those whatever the training seed, so that trainings can be compared.
+        """
+        root = self.context.params.seed
+        if self.training_seed == 0:
+            return root
+        return stream_seed(root, "training seed", self.training_seed)
+
 
 def run(context: StageContext) -> StageResult:
-    """Train what ``context.variant`` trains of ``context.style``.
+    """Train what ``context.variant`` trains of ``context.style``, from its training seed.
 
     Writes its LoRA or token vectors, ``history.csv`` (a row a step) and ``training.json`` to the
     model's folder. A killed run is picked up at its newest checkpoint; the result is the same to
@@ -67,7 +80,7 @@ def run(context: StageContext) -> StageResult:
         BaseModelError: the base model cannot be used.
     """
     if context.variant is None:
-        raise ValueError("training runs once a variant")
+        raise ValueError("training needs a variant")
     cpu = choose_device(context.params.base_model.device).type == "cpu"
     with deterministic_algorithms(), joined_processes(cpu) as processes:
         return _trained(_read(context, context.variant), processes)
@@ -101,12 +114,11 @@ def _read(context: StageContext, variant: str) -> _Task:
                 f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
                 f"Shorten the caption: {longest!r}"
             )
-    return _Task(context, variant, settings, word, inputs, family)
+    return _Task(context, variant, context.training_seed, settings, word, inputs, family)
 
 
 def _trained(task: _Task, processes: Processes) -> StageResult:
     context, family, settings = task.context, task.family, task.settings
-    seed = context.params.seed
     with processes.first_before_others():  # they find its encodings
         examples = _encoded(task, task.inputs.train, "encoding pictures")
     held_out = task.inputs.held_out[:MOST_PICTURES] if processes.rank.is_first else ()
@@ -116,14 +128,15 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         family,
         settings.lora,
         settings.textual_inversion,
-        torch_stream(seed, "lora"),
+        torch_stream(task.seed, "lora"),
         placeholder=style.placeholder,
         generic_style=style.generic_style,
     )
     held_out_loss = None
     if test is not None:
-        held_out_loss = HeldOutLoss(family, test, seed, trained.encode_prompts)
-    scratch = context.workspace.scratch("training", context.style, task.variant)
+        held_out_loss = HeldOutLoss(family, test, context.params.seed, trained.encode_prompts)
+    slot = (context.style, task.variant, str(task.training_seed))
+    scratch = context.workspace.scratch("training", *slot)
     checkpoints = CheckpointFolder(scratch, _digest(task))
     watch = _watch(task, checkpoints.inputs)
     outcome = train(
@@ -131,7 +144,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         trained,
         examples,
         settings,
-        seed,
+        task.seed,
         checkpoints,
         held_out_loss,
         watch.on_step if processes.rank.is_first else lambda record: None,
@@ -159,13 +172,14 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         "test_pictures": len(task.inputs.held_out),
     }
     strip = watch.strip()
-    with whole_folder(context.workspace.model(context.style, task.variant)) as folder:
+    model = context.workspace.model(context.style, task.variant, task.training_seed)
+    with whole_folder(model) as folder:
         save_trained(family, trained, folder, _origin(task))
         _write(folder / "history.csv", history_csv(outcome.history))
         _write(folder / "training.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
         if strip is not None:
             (folder / STRIP_FILE).write_bytes(strip_jpeg(strip))
-    of = f"{context.style}, {task.variant}"
+    of = f"{context.style}, {task.variant}-{task.training_seed}"
     previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
     if strip is not None:
         previews.append(Preview(f"looks of {of}", strip_preview(strip)))
@@ -179,7 +193,8 @@ def _watch(task: _Task, digest: str) -> TrainingWatch:
     context, settings = task.context, task.settings
     looks = None
     if settings.watch.every:
-        kept = context.workspace.scratch("looks", context.style, task.variant)
+        slot = (context.style, task.variant, str(task.training_seed))
+        kept = context.workspace.scratch("looks", *slot)
         looks = Looks(context, task.family, settings.watch, task.inputs.train, kept / digest[:16])
     return TrainingWatch(context, settings, looks)
 
@@ -200,7 +215,11 @@ def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
 def _origin(task: _Task) -> dict[str, str]:
     """Where what is trained comes from; kept in its files' headers."""
     style = task.context.params.style(task.context.style)
+    # Of seed 0, which is the root seed alone, it is left out: then the files are what they would
+    # be if there were no others.
+    seeds = {"training_seed": str(task.training_seed)} if task.training_seed else {}
     return {
+        **seeds,
         "architecture": architecture_of(task.family),
         "base_model": task.family.name,
         "base_revision": task.family.revision,

@@ -10,7 +10,7 @@ is none yet, one is made.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nsync_pipeline.artifacts import BASE, LORA_FILE, Workspace, trained_files
+from nsync_pipeline.artifacts import BASE, LORA_FILE, TrainingRun, Workspace, trained_files
 from nsync_pipeline.tracking.identity import file_sha256
 
 ARTEFACT = "nsync.artefact"
@@ -49,41 +49,56 @@ def experiment_of(style: str) -> str:
     return f"nsync/{style}"
 
 
+def run_name(style: str, training: TrainingRun | None) -> str:
+    """What a training's run is called, or the base's, which nobody trained."""
+    return f"{training.name if training else BASE} · {style}"
+
+
 def place(
-    workspace: Workspace, stage: str, style: str, variant: str | None, base: str
+    workspace: Workspace, stage: str, style: str, training: TrainingRun | None, base: str
 ) -> Placement | None:
-    """The run of ``stage``; None for stages that have nothing to compare."""
+    """The run of ``stage``; None for stages that have nothing to compare.
+
+    A generation without a training is the base's.
+    """
     experiment = experiment_of(style)
+    name = run_name(style, training)
     if stage == "training":
-        return Placement(experiment, f"{variant} · {style}", picture="training", results=True)
+        return Placement(experiment, name, picture="training", results=True)
     if stage == "evaluation":
         return Placement(experiment, f"evaluation · {style}", picture="evaluation", figures=False)
     if stage == "report":
         match = {ARTEFACT: evaluation_digest(workspace, style)}
         return Placement(experiment, f"evaluation · {style}", match, "report/", "report")
     if stage == "generation":
-        match = {ARTEFACT: variant_digest(workspace, style, str(variant), base)}
-        return Placement(experiment, f"{variant} · {style}", match, "generation/", "samples")
+        match = {ARTEFACT: training_digest(workspace, style, training, base)}
+        return Placement(experiment, name, match, "generation/", "samples")
     return None
 
 
-def place_scores(workspace: Workspace, style: str, variant: str, base: str) -> Placement:
-    """The run that shows what the evaluation says of ``variant``."""
-    match = {ARTEFACT: variant_digest(workspace, style, variant, base)}
-    return Placement(experiment_of(style), f"{variant} · {style}", match, "eval/")
+def place_scores(
+    workspace: Workspace, style: str, training: TrainingRun | None, base: str
+) -> Placement:
+    """The run that shows what the evaluation says of ``training``; of the base where None."""
+    match = {ARTEFACT: training_digest(workspace, style, training, base)}
+    return Placement(experiment_of(style), run_name(style, training), match, "eval/")
 
 
-def made_by(workspace: Workspace, stage: str, style: str, variant: str | None) -> str | None:
+def made_by(
+    workspace: Workspace, stage: str, style: str, training: TrainingRun | None
+) -> str | None:
     """The digest of what ``stage`` has made, for stages that open a run."""
     if stage == "training":
-        return variant_digest(workspace, style, str(variant), base="")
+        return training_digest(workspace, style, training, base="")
     return evaluation_digest(workspace, style) if stage == "evaluation" else None
 
 
-def variant_digest(workspace: Workspace, style: str, variant: str, base: str) -> str:
-    if variant == BASE:
+def training_digest(
+    workspace: Workspace, style: str, training: TrainingRun | None, base: str
+) -> str:
+    if training is None:
         return f"base:{base}".replace("'", "")  # it goes into a quoted search
-    model = workspace.model(style, variant)
+    model = workspace.model(style, training.variant, training.training_seed)
     files = trained_files(model) or (model / LORA_FILE,)  # which is not there either: an error
     return "+".join(file_sha256(file) for file in files)
 

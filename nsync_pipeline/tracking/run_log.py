@@ -10,12 +10,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
 from nsync_pipeline.tracking.courier import start_courier, wait_for_delivery
 from nsync_pipeline.tracking.destination import configured_uri, is_remote
 from nsync_pipeline.tracking.placement import ARTEFACT, Placement, made_by, place, place_scores
-from nsync_pipeline.tracking.scores import Scores, scores_table, variant_scores
+from nsync_pipeline.tracking.scores import scores_table, training_scores, variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import SpoolWriter
 from nsync_pipeline.tracking.spooled_log import SpooledLog
@@ -45,10 +46,19 @@ class RunIdentity:
     """``name`` or ``name@revision`` of the base model."""
     inputs: str
     """A digest of everything the stage reads: an unfinished run of the same is continued."""
+    training_seed: int | None = None
+    """Of a training and what is drawn with it."""
     rule: str | None = None
     """The update rule of the variant."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """More to find it by, such as ``dagster.run_id``."""
+
+    @property
+    def training(self) -> TrainingRun | None:
+        """The training it is or draws with; None for the base and for what is once a style."""
+        if self.variant is None or self.training_seed is None:
+            return None
+        return TrainingRun(self.variant, self.training_seed)
 
 
 @contextmanager
@@ -97,23 +107,33 @@ def _opened(
 ) -> tuple[SpoolWriter | None, SpooledLog]:
     nothing = SpooledLog(None, Placement("", ""))
     try:
-        placement = place(workspace, run.stage, run.style, run.variant, run.base)
+        placement = place(workspace, run.stage, run.style, run.training, run.base)
         if placement is None or os.environ.get(SWITCH) == "off":
             return None, nothing
-        slot = f"{run.stage}.{run.style}.{run.variant or '-'}"
+        of = run.training.name if run.training else run.variant or "-"
+        slot = f"{run.stage}.{run.style}.{of}"
         spool = workspace.tracking / "spool"
         writer, seen = begin_or_continue(spool, slot, placement, _tags(run), uri)
         log = SpooledLog(writer, placement, seen)
-        log.params(flat(params))
+        log.params(flat(params) | _training_params(run))
         return writer, log
     except Exception as error:
         logger.warning("MLflow: %s is not recorded: %s", run.stage, error)
         return None, nothing
 
 
+def _training_params(run: RunIdentity) -> dict[str, str | int]:
+    """By them MLflow groups and filters the trainings of an experiment."""
+    training = run.training
+    if training is None:
+        return {}
+    return {"variant": training.variant, "training_seed": training.training_seed}
+
+
 def _tags(run: RunIdentity) -> dict[str, str]:
     known = {
         "style": run.style, "variant": run.variant, "stage": run.stage, "rule": run.rule,
+        "training_seed": None if run.training_seed is None else str(run.training_seed),
         "base": run.base, "nsync.inputs": run.inputs, "dvc.stage": os.environ.get("DVC_STAGE"),
         "mlflow.source.name": f"nsync run {run.stage}", "mlflow.source.type": "LOCAL",
         NOTE: _note(run),
@@ -123,6 +143,8 @@ def _tags(run: RunIdentity) -> dict[str, str]:
 
 def _note(run: RunIdentity) -> str:
     variant = f", variant **{run.variant}**" if run.variant else ""
+    if run.training_seed is not None:
+        variant += f", training seed **{run.training_seed}**"
     rule = f" (update rule `{run.rule}`)" if run.rule else ""
     return (
         f"{run.stage.capitalize()} of style **{run.style}**{variant}{rule}, on base `{run.base}`."
@@ -132,11 +154,11 @@ def _note(run: RunIdentity) -> str:
 def _add_results(workspace: Workspace, run: RunIdentity, log: SpooledLog) -> None:
     """Name what the run made, so that later stages find the run by it; show what it says."""
     try:
-        made = made_by(workspace, run.stage, run.style, run.variant)
+        made = made_by(workspace, run.stage, run.style, run.training)
         if made is not None:
             log.tags({ARTEFACT: made})
         if run.stage == "evaluation":
-            table = scores_table(_scores(workspace, run.style))
+            table = scores_table(variant_scores(_metrics_file(workspace, run.style)))
             log.tags({NOTE: f"{_note(run)}\n\n{table}"})
         if run.stage == "report":
             log.artifact(workspace.report(run.style) / "report.html")
@@ -145,21 +167,24 @@ def _add_results(workspace: Workspace, run: RunIdentity, log: SpooledLog) -> Non
 
 
 def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
-    """After an evaluation, show each variant's scores on the run that trained it."""
+    """After an evaluation, show each training's scores on its own run."""
     if run.stage != "evaluation":
         return
     try:
-        for variant, values in _scores(workspace, run.style).items():
-            placement = place_scores(workspace, run.style, variant, run.base)
-            slot = f"evaluation.{run.style}.{variant}"
-            tags = {"style": run.style, "variant": variant, "base": run.base}
+        for training, values in training_scores(_metrics_file(workspace, run.style)).items():
+            placement = place_scores(workspace, run.style, training, run.base)
+            slot = f"evaluation.{run.style}.{training.name if training else BASE}"
+            tags = {"style": run.style, "base": run.base}
+            tags["variant"] = training.variant if training else BASE
+            if training:
+                tags["training_seed"] = str(training.training_seed)
             spool = workspace.tracking / "spool"
             writer, _ = begin_or_continue(spool, slot, placement, tags, uri)
             with writer:
                 SpooledLog(writer, placement).metrics(values)
     except (OSError, ValueError) as error:
-        logger.warning("MLflow: the scores of the variants are not recorded: %s", error)
+        logger.warning("MLflow: the scores of the trainings are not recorded: %s", error)
 
 
-def _scores(workspace: Workspace, style: str) -> Scores:
-    return variant_scores(workspace.evaluation(style) / "metrics.json")
+def _metrics_file(workspace: Workspace, style: str) -> Path:
+    return workspace.evaluation(style) / "metrics.json"

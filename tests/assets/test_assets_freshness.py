@@ -12,11 +12,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
 from fake_workspace import FakeWorkspace, make_fake_workspace
 
+from nsync_pipeline.pipeline.dvc_file import sync_dvc_file
+
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 
 STALENESS = Path(__file__).with_name("staleness.py")
 CHANGED = [
-    "training-woodblock-nsync", "generation-woodblock-nsync", "evaluation-woodblock",
+    "training-woodblock-nsync-0", "generation-woodblock-nsync-0", "evaluation-woodblock",
     "report-woodblock",
 ]  # fmt: skip
 
@@ -37,7 +39,7 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
 
     # One variant's setting is edited: what it is read for is stale, and Dagster makes only that.
     fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
-    assert _not_fresh(fake, "sync") == {"lora woodblock|nsync": "STALE"}
+    assert _not_fresh(fake, "sync") == {"lora woodblock|nsync-0": "STALE"}
     assert "4 artefacts made" in _materialize(fake)
     assert fake.ran() == CHANGED
     assert _not_fresh(fake) == {}
@@ -55,6 +57,23 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
     assert "4 artefacts made" in _materialize(fake)
     assert fake.ran() == []
     assert _not_fresh(fake) == {}
+
+    # A training seed is added: of the trainings only the new ones are made, and then the rest.
+    fake.edit_params("training_seeds: [0]", "training_seeds: [0, 1]")
+    sync_dvc_file(fake.workspace)
+    new = {
+        f"{asset} woodblock|{variant}-1": "MISSING"
+        for asset in ("lora", "samples")
+        for variant in ("lora", "nsync", "nsync_anchor")
+    }
+    stale = {"evaluation woodblock": "STALE", "report woodblock": "STALE"}
+    assert _not_fresh(fake, "sync", artefacts=18) == new | stale
+    assert "8 artefacts made" in _materialize(fake)
+    ran = fake.ran()
+    assert len(ran) == 8
+    assert ran[:2] == ["training-woodblock-lora-1", "generation-woodblock-lora-1"]
+    assert _not_fresh(fake, artefacts=18) == {}
+    assert json.loads(fake.dvc("status", "--json").stdout) == {}
 
 
 def test_failed_stage_is_said_and_the_rest_is_left(tmp_path: Path) -> None:
@@ -106,9 +125,9 @@ def _materialize(fake: FakeWorkspace) -> str:
     return done.stdout
 
 
-def _not_fresh(fake: FakeWorkspace, *arguments: str) -> dict[str, str]:
+def _not_fresh(fake: FakeWorkspace, *arguments: str, artefacts: int = 12) -> dict[str, str]:
     done = fake.call(sys.executable, str(STALENESS), *arguments)
     assert done.returncode == 0, done.stderr
     statuses = json.loads(done.stdout)
-    assert len(statuses) == 12
+    assert len(statuses) == artefacts
     return {name: status for name, status in statuses.items() if status != "FRESH"}

@@ -12,7 +12,7 @@ from assets.definitions import defs
 from assets.keys import STAGE_OF, upstream
 from assets.lineage import ASSETS
 from assets.lock_file import read_lock, stage_name
-from assets.partitions import PARAMS, STYLES, STYLES_AND_VARIANTS, style_and_variant
+from assets.partitions import PARAMS, STYLES, STYLES_AND_TRAININGS, style_and_training
 from assets.place import WORKSPACE
 from assets.whole_style import parts_of
 from nsync_pipeline.pipeline import STAGES
@@ -31,7 +31,7 @@ def test_every_stage_has_its_asset() -> None:
 def test_asset_depends_on_what_its_stage_reads(name: str) -> None:
     node = defs.resolve_asset_graph().get(AssetKey(name))
     assert node.parent_keys == set(upstream(STAGE_OF[name]))
-    partitions = STYLES_AND_VARIANTS if STAGE_OF[name].per_variant else STYLES
+    partitions = STYLES_AND_TRAININGS if STAGE_OF[name].per_training else STYLES
     assert node.partitions_def == partitions
     assert node.description
     assert node.owners
@@ -64,13 +64,13 @@ def test_warnings_of_a_training_are_told_as_warnings(tmp_path: Path) -> None:
     assert warned(file).passed
 
 
-def test_partition_names_its_style_and_variant() -> None:
-    style, variant = next(iter(PARAMS.styles)), next(iter(PARAMS.variants))
-    artefact = Artefact("lora", style, variant)
-    assert artefact.partition in set(STYLES_AND_VARIANTS.get_partition_keys())
-    assert style_and_variant(artefact.partition) == (style, variant)
-    assert style_and_variant(style) == (style, None)
-    assert artefact.dvc_stage == stage_name("training", style, variant)
+def test_partition_names_its_style_and_training() -> None:
+    style, training = next(iter(PARAMS.styles)), PARAMS.training_runs()[0]
+    artefact = Artefact("lora", style, training)
+    assert artefact.partition in set(STYLES_AND_TRAININGS.get_partition_keys())
+    assert style_and_training(artefact.partition) == (style, training)
+    assert style_and_training(style) == (style, None)
+    assert artefact.dvc_stage == stage_name("training", style, training)
 
 
 def test_runs_of_a_style_make_every_artefact_once_each_after_what_it_needs() -> None:
@@ -80,8 +80,8 @@ def test_runs_of_a_style_make_every_artefact_once_each_after_what_it_needs() -> 
     for position, artefact in enumerate(made):
         for need in artefact.stage.needs:
             makers = [m for m in made if m.stage.name == need]
-            wanted = [m for m in makers if m.variant == artefact.variant or not artefact.variant]
-            assert all(made.index(m) < position for m in wanted if m.variant or need)
+            wanted = [m for m in makers if m.training == artefact.training or not artefact.training]
+            assert all(made.index(m) < position for m in wanted if m.training or need)
 
 
 def test_jobs_select_what_their_runs_materialize() -> None:

@@ -111,4 +111,4 @@ def test_its_family_trains_and_draws_with_it(example: Path, tmp_path: Path) -> N
         assert build_scheduler(family, sampler).timesteps is not None
 
     training.run(StageContext(workspace, params, STYLE, "nsync_anchor"))
-    assert (workspace.model(STYLE, "nsync_anchor") / LORA_FILE).is_file()
+    assert (workspace.model(STYLE, "nsync_anchor", 0) / LORA_FILE).is_file()

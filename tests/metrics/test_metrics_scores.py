@@ -16,6 +16,7 @@ from nsync_pipeline.metrics.scores import (
     score_floor,
     score_set,
 )
+from nsync_pipeline.metrics.trainings import VariantScores, over_trainings, seed_weights
 from nsync_pipeline.metrics.verdict import Comparison, broken_guardrails, compare
 
 CAPTIONS = 40
@@ -122,8 +123,14 @@ def test_a_single_drawn_caption_has_no_unbiased_distance(reference: Reference) -
 REAL = {"prompt_fidelity": Interval(100.0)}
 
 
+def once(scores: SetScores) -> VariantScores:
+    """A variant that was trained once."""
+    return over_trainings([scores], seed_weights(1, 400, np.random.default_rng(0)))
+
+
 def verdict_of(a: SetScores, b: SetScores) -> Comparison:
-    (found,) = compare([("a", "b")], {"a": a, "b": b}, REAL, GuardrailConfig())
+    scores = {"a": once(a), "b": once(b)}
+    (found,) = compare([("a", "b")], scores, REAL, GuardrailConfig())
     return found
 
 
@@ -171,7 +178,7 @@ def test_no_more_prompt_fidelity_is_asked_for_than_real_pictures_have(reference:
 def test_many_comparisons_ask_for_more(reference: Reference) -> None:
     """Holm: the same pair compared three times has p-values three times as large at least."""
     style, half = scored(reference, pictures(STYLE, 6)), scored(reference, pictures(GENERIC, 6))
-    scores = {"a": style, "b": half}
+    scores = {"a": once(style), "b": once(half)}
     alone = compare([("a", "b")], scores, REAL, GuardrailConfig())[0]
     among = compare([("a", "b")] * 3, scores, REAL, GuardrailConfig())[0]
     assert among.p_style_margin == pytest.approx(3 * alone.p_style_margin)

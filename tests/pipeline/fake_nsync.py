@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -31,10 +32,12 @@ from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 def fake_run(name: str, context: StageContext) -> StageResult:
     """One file of what the stage read; for a training a history, for an evaluation metrics."""
     stage = STAGES[name]
-    variant = context.variant if stage.per_variant else None
-    place = Place(context.workspace, context.style, variant)
+    variant = context.variant if stage.per_training else None
+    place = Place(context.workspace, context.style)
+    if variant is not None:
+        place = replace(place, variant=variant, training_seed=context.training_seed)
     read: dict[str, Any] = settings_of(context.params, stage.keys(context.style, variant))
-    for path in stage.inputs(place, tuple(context.params.variants)):
+    for path in stage.inputs(place, context.params.training_runs()):
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             relative = file.relative_to(context.workspace.root).as_posix()
             read[relative] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -65,7 +68,7 @@ def fake_run(name: str, context: StageContext) -> StageResult:
     (folder / "last.json").write_text(json.dumps(read, sort_keys=True))
     if "FAKE_LOG" in os.environ:
         with Path(os.environ["FAKE_LOG"]).open("a") as log:
-            log.write("-".join(filter(None, [name, context.style, variant])) + "\n")
+            log.write("-".join([name, *place.parts]) + "\n")
     jpeg = BytesIO()
     Image.new("RGB", (16, 16), "orange").save(jpeg, "JPEG")
     return StageResult({"files": len(read)}, (Preview("a square", jpeg.getvalue()),))
@@ -107,16 +110,18 @@ def install_fake_stages() -> None:
 
 
 def main() -> int:
-    """As ``nsync run STAGE --style S --variant V``."""
+    """As ``nsync run STAGE --style S --variant V --training-seed K``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("verb", choices=["run"])
     parser.add_argument("stage")
     parser.add_argument("--style", required=True)
     parser.add_argument("--variant")
+    parser.add_argument("--training-seed", type=int)
     given = parser.parse_args()
     install_fake_stages()
     try:
-        run_stage(Workspace(Path.cwd()), given.stage, given.style, given.variant)
+        workspace = Workspace(Path.cwd())
+        run_stage(workspace, given.stage, given.style, given.variant, given.training_seed)
     except UserError as error:
         print(error, file=sys.stderr)
         return InputsChangedError.exit_code if isinstance(error, InputsChangedError) else 1

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 from fake_workspace import BIN, FakeWorkspace
 
+from nsync_pipeline.pipeline.dvc_file import sync_dvc_file
+
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 
 ALL = [
     "style_set-woodblock", "captions-woodblock", "negative_set-woodblock",
-    "training-woodblock-lora", "training-woodblock-nsync", "training-woodblock-nsync_anchor",
-    "generation-woodblock-lora", "generation-woodblock-nsync", "generation-woodblock-nsync_anchor",
+    "training-woodblock-lora-0", "training-woodblock-nsync-0",
+    "training-woodblock-nsync_anchor-0", "generation-woodblock-lora-0",
+    "generation-woodblock-nsync-0", "generation-woodblock-nsync_anchor-0",
     "base_generation-woodblock", "evaluation-woodblock", "report-woodblock",
 ]  # fmt: skip
 
@@ -35,7 +38,7 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
     fake.dvc("repro", "--quiet")
     assert fake.ran() == [
-        "training-woodblock-nsync", "generation-woodblock-nsync", "evaluation-woodblock",
+        "training-woodblock-nsync-0", "generation-woodblock-nsync-0", "evaluation-woodblock",
         "report-woodblock",
     ]  # fmt: skip
     fake.edit_params("  rows: 8", "  rows: 9")
@@ -43,6 +46,14 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     assert fake.ran() == ["report-woodblock"]
     difference = json.loads(fake.dvc("metrics", "diff", "--json").stdout)
     assert set(difference) == {"evaluation/woodblock/metrics.json"}
+
+    fake.edit_params("training_seeds: [0]", "training_seeds: [0, 1]")
+    sync_dvc_file(fake.workspace)
+    fake.dvc("repro", "--quiet")
+    variants = ("lora", "nsync", "nsync_anchor")
+    new = [f"{stage}-woodblock-{v}-1" for stage in ("training", "generation") for v in variants]
+    assert sorted(fake.ran()) == sorted([*new, "evaluation-woodblock", "report-woodblock"])
+    assert json.loads(fake.dvc("status", "--json").stdout) == {}
 
     fake.dvc("exp", "run", "--quiet", "-S", "report.rows=5")
     assert fake.ran() == ["report-woodblock"]

@@ -30,7 +30,7 @@ def test_the_others_only_compute(workspace: Workspace, monkeypatch: pytest.Monke
         seen.append(context)
         return StageResult({})
 
-    monkeypatch.setattr(of_run, "find_stage", lambda name, variant: SimpleNamespace(run=run))
+    monkeypatch.setattr(of_run, "find_stage", lambda *asked: SimpleNamespace(run=run))
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     run_stage(workspace, "training", "ink", "lora")
@@ -60,6 +60,9 @@ def test_a_training_is_started_in_as_many_processes_as_asked_for(
     command = [sys.executable, "-m", "nsync_pipeline.cli", "run", "training", "--style", "ink"]
     command += ["--workspace", str(workspace.root), "--variant", "lora"]
     assert call == (command, 3)
+    options = ("--variant", "lora", "--training-seed", "4", "--processes", "3")
+    call = started(workspace, monkeypatch, "training", *options)
+    assert call == ([*command, "--training-seed", "4"], 3)
 
 
 def test_the_environment_may_ask_for_it_where_no_option_can(

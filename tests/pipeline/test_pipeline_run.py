@@ -101,6 +101,13 @@ def test_what_is_not_there_is_named(
         run_stage(fake.workspace, stage, style, variant)
 
 
+def test_a_training_seed_goes_only_with_trainings_and_must_be_there(fake: FakeWorkspace) -> None:
+    with pytest.raises(ParamsError, match="not once a training: leave --training-seed out"):
+        run_stage(fake.workspace, "captions", "woodblock", training_seed=0)
+    with pytest.raises(ParamsError, match=r"training seed 4 is not in training_seeds .*: 0"):
+        run_stage(fake.workspace, "training", "woodblock", "lora", 4)
+
+
 def test_a_file_in_the_place_of_an_artefact_is_not_touched(fake: FakeWorkspace) -> None:
     place = fake.workspace.style_set("woodblock")
     place.parent.mkdir(parents=True)

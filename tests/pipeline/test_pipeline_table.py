@@ -55,12 +55,16 @@ def test_dvc_yaml_says_what_the_table_says(
     stage: Stage, dvc_yaml: dict[str, Any], params: Params
 ) -> None:
     entry = dvc_yaml["stages"][stage.name]
-    assert entry["deps"] == dvc_deps(stage, tuple(params.variants))
+    assert entry["deps"] == dvc_deps(stage, params.training_runs())
     assert entry["outs"] == [dvc_out(stage)]
     assert entry["params"] == dvc_params(stage)
-    assert list(entry["matrix"]) == (["style", "variant"] if stage.per_variant else ["style"])
+    matrix = {"style": "${styles}"}
+    if stage.per_training:
+        matrix |= {"variant": "${variants}", "training_seed": "${training_seeds}"}
+    assert entry["matrix"] == matrix
     assert entry["cmd"].startswith(f"${{nsync}} run {stage.name} --style ${{item.style}}")
-    assert entry["cmd"].endswith(" --variant ${item.variant}") == stage.per_variant
+    of_one = " --variant ${item.variant} --training-seed ${item.training_seed}"
+    assert entry["cmd"].endswith(of_one) == stage.per_training
 
 
 def test_dvc_yaml_has_no_other_stage(dvc_yaml: dict[str, Any], params: Params) -> None:
@@ -109,8 +113,25 @@ def test_forgotten_variant_is_told_and_synced(fake: FakeWorkspace) -> None:
     assert "dvc.yaml: deps of evaluation" in sync_dvc_file(fake.workspace)
     check_dvc_file(fake.workspace, changed)
     deps = YAML(typ="safe").load(fake.root / "dvc.yaml")["stages"]["evaluation"]["deps"]
-    assert "samples/${item.style}/gentle" in deps
+    assert "samples/${item.style}/gentle/0" in deps
     assert sync_dvc_file(fake.workspace) == []
+
+
+def test_forgotten_training_seed_is_told_and_synced(fake: FakeWorkspace) -> None:
+    fake.edit_params("training_seeds: [0]", "training_seeds: [0, 3]")
+    changed = read_params(fake.workspace.params_file)
+    with pytest.raises(ParamsError, match=r"its training_seeds \(0, 3\): `nsync sync` brings"):
+        check_dvc_file(fake.workspace, changed)
+    sync_dvc_file(fake.workspace)
+    check_dvc_file(fake.workspace, changed)
+    content = YAML(typ="safe").load(fake.root / "dvc.yaml")
+    deps = content["stages"]["report"]["deps"]
+    assert [dep for dep in deps if "/nsync/" in dep] == [
+        "models/${item.style}/nsync/0", "models/${item.style}/nsync/3",
+        "samples/${item.style}/nsync/0", "samples/${item.style}/nsync/3",
+    ]  # fmt: skip
+    curves = content["plots"][0]["woodblock: loss"]["y"]
+    assert "models/woodblock/nsync/3/history.csv" in curves
 
 
 def test_sync_keeps_comments(fake: FakeWorkspace) -> None:

@@ -114,3 +114,11 @@ def test_the_learning_rate_is_a_plain_line() -> None:
 def test_same_figures_give_the_same_bytes() -> None:
     points = tuple((float(step), 1.0 / (step + 1)) for step in range(20))
     assert line_chart("x", [Line("a", 0, points)]) == line_chart("x", [Line("a", 0, points)])
+
+
+def test_each_training_is_a_small_dot_and_in_view() -> None:
+    """The second lies beyond the interval: the axis reaches it."""
+    svg = interval_chart("one", [Estimate("lora", 0, 0.5, 0.4, 0.6, (0.3, 1.4))])
+    dots = re.findall(r'class="series-0 each" cx="([\d.]+)"', svg)
+    assert len(dots) == 2
+    assert 118 < float(dots[0]) < float(dots[1]) < 480

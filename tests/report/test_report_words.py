@@ -5,7 +5,13 @@ import pytest
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import Comparison, Verdict
 from nsync_pipeline.report.numbers import digits_for, percent, shown
-from nsync_pipeline.report.words import difference, explained, headline, way_to_real
+from nsync_pipeline.report.words import (
+    difference,
+    explained,
+    headline,
+    way_to_real,
+    what_is_compared,
+)
 
 NEARER = Comparison(
     a="nsync",
@@ -157,3 +163,32 @@ def test_minus_is_a_true_minus_and_zero_has_no_sign() -> None:
     assert shown(0.0, 1, signed=True) == "0.0"
     assert shown(2.0, 1, signed=True) == "+2.0"
     assert percent(0.416) == "42 %"
+
+
+@pytest.mark.parametrize(
+    ("trainings", "called"), [(1, "checkpoint"), (2, "variant"), (3, "method")]
+)
+def test_what_is_compared_has_its_name(trainings: int, called: str) -> None:
+    both = [
+        replace(against_base(name, "better"), trainings=trainings) for name in ("lora", "nsync")
+    ]
+    pair = replace(NEARER, trainings=trainings)
+    assert headline(both, [pair], {"lora": 0.8, "nsync": 0.9}) == (
+        f"Both {called}s took on the style. Between them, nsync beats lora."
+    )
+
+
+def test_what_could_turn_the_order_round() -> None:
+    neither = replace(NEARER, verdict="inconclusive", p_style_margin=0.2, p_cmmd=0.2)
+    assert explained(neither).endswith("other captions could turn the order round.")
+    assert explained(replace(neither, trainings=3)).endswith(
+        "other captions or training seeds could turn the order round."
+    )
+
+
+def test_only_three_trainings_each_are_said_to_compare_methods() -> None:
+    said = [what_is_compared(trainings) for trainings in (1, 2, 3)]
+    assert [("not methods" in text, "compares methods" in text) for text in said] == [
+        (True, False), (True, False), (False, True),
+    ]  # fmt: skip
+    assert "trained two times" in said[1]

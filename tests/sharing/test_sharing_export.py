@@ -68,7 +68,7 @@ def test_each_form_draws_the_same_pictures_in_diffusers(
     workspace, _ = made
     family = tiny_family(tiny_base)
     bare = our_pictures(family, PROMPTS)
-    load_trained(family, workspace.model(STYLE, "nsync"))
+    load_trained(family, workspace.model(STYLE, "nsync", 0))
     pipeline = pipeline_of(tiny_base)
     pipeline.load_lora_weights(exported, weight_name=name)
     theirs = their_pictures(pipeline, family, PROMPTS)
@@ -132,7 +132,7 @@ def test_the_card_tells_what_was_trained_on_what(
     made: tuple[Workspace, Params], exported: Path, tiny_base: Path
 ) -> None:
     text = (exported / "README.md").read_text("utf-8")
-    summary = json.loads((made[0].model(STYLE, "nsync") / "training.json").read_text())
+    summary = json.loads((made[0].model(STYLE, "nsync", 0) / "training.json").read_text())
     for told in (
         summary["origin"]["data_sha256"],
         summary["origin"]["base_revision"],
@@ -141,7 +141,7 @@ def test_the_card_tells_what_was_trained_on_what(
         "learning_rate: 0.1",
         "> Drawn by my grandmother;\n> she gave them to me | to use.",
         "It was not evaluated.",
-        "It was trained once, from one seed",
+        "It is one training, from one seed",
     ):
         assert told in text, told
     assert str(tiny_base.parent) not in text
@@ -161,7 +161,7 @@ def test_figures_are_told_with_their_intervals(
     }
     found = SimpleNamespace(
         base=margin["base"],
-        variants={"nsync": margin["nsync"] | {"copy_rate": Interval(0.5, 0.25, 0.75)}},
+        trainings={"nsync": {0: margin["nsync"] | {"copy_rate": Interval(0.5, 0.25, 0.75)}}},
         ceiling=margin["real"],
         counts={"pictures": 7, "prompts": 2},
         extractors={"CLIP": ("/models/clip_l", "ab" * 32)},
@@ -236,7 +236,7 @@ def test_a_file_of_somebody_is_never_lost(
 def test_a_folder_that_is_no_export_is_left_alone(
     made: tuple[Workspace, Params], tmp_path: Path
 ) -> None:
-    model = made[0].model(STYLE, "nsync")
+    model = made[0].model(STYLE, "nsync", 0)
     before = folder_bytes(model)
     with pytest.raises(UserError, match="would be lost"):
         export_model(*made, STYLE, "nsync", "all", model)
@@ -287,7 +287,7 @@ def test_the_command_says_what_it_wrote_and_what_is_missing(
     root = tmp_path / "workspace"
     shutil.copytree(workspace.root, root)
     (root / "params.yaml").write_text(json.dumps(settings))
-    export_command(STYLE, "nsync", ExportForm.KOHYA, None, root)
+    export_command(STYLE, "nsync", None, ExportForm.KOHYA, None, root)
     told = capsys.readouterr().out
     folder = root / "exports" / STYLE / "nsync"
     assert f"{folder}: " in told
@@ -313,7 +313,7 @@ def test_what_an_older_version_trained_is_trained_again(
 ) -> None:
     workspace = Workspace(tmp_path / "older")
     shutil.copytree(made[0].root, workspace.root)
-    file = workspace.model(STYLE, "nsync") / "training.json"
+    file = workspace.model(STYLE, "nsync", 0) / "training.json"
     summary = json.loads(file.read_text())
     del summary["origin"]["architecture"]
     file.write_text(json.dumps(summary))
@@ -337,7 +337,7 @@ def test_token_vectors_are_exported_and_load_in_diffusers(
     if lora is not None:
         pipeline.load_lora_weights(folder, weight_name=KOHYA_FILE)
     family = tiny_family(tiny_base)
-    load_trained(family, workspace.model(STYLE, "nsync"))
+    load_trained(family, workspace.model(STYLE, "nsync", 0))
     prompts = ["a red house in the style of <sks>", "a tree"]
     theirs = their_pictures(pipeline, family, prompts)
     assert np.abs(our_pictures(family, prompts) - theirs).max() <= 1
@@ -366,7 +366,7 @@ def test_an_export_of_xl_loads_as_its_card_says(tmp_path: Path) -> None:
     )
     exec(compile(source, "card", "exec"), {"pipeline": pipeline})
     family = tiny_family(base)
-    load_trained(family, workspace.model(STYLE, "nsync"))
+    load_trained(family, workspace.model(STYLE, "nsync", 0))
     prompts = ["a red house in the style of <sks>", "a tree"]
     theirs = their_pictures(pipeline, family, prompts)
     assert np.abs(our_pictures(family, prompts) - theirs).max() <= 1

@@ -8,7 +8,7 @@ import pytest
 from drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
 from PIL import Image
 
-from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
+from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, TrainingRun, Workspace
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, SAMPLES, read_manifest
 from nsync_pipeline.params import Params
@@ -63,16 +63,16 @@ def test_negatives_and_samples_have_the_shape_of_their_picture(bucketed: Workspa
         with Image.open(folder / row["file"]) as image:
             assert image.size == expected[row["positive_id"]]
     for variant in (BASE, "nsync"):
-        rows = read_manifest(bucketed.samples(STYLE, variant) / MANIFEST_FILE, SAMPLES)
+        rows = read_manifest(bucketed.samples(STYLE, variant, 0) / MANIFEST_FILE, SAMPLES)
         sizes = {row["prompt_id"]: (row["width"], row["height"]) for row in rows}
         assert sizes == {"a8": (32, 32), "a9": (40, 24)}
 
 
 def test_what_is_compared_are_the_centre_squares(bucketed: Workspace) -> None:
     """The larger square of 32 x 32 and 40 x 24 has 32 pixels a side."""
-    pictures = read_style_pictures(bucketed, STYLE, ["nsync"])
+    pictures = read_style_pictures(bucketed, STYLE, [TrainingRun("nsync", 0)])
     assert pictures.side == 32
-    paths = [sample.path for sample in pictures.samples["nsync"]]
+    paths = [sample.path for sample in pictures.samples["nsync-0"]]
     assert [square.size for square in open_squares(paths, pictures.side)] == [(32, 32)] * 2
 
 
@@ -80,7 +80,9 @@ def test_training_on_several_shapes_is_the_same_again(
     bucketed: Workspace, tiny_base: Path, tmp_path: Path
 ) -> None:
     again = run_all(tmp_path, params_of(tiny_base, True), SIZES)
-    assert folder_bytes(again.model(STYLE, "nsync")) == folder_bytes(bucketed.model(STYLE, "nsync"))
+    assert folder_bytes(again.model(STYLE, "nsync", 0)) == folder_bytes(
+        bucketed.model(STYLE, "nsync", 0)
+    )
 
 
 def test_square_pictures_are_trained_alike_with_buckets_and_without(
@@ -89,7 +91,7 @@ def test_square_pictures_are_trained_alike_with_buckets_and_without(
     found = []
     for buckets in (True, False):
         workspace = run_all(tmp_path / str(buckets), params_of(tiny_base, buckets), {})
-        outs = (workspace.negative_set(STYLE), workspace.model(STYLE, "nsync"))
+        outs = (workspace.negative_set(STYLE), workspace.model(STYLE, "nsync", 0))
         found.append([folder_bytes(out) for out in outs])
     assert found[0] == found[1]
 
@@ -144,7 +146,7 @@ def test_all_options_go_together_on_several_shapes(
         write_pictures(workspace, TRAIN, TEST, SIZES)
         negative_set.run(StageContext(workspace, params, STYLE))
         training.run(StageContext(workspace, params, STYLE, "nsync"))
-        text = (workspace.model(STYLE, "nsync") / "history.csv").read_text()
+        text = (workspace.model(STYLE, "nsync", 0) / "history.csv").read_text()
         (row,) = csv.DictReader(io.StringIO(text))
         losses.append([float(row[f"loss_{name}"]) for name in ("positive", "negative", "anchor")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from style_workspace import STYLE, build_style_workspace, style_params
 
-from nsync_pipeline.artifacts import BASE, Workspace
+from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
 from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.metrics.preference import LOST, TIED, WON
 from nsync_pipeline.params import Params
@@ -24,6 +24,7 @@ from nsync_pipeline.stages.blind_choices import (
 from nsync_pipeline.stages.picture_sets import read_style_pictures
 
 A, B = "nsync", "lora"
+RUNS = [TrainingRun(A, 0), TrainingRun(B, 0)]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,8 @@ def saved(
 
 def sides_of(workspace: Workspace, wanted: str, page: BlindPage) -> dict[str, str]:
     """The choices of somebody who always sees ``wanted`` as the better one."""
-    pictures = read_style_pictures(workspace, STYLE, [A, B])
-    questions = draw_questions(pictures, STYLE, A, B, page.asked).asked
+    pictures = read_style_pictures(workspace, STYLE, RUNS)
+    questions = draw_questions(pictures, STYLE, A, B, page.asked, 0).asked
     a, b = ("left", "right") if wanted == A else ("right", "left")
     return {q.id: a if q.a_is_left else b for q in questions}
 
@@ -71,11 +72,11 @@ def test_the_page_names_nobody_and_asks_each_pair_once(made: Workspace, params: 
 
 
 def test_both_sides_and_another_order_are_drawn(made: Workspace, params: Params) -> None:
-    pictures = read_style_pictures(made, STYLE, [A, B])
-    asked = draw_questions(pictures, STYLE, A, B, 40).asked
+    pictures = read_style_pictures(made, STYLE, RUNS)
+    asked = draw_questions(pictures, STYLE, A, B, 40, 0).asked
     assert {question.a_is_left for question in asked} == {True, False}
     assert [question.of_a.id for question in asked] != sorted(q.of_a.id for q in asked)
-    few = draw_questions(pictures, STYLE, A, B, 3).asked
+    few = draw_questions(pictures, STYLE, A, B, 3, 0).asked
     assert len(few) == 3
 
 
@@ -85,9 +86,9 @@ def test_the_left_picture_is_the_one_that_the_key_says(made: Workspace, params: 
     import io
 
     page = blind_page(made, params, STYLE, A, B, 40)
-    pictures = read_style_pictures(made, STYLE, [A, B])
+    pictures = read_style_pictures(made, STYLE, RUNS)
     for pair, question in zip(
-        page.pairs, draw_questions(pictures, STYLE, A, B, 40).asked, strict=True
+        page.pairs, draw_questions(pictures, STYLE, A, B, 40, 0).asked, strict=True
     ):
         stored = question.of_a if question.a_is_left else question.of_b
         with Image.open(stored.path) as image:
@@ -140,7 +141,7 @@ def test_choices_about_pictures_that_were_drawn_again_are_told_and_left_out(
     page = blind_page(workspace, params, STYLE, A, B, 40)
     file = saved(tmp_path / "c.json", page, sides_of(workspace, A, page))
     take_choices(workspace, params, file)
-    picture = next((workspace.samples(STYLE, A) / "images").glob("*.png"))
+    picture = next((workspace.samples(STYLE, A, 0) / "images").glob("*.png"))
     with Image.open(picture) as image:
         image.rotate(90).save(picture)
     assert read_choices(workspace, params, STYLE) == ([], 1)

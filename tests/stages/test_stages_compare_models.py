@@ -33,7 +33,7 @@ def params(tiny_base: Path) -> Params:
 def workspace(tmp_path: Path, params: Params) -> Workspace:
     workspace = Workspace(tmp_path / "workspace")
     for name in ("lora", "nsync"):
-        save_random_lora(workspace.model(STYLE, name) / LORA_FILE, params, dora=name == "lora")
+        save_random_lora(workspace.model(STYLE, name, 0) / LORA_FILE, params, dora=name == "lora")
     return workspace
 
 

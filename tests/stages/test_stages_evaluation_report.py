@@ -81,10 +81,11 @@ def test_metrics_are_plain_numbers_for_every_set(
     made: tuple[Workspace, StageResult, StageResult],
 ) -> None:
     metrics = json.loads((made[0].evaluation(STYLE) / "metrics.json").read_text())
-    assert set(metrics) == {"base", "ceiling", "floor", "variants"}
+    assert set(metrics) == {"base", "ceiling", "floor", "variants", "trainings"}
     assert set(metrics["variants"]) == set(VARIANTS)
     for name in VARIANTS:
         figures = metrics["variants"][name]
+        assert metrics["trainings"][name] == {"0": figures}  # the mean of one is that one
         assert {"style_margin", "cmmd", "prompt_fidelity", "copy_rate", "diversity"} <= set(figures)
         assert all(isinstance(value, float) for value in figures.values())
 
@@ -184,7 +185,7 @@ def test_report_says_nothing_of_this_machine(
 def test_report_names_what_it_is_made_of(made: tuple[Workspace, StageResult, StageResult]) -> None:
     workspace, html = made[0], page(made[0])
     for path in (
-        workspace.model(STYLE, "nsync") / "pytorch_lora_weights.safetensors",
+        workspace.model(STYLE, "nsync", 0) / "pytorch_lora_weights.safetensors",
         workspace.style_set(STYLE) / MANIFEST_FILE,
         workspace.evaluation(STYLE) / "evaluation.json",
     ):
@@ -195,7 +196,7 @@ def test_report_names_what_it_is_made_of(made: tuple[Workspace, StageResult, Sta
 
 
 def test_a_watched_training_is_reported_with_its_warnings_and_looks(workspace: Workspace) -> None:
-    folder = workspace.model(STYLE, "nsync")
+    folder = workspace.model(STYLE, "nsync", 0)
     summary = json.loads((folder / "training.json").read_text("utf-8"))
     look = {"standard_error": 0.01, "pictures": 2}
     summary |= {
@@ -241,7 +242,7 @@ def test_real_pictures_on_the_embedded_base_are_reported_honestly(workspace: Wor
 
 def test_captions_are_escaped(workspace: Workspace) -> None:
     for variant in (BASE, *VARIANTS):
-        path = workspace.samples(STYLE, variant) / MANIFEST_FILE
+        path = workspace.samples(STYLE, variant, 0) / MANIFEST_FILE
         rows = read_manifest(path, SAMPLES)
         caption = 'a <script>alert("x")</script> & more'
         write_manifest(path, [row | {"caption": caption} for row in rows], SAMPLES)
@@ -253,15 +254,15 @@ def test_captions_are_escaped(workspace: Workspace) -> None:
 
 
 def test_pictures_of_other_captions_are_not_compared(workspace: Workspace) -> None:
-    path = workspace.samples(STYLE, "nsync") / MANIFEST_FILE
+    path = workspace.samples(STYLE, "nsync", 0) / MANIFEST_FILE
     rows = read_manifest(path, SAMPLES)
     write_manifest(path, [row | {"seed": row["seed"] + 1} for row in rows], SAMPLES)
-    with pytest.raises(MissingArtifactError, match="'nsync' are not of the same captions, seeds"):
+    with pytest.raises(MissingArtifactError, match="'nsync-0' are not of the same captions, seeds"):
         evaluation.run(StageContext(workspace, style_params(), STYLE))
 
 
 def test_a_missing_stage_is_named(workspace: Workspace) -> None:
-    shutil.rmtree(workspace.samples(STYLE, "lora"))
+    shutil.rmtree(workspace.samples(STYLE, "lora", 0))
     with pytest.raises(MissingArtifactError, match="samples/woodblock/lora"):
         evaluation.run(StageContext(workspace, style_params(), STYLE))
 
@@ -275,7 +276,7 @@ def test_a_picture_without_caption_is_named(workspace: Workspace) -> None:
 
 def test_a_truncated_picture_is_named_and_leaves_the_old_evaluation(workspace: Workspace) -> None:
     before = tree(workspace.evaluation(STYLE))
-    picture = next((workspace.samples(STYLE, "nsync") / "images").iterdir())
+    picture = next((workspace.samples(STYLE, "nsync", 0) / "images").iterdir())
     picture.write_bytes(picture.read_bytes()[:200])
     with pytest.raises(MissingArtifactError, match=picture.name):
         evaluation.run(StageContext(workspace, style_params(), STYLE))

@@ -92,7 +92,7 @@ def test_a_family_goes_through_the_whole_pipeline(
     assert {row["base_revision"] for row in negatives} == {family.revision}
     assert {row["sampler"] for row in negatives} == {"DPMSolverMultistepScheduler"}
 
-    model = workspace.model(STYLE, "nsync")
+    model = workspace.model(STYLE, "nsync", 0)
     with (model / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3
@@ -106,9 +106,9 @@ def test_a_family_goes_through_the_whole_pipeline(
 
     pictures = {}
     for variant in (BASE, "lora", "nsync"):
-        samples = read_manifest(workspace.samples(STYLE, variant) / MANIFEST_FILE, SAMPLES)
+        samples = read_manifest(workspace.samples(STYLE, variant, 0) / MANIFEST_FILE, SAMPLES)
         pictures[variant] = [row["sha256"] for row in samples]
-        with Image.open(workspace.samples(STYLE, variant) / samples[0]["file"]) as image:
+        with Image.open(workspace.samples(STYLE, variant, 0) / samples[0]["file"]) as image:
             assert image.size == (32, 32)
     assert len(set(map(tuple, pictures.values()))) == 3
     assert results["evaluation", None]

@@ -47,7 +47,7 @@ def params(tiny_base: Path) -> Params:
 def workspace(tmp_path: Path, params: Params) -> Workspace:
     """With a LoRA that is not zero, on the denoiser and the text encoder."""
     workspace = Workspace(tmp_path / "workspace")
-    save_random_lora(workspace.model(STYLE, "nsync") / LORA_FILE, params)
+    save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params)
     return workspace
 
 
@@ -108,7 +108,7 @@ def test_any_form_of_a_lora_draws_the_variants_picture(
     workspace: Workspace, params: Params, tmp_path: Path
 ) -> None:
     """The variant, its own file, diffusers' keys without our metadata, and kohya's."""
-    own = workspace.model(STYLE, "nsync") / LORA_FILE
+    own = workspace.model(STYLE, "nsync", 0) / LORA_FILE
     file = read_safetensors(own)
     metadata = {"format": "pt", "lora_adapter_metadata": file.metadata["lora_adapter_metadata"]}
     write_safetensors(tmp_path / "diffusers.safetensors", file.tensors, metadata)
@@ -136,7 +136,7 @@ def test_a_lora_of_another_model_is_refused(
         }
     )
     kohya = kohya_tensors(
-        *read_lora_file(workspace.model(STYLE, "nsync") / LORA_FILE), "stable-diffusion-v1"
+        *read_lora_file(workspace.model(STYLE, "nsync", 0) / LORA_FILE), "stable-diffusion-v1"
     )
     write_safetensors(tmp_path / "kohya.safetensors", kohya, {"format": "pt"})
     save_file({"something.weight": torch.zeros(2)}, tmp_path / "no_lora.safetensors")
@@ -151,7 +151,7 @@ def test_a_lora_of_another_model_is_refused(
 def test_a_sweep_goes_from_the_base_to_the_variant(
     workspace: Workspace, params: Params, tmp_path: Path, dora: bool
 ) -> None:
-    save_random_lora(workspace.model(STYLE, "nsync") / LORA_FILE, params, dora)
+    save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params, dora)
     manner = Manner(params.generation.sampler, strengths=(0.0, 0.5, 1.0))
     made = drawn(workspace, params, tmp_path / "sweep", manner=manner, style=STYLE, variant="nsync")
     names = ["001_5_x0.png", "001_5_x0.5.png", "001_5_x1.png"]
@@ -212,7 +212,7 @@ def test_a_picture_is_drawn_again_from_its_own_file(
     assert again.same_base
     assert again.largest_difference == 0
     assert read_settings(again.file) == settings
-    save_random_lora(workspace.model(STYLE, "nsync") / LORA_FILE, params, dora=True)
+    save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params, dora=True)
     with pytest.raises(UserError, match="its weights are others now"):
         draw_again(params, settings, picture, model, tmp_path / "third")
 

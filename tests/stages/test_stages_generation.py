@@ -31,7 +31,7 @@ def workspace(tmp_path: Path, params: Params) -> Workspace:
     """With a style set, captions, and a LoRA that is not zero."""
     workspace = Workspace(tmp_path / "workspace")
     write_pictures(workspace, ("t1",), TEST)
-    save_random_lora(workspace.model(STYLE, "nsync") / LORA_FILE, params, seed=1)
+    save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params, seed=1)
     return workspace
 
 
@@ -53,7 +53,7 @@ def draw(workspace: Workspace, params: Params, variant: str) -> tuple[list[dict]
         reports.append(done)
 
     generation.run(StageContext(workspace, params, STYLE, variant, progress=tell))
-    manifest = workspace.samples(STYLE, variant) / MANIFEST_FILE
+    manifest = workspace.samples(STYLE, variant, 0) / MANIFEST_FILE
     return read_manifest(manifest, SAMPLES), reports
 
 
@@ -101,15 +101,15 @@ def test_another_lora_is_drawn_anew_and_the_same_is_not(
     assert reports == [0, 2, 3]
     again, reports = draw(workspace, params, "nsync")
     assert (again, reports) == (first, [3])
-    save_random_lora(workspace.model(STYLE, "nsync") / LORA_FILE, params, seed=2)
+    save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params, seed=2)
     other, reports = draw(workspace, params, "nsync")
     assert reports == [0, 2, 3]
     assert all(a["sha256"] != b["sha256"] for a, b in zip(first, other, strict=True))
 
 
 def test_a_lora_that_is_not_trained_yet_is_named(workspace: Workspace, params: Params) -> None:
-    (workspace.model(STYLE, "nsync") / LORA_FILE).unlink()
-    with pytest.raises(MissingArtifactError, match="run the training stage of 'nsync' first"):
+    (workspace.model(STYLE, "nsync", 0) / LORA_FILE).unlink()
+    with pytest.raises(MissingArtifactError, match="of 'nsync' at training seed 0 first"):
         draw(workspace, params, "nsync")
     with pytest.raises(ParamsError, match="variant 'nsinc' is not in params"):
         draw(workspace, params, "nsinc")

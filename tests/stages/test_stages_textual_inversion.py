@@ -16,6 +16,7 @@ from nsync_pipeline.artifacts import (
     EMBEDDINGS_FILE,
     LORA_FILE,
     MANIFEST_FILE,
+    TrainingRun,
     Workspace,
     trained_files,
 )
@@ -27,7 +28,7 @@ from nsync_pipeline.stages.context import StageContext
 from nsync_pipeline.stages.drawing_model import drawing_model
 from nsync_pipeline.stages.generate_pictures import generate
 from nsync_pipeline.stages.prompt_file import AskedPrompt
-from nsync_pipeline.tracking.placement import variant_digest
+from nsync_pipeline.tracking.placement import training_digest
 
 VARIANTS: dict[str, Any] = {
     "ti": {"update_rule": "none", "lora": None, "textual_inversion": {}},
@@ -93,15 +94,15 @@ def test_every_variant_is_trained_drawn_and_told_apart(workspace: Workspace, bas
         if variant != BASE:
             training.run(context)
         generation.run(context)
-        (row,) = read_manifest(workspace.samples(STYLE, variant) / MANIFEST_FILE, SAMPLES)
-        drawn[variant] = np.asarray(Image.open(workspace.samples(STYLE, variant) / row["file"]))
+        (row,) = read_manifest(workspace.samples(STYLE, variant, 0) / MANIFEST_FILE, SAMPLES)
+        drawn[variant] = np.asarray(Image.open(workspace.samples(STYLE, variant, 0) / row["file"]))
         word = {BASE: "painting", "lora": "sks"}.get(variant, "<sks>")
         assert row["prompt"].endswith(f"in the style of {word}")
     for one in drawn:
         for other in drawn:
             assert (one == other) == np.array_equal(drawn[one], drawn[other])
 
-    models = {variant: workspace.model(STYLE, variant) for variant in VARIANTS}
+    models = {variant: workspace.model(STYLE, variant, 0) for variant in VARIANTS}
     files = {v: [file.name for file in trained_files(model)] for v, model in models.items()}
     assert files["ti"] == files["nsync_ti"] == [EMBEDDINGS_FILE]
     assert files["nsync_ti_lora"] == [LORA_FILE, EMBEDDINGS_FILE]
@@ -111,7 +112,9 @@ def test_every_variant_is_trained_drawn_and_told_apart(workspace: Workspace, bas
     summary = json.loads((models["nsync_ti"] / "training.json").read_text())
     assert summary["origin"]["placeholder"] == "<sks>"
     assert summary["branches"] == "fused"
-    digests = {variant_digest(workspace, STYLE, variant, "") for variant in VARIANTS}
+    digests = {
+        training_digest(workspace, STYLE, TrainingRun(variant, 0), "") for variant in VARIANTS
+    }
     assert len(digests) == len(VARIANTS)
 
 
@@ -119,9 +122,9 @@ def test_training_again_gives_the_same_bytes(workspace: Workspace, base: Path) -
     params = params_of(base)
     context = StageContext(workspace, params, STYLE, "nsync_ti_lora")
     training.run(context)
-    first = contents(workspace.model(STYLE, "nsync_ti_lora"))
+    first = contents(workspace.model(STYLE, "nsync_ti_lora", 0))
     training.run(context)
-    assert contents(workspace.model(STYLE, "nsync_ti_lora")) == first
+    assert contents(workspace.model(STYLE, "nsync_ti_lora", 0)) == first
 
 
 class StoppedError(Exception):
@@ -132,7 +135,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(workspace: Workspace, ba
     """StoppedError in step 3, picked up at the checkpoint of step 2."""
     params = params_of(base)
     training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora"))
-    unbroken = contents(workspace.model(STYLE, "nsync_ti_lora"))
+    unbroken = contents(workspace.model(STYLE, "nsync_ti_lora", 0))
 
     def stop(what: str, done: int, total: int) -> None:
         if what == "training" and done == 3:
@@ -140,9 +143,9 @@ def test_an_interrupted_training_ends_in_the_same_bytes(workspace: Workspace, ba
 
     with pytest.raises(StoppedError):
         training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora", progress=stop))
-    assert any(workspace.scratch("training", STYLE, "nsync_ti_lora").iterdir())
+    assert any(workspace.scratch("training", STYLE, "nsync_ti_lora", "0").iterdir())
     training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora"))
-    assert contents(workspace.model(STYLE, "nsync_ti_lora")) == unbroken
+    assert contents(workspace.model(STYLE, "nsync_ti_lora", 0)) == unbroken
 
 
 def test_pictures_on_demand_use_the_variants_own_word(
@@ -151,7 +154,7 @@ def test_pictures_on_demand_use_the_variants_own_word(
     """By its variant, and by the file of its vectors: the same picture."""
     params = params_of(base)
     training.run(StageContext(workspace, params, STYLE, "nsync_ti"))
-    file = workspace.model(STYLE, "nsync_ti") / EMBEDDINGS_FILE
+    file = workspace.model(STYLE, "nsync_ti", 0) / EMBEDDINGS_FILE
     drawn = []
     for name, prompt, model in (
         ("one", "a tree", drawing_model(workspace, params, STYLE, "nsync_ti")),
@@ -177,7 +180,7 @@ def test_a_prompt_that_the_vectors_make_too_long_is_refused(
 
 
 def test_a_variant_that_is_not_trained_is_named(workspace: Workspace, base: Path) -> None:
-    with pytest.raises(MissingArtifactError, match="run the training stage of 'ti' first"):
+    with pytest.raises(MissingArtifactError, match="of 'ti' at training seed 0 first"):
         generation.run(StageContext(workspace, params_of(base), STYLE, "ti"))
 
 

@@ -57,7 +57,7 @@ def context(workspace: Workspace, params: Params, **changes: Any) -> StageContex
 
 
 def contents(workspace: Workspace) -> dict[str, bytes]:
-    folder = workspace.model(STYLE, "nsync")
+    folder = workspace.model(STYLE, "nsync", 0)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -84,12 +84,12 @@ def test_it_writes_a_lora_a_history_and_a_summary(workspace: Workspace, tiny_bas
     written = contents(workspace)
     assert sorted(written) == sorted(FILES)
 
-    header, _ = read_lora_file(workspace.model(STYLE, "nsync") / LORA_FILE)
+    header, _ = read_lora_file(workspace.model(STYLE, "nsync", 0) / LORA_FILE)
     assert header.origin["update_rule"] == "orthogonal_anchor"
     assert header.origin["placeholder"] == "sks"
     family = tiny_family(tiny_base)
     assert header.origin["base_revision"] == family.revision
-    load_lora(family, workspace.model(STYLE, "nsync") / LORA_FILE)
+    load_lora(family, workspace.model(STYLE, "nsync", 0) / LORA_FILE)
 
     rows = list(csv.DictReader(io.StringIO(written["history.csv"].decode())))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
@@ -115,7 +115,7 @@ def test_it_writes_a_lora_a_history_and_a_summary(workspace: Workspace, tiny_bas
     assert log.datasets == [
         ("style_set", "training"), ("captions", "captions"), ("negative_set", "negatives"),
     ]  # fmt: skip
-    assert not workspace.scratch("training", STYLE, "nsync").exists()
+    assert not workspace.scratch("training", STYLE, "nsync", "0").exists()
 
 
 def test_nothing_of_the_machine_is_in_the_result(
@@ -191,7 +191,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     assert steps == list(range(1, 13))
 
     broken = Training(workspace, params)
-    scratch = workspace.scratch("training", STYLE, "nsync")
+    scratch = workspace.scratch("training", STYLE, "nsync", "0")
     code, steps = broken.run(kill_after=5)
     assert code == -signal.SIGKILL
     newest = max(scratch.glob("step_*")).name
@@ -204,7 +204,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
 
     code, steps = broken.run(dies=training_process.IN_THE_RESULT)
     assert code == -signal.SIGKILL
-    assert not workspace.model(STYLE, "nsync").exists()
+    assert not workspace.model(STYLE, "nsync", 0).exists()
 
     damaged = max(scratch.glob("step_*"))
     damaged.write_bytes(damaged.read_bytes()[:-100])
@@ -228,7 +228,7 @@ def test_what_other_settings_left_behind_is_not_used(
 
     with pytest.raises(KeyboardInterrupt):
         run(context(workspace, tiny_params(tiny_base, TRAINING), progress=stop))
-    assert list(workspace.scratch("training", STYLE, "nsync").iterdir())
+    assert list(workspace.scratch("training", STYLE, "nsync", "0").iterdir())
     changed = tiny_params(tiny_base, TRAINING | {"learning_rate": 0.01})
     run(context(workspace, changed))
     run(context(fresh, changed))
@@ -299,7 +299,7 @@ def test_what_does_not_belong_together_is_one_clear_message(
     spoil(workspace)
     with pytest.raises(error, match=message):
         run(context(workspace, tiny_params(tiny_base, TRAINING)))
-    assert not workspace.model(STYLE, "nsync").exists()
+    assert not workspace.model(STYLE, "nsync", 0).exists()
 
 
 def test_a_test_picture_among_the_training_pictures_is_refused(

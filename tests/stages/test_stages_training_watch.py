@@ -70,7 +70,7 @@ def train(workspace: Workspace, settings: Params, **changes: Any) -> StageResult
 
 
 def contents(workspace: Workspace) -> dict[str, bytes]:
-    folder = workspace.model(STYLE, "nsync")
+    folder = workspace.model(STYLE, "nsync", 0)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -97,10 +97,10 @@ def test_looks_are_shown_scored_and_kept_as_a_film_strip(
         found["style_margin"] for found in looks.values()
     )
     # A heading, three rows of 64 pixels (32 doubled), a real column and four looks.
-    with Image.open(workspace.model(STYLE, "nsync") / STRIP_FILE) as strip:
+    with Image.open(workspace.model(STYLE, "nsync", 0) / STRIP_FILE) as strip:
         assert strip.size == (5 * 68 + 4, 3 * 68 + 4 + 25)
     assert [preview.title for preview in result.previews] == [
-        "losses of ink, nsync", "looks of ink, nsync",
+        "losses of ink, nsync-0", "looks of ink, nsync-0",
     ]  # fmt: skip
     assert all(len(preview.jpeg) < 100_000 for preview in result.previews)
     assert list(workspace.state.rglob("*.png")) == []
@@ -241,7 +241,7 @@ def test_the_model_of_the_kept_step_is_the_one_that_was_looked_at(
 
     train(workspace, settings, log=KeepsLast())
     family = tiny_family(tiny_base)
-    load_trained(family, workspace.model(STYLE, "nsync"))
+    load_trained(family, workspace.model(STYLE, "nsync", 0))
     from nsync_pipeline.stages.training_inputs import read_training_inputs
 
     inputs = read_training_inputs(workspace, STYLE, "sks", settings.variant("nsync"))

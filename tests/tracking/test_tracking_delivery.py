@@ -22,8 +22,9 @@ MARGINS = {"base": 0.0, "lora": 0.25, "nsync": 0.5}
 
 def identity(stage: str, variant: str | None = None, inputs: str = "same") -> RunIdentity:
     rule = RULES.get(variant or "")
+    seed = 0 if variant in RULES else None
     tags = {"dagster.run_id": "d1"}
-    return RunIdentity(stage, "ink", variant, "sketchbook", inputs, rule, tags)
+    return RunIdentity(stage, "ink", variant, "sketchbook", inputs, seed, rule, tags)
 
 
 def train(workspace: Workspace, variant: str, until: int = 3) -> None:
@@ -38,7 +39,7 @@ def train(workspace: Workspace, variant: str, until: int = 3) -> None:
         log.picture(grid, "looks", 2)
         if until < 3:
             raise RuntimeError("the lights went out")
-        model = workspace.model("ink", variant)
+        model = workspace.model("ink", variant, 0)
         model.mkdir(parents=True, exist_ok=True)
         (model / LORA_FILE).write_text(variant)
 
@@ -57,7 +58,9 @@ def tell_the_story(workspace: Workspace) -> None:
             log.artifact(grid, "samples")
     with open_run_log(workspace, identity("evaluation"), {"seed": 0}) as log:
         sets: dict[str, Any] = {name: {"style_margin": v} for name, v in MARGINS.items()}
-        metrics = {"base": sets.pop("base"), "variants": sets}
+        base = sets.pop("base")
+        trainings = {name: {"0": figures} for name, figures in sets.items()}
+        metrics = {"base": base, "variants": sets, "trainings": trainings}
         workspace.evaluation("ink").mkdir(parents=True)
         (workspace.evaluation("ink") / "metrics.json").write_text(json.dumps(metrics))
         log.metrics({"style_margin/nsync": 0.5})
@@ -74,7 +77,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Mapping[
     workspace = Workspace(tmp_path_factory.mktemp("a workspace"))
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NSYNC_TRACKING", "later")
-        environment.setenv("DVC_STAGE", "training@ink-lora")
+        environment.setenv("DVC_STAGE", "training@ink-lora-0")
         environment.delenv("MLFLOW_TRACKING_URI", raising=False)
         tell_the_story(workspace)
         # The first delivery is forgotten half-way, so that much of it is sent a second time.
@@ -100,20 +103,32 @@ def runs_of(workspace: Workspace) -> dict[str, Any]:
     return runs
 
 
-def test_there_is_a_run_a_variant_one_for_the_base_and_one_evaluation(story: Any) -> None:
-    assert set(story[1]) == {"lora · ink", "nsync · ink", "base · ink", "evaluation · ink"}
+def test_there_is_a_run_a_training_one_for_the_base_and_one_evaluation(story: Any) -> None:
+    assert set(story[1]) == {"lora-0 · ink", "nsync-0 · ink", "base · ink", "evaluation · ink"}
     assert {run.info.status for run in story[1].values()} == {"FINISHED"}
 
 
 def test_lora_and_nsync_show_the_same_figures_side_by_side(story: Any) -> None:
-    lora, nsync = (story[1][name].data for name in ("lora · ink", "nsync · ink"))
+    lora, nsync = (story[1][name].data for name in ("lora-0 · ink", "nsync-0 · ink"))
 
     assert lora.metrics == {"loss/positive": 1 / 3, "eval/style_margin": 0.25}
     assert nsync.metrics == {"loss/positive": 1 / 3, "eval/style_margin": 0.5}
-    assert lora.params == {"seed": "0", "training.steps": "3", "training.lora.rank": "8"}
-    tags = ("style", "variant", "stage", "rule", "base", "dvc.stage", "dagster.run_id")
+    assert lora.params == {
+        "seed": "0", "training.steps": "3", "training.lora.rank": "8", "variant": "lora",
+        "training_seed": "0",
+    }  # fmt: skip
+    tags = (
+        "style",
+        "variant",
+        "training_seed",
+        "stage",
+        "rule",
+        "base",
+        "dvc.stage",
+        "dagster.run_id",
+    )
     assert [nsync.tags[tag] for tag in tags] == [
-        "ink", "nsync", "training", "orthogonal", "sketchbook", "training@ink-lora", "d1",
+        "ink", "nsync", "0", "training", "orthogonal", "sketchbook", "training@ink-lora-0", "d1",
     ]  # fmt: skip
 
 
@@ -129,15 +144,15 @@ def test_a_run_that_failed_and_went_on_is_one_run_with_each_step_once(story: Any
 
     workspace, runs = story
     client = MlflowClient(resolved_uri("", workspace.tracking))
-    history = client.get_metric_history(runs["nsync · ink"].info.run_id, "loss/positive")
+    history = client.get_metric_history(runs["nsync-0 · ink"].info.run_id, "loss/positive")
 
     assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert "the lights went out" in runs["nsync · ink"].data.tags["error"]
+    assert "the lights went out" in runs["nsync-0 · ink"].data.tags["error"]
 
 
 def test_a_run_names_its_picture_set_by_the_dvc_digest(story: Any) -> None:
     workspace, runs = story
-    (used,) = runs["nsync · ink"].inputs.dataset_inputs
+    (used,) = runs["nsync-0 · ink"].inputs.dataset_inputs
 
     assert used.dataset.digest == dvc_digest(workspace.style_set("ink"))
     assert (used.dataset.name, used.tags[0].value) == ("style_set", "training")
@@ -155,7 +170,7 @@ def test_samples_and_report_hang_on_the_runs_they_belong_to(story: Any) -> None:
     drawn = Path(client.download_artifacts(runs["base · ink"].info.run_id, "samples/grid.jpg"))
 
     assert kept == {
-        "lora · ink": ["images", "samples"], "nsync · ink": ["images", "samples"],
+        "lora-0 · ink": ["images", "samples"], "nsync-0 · ink": ["images", "samples"],
         "base · ink": ["samples"], "evaluation · ink": ["report.html"],
     }  # fmt: skip
     assert drawn.read_text() == "drawn by base"
@@ -166,7 +181,7 @@ def test_a_look_is_a_picture_of_its_step(story: Any) -> None:
 
     workspace, runs = story
     client = MlflowClient(resolved_uri("", workspace.tracking))
-    run = runs["lora · ink"]
+    run = runs["lora-0 · ink"]
     names = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     (whole,) = [name for name in names if name.endswith(".png")]
     assert whole.startswith("images/looks+step+2+")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from nsync_pipeline.artifacts import TrainingRun
 from nsync_pipeline.stages.context import RunLog
 from nsync_pipeline.tracking.identity import dvc_digest
 from nsync_pipeline.tracking.placement import Placement
-from nsync_pipeline.tracking.scores import scores_table, variant_scores
+from nsync_pipeline.tracking.scores import scores_table, training_scores, variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter, read_events
 from nsync_pipeline.tracking.spooled_log import SpooledLog
@@ -190,6 +191,17 @@ def test_scores_are_of_the_variants_and_the_base(tmp_path: Path) -> None:
     assert variant_scores(tmp_path / "metrics.json") == {
         "base": {"cmmd": 3.0}, "nsync": {"cmmd": 1.0},
     }  # fmt: skip
+
+
+def test_scores_of_trainings_are_by_variant_and_seed(tmp_path: Path) -> None:
+    metrics = {"base": {"cmmd": 3.0}, "trainings": {"nsync": {"0": {"cmmd": 1}, "7": {"cmmd": 2}}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+
+    assert training_scores(tmp_path / "metrics.json") == {
+        None: {"cmmd": 3.0},
+        TrainingRun("nsync", 0): {"cmmd": 1.0},
+        TrainingRun("nsync", 7): {"cmmd": 2.0},
+    }
 
 
 def test_scores_make_a_table_of_metrics_by_variants() -> None:

@@ -18,7 +18,7 @@ from nsync_pipeline.tracking.hand_over import hand_over
 from nsync_pipeline.tracking.run_log import LAST_WAIT, RunIdentity, open_run_log
 from nsync_pipeline.tracking.spool import spool_files, undelivered
 
-RUN = RunIdentity("training", "ink", "nsync", "sketchbook", "inputs", "orthogonal")
+RUN = RunIdentity("training", "ink", "nsync", "sketchbook", "inputs", 0, "orthogonal")
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def train(workspace: Workspace) -> float:
             began = time.perf_counter()
             log.metrics({f"loss_{i}": 1.0 for i in range(12)}, step)
             slowest = max(slowest, time.perf_counter() - began)
-        model = workspace.model("ink", "nsync")
+        model = workspace.model("ink", "nsync", 0)
         model.mkdir(parents=True)
         (model / LORA_FILE).write_text("a lora")
     return slowest
