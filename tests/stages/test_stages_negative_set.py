@@ -115,7 +115,7 @@ def test_changed_settings_do_not_take_old_pictures(tiny_base: Path, tmp_path: Pa
 
 
 def drawn_so_far(scratch: Path) -> int:
-    """The pictures in ``scratch``, which another process is writing to: a folder may go meanwhile."""
+    """The pictures in ``scratch``; its folders come and go, as another process writes there."""
     try:
         return len(list(scratch.glob("*/*.png")))
     except FileNotFoundError:
