@@ -1,7 +1,6 @@
 """Where the report's figures come from: what was read, by hash, and what made it."""
 
 import csv
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from nsync_pipeline.image_sets.manifest import BY_MODEL, CAPTIONS, read_manifest
 from nsync_pipeline.report.page import Facts
 from nsync_pipeline.report.training_charts import Training
 from nsync_pipeline.stages.evaluation_files import EVALUATION_FILE, EvaluationRecord
+from nsync_pipeline.stages.picture_files import file_sha256
 from nsync_pipeline.stages.picture_sets import StylePictures
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
@@ -185,7 +185,6 @@ def _captions(folder: Path) -> str:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:SHOWN_DIGITS]
+        return file_sha256(path)[:SHOWN_DIGITS]
     except OSError as error:
         raise MissingArtifactError(f"{path} is not there: run the stage that makes it.") from error
