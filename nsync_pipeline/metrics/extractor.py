@@ -19,6 +19,11 @@ class Extractor(Protocol):
     name: str  # `sketchbook`, a hub id, or a folder's name
     sha256: str  # of the weights
 
+    @property
+    def preprocessing(self) -> object:
+        """How a picture becomes the network's input; its ``repr`` says all of it."""
+        ...
+
     def plain_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
         """(N, d) float64, of pictures of any size; not scaled to unit length."""
         ...

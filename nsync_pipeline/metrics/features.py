@@ -58,7 +58,7 @@ def load_extractor(
     folder = CLIP_FOLDER if name == EMBEDDED else root / name
     shown = name if name == EMBEDDED else Path(name).name
     if not folder.is_dir():
-        folder, shown = _download(name, revision, where), name
+        folder, shown = download(name, revision, where, FILES), name
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise EvaluationError(
@@ -74,7 +74,7 @@ def load_extractor(
 
 
 def _loaded(folder: Path, weights: Sequence[Path], shown: str, device: str, what: str) -> Extractor:
-    sha256 = _sha256(weights)
+    sha256 = sha256_of(weights)
     config = folder / "config.json"
     kind = read_json(config).get("model_type") if config.is_file() else None
     if kind == "clip":
@@ -107,7 +107,7 @@ def _csd(
     prefix = "vision_model." if any(key.startswith("vision_model.") for key in own) else ""
     found = csd.vision_weights(state, prefix)
     # Some versions keep the positions' numbers beside the weights.
-    _refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(found), what)
+    refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(found), what)
     model.load_state_dict(found, strict=False)
     side = int(config.image_size)
     preprocessing = Preprocessing(side, side, OPENAI_MEAN, OPENAI_DEVIATION)
@@ -121,11 +121,12 @@ def _transformers_model(kind: Any, folder: Path, what: str) -> Any:
             folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     misplaced = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    _refuse_misplaced({str(key) for key in misplaced}, what)
+    refuse_misplaced({str(key) for key in misplaced}, what)
     return model.eval().requires_grad_(False)
 
 
-def _refuse_misplaced(keys: set[str], what: str) -> None:
+def refuse_misplaced(keys: set[str], what: str) -> None:
+    """Raise an ``EvaluationError`` if any weight of ``what`` has no place, or a place no weight."""
     if keys:
         raise EvaluationError(
             f"{what}: {len(keys)} weights are missing, extra or of "
@@ -133,7 +134,12 @@ def _refuse_misplaced(keys: set[str], what: str) -> None:
         )
 
 
-def _download(name: str, revision: str | None, where: str) -> Path:
+def download(name: str, revision: str | None, where: str, files: Sequence[str]) -> Path:
+    """The folder with the ``files`` (patterns) of a hub id at a revision.
+
+    Raises:
+        EvaluationError: it is not pinned, or cannot be fetched.
+    """
     if revision is None:
         raise EvaluationError(
             f"{where} {name!r} is no folder here. If it is a hub id, pin it: set {where}_revision "
@@ -143,7 +149,7 @@ def _download(name: str, revision: str | None, where: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise EvaluationError(
             f"{where} {name!r} at revision {revision!r} could not be fetched: "
@@ -162,7 +168,8 @@ def _without_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _sha256(files: Sequence[Path]) -> str:
+def sha256_of(files: Sequence[Path]) -> str:
+    """The digest of all files, one after another."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
