@@ -121,7 +121,7 @@ class HalfSplits:
 
 
 def half_splits(
-    real: Floats, size: int, sigma: float, splits: int, rng: np.random.Generator
+    real: Floats, size: int, kernel: Kernel, splits: int, rng: np.random.Generator
 ) -> HalfSplits:
     """Compare two disjoint random parts of ``real`` (N, d), ``size`` rows each, ``splits`` times.
 
@@ -130,15 +130,16 @@ def half_splits(
     """
     if size < 2 or len(real) < 2 * size:
         raise ValueError(f"two parts of {size} rows cannot be taken out of {len(real)}")
-    kernel = rbf_kernel(real, real, sigma)
+    values = kernel(real, real)
+    itself = values.diagonal()
     unbiased, biased = [], []
     for _ in range(splits):
         order = rng.permutation(len(real))[: 2 * size]
         first, second = order[:size], order[size:]
-        sums = kernel[np.ix_(first, first)].sum() + kernel[np.ix_(second, second)].sum()
-        across = 2.0 * kernel[np.ix_(first, second)].mean()
-        # The kernel of a row with itself is 1: the unbiased mean leaves out `size` of them a part.
-        unbiased.append((sums - 2 * size) / (size * (size - 1)) - across)
+        sums = values[np.ix_(first, first)].sum() + values[np.ix_(second, second)].sum()
+        across = 2.0 * values[np.ix_(first, second)].mean()
+        # The unbiased mean leaves out each row with itself.
+        unbiased.append((sums - itself[order].sum()) / (size * (size - 1)) - across)
         biased.append(sums / size**2 - across)
     return HalfSplits(SCALE * np.asarray(unbiased), SCALE * np.asarray(biased))
 

@@ -30,6 +30,8 @@ from nsync_pipeline.metrics.prompt_fidelity import prompt_fidelity
 from nsync_pipeline.metrics.style import prototype, style_scores
 
 FLOOR_SPLITS = 200
+FRECHET_SPLITS = 20
+"""Of the FID's floor: a singular value decomposition each."""
 DIVERSITY_DRAWS = 200
 """Each draw of the diversity's interval is two eigenvalue problems, so it takes fewer."""
 
@@ -38,12 +40,12 @@ DIVERSITY_DRAWS = 200
 class PictureSet:
     """Features of pictures and of their captions, a row a picture.
 
-    Each question has the features that answer it best; they may be of one extractor, or of three.
+    Each question has the features that answer it best; they may be of one extractor, or of four.
     """
 
     pictures: Floats  # (N, d) unit rows of CLIP: the look of the set, and likeness to captions
     captions: Floats  # (N, d) unit rows of the same CLIP
-    plain: Floats  # (N, d) the pictures' rows before they were scaled to unit length: KID and FID
+    plain: Floats  # (N, f) rows that were not scaled to unit length: KID and FID
     style: Floats  # (N, s) unit rows: who is nearest to which style
     likeness: Floats  # (N, l) unit rows: spread, copies, diversity
     unit: Indices  # (N,)
@@ -188,12 +190,22 @@ def score_floor(reference: Reference, size: int, rng: np.random.Generator) -> di
     both = (reference.test, reference.train)
     looks = np.concatenate([part.pictures for part in both])
     likeness = np.concatenate([part.likeness for part in both])
+    plain = np.concatenate([part.plain for part in both])
     size = min(size, len(looks) // 2)
     if size < 2:
         return {}
-    cmmd = half_splits(looks, size, CMMD_SIGMA, FLOOR_SPLITS, rng)
-    mmd = half_splits(likeness, size, reference.bandwidth, FLOOR_SPLITS, rng)
-    columns = {"cmmd": cmmd.unbiased, "mmd": mmd.unbiased, "cmmd_biased": cmmd.biased}
+    cmmd = half_splits(looks, size, rbf(CMMD_SIGMA), FLOOR_SPLITS, rng)
+    mmd = half_splits(likeness, size, rbf(reference.bandwidth), FLOOR_SPLITS, rng)
+    kid = half_splits(plain, size, polynomial_kernel, FLOOR_SPLITS, rng)
+    orders = [rng.permutation(len(plain)) for _ in range(FRECHET_SPLITS)]
+    fid = [frechet_distance(plain[o[:size]], plain[o[size : 2 * size]]) for o in orders]
+    columns = {
+        "cmmd": cmmd.unbiased,
+        "mmd": mmd.unbiased,
+        "cmmd_biased": cmmd.biased,
+        "kid": kid.unbiased,
+        "fid": np.asarray(fid),
+    }
     return {name: interval(float(values.mean()), values) for name, values in columns.items()}
 
 

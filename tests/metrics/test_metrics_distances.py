@@ -138,7 +138,7 @@ def test_median_bandwidth_sees_a_spread_that_cmmd_does_not_see() -> None:
     narrow, wide = (width * rng.normal(size=(100, 4)) for width in (0.2, 0.6))
     median = median_distance(wide)
     chance = {
-        sigma: half_splits(wide, 50, sigma, 100, np.random.default_rng(1)).unbiased.max()
+        sigma: half_splits(wide, 50, rbf(sigma), 100, np.random.default_rng(1)).unbiased.max()
         for sigma in (median, CMMD_SIGMA)
     }
     assert unbiased(narrow, wide, median) > chance[median]
@@ -147,7 +147,7 @@ def test_median_bandwidth_sees_a_spread_that_cmmd_does_not_see() -> None:
 
 def test_half_splits_agree_with_the_two_estimators() -> None:
     real = unit_rows(10, 4, 11)
-    splits = half_splits(real, 5, 1.0, 3, np.random.default_rng(3))
+    splits = half_splits(real, 5, rbf(1.0), 3, np.random.default_rng(3))
     rng = np.random.default_rng(3)
     for split in range(3):
         order = rng.permutation(10)
@@ -156,6 +156,16 @@ def test_half_splits_agree_with_the_two_estimators() -> None:
         assert splits.biased[split] == pytest.approx(mmd_biased(first, second, 1.0), rel=1e-9)
 
 
+def test_half_splits_leave_out_each_row_with_itself_whatever_its_kernel() -> None:
+    """Two rows a part, 1 and 2 against 4 and 8, kernel x y: 1 x 2 + 4 x 8 - 2 x 1.5 x 6 = 16.
+
+    Split the other two ways: 4 + 16 - 2 x 2.5 x 5 = -5, and 8 + 8 - 2 x 4.5 x 3 = -11.
+    """
+    real = np.array([[1.0], [2.0], [4.0], [8.0]])
+    splits = half_splits(real, 2, lambda x, y: x @ y.T, 40, np.random.default_rng(0))
+    assert {round(value / 1000.0, 6) for value in splits.unbiased} == {16.0, -5.0, -11.0}
+
+
 def test_half_splits_refuse_more_than_half() -> None:
     with pytest.raises(ValueError, match="cannot be taken"):
-        half_splits(unit_rows(9, 4, 12), 5, 1.0, 3, np.random.default_rng(0))
+        half_splits(unit_rows(9, 4, 12), 5, rbf(1.0), 3, np.random.default_rng(0))

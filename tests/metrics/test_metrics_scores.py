@@ -61,9 +61,11 @@ def test_pictures_of_the_style_score_as_real_ones_do(reference: Reference) -> No
     floor = score_floor(reference, CAPTIONS, rng)
     figures = scored(reference, pictures(STYLE, 4)).figures
     assert figures["style_margin"].value == pytest.approx(ceiling["style_margin"].value, abs=0.05)
-    for name in ("cmmd", "mmd", "cmmd_biased"):
+    for name in ("cmmd", "mmd", "cmmd_biased", "kid"):
         assert floor[name].low is not None
         assert floor[name].low <= figures[name].value <= 2 * floor[name].high
+    # Drawn for the captions of the real ones, they are nearer than two halves of other captions.
+    assert 0.0 < figures["fid"].value < floor["fid"].low < floor["fid"].high
     assert figures["diversity"].value == pytest.approx(1.0, abs=0.1)
     assert ceiling["copy_rate"].value <= 0.01
 
