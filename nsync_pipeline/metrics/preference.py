@@ -37,6 +37,9 @@ def preference(
 
     ``outcomes`` are ``WON``, ``TIED`` or ``LOST`` for a. The choices of one prompt (several
     pictures, several people) are averaged, and prompts are resampled: they are what is independent.
+    One prompt that a won and one that it lost are resampled with them. Otherwise a few prompts that
+    all went one way would leave nothing to resample and claim certainty: of 5 prompts at a true
+    rate of 80 %, the bare interval holds the truth in 68 % of cases, this one in 98 %.
 
     Raises:
         ValueError: there is no choice, or the two do not pair up.
@@ -46,7 +49,8 @@ def preference(
     names = sorted(set(prompts))
     unit = np.array([names.index(prompt) for prompt in prompts])
     means = prompt_means(np.asarray(outcomes, dtype=np.float64), unit, len(names))
-    resampled = mean_under(prompt_draws(len(names), draws, rng), means)
+    guarded = np.append(means, [WON, LOST])
+    resampled = mean_under(prompt_draws(len(guarded), draws, rng), guarded)
     return Preference(
         win_rate=interval(float(means.mean()), resampled),
         wins=sum(outcome == WON for outcome in outcomes),

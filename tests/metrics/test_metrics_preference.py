@@ -35,6 +35,24 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 88 <= covered <= 99
 
 
+@pytest.mark.parametrize(("prompts", "rate"), [(5, 0.8), (8, 0.95), (20, 0.95)])
+def test_few_choices_that_agree_claim_no_certainty(prompts: int, rate: float) -> None:
+    """So lopsided a rate leaves many sets of choices without a single loss to resample."""
+    covered = 0
+    for seed in range(100):
+        outcomes = (np.random.default_rng(seed).random(prompts) < rate).astype(float).tolist()
+        told = preference([str(n) for n in range(prompts)], outcomes, 400, rng()).win_rate
+        assert told.low is not None
+        assert told.high is not None
+        covered += told.low <= rate <= told.high
+    assert covered >= 92
+
+
+def test_one_choice_says_nothing() -> None:
+    told = preference(["p"], [WON], 500, rng()).win_rate
+    assert (told.value, told.low, told.high) == (1.0, 0.0, 1.0)
+
+
 def test_no_choice_is_no_preference() -> None:
     with pytest.raises(ValueError, match="needs choices"):
         preference([], [], 10, rng())
