@@ -39,6 +39,12 @@ class EvaluationConfig(Section):
         "CSD; null: the extractor",
     )  # fmt: skip
     likeness_extractor_revision: str | None = Field(default=None, description="the hub revision")
+    inception_extractor: str | None = Field(
+        default=None, min_length=1,
+        description="of KID and FID: a file, folder or hub id with the weights of FID's "
+        "Inception-v3; null: the extractor",
+    )  # fmt: skip
+    inception_extractor_revision: str | None = Field(default=None, description="the hub revision")
     bootstrap_draws: int = Field(
         default=2000, ge=100, le=1_000_000, description="resamples for the 95 % intervals"
     )

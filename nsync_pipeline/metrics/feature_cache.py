@@ -1,7 +1,8 @@
-"""Features on disk: evaluating the same pictures again runs no network.
+"""Features on disk: evaluating the same pictures again asks no extractor.
 
-A set's features are one file, named by the extractor's weights and by the pictures' own bytes:
-other weights, other pictures or another crop are another file. It is this machine's own state.
+A set's features are one file, named by the extractor's weights and preprocessing and by the
+pictures' own bytes: other weights, other pictures or another crop are another file. It is this
+machine's own state.
 """
 
 import hashlib
@@ -26,16 +27,16 @@ class FeatureCache:
     folder: Path
 
     def features(
-        self, extractor_sha256: str, pictures: Sequence[str], compute: Callable[[], Floats]
+        self, extractor: str, items: Sequence[str], compute: Callable[[], Floats]
     ) -> Floats:
-        """The rows (N, d) of ``pictures``, computed where they are not kept.
+        """The rows (N, d) of ``items``, computed where they are not kept.
 
-        ``pictures`` names each by its content, and says how it is cut. A damaged file is computed
-        again.
+        ``extractor`` names it by its weights and preprocessing, ``items`` each picture by its
+        content and how it is cut, or each text. A damaged file is computed again.
         """
-        content = "\n".join((extractor_sha256, *pictures))
+        content = "\n".join((extractor, *items))
         file = self.folder / f"{hashlib.sha256(content.encode()).hexdigest()}.npy"
-        kept = _read(file, len(pictures))
+        kept = _read(file, len(items))
         if kept is not None:
             return kept
         features = compute()

@@ -10,6 +10,8 @@ from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.families.loading import choose_device
 from nsync_pipeline.metrics.bootstrap import prompt_draws
 from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.config import EvaluationConfig
+from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import EMBEDDED
 from nsync_pipeline.metrics.scores import (
@@ -44,6 +46,10 @@ from nsync_pipeline.stages.whole_folder import whole_folder
 
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
+
+ENOUGH_FOR_KID = 100
+ENOUGH_FOR_FID = 10_000
+"""And as many as twice the features."""
 
 FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised", "leak")
 """The metrics a person sees first."""
@@ -120,16 +126,15 @@ def run(context: StageContext) -> StageResult:
         reference=reference,
         extractors={
             role: (extractor.name, extractor.sha256)
-            for role, extractor in (
-                ("CLIP", extractors.clip),
-                ("style", extractors.style),
-                ("likeness", extractors.likeness),
-            )
+            for role, extractor in extractors.by_role().items()
         },
         prompts=len({sample.prompt_id for sample in pictures.samples[BASE]}),
         side=pictures.side,
         bootstrap_draws=settings.bootstrap_draws,
-        warnings=tuple(_warnings(pictures, extractors.clip)),
+        warnings=(
+            *_warnings(pictures, extractors.clip),
+            *_inception_warnings(settings, size, test.plain),
+        ),
     )
     with whole_folder(context.workspace.evaluation(context.style)) as folder:
         write_evaluation(folder, pictures, evaluation)
@@ -191,4 +196,18 @@ def _warnings(pictures: StylePictures, extractor: ClipExtractor) -> Iterator[str
         yield (
             f"{cut} captions are longer than the feature extractor reads: CLIP-T judges their "
             "beginning."
+        )
+
+
+def _inception_warnings(settings: EvaluationConfig, drawn: int, real: Floats) -> Iterator[str]:
+    """What to know before KID and FID are held against those of others: on Inception features."""
+    if settings.inception_extractor is None:
+        return
+    count, needed = min(drawn, len(real)), max(ENOUGH_FOR_FID, 2 * real.shape[1])
+    if count < ENOUGH_FOR_KID:
+        yield f"KID of {count} pictures moves by chance; it asks for {ENOUGH_FOR_KID}."
+    if count < needed:
+        yield (
+            f"FID of {count} pictures measures how many there are more than what they show; it "
+            f"asks for {needed:,}, and compares with a figure at the same number only."
         )

@@ -1,5 +1,7 @@
 """The pictures of one style as features: what evaluation measures on."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.extractor import Extractor, unit_rows
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import load_clip, load_extractor
+from nsync_pipeline.metrics.inception_extractor import load_inception
 from nsync_pipeline.metrics.scores import PictureSet
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
@@ -75,10 +78,21 @@ class Extractors:
     clip: ClipExtractor
     style: Extractor
     likeness: Extractor
+    kid_and_fid: Extractor
 
-    def different(self) -> tuple[Extractor, ...]:
-        """Each once."""
-        return tuple({e.sha256: e for e in (self.clip, self.style, self.likeness)}.values())
+    def by_role(self) -> dict[str, Extractor]:
+        """As the evaluation and the report name them."""
+        return {
+            "CLIP": self.clip,
+            "style": self.style,
+            "likeness": self.likeness,
+            "KID and FID": self.kid_and_fid,
+        }
+
+
+def identity(extractor: Extractor) -> str:
+    """What a picture's features depend on besides the picture."""
+    return f"{extractor.sha256} {extractor.preprocessing}"
 
 
 def load_extractors(settings: EvaluationConfig, root: Path, device: str) -> Extractors:
@@ -94,6 +108,11 @@ def load_extractors(settings: EvaluationConfig, root: Path, device: str) -> Extr
             return clip
         return load_extractor(name, revision, root, device, f"evaluation.{where}")
 
+    kid_and_fid: Extractor = clip
+    if settings.inception_extractor is not None:
+        kid_and_fid = load_inception(
+            settings.inception_extractor, settings.inception_extractor_revision, root, device
+        )
     return Extractors(
         clip,
         other(settings.style_extractor, settings.style_extractor_revision, "style_extractor"),
@@ -102,6 +121,7 @@ def load_extractors(settings: EvaluationConfig, root: Path, device: str) -> Extr
             settings.likeness_extractor_revision,
             "likeness_extractor",
         ),
+        kid_and_fid,
     )
 
 
@@ -146,29 +166,27 @@ class FeatureReader:
         found = {}
         for done, style in enumerate(SEEN_STYLES):
             self.progress("drawing seen styles", done, len(SEEN_STYLES))
-            drawn = draw_style_set(style, SEEN_STYLE_PICTURES, stream)
-            images = (picture.image for picture in drawn)
-            found[style] = self.extractors.style.image_features(images, self.batch_size)
+            images = [p.image for p in draw_style_set(style, SEEN_STYLE_PICTURES, stream)]
+            found[style] = unit_rows(self._drawn_features(images))
         self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
         return found
 
     def _set(
         self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]
     ) -> PictureSet:
-        judged = {}
+        judged, asked = {}, self.extractors
         if self.judge is not None:
             judged = self.judge.values(open_squares(paths, self.pictures.side), captions)
         features = {
-            extractor.sha256: self._features(what, paths, extractor)
-            for extractor in self.extractors.different()
+            name: self._features(what, paths, extractor)
+            for name, extractor in {identity(e): e for e in asked.by_role().values()}.items()
         }
-        plain = features[self.extractors.clip.sha256]
         return PictureSet(
-            pictures=unit_rows(plain),
-            captions=self.extractors.clip.text_features(captions, self.batch_size),
-            plain=plain,
-            style=unit_rows(features[self.extractors.style.sha256]),
-            likeness=unit_rows(features[self.extractors.likeness.sha256]),
+            pictures=unit_rows(features[identity(asked.clip)]),
+            captions=self._captions(captions),
+            plain=features[identity(asked.kid_and_fid)],
+            style=unit_rows(features[identity(asked.style)]),
+            likeness=unit_rows(features[identity(asked.likeness)]),
             unit=np.asarray(units, dtype=np.int64),
             judged=judged,
         )
@@ -176,9 +194,29 @@ class FeatureReader:
     def _features(self, what: str, paths: Sequence[Path], extractor: Extractor) -> Floats:
         side = self.pictures.side
         return self.cache.features(
-            extractor.sha256,
+            identity(extractor),
             [f"{file_sha256(path)} {side}" for path in paths],
             lambda: extractor.plain_features(self._counted(what, paths), self.batch_size),
+        )
+
+    def _captions(self, captions: Sequence[str]) -> Floats:
+        clip = self.extractors.clip
+        return self.cache.features(
+            f"texts {clip.sha256}",
+            [json.dumps(caption) for caption in captions],
+            lambda: clip.text_features(captions, self.batch_size),
+        )
+
+    def _drawn_features(self, images: Sequence[Image.Image]) -> Floats:
+        """Of pictures that are in no file, by the style's extractor."""
+        extractor = self.extractors.style
+        return self.cache.features(
+            identity(extractor),
+            [
+                f"pixels {hashlib.sha256(image.tobytes()).hexdigest()} {image.size}"
+                for image in images
+            ],
+            lambda: extractor.plain_features(images, self.batch_size),
         )
 
     def _counted(self, what: str, paths: Sequence[Path]) -> Iterator[Image.Image]:
