@@ -82,7 +82,7 @@ def lineage(
                 ("held-out pictures", str(counts["test"])),
                 ("negatives", str(counts["negatives"])),
                 ("captions", _captions(manifests["captions"])),
-                ("drawn by each", f"{counts['pictures']} at {evaluation.side} px"),
+                ("drawn by each", f"{counts['pictures']} at {evaluation.side} px, as PNG"),
                 ("root seed", origin["seed"]),
                 ("training seeds", ", ".join(dict.fromkeys(
                     str(run.training_seed) for run in summaries
