@@ -71,8 +71,8 @@ METRICS = (
     ),
     Metric(
         "kid", "KID x 1000", "lower",
-        "Another distance of the two sets, with a cubic kernel. Figures from elsewhere are "
-        "comparable on the same Inception features only.",
+        "Another distance of the two sets, with a cubic kernel; it asks for 100 pictures. Figures "
+        "from elsewhere are comparable on the same Inception features only.",
     ),
     Metric(
         "fid", "FID", "lower",
