@@ -3,6 +3,9 @@
 All paths are inside one workspace: the folder that holds ``params.yaml``. What is versioned (the
 outs of the DVC stages) is apart from the workspace's own state in ``.nsync``, which holds what may
 be lost (checkpoints to resume from, locks) and what belongs to this machine (MLflow, Dagster).
+
+An ablation of a style reads the same pictures, captions, negatives and base's drawings; what it
+makes lies under ``ablations/<style>``.
 """
 
 from dataclasses import dataclass
@@ -12,6 +15,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
 """What a variant trained: its LoRA, its token vectors, or both."""
 MANIFEST_FILE = "manifest.parquet"
+ABLATIONS = "ablations"
+"""The folder of all ablations."""
 BASE = "base"
 """The name that stands for the untrained base model where a variant is asked for."""
 
@@ -42,6 +47,8 @@ class Workspace:
     """The paths of one workspace; ``root`` is absolute."""
 
     root: Path
+    of_ablation: bool = False
+    """Trainings, and what is made from them, are those of the styles' ablations."""
 
     @property
     def params_file(self) -> Path:
@@ -53,7 +60,7 @@ class Workspace:
 
     def choices(self, style: str) -> Path:
         """What people chose on blind pages of a style, a JSON file each."""
-        return self.root / "choices" / style
+        return self._result("choices", style)
 
     def style_set(self, style: str) -> Path:
         """``manifest.parquet`` (image_sets.manifest.STYLE_SET) and ``images/``."""
@@ -72,7 +79,7 @@ class Workspace:
 
         A training seed is a number, or what stands for it in ``dvc.yaml``.
         """
-        return self.root / "models" / style / variant / str(training_seed)
+        return self._result("models", style) / variant / str(training_seed)
 
     def samples(self, style: str, variant: str, training_seed: int | str | None = None) -> Path:
         """``manifest.parquet`` (image_sets.manifest.SAMPLES) and ``images/``.
@@ -82,20 +89,24 @@ class Workspace:
         Raises:
             ValueError: of a variant, the training seed is missing.
         """
-        folder = self.root / "samples" / style / variant
         if variant == BASE:
-            return folder
+            return self.root / "samples" / style / BASE
         if training_seed is None:
             raise ValueError(f"the samples of {variant!r} are of one training: say its seed")
-        return folder / str(training_seed)
+        return self._result("samples", style) / variant / str(training_seed)
 
     def evaluation(self, style: str) -> Path:
         """``metrics.json``, ``pictures.parquet`` (values a picture) and ``plots/*.csv``."""
-        return self.root / "evaluation" / style
+        return self._result("evaluation", style)
 
     def report(self, style: str) -> Path:
         """``report.html``."""
-        return self.root / "reports" / style
+        return self._result("reports", style)
+
+    def _result(self, kind: str, style: str) -> Path:
+        if self.of_ablation:
+            return self.root / ABLATIONS / style / kind
+        return self.root / kind / style
 
     @property
     def state(self) -> Path:
@@ -104,10 +115,12 @@ class Workspace:
 
     def scratch(self, *parts: str) -> Path:
         """Where a stage keeps what it picks up from after an interruption."""
-        return self.state.joinpath("scratch", *parts)
+        own = (ABLATIONS, *parts) if self.of_ablation else parts
+        return self.state.joinpath("scratch", *own)
 
     def lock(self, name: str) -> Path:
-        return self.state / "locks" / f"{name}.lock"
+        own = f"{ABLATIONS}-{name}" if self.of_ablation else name
+        return self.state / "locks" / f"{own}.lock"
 
     @property
     def tracking(self) -> Path:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from nsync_pipeline.ablation.config import AblationConfig
+from nsync_pipeline.ablation.matrix import Matrix, make_matrix
 from nsync_pipeline.artifacts import BASE, TrainingRun
 from nsync_pipeline.captioning.config import CaptioningConfig
 from nsync_pipeline.errors import ParamsError
@@ -43,15 +45,24 @@ class Params(Section):
     generation: GenerationConfig = GenerationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
+    ablation: AblationConfig | None = Field(
+        default=None, description="what `nsync ablate` trains and compares (docs/ablation.md)"
+    )
 
     @field_validator("styles", "variants")
     @classmethod
     def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
-            if not NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is not a name: lower-case letters, digits and _ only, at most 48"
-                )
+            _require_name(name)
+        return value
+
+    @field_validator("ablation")
+    @classmethod
+    def _names_of_variants(cls, value: AblationConfig | None) -> AblationConfig | None:
+        for name in value.variants if value else ():
+            _require_name(name)
+            if name == BASE:
+                raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
         return value
 
     @field_validator("training_seeds")
@@ -99,10 +110,28 @@ class Params(Section):
         try:
             return self.variants[name].settings(self.training)
         except ValidationError as error:
-            where = ("variants", name)
+            raise _explained_variant(error, ("variants", name)) from error
+
+    def ablation_matrix(self) -> Matrix:
+        """The variants of ``ablation``, those of its grid among them.
+
+        Raises:
+            ParamsError: there is no such section, or it does not go with `training`.
+        """
+        if self.ablation is None:
             raise ParamsError(
-                "\n".join(_explained("params.yaml", e, where) for e in error.errors())
-            ) from error
+                "params.yaml has no section `ablation`: it says what is compared "
+                "(docs/ablation.md has an example)"
+            )
+        for name, variant in self.ablation.variants.items():
+            try:
+                variant.settings(self.training)
+            except ValidationError as error:
+                raise _explained_variant(error, ("ablation", "variants", name)) from error
+        try:
+            return make_matrix(self.ablation, self.training)
+        except ValueError as error:
+            raise ParamsError(f"params.yaml: {error}") from error
 
     def training_seed(self, asked: int | None) -> int:
         """The training seed that is ``asked`` for; the first where none is.
@@ -138,6 +167,17 @@ class Params(Section):
         return self.styles[name]
 
 
+def _require_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a name: lower-case letters, digits and _ only, at most 48"
+        )
+
+
+def _explained_variant(error: ValidationError, where: tuple[str, ...]) -> ParamsError:
+    return ParamsError("\n".join(_explained("params.yaml", e, where) for e in error.errors()))
+
+
 def _listed(names: dict[str, Any]) -> str:
     return ", ".join(names)
 
@@ -169,6 +209,8 @@ def parse_params(content: dict[str, Any], where: str = "params.yaml") -> Params:
         raise ParamsError("\n".join(_explained(where, e) for e in error.errors())) from error
     for name in params.variants:
         params.variant(name)
+    if params.ablation is not None:
+        params.ablation_matrix()
     return params
 
 

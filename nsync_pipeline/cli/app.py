@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nsync_pipeline import __version__
+from nsync_pipeline.cli.ablate import ablate
 from nsync_pipeline.cli.blind import blind
 from nsync_pipeline.cli.compare import compare
 from nsync_pipeline.cli.export import export
@@ -145,6 +146,7 @@ def add_style(
 app.command()(generate)
 app.command()(compare)
 app.command()(export)
+app.command()(ablate)
 
 
 @app.command()

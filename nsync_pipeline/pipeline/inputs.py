@@ -6,7 +6,7 @@ during a training would be recorded as the one the model was trained with.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ class FileState:
 
 
 Tree = dict[str, FileState]
+
+ReadParams = Callable[[Path], Params]
+"""Reads ``params.yaml``, as it applies to what is made."""
 
 
 def read_tree(path: Path, known: Mapping[str, FileState] | None = None) -> Tree:
@@ -77,14 +80,23 @@ class Inputs:
     params_file: Path
     settings: Mapping[str, Any]
     trees: Mapping[Path, Tree]
+    read_again: ReadParams = read_params
+    """How ``params_file`` was read: an ablation has variants of its own."""
 
     @staticmethod
     def read(
-        params_file: Path, params: Params, keys: Iterable[str], paths: Iterable[Path]
+        params_file: Path,
+        params: Params,
+        keys: Iterable[str],
+        paths: Iterable[Path],
+        read_again: ReadParams = read_params,
+        known: MutableMapping[Path, Tree] | None = None,
     ) -> "Inputs":
-        return Inputs(
-            params_file, settings_of(params, keys), {path: read_tree(path) for path in paths}
-        )
+        """``known`` holds trees that were read before: what did not change is not read again."""
+        known = {} if known is None else known
+        trees = {path: read_tree(path, known.get(path)) for path in paths}
+        known.update(trees)
+        return Inputs(params_file, settings_of(params, keys), trees, read_again)
 
     def digest(self) -> str:
         """32 hex digits over all of it; the same in every workspace."""
@@ -120,7 +132,7 @@ class Inputs:
 
     def _changed_settings(self) -> list[str]:
         try:
-            now = settings_of(read_params(self.params_file), self.settings)
+            now = settings_of(self.read_again(self.params_file), self.settings)
         except (ParamsError, KeyError):
             return [f"{self.params_file.name} cannot be read any more"]
         return [key for key, value in self.settings.items() if now[key] != value]

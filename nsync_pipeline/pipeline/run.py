@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,11 @@ from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.pipeline.dagster_line import DagsterLine, dagster_line
 from nsync_pipeline.pipeline.disk_full import disk_full_explained
 from nsync_pipeline.pipeline.dvc_file import check_dvc_file
-from nsync_pipeline.pipeline.inputs import Inputs, read_tree, tree_digest
+from nsync_pipeline.pipeline.inputs import Inputs, ReadParams, Tree, read_tree, tree_digest
 from nsync_pipeline.pipeline.locks import accelerator_lease, sole_writer
 from nsync_pipeline.pipeline.process_death import die_with_parent
 from nsync_pipeline.pipeline.progress import shown_progress
-from nsync_pipeline.pipeline.records import write_record
+from nsync_pipeline.pipeline.records import write_made, write_record
 from nsync_pipeline.pipeline.staging import begin, publish
 from nsync_pipeline.pipeline.table import STAGES, Place, Stage, find_stage, places
 from nsync_pipeline.pipeline.workers import ENDS_WITH_PARENT, run_workers
@@ -62,18 +62,39 @@ def run_stage(
         check_dvc_file(workspace, params)
     if not this_rank().is_first:  # of several that train together the first does all the rest
         return stage.run(_context(workspace, params, place))
-    title = " · ".join((name, *place.parts))
+    with dagster_line() as line:
+        return make_artefact(stage, place, read_params, line)
+
+
+def make_artefact(
+    stage: Stage,
+    place: Place,
+    read: ReadParams,
+    line: DagsterLine | None,
+    ablation: str | None = None,
+) -> StageResult:
+    """Run ``stage`` and put its artefact in ``place``; raises as ``run_stage`` does.
+
+    Args:
+        stage: what is run.
+        place: which of its artefacts.
+        read: how params.yaml is read.
+        line: to the Dagster run this process works for.
+        ablation: the name of the group of runs that are compared with this one.
+    """
+    workspace = place.workspace
+    params = read(workspace.params_file)
+    title = " · ".join((stage.name, *place.parts))
     with ExitStack() as open_until_end:
         open_until_end.enter_context(disk_full_explained(workspace.root))
-        slot = "-".join((name, *place.parts))
-        open_until_end.enter_context(sole_writer(workspace.lock(slot), stage.folder(place)))
-        inputs = _read_inputs(stage, place, params)
-        line = open_until_end.enter_context(dagster_line())
+        lock = workspace.lock(stage.slot(place))
+        open_until_end.enter_context(sole_writer(lock, stage.folder(place)))
+        inputs = read_inputs(stage, place, params, read)
         say = line.say if line else lambda text: print(text, flush=True)
         if stage.uses_accelerator:
             open_until_end.enter_context(_lease(params.base_model, say))
         tell = open_until_end.enter_context(shown_progress(title, line.say if line else None))
-        return _run(stage, place, params, inputs, tell, line)
+        return _run(stage, place, params, inputs, tell, line, ablation)
 
 
 def run_stage_in_processes(
@@ -105,6 +126,7 @@ def _run(
     inputs: Inputs,
     tell: Progress,
     line: DagsterLine | None,
+    ablation: str | None,
 ) -> StageResult:
     workspace = place.workspace
     staging = begin(workspace, stage.folder(place))
@@ -118,6 +140,7 @@ def _run(
         inputs=inputs.digest(),
         rule=params.variants[place.variant].update_rule if place.variant else None,
         tags={"dagster.run_id": line.run_id} if line else {},
+        ablation=ablation,
     )
     with open_run_log(workspace, identity, _logged(inputs.settings, params, place.variant)) as log:
         context = _context(staging, params, place)
@@ -125,13 +148,25 @@ def _run(
         result = stage.run(replace(context, variant=variant, log=log, progress=tell))
         inputs.check_unchanged()
         publish(staging)
-        write_record(workspace, tree_digest(read_tree(staging.place)), result)
+        made = tree_digest(read_tree(staging.place))
+        write_record(workspace, made, result)
+        write_made(workspace, stage.slot(place), identity.inputs, made)
         log.results(result.figures, [preview.jpeg for preview in result.previews])
     return result
 
 
-def _read_inputs(stage: Stage, place: Place, params: Params) -> Inputs:
-    """What the stage reads, code included, as it is now."""
+def read_inputs(
+    stage: Stage,
+    place: Place,
+    params: Params,
+    read: ReadParams = read_params,
+    known: MutableMapping[Path, Tree] | None = None,
+) -> Inputs:
+    """What the stage reads, code included, as it is now; ``read`` and ``known`` as ``Inputs`` has.
+
+    Raises:
+        MissingArtifactError: an artefact it reads is not there.
+    """
     artefacts = stage.inputs(place, params.training_runs())
     for path in artefacts:
         if not path.exists():
@@ -141,7 +176,8 @@ def _read_inputs(stage: Stage, place: Place, params: Params) -> Inputs:
             )
     code = [PACKAGE / part for part in stage.code if (PACKAGE / part).exists()]
     keys = stage.keys(place.style, place.variant)
-    return Inputs.read(place.workspace.params_file, params, keys, (*artefacts, *code))
+    paths = (*artefacts, *code)
+    return Inputs.read(place.workspace.params_file, params, keys, paths, read, known)
 
 
 def _context(workspace: Workspace, params: Params, place: Place) -> StageContext:

@@ -1,7 +1,7 @@
 """Artefacts appear whole: a stage writes beside its place, and what it wrote is moved there."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nsync_pipeline.artifacts import Workspace
@@ -17,8 +17,8 @@ def partial_folder(folder: Path) -> Path:
 class StagingWorkspace(Workspace):
     """A workspace in which one artefact's folder lies beside its place."""
 
-    place: Path
-    partial: Path
+    place: Path = field(kw_only=True)
+    partial: Path = field(kw_only=True)
 
     def _staged(self, folder: Path) -> Path:
         return self.partial if folder == self.place else folder
@@ -50,7 +50,7 @@ def begin(workspace: Workspace, place: Path) -> StagingWorkspace:
     partial = partial_folder(place)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    return StagingWorkspace(workspace.root, place, partial)
+    return StagingWorkspace(workspace.root, workspace.of_ablation, place=place, partial=partial)
 
 
 def publish(staging: StagingWorkspace) -> None:

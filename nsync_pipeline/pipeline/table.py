@@ -70,6 +70,10 @@ class Stage:
         """``settings`` with the names filled in."""
         return tuple(key.format(style=style, variant=variant) for key in self.settings)
 
+    def slot(self, place: Place) -> str:
+        """What the artefact in ``place`` is called: ``training-ink-nsync-0``."""
+        return "-".join((self.name, *place.parts))
+
     @property
     def fans_in(self) -> bool:
         """It reads the artefacts of every training."""

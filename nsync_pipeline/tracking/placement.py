@@ -16,6 +16,9 @@ from nsync_pipeline.tracking.identity import file_sha256
 ARTEFACT = "nsync.artefact"
 """The tag that holds the digest of what a run made."""
 
+ABLATION = "nsync.ablation"
+"""The tag that holds the name of the ablation whose runs are compared with this one."""
+
 ATTEMPT = "nsync.run"
 """The tag that holds the name of one attempt, for runs that have not made anything yet."""
 
@@ -45,8 +48,9 @@ class Placement:
         return not self.match
 
 
-def experiment_of(style: str) -> str:
-    return f"nsync/{style}"
+def experiment_of(workspace: Workspace, style: str) -> str:
+    """An ablation's runs are an experiment of their own: all of it is to be compared."""
+    return f"nsync/{style}/ablation" if workspace.of_ablation else f"nsync/{style}"
 
 
 def run_name(style: str, training: TrainingRun | None) -> str:
@@ -61,7 +65,7 @@ def place(
 
     A generation without a training is the base's.
     """
-    experiment = experiment_of(style)
+    experiment = experiment_of(workspace, style)
     name = run_name(style, training)
     if stage == "training":
         return Placement(experiment, name, picture="training", results=True)
@@ -81,7 +85,8 @@ def place_scores(
 ) -> Placement:
     """The run that shows what the evaluation says of ``training``; of the base where None."""
     match = {ARTEFACT: training_digest(workspace, style, training, base)}
-    return Placement(experiment_of(style), run_name(style, training), match, "eval/")
+    experiment = experiment_of(workspace, style)
+    return Placement(experiment, run_name(style, training), match, "eval/")
 
 
 def made_by(

@@ -15,7 +15,14 @@ from pathlib import Path
 from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
 from nsync_pipeline.tracking.courier import start_courier, wait_for_delivery
 from nsync_pipeline.tracking.destination import configured_uri, is_remote
-from nsync_pipeline.tracking.placement import ARTEFACT, Placement, made_by, place, place_scores
+from nsync_pipeline.tracking.placement import (
+    ABLATION,
+    ARTEFACT,
+    Placement,
+    made_by,
+    place,
+    place_scores,
+)
 from nsync_pipeline.tracking.scores import scores_table, training_scores, variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import SpoolWriter
@@ -52,6 +59,8 @@ class RunIdentity:
     """The update rule of the variant."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """More to find it by, such as ``dagster.run_id``."""
+    ablation: str | None = None
+    """The ablation whose runs are compared with it."""
 
     @property
     def training(self) -> TrainingRun | None:
@@ -111,7 +120,7 @@ def _opened(
         if placement is None or os.environ.get(SWITCH) == "off":
             return None, nothing
         of = run.training.name if run.training else run.variant or "-"
-        slot = f"{run.stage}.{run.style}.{of}"
+        slot = f"{run.stage}.{_slot_of(workspace, run.style)}.{of}"
         spool = workspace.tracking / "spool"
         writer, seen = begin_or_continue(spool, slot, placement, _tags(run), uri)
         log = SpooledLog(writer, placement, seen)
@@ -120,6 +129,11 @@ def _opened(
     except Exception as error:
         logger.warning("MLflow: %s is not recorded: %s", run.stage, error)
         return None, nothing
+
+
+def _slot_of(workspace: Workspace, style: str) -> str:
+    """A style's part of a slot; an ablation's runs are not those of the same names beside it."""
+    return f"{style}-ablation" if workspace.of_ablation else style
 
 
 def _training_params(run: RunIdentity) -> dict[str, str | int]:
@@ -135,6 +149,7 @@ def _tags(run: RunIdentity) -> dict[str, str]:
         "style": run.style, "variant": run.variant, "stage": run.stage, "rule": run.rule,
         "training_seed": None if run.training_seed is None else str(run.training_seed),
         "base": run.base, "nsync.inputs": run.inputs, "dvc.stage": os.environ.get("DVC_STAGE"),
+        ABLATION: run.ablation,
         "mlflow.source.name": f"nsync run {run.stage}", "mlflow.source.type": "LOCAL",
         NOTE: _note(run),
     }  # fmt: skip
@@ -173,7 +188,8 @@ def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
     try:
         for training, values in training_scores(_metrics_file(workspace, run.style)).items():
             placement = place_scores(workspace, run.style, training, run.base)
-            slot = f"evaluation.{run.style}.{training.name if training else BASE}"
+            of = training.name if training else BASE
+            slot = f"evaluation.{_slot_of(workspace, run.style)}.{of}"
             tags = {"style": run.style, "base": run.base}
             tags["variant"] = training.variant if training else BASE
             if training:
@@ -181,7 +197,10 @@ def _add_scores(workspace: Workspace, run: RunIdentity, uri: str) -> None:
             spool = workspace.tracking / "spool"
             writer, _ = begin_or_continue(spool, slot, placement, tags, uri)
             with writer:
-                SpooledLog(writer, placement).metrics(values)
+                log = SpooledLog(writer, placement)
+                log.metrics(values)
+                if run.ablation:  # a run that was there before belongs to this ablation now, too
+                    log.tags({ABLATION: run.ablation})
     except (OSError, ValueError) as error:
         logger.warning("MLflow: the scores of the trainings are not recorded: %s", error)
 

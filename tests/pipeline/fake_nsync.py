@@ -21,10 +21,12 @@ from typing import Any, cast
 from PIL import Image
 
 from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
+from nsync_pipeline.cli.shared_artefacts import make_shared
 from nsync_pipeline.errors import InputsChangedError, UserError
 from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, write_manifest
 from nsync_pipeline.pipeline import STAGES, Place, run_stage
 from nsync_pipeline.pipeline import run as run_module
+from nsync_pipeline.pipeline.ablation import Ablation, Asked, run_ablation
 from nsync_pipeline.pipeline.inputs import settings_of
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 
@@ -110,18 +112,26 @@ def install_fake_stages() -> None:
 
 
 def main() -> int:
-    """As ``nsync run STAGE --style S --variant V --training-seed K``."""
+    """As ``nsync run STAGE --style S --variant V --training-seed K``, and ``nsync ablate S``."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("verb", choices=["run"])
-    parser.add_argument("stage")
-    parser.add_argument("--style", required=True)
-    parser.add_argument("--variant")
-    parser.add_argument("--training-seed", type=int)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run")
+    run.add_argument("stage")
+    run.add_argument("--style", required=True)
+    run.add_argument("--variant")
+    run.add_argument("--training-seed", type=int)
+    ablate = verbs.add_parser("ablate")
+    ablate.add_argument("style")
+    ablate.add_argument("--only")
     given = parser.parse_args()
     install_fake_stages()
     try:
         workspace = Workspace(Path.cwd())
-        run_stage(workspace, given.stage, given.style, given.variant, given.training_seed)
+        if given.verb == "ablate":
+            only = None if given.only is None else tuple(given.only.split(","))
+            run_ablation(Ablation(workspace, given.style, Asked(only)), make_shared)
+        else:
+            run_stage(workspace, given.stage, given.style, given.variant, given.training_seed)
     except UserError as error:
         print(error, file=sys.stderr)
         return InputsChangedError.exit_code if isinstance(error, InputsChangedError) else 1
