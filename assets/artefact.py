@@ -153,7 +153,13 @@ def _metadata(artefact: Artefact, entry: LockEntry) -> dict[str, MetadataValue[A
     if artefact.training is not None:
         metadata["variant"] = MetadataValue.text(artefact.training.variant)
         metadata["training seed"] = MetadataValue.int(artefact.training.training_seed)
-    said = read_record(WORKSPACE, entry.out)
+    return metadata | said_of(entry.out)
+
+
+def said_of(digest: str) -> dict[str, MetadataValue[Any]]:
+    """Figures and previews of the artefact with this digest, as its stage said them."""
+    metadata: dict[str, MetadataValue[Any]] = {}
+    said = read_record(WORKSPACE, digest)
     if said is None:
         return metadata
     for name, figure in said.figures.items():

@@ -1,16 +1,11 @@
 """DVC as a program: the one thing the assets start."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from assets.place import WORKSPACE
-from nsync_pipeline.pipeline.process_death import die_with_parent
+from assets.child_process import Ended, run_child
 
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
 """What DVC says while another DVC command holds what this one needs."""
@@ -20,15 +15,6 @@ LONGEST_PAUSE = 30.0  # seconds between two tries
 
 class DvcError(Exception):
     """DVC, or the stage it ran, failed; the message is what was said on stderr."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A DVC command that ended."""
-
-    code: int
-    stdout: str
-    stderr: str
 
 
 def repro(stage: str, environment: Mapping[str, str]) -> None:
@@ -58,31 +44,10 @@ def _run_dvc(
 ) -> Ended:
     give_up, pause = time.monotonic() + PATIENCE, 1.0
     while True:
-        ended = _once(arguments, environment, keep_stdout)
+        ended = run_child((sys.executable, "-m", "dvc", *arguments), environment, keep_stdout)
         if ended.code == 0:
             return ended
         if time.monotonic() > give_up or not any(saying in ended.stderr for saying in BUSY):
             raise DvcError(ended.stderr.strip() or f"dvc ended with exit code {ended.code}")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _once(arguments: Sequence[str], environment: Mapping[str, str], keep_stdout: bool) -> Ended:
-    programs = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=WORKSPACE.root,
-        env={**os.environ, "PATH": programs, **environment},
-        # A stage shows its progress on stdout, so that one passes through to the terminal.
-        stdout=subprocess.PIPE if keep_stdout else None,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=die_with_parent,
-    )
-    try:
-        stdout, stderr = process.communicate()
-    except BaseException:  # the run was ended: so is what it started
-        process.terminate()
-        process.wait()
-        raise
-    return Ended(process.returncode, stdout or "", stderr)

@@ -1,4 +1,4 @@
-"""Jobs: the three parts of a style's graph, and all of it in one."""
+"""Jobs: the three parts of a style's graph, all of it in one, and the ablation beside it."""
 
 from dagster import (
     AssetSelection,
@@ -29,6 +29,13 @@ assess = define_asset_job(
     "assess",
     AssetSelection.assets("evaluation", "report"),
     description="The evaluation of all variants of a style, and its report.",
+    partitions_def=STYLES,
+)
+
+ablate = define_asset_job(
+    "ablate",
+    AssetSelection.assets("ablation"),
+    description="The settings of the section `ablation`, trained on a style and compared.",
     partitions_def=STYLES,
 )
 
