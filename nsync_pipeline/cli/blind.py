@@ -31,7 +31,7 @@ def make(
     place = find_workspace(workspace)
     from nsync_pipeline.params import read_params
     from nsync_pipeline.report.blind_page import render_blind_page
-    from nsync_pipeline.stages.blind_choices import blind_page
+    from nsync_pipeline.stages.blind_page import blind_page
 
     params = read_params(place.params_file)
     names = [name.strip() for name in between.split(",")]
@@ -54,26 +54,28 @@ def read(
 ) -> None:
     """Check files of choices, keep copies in choices/, and say who was chosen."""
     place = find_workspace(workspace)
-    from nsync_pipeline.metrics.preference import preference
     from nsync_pipeline.params import read_params
-    from nsync_pipeline.seeding import numpy_stream
-    from nsync_pipeline.stages.blind_choices import read_choices, take_choices
+    from nsync_pipeline.stages.blind_choices import preferences, read_choices, take_choices
 
     params = read_params(place.params_file)
     styles = []
     for file in files:
-        taken, style, kept = take_choices(place, params, file)
-        print(f"{file}: {len(taken.outcomes)} choices, kept as {kept.relative_to(place.root)}")
-        styles.append(style)
-    draws = params.evaluation.bootstrap_draws
+        taken = take_choices(place, params, file)
+        kept = taken.kept.relative_to(place.root)
+        print(f"{file}: {taken.choices} choices, kept as {kept}")
+        styles.append(taken.style)
     for style in dict.fromkeys(styles):
-        found, _ = read_choices(place, params, style)
-        for choices in found:
-            rng = numpy_stream(params.seed, "preference", style, choices.a, choices.b)
-            told = preference(choices.prompts, choices.outcomes, draws, rng)
-            rate = told.win_rate
+        kept_choices = read_choices(place, params, style)
+        for found in preferences(params, style, kept_choices):
+            told, rate = found.told, found.told.win_rate
             print(
-                f"{style}: {choices.a} over {choices.b}: chosen in {rate.value:.0%} "
+                f"{style}: {found.a} over {found.b}: chosen in {rate.value:.0%} "
                 f"[{rate.low:.0%}, {rate.high:.0%}] of {told.choices} "
                 f"({told.wins} won, {told.ties} cannot tell, {told.losses} lost)"
             )
+        if kept_choices.outdated:
+            print(
+                f"{style}: {kept_choices.outdated} files in choices/{style} are about pictures "
+                "that were drawn again since: not counted"
+            )
+    print("The report shows them after `dvc repro`, or once it is made in Dagster")

@@ -24,10 +24,17 @@ class Preference:
     wins: int  # of a
     ties: int
     losses: int
+    prompts: int  # that the choices are about
 
     @property
     def choices(self) -> int:
         return self.wins + self.ties + self.losses
+
+    @property
+    def beyond_chance(self) -> bool:
+        """The interval leaves out 1/2, which is where no preference is."""
+        low, high = self.win_rate.low, self.win_rate.high
+        return low is not None and high is not None and not low <= 0.5 <= high
 
 
 def preference(
@@ -56,4 +63,5 @@ def preference(
         wins=sum(outcome == WON for outcome in outcomes),
         ties=sum(outcome == TIED for outcome in outcomes),
         losses=sum(outcome == LOST for outcome in outcomes),
+        prompts=len(names),
     )

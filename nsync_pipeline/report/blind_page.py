@@ -14,7 +14,7 @@ from markupsafe import Markup
 from nsync_pipeline.report.pictures import Picture
 
 FOLDER = Path(__file__).parent
-FORMAT = "nsync-choices-1"
+FORMAT = "nsync-choices-2"
 """What a choices file says it is."""
 
 

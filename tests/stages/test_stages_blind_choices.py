@@ -1,5 +1,6 @@
 """The blind page and what comes back from it."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,12 +16,9 @@ from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.metrics.preference import LOST, TIED, WON
 from nsync_pipeline.params import Params
 from nsync_pipeline.report.blind_page import FORMAT, BlindPage, render_blind_page
-from nsync_pipeline.stages.blind_choices import (
-    blind_page,
-    draw_questions,
-    read_choices,
-    take_choices,
-)
+from nsync_pipeline.stages.blind_choices import read_choices, take_choices
+from nsync_pipeline.stages.blind_page import blind_page
+from nsync_pipeline.stages.blind_questions import Question, draw_questions, picture_digests
 from nsync_pipeline.stages.picture_sets import read_style_pictures
 
 A, B = "nsync", "lora"
@@ -43,13 +41,19 @@ def params() -> Params:
     return style_params()
 
 
+def questions_of(workspace: Workspace, most: int = 40) -> tuple[Question, ...]:
+    pictures = read_style_pictures(workspace, STYLE, RUNS)
+    return draw_questions(pictures, picture_digests(pictures), STYLE, A, B, most, 0).asked
+
+
 def saved(
     path: Path, page: BlindPage, choices: dict[str, str], changes: dict[str, Any] | None = None
 ) -> Path:
-    """What the page's script saves."""
+    """What the page's script saves; each file name is another person's."""
+    sitting = hashlib.sha256(path.stem.encode()).hexdigest()[:16]
     content = {
         "format": FORMAT, "style": page.style, "page": page.page_id, "asked": page.asked,
-        "judge": "", "choices": choices,
+        "judge": "", "sitting": sitting, "saved": 1, "choices": choices,
     } | (changes or {})  # fmt: skip
     path.write_text(json.dumps(content))
     return path
@@ -57,8 +61,7 @@ def saved(
 
 def sides_of(workspace: Workspace, wanted: str, page: BlindPage) -> dict[str, str]:
     """The choices of somebody who always sees ``wanted`` as the better one."""
-    pictures = read_style_pictures(workspace, STYLE, RUNS)
-    questions = draw_questions(pictures, STYLE, A, B, page.asked, 0).asked
+    questions = questions_of(workspace, page.asked)
     a, b = ("left", "right") if wanted == A else ("right", "left")
     return {q.id: a if q.a_is_left else b for q in questions}
 
@@ -72,12 +75,10 @@ def test_the_page_names_nobody_and_asks_each_pair_once(made: Workspace, params: 
 
 
 def test_both_sides_and_another_order_are_drawn(made: Workspace, params: Params) -> None:
-    pictures = read_style_pictures(made, STYLE, RUNS)
-    asked = draw_questions(pictures, STYLE, A, B, 40, 0).asked
+    asked = questions_of(made)
     assert {question.a_is_left for question in asked} == {True, False}
     assert [question.of_a.id for question in asked] != sorted(q.of_a.id for q in asked)
-    few = draw_questions(pictures, STYLE, A, B, 3, 0).asked
-    assert len(few) == 3
+    assert len(questions_of(made, 3)) == 3
 
 
 def test_the_left_picture_is_the_one_that_the_key_says(made: Workspace, params: Params) -> None:
@@ -86,10 +87,7 @@ def test_the_left_picture_is_the_one_that_the_key_says(made: Workspace, params: 
     import io
 
     page = blind_page(made, params, STYLE, A, B, 40)
-    pictures = read_style_pictures(made, STYLE, RUNS)
-    for pair, question in zip(
-        page.pairs, draw_questions(pictures, STYLE, A, B, 40, 0).asked, strict=True
-    ):
+    for pair, question in zip(page.pairs, questions_of(made), strict=True):
         stored = question.of_a if question.a_is_left else question.of_b
         with Image.open(stored.path) as image:
             expected = image.convert("RGB").tobytes()
@@ -106,13 +104,15 @@ def test_choices_come_back_to_whom_they_are_about(
     lost, tied = list(choices)[:2]
     choices[lost] = "right" if choices[lost] == "left" else "left"
     choices[tied] = "neither"
-    taken, style, kept = take_choices(workspace, params, saved(tmp_path / "c.json", page, choices))
-    assert (taken.a, taken.b, style) == (A, B, STYLE)
-    assert sorted(taken.outcomes) == [LOST, TIED] + [WON] * 6
-    assert kept.read_bytes() == (tmp_path / "c.json").read_bytes()
-    found, others = read_choices(workspace, params, STYLE)
-    assert found == [taken]
-    assert others == 0
+    taken = take_choices(workspace, params, saved(tmp_path / "c.json", page, choices))
+    assert (taken.style, taken.choices) == (STYLE, 8)
+    assert taken.kept.parent == workspace.choices(STYLE)
+    assert taken.kept.read_bytes() == (tmp_path / "c.json").read_bytes()
+    kept = read_choices(workspace, params, STYLE)
+    (found,) = kept.choices
+    assert (found.a, found.b, found.people) == (A, B, 1)
+    assert sorted(found.outcomes) == [LOST, TIED] + [WON] * 6
+    assert kept.outdated == 0
 
 
 def test_several_people_and_the_same_file_twice(
@@ -122,9 +122,26 @@ def test_several_people_and_the_same_file_twice(
     for name, wanted in (("one", A), ("two", B), ("one", A)):
         file = saved(tmp_path / f"{name}.json", page, sides_of(workspace, wanted, page))
         take_choices(workspace, params, file)
-    (both,), _ = read_choices(workspace, params, STYLE)
-    assert both.files == 2
+    (both,) = read_choices(workspace, params, STYLE).choices
+    assert both.people == 2
     assert sorted(both.outcomes) == [LOST] * 8 + [WON] * 8
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)], ids=["as saved", "the other way round"])
+def test_what_one_person_saved_last_counts_once(
+    workspace: Workspace, params: Params, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    """Saved after three choices and again after all: the first three are no choices of another."""
+    page = blind_page(workspace, params, STYLE, A, B, 40)
+    all_of_them = list(sides_of(workspace, A, page).items())
+    for number in order:
+        choices = dict(all_of_them if number == 2 else all_of_them[:3])
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        file = saved(folder / "same person.json", page, choices, {"saved": number})
+        take_choices(workspace, params, file)
+    (found,) = read_choices(workspace, params, STYLE).choices
+    assert (found.people, len(found.outcomes)) == (1, 8)
 
 
 def test_a_variant_can_be_asked_against_the_base(
@@ -132,7 +149,9 @@ def test_a_variant_can_be_asked_against_the_base(
 ) -> None:
     page = blind_page(workspace, params, STYLE, A, BASE, 40)
     file = saved(tmp_path / "c.json", page, {page.pairs[0].id: "left"})
-    assert take_choices(workspace, params, file)[0].b == BASE
+    take_choices(workspace, params, file)
+    (found,) = read_choices(workspace, params, STYLE).choices
+    assert (found.a, found.b) == (A, BASE)
 
 
 def test_choices_about_pictures_that_were_drawn_again_are_told_and_left_out(
@@ -144,7 +163,8 @@ def test_choices_about_pictures_that_were_drawn_again_are_told_and_left_out(
     picture = next((workspace.samples(STYLE, A, 0) / "images").glob("*.png"))
     with Image.open(picture) as image:
         image.rotate(90).save(picture)
-    assert read_choices(workspace, params, STYLE) == ([], 1)
+    kept = read_choices(workspace, params, STYLE)
+    assert (kept.choices, kept.outdated) == ((), 1)
     with pytest.raises(ChoicesError, match="drawn again"):
         take_choices(workspace, params, file)
 
@@ -157,6 +177,7 @@ def test_choices_about_pictures_that_were_drawn_again_are_told_and_left_out(
         ({"choices": {"strange": "left"}}, "no choice its page offered"),
         ({"style": "cubism"}, "not in params.yaml"),
         ({"asked": "many"}, "no choices file"),
+        ({"sitting": "../../outside"}, "no choices file"),
     ],
 )
 def test_a_file_that_is_none_is_refused_and_nothing_is_kept(
@@ -167,6 +188,18 @@ def test_a_file_that_is_none_is_refused_and_nothing_is_kept(
     with pytest.raises(ChoicesError, match=said):
         take_choices(workspace, params, file)
     assert not workspace.choices(STYLE).exists()
+
+
+def test_a_spoiled_file_among_those_that_are_kept_is_named(
+    workspace: Workspace, params: Params, tmp_path: Path
+) -> None:
+    """As a merge in git can leave it. It is not left out silently: it is somebody's work."""
+    page = blind_page(workspace, params, STYLE, A, B, 40)
+    file = saved(tmp_path / "c.json", page, sides_of(workspace, A, page))
+    kept = take_choices(workspace, params, file).kept
+    kept.write_text("<<<<<<< HEAD\n" + kept.read_text())
+    with pytest.raises(ChoicesError, match=kept.name):
+        read_choices(workspace, params, STYLE)
 
 
 def test_a_caption_cannot_end_the_script(made: Workspace, params: Params) -> None:

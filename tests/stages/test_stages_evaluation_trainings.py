@@ -12,7 +12,9 @@ from style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 from nsync_pipeline.artifacts import BASE, Workspace
 from nsync_pipeline.report.blind_page import FORMAT
 from nsync_pipeline.stages import evaluation, report
-from nsync_pipeline.stages.blind_choices import blind_page, draw_questions, read_choices
+from nsync_pipeline.stages.blind_choices import read_choices
+from nsync_pipeline.stages.blind_page import blind_page
+from nsync_pipeline.stages.blind_questions import draw_questions, picture_digests
 from nsync_pipeline.stages.context import StageContext, StageResult
 from nsync_pipeline.stages.evaluation_files import read_evaluation
 from nsync_pipeline.stages.picture_sets import read_style_pictures
@@ -124,16 +126,18 @@ def test_choices_on_a_page_of_any_training_are_about_its_variants(
         (tmp_path / folder).symlink_to(made.root / folder)
     workspace.choices(STYLE).mkdir(parents=True)
     pictures = read_style_pictures(workspace, STYLE, params.training_runs())
+    digests = picture_digests(pictures)
     for seed in (0, 7):
         page = blind_page(workspace, params, STYLE, "nsync", "lora", 40, seed)
-        asked = draw_questions(pictures, STYLE, "nsync", "lora", 40, seed).asked
+        asked = draw_questions(pictures, digests, STYLE, "nsync", "lora", 40, seed).asked
         assert [pair.id for pair in page.pairs] == [question.id for question in asked]
         choices = {q.id: "left" if q.a_is_left else "right" for q in asked}
         content = {
             "format": FORMAT, "style": STYLE, "page": page.page_id, "asked": 40,
-            "judge": "", "choices": choices,
+            "judge": "", "sitting": f"{seed:016x}", "saved": 1, "choices": choices,
         }  # fmt: skip
         (workspace.choices(STYLE) / f"{seed}.json").write_text(json.dumps(content))
-    (found,), others = read_choices(workspace, params, STYLE)
-    assert (found.a, found.b, found.files, others) == ("nsync", "lora", 2, 0)
+    kept = read_choices(workspace, params, STYLE)
+    (found,) = kept.choices
+    assert (found.a, found.b, found.people, kept.outdated) == ("nsync", "lora", 2, 0)
     assert found.outcomes == (1.0,) * (2 * TEST_PICTURES)
