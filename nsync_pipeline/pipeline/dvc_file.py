@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from nsync_pipeline.artifacts import TrainingRun, Workspace
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.params import Params, read_params
+from nsync_pipeline.pipeline.choices_folder import make_choices_folder, without_choices_folder
 from nsync_pipeline.pipeline.table import STAGES, Place, Stage
 
 STYLE = "${item.style}"
@@ -46,7 +47,8 @@ def check_dvc_file(workspace: Workspace, params: Params) -> None:
     """Compare the lists of ``dvc.yaml`` with ``params``, and what DVC tracks with what is written.
 
     Raises:
-        ParamsError: they differ, or params.yaml leaves out a key that DVC tracks.
+        ParamsError: they differ, or params.yaml leaves out a key that DVC tracks, or a folder for
+            choices is missing.
     """
     content = _yaml().load(_dvc_file(workspace).read_text(encoding="utf-8"))
     for stage in STAGES.values():
@@ -59,13 +61,20 @@ def check_dvc_file(workspace: Workspace, params: Params) -> None:
                     f"params.yaml ({', '.join(params.variants)}) and its training_seeds "
                     f"({seeds}): {SYNC}."
                 )
+    unasked = without_choices_folder(workspace, params.styles)
+    if unasked:
+        raise ParamsError(
+            f"{workspace.choices(unasked[0])} is not there, for what people choose: {SYNC}."
+        )
     missing = _tracked_but_left_out(workspace, params)
     if missing:
         raise ParamsError(f"params.yaml: DVC tracks {missing[0]}, which is left out: {SYNC}.")
 
 
 def sync_dvc_file(workspace: Workspace) -> list[str]:
-    """Bring ``dvc.yaml`` and ``params.yaml`` in order; gives what was changed, a line each.
+    """Bring ``dvc.yaml``, ``params.yaml`` and ``choices/`` in order; gives what was changed.
+
+    A line each.
 
     Comments stay. In params.yaml only keys that DVC tracks and that were left to their defaults are
     added, with these.
@@ -88,6 +97,9 @@ def sync_dvc_file(workspace: Workspace) -> list[str]:
             said.append(f"dvc.yaml: {key} of {', '.join(params.styles)}")
     if any(line.startswith("dvc.yaml") for line in said):
         _write(yaml, content, path)
+    for style in without_choices_folder(workspace, params.styles):
+        made = make_choices_folder(workspace, style).relative_to(workspace.root).as_posix()
+        said.append(f"{made}: for what people choose, and for git")
     return said
 
 

@@ -49,6 +49,8 @@ class Stage:
     """The stages whose artefacts it reads."""
     reads_source: bool = False
     """It reads the user's pictures."""
+    reads_choices: bool = False
+    """It reads what people chose; where nobody was asked, there is nothing to read."""
     per_training: bool = False
     """It has an artefact a variant and training seed."""
     fixed_variant: str | None = None
@@ -60,11 +62,13 @@ class Stage:
     def inputs(self, place: Place, runs: Sequence[TrainingRun]) -> tuple[Path, ...]:
         """The artefacts it reads; ``runs`` are all there are."""
         source = (place.workspace.source(place.style),) if self.reads_source else ()
-        return source + tuple(
+        choices = (place.workspace.choices(place.style),) if self.reads_choices else ()
+        made = tuple(
             STAGES[need].folder(at)
             for need in self.needs
             for at in _places(STAGES[need], self, place, runs)
         )
+        return (*source, *made, *choices)
 
     def keys(self, style: str, variant: str | None) -> tuple[str, ...]:
         """``settings`` with the names filled in."""
@@ -203,17 +207,20 @@ STAGES: dict[str, Stage] = {
             name="report",
             folder=lambda at: at.workspace.report(at.style),
             settings=(
-                "styles.{style}.source", "styles.{style}.generic_style", "training_seeds",
-                "report",
+                "seed", "styles.{style}.source", "styles.{style}.generic_style", "training_seeds",
+                "evaluation.bootstrap_draws", "report",
             ),
             code=(
-                "stages/report.py", "stages/report_lineage.py", "stages/report_pictures.py",
-                "stages/report_training.py", "training/watch_strip.py", *_READING, "report",
+                "stages/report.py", "stages/report_choices.py", "stages/report_lineage.py",
+                "stages/report_pictures.py", "stages/report_training.py", "stages/blind_choices.py",
+                "stages/blind_questions.py", "training/watch_strip.py", *_READING, "report",
+                "seeding.py",
             ),
             needs=(
                 "style_set", "captions", "negative_set", "training", "base_generation",
                 "generation", "evaluation",
             ),
+            reads_choices=True,
         ),
     )
 }  # fmt: skip

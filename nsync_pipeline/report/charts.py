@@ -97,7 +97,7 @@ def line_chart(label: str, lines: Sequence[Line], zero: bool = False) -> str:
                 for step, value in line.points
                 if line.marked
             ]
-    return _svg(label, WIDTH, HEIGHT, parts)
+    return svg(label, WIDTH, HEIGHT, parts)
 
 
 def interval_chart(
@@ -142,7 +142,7 @@ def interval_chart(
             f'<circle class="{css} each" cx="{x.at(value)}" cy="{middle + 8:.1f}" r="2"/>'
             for value in row.each
         ]
-    return _svg(label, width, bottom + 26, parts)
+    return svg(label, width, bottom + 26, parts)
 
 
 def _axis(
@@ -202,7 +202,8 @@ def _path(points: Sequence[tuple[float, float]], x: _Axis, y: _Axis, css: str) -
     return f'<path class="{css}" d="{moves}"/>'
 
 
-def _svg(label: str, width: float, height: float, parts: Sequence[str]) -> str:
+def svg(label: str, width: float, height: float, parts: Sequence[str]) -> str:
+    """A picture of ``parts`` that says ``label`` to who cannot see it."""
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg>"

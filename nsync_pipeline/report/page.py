@@ -53,6 +53,38 @@ class VerdictCard:
 
 
 @dataclass(frozen=True)
+class Side:
+    """One of two that people chose between."""
+
+    name: str
+    colour: int | None
+    chosen: int  # how often
+
+
+@dataclass(frozen=True)
+class ChoiceCard:
+    """What people chose between two."""
+
+    title: str
+    verdict: str  # as a verdict's, of the first
+    said: str  # the same in a few words
+    sides: tuple[Side, Side]
+    ties: int
+    chart: str
+    reason: str
+    counted: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """All that people chose; without any, how to ask them."""
+
+    cards: tuple[ChoiceCard, ...]
+    outdated: str  # about choices that are not counted; empty where there are none
+    how_to_ask: str  # the command; empty where there is none
+
+
+@dataclass(frozen=True)
 class TrainingNote:
     """A warning of one training."""
 
@@ -96,6 +128,7 @@ class Page:
     verdicts: tuple[VerdictCard, ...]
     paired_over: str
     primary: tuple[Chart, ...]
+    choices: Choices
     table_columns: tuple[Measured, ...]
     table: tuple[TableRow, ...]
     readings: tuple[tuple[str, str], ...]

@@ -50,7 +50,7 @@ def what_is_compared(trainings: int) -> str:
     if trainings == 1:
         return CHECKPOINTS_NOT_METHODS
     few = trainings < ENOUGH_TRAININGS
-    return (FEW_TRAININGS if few else METHODS).format(count=_number(trainings))
+    return (FEW_TRAININGS if few else METHODS).format(count=number(trainings))
 
 
 def headline(
@@ -159,7 +159,7 @@ def _those(names: Sequence[str], total: int, compared: str) -> str:
         return f"The {compared}"
     if len(names) < total:
         return f"Of {total} {compared}s, {_listed(names)}"
-    return f"Both {compared}s" if total == 2 else f"All {_number(total)} {compared}s"
+    return f"Both {compared}s" if total == 2 else f"All {number(total)} {compared}s"
 
 
 def _between(comparisons: Sequence[Comparison]) -> list[str]:
@@ -208,5 +208,6 @@ def _listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def _number(count: int) -> str:
+def number(count: int) -> str:
+    """A count in words, as far as there are words for it."""
     return NUMBERS[count] if count < len(NUMBERS) else str(count)

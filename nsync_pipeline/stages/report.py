@@ -21,9 +21,11 @@ from nsync_pipeline.report.words import (
     way_to_real,
     what_is_compared,
 )
+from nsync_pipeline.stages.blind_choices import preferences, read_choices
 from nsync_pipeline.stages.context import Preview, StageContext, StageResult
 from nsync_pipeline.stages.evaluation_files import EvaluationRecord, read_evaluation
 from nsync_pipeline.stages.picture_sets import StylePictures, read_style_pictures
+from nsync_pipeline.stages.report_choices import choices_section
 from nsync_pipeline.stages.report_lineage import (
     lineage,
     public_name,
@@ -52,6 +54,7 @@ def run(context: StageContext) -> StageResult:
 
     Raises:
         MissingArtifactError: one is missing, or they do not fit together.
+        ChoicesError: a file in ``choices/<style>`` is none of choices.
     """
     workspace, style = context.workspace, context.style
     variants, config = list(context.params.variants), context.params.style(style)
@@ -66,6 +69,9 @@ def run(context: StageContext) -> StageResult:
     settings = context.params.report
     shown_pictures = ReportPictures(pictures, variants, first_seed, settings.picture_side)
     measured = _measured(evaluation)
+    kept = read_choices(workspace, context.params, style)
+    preferred = preferences(context.params, style, kept)
+    asks = not workspace.of_ablation  # blind pages are about the workspace's own variants
     shares = _shares(evaluation)
     head = headline(evaluation.against_base, evaluation.comparisons, shares)
     page = Page(
@@ -88,6 +94,7 @@ def run(context: StageContext) -> StageResult:
         ),
         paired_over=_resampled(evaluation),
         primary=tuple(primary_charts(measured, evaluation.floor)),
+        choices=choices_section(style, variants, preferred, kept.outdated, asks),
         table_columns=(*measured, Measured("chance", evaluation.floor)),
         table=tuple(figures_table([*measured, Measured("chance", evaluation.floor)])),
         readings=_readings(config, evaluation),
@@ -106,6 +113,9 @@ def run(context: StageContext) -> StageResult:
         context.log.artifact(folder / REPORT_FILE)
     figures: dict[str, int | float | str] = {"verdict": head}
     figures |= {f"{name}, share of the way": round(share, 3) for name, share in shares.items()}
+    chosen = {f"people chose {one.a} over {one.b}": one.told.win_rate.value for one in preferred}
+    context.log.metrics(chosen)
+    figures |= {name: round(rate, 3) for name, rate in chosen.items()}
     return StageResult(
         figures=figures,
         previews=(Preview(f"{style}, side by side", shown_pictures.preview(style)),),

@@ -13,7 +13,7 @@ from nsync_pipeline.pipeline.table import BASE_WEIGHTS, CLIP_WEIGHTS
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 COPIED = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",
-    "sources/woodblock/README.md",
+    "sources/woodblock/README.md", "choices/woodblock/README.md",
 )  # fmt: skip
 
 

@@ -44,6 +44,10 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     fake.edit_params("  rows: 8", "  rows: 9")
     fake.dvc("repro", "--quiet")
     assert fake.ran() == ["report-woodblock"]
+    (fake.workspace.choices("woodblock") / "one.json").write_text("{}")
+    assert list(json.loads(fake.dvc("status", "--json").stdout)) == ["report@woodblock"]
+    fake.dvc("repro", "--quiet")
+    assert fake.ran() == ["report-woodblock"]
     difference = json.loads(fake.dvc("metrics", "diff", "--json").stdout)
     assert set(difference) == {"evaluation/woodblock/metrics.json"}
 

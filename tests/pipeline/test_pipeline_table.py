@@ -1,5 +1,6 @@
 """The table of stages, dvc.yaml and the code agree."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,29 @@ def test_key_left_to_its_default_is_written_out(fake: FakeWorkspace) -> None:
     assert read_params(fake.workspace.params_file) == params
     assert _comments(fake.workspace.params_file) == comments
     check_dvc_file(fake.workspace, params)
+
+
+def test_workspace_from_before_choices_were_read_is_told_and_synced(fake: FakeWorkspace) -> None:
+    params = read_params(fake.workspace.params_file)
+    shutil.rmtree(fake.root / "choices")
+    with pytest.raises(ParamsError, match=r"choices/woodblock is not there.*`nsync sync` brings"):
+        check_dvc_file(fake.workspace, params)
+    assert sync_dvc_file(fake.workspace) == [
+        "choices/woodblock: for what people choose, and for git"
+    ]
+    check_dvc_file(fake.workspace, params)
+    shipped = REPOSITORY / "choices" / "woodblock" / "README.md"
+    made = fake.workspace.choices("woodblock") / "README.md"
+    assert made.read_bytes() == shipped.read_bytes()
+
+
+def test_choices_are_kept_by_git(fake_with_dvc: FakeWorkspace) -> None:
+    """They are people's own work: no rule may leave them out."""
+    fake = fake_with_dvc
+    (fake.workspace.choices("woodblock") / "one.json").write_text("{}")
+    assert fake.call("git", "check-ignore", "choices/woodblock/one.json").returncode == 1
+    found = fake.call("git", "ls-files", "--others", "--exclude-standard", "choices").stdout
+    assert found.split() == ["choices/woodblock/README.md", "choices/woodblock/one.json"]
 
 
 def test_folder_without_dvc_yaml_is_named(tmp_path: Path, params: Params) -> None:

@@ -15,10 +15,17 @@ from PIL import Image
 from style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 
 from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, Workspace
-from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.errors import ChoicesError, MissingArtifactError
 from nsync_pipeline.image_sets.manifest import CAPTIONS, SAMPLES, read_manifest, write_manifest
+from nsync_pipeline.params import Params
+from nsync_pipeline.report.blind_page import FORMAT
 from nsync_pipeline.stages import evaluation, report
+from nsync_pipeline.stages.blind_choices import take_choices
+from nsync_pipeline.stages.blind_page import blind_page
+from nsync_pipeline.stages.blind_questions import draw_questions, picture_digests
 from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.picture_sets import read_style_pictures
+from nsync_pipeline.stages.report_choices import choices_section
 from nsync_pipeline.stages.report_lineage import public_name
 from nsync_pipeline.training.config import UpdateRule
 from nsync_pipeline.training.watch_strip import STRIP_FILE
@@ -220,6 +227,76 @@ def test_a_watched_training_is_reported_with_its_warnings_and_looks(workspace: W
     assert parsed.open == []
     (strip,) = [image for image in parsed.images if "a column a look" in str(image["alt"])]
     assert (strip["width"], strip["height"]) == ("300", "100")
+
+
+def choose_first(workspace: Workspace, params: Params, between: tuple[str, str]) -> Path:
+    """Somebody sees the first of two as the better one, but for one pair of which it is open."""
+    page_ = blind_page(workspace, params, STYLE, *between, 40)
+    pictures = read_style_pictures(workspace, STYLE, params.training_runs())
+    digests = picture_digests(pictures)
+    asked = draw_questions(pictures, digests, STYLE, *between, 40, 0).asked
+    choices = {question.id: "left" if question.a_is_left else "right" for question in asked}
+    choices[asked[0].id] = "neither"
+    file = workspace.root / "saved.json"
+    file.write_text(json.dumps({
+        "format": FORMAT, "style": STYLE, "page": page_.page_id, "asked": 40,
+        "judge": "Ada Lovelace", "sitting": "0123456789abcdef", "saved": 1, "choices": choices,
+    }))  # fmt: skip
+    return take_choices(workspace, params, file).kept
+
+
+def test_report_shows_what_people_chose(workspace: Workspace) -> None:
+    params = style_params()
+    for between in (("nsync", BASE), ("nsync", "lora")):
+        choose_first(workspace, params, between)
+    said = report.run(StageContext(workspace, params, STYLE))
+    html = page(workspace)
+    assert Page(html).open == []
+    # Seven of eight won, one open: 7.5 of 8, which is 94 %.
+    titles = re.findall(r"<h3>(.*?) <em>nsync preferred</em></h3>", html)
+    assert titles == ["nsync against lora", "nsync against base"]
+    assert html.count("People find nsync nearer to the style: they chose it in 94\xa0% (") == 2
+    assert html.count("8 choices by one person, about 8 captions.") == 2
+    assert 'aria-label="nsync won 7, cannot tell 1, lora won 0"' in html
+    assert "nsync blind make" not in html
+    assert "Lovelace" not in html
+    assert said.figures["people chose nsync over lora"] == 0.938
+
+
+def test_report_says_which_choices_it_does_not_count(workspace: Workspace) -> None:
+    params = style_params()
+    choose_first(workspace, params, ("nsync", "lora"))
+    picture = next((workspace.samples(STYLE, "nsync", 0) / "images").glob("*.png"))
+    with Image.open(picture) as image:
+        image.rotate(90).save(picture)
+    evaluation.run(StageContext(workspace, params, STYLE))
+    report.run(StageContext(workspace, params, STYLE))
+    html = page(workspace)
+    assert "What people chose" in html
+    assert "One file of choices is about pictures that were drawn again since." in html
+    assert "nsync blind make woodblock --between nsync,lora" in html
+    assert "nsync preferred" not in html
+
+
+def test_report_without_choices_says_how_to_ask_people(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    html = page(made[0])
+    assert html.count("nsync blind make woodblock --between nsync,lora") == 1
+    assert "What people chose" not in html
+
+
+def test_people_are_asked_about_variants_that_blind_pages_know() -> None:
+    one = choices_section(STYLE, ["nsync"], (), 0, asks=True)
+    assert one.how_to_ask == "nsync blind make woodblock --between nsync,base"
+    assert choices_section(STYLE, ["lora", "nsync"], (), 0, asks=False).how_to_ask == ""
+
+
+def test_spoiled_choices_stop_the_report_rather_than_being_left_out(workspace: Workspace) -> None:
+    kept = choose_first(workspace, style_params(), ("nsync", "lora"))
+    kept.write_text("<<<<<<< HEAD\n" + kept.read_text())
+    with pytest.raises(ChoicesError, match=kept.name):
+        report.run(StageContext(workspace, style_params(), STYLE))
 
 
 def test_a_drawn_style_needs_no_note_on_the_base(
