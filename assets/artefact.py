@@ -14,10 +14,11 @@ from dagster import (
     MultiPartitionKey,
 )
 
-from assets.keys import ASSET_OF, SOURCES, STAGE_OF, settings_key
+from assets.keys import ASSET_OF, STAGE_OF, read_by, settings_key
 from assets.lock_file import LockEntry, json_digest, stage_name
 from assets.partitions import PARAMS, partition_key
 from assets.place import WORKSPACE
+from assets.present import filled_by_people
 from assets.provenance import (
     Dependency,
     data_version_tags,
@@ -112,9 +113,10 @@ def _provenance(instance: DagsterInstance, artefact: Artefact, entry: LockEntry)
     external = [
         Dependency(settings_key(artefact.asset), artefact.partition, json_digest(entry.settings))
     ]
-    if artefact.stage.reads_source:
-        source = WORKSPACE.source(artefact.style).relative_to(WORKSPACE.root).as_posix()
-        external.append(Dependency(SOURCES, artefact.style, entry.deps[source]))
+    for key, folder in filled_by_people(artefact.style).items():
+        # What was made before its stage read the folder has no version of it.
+        if read_by(artefact.stage)[key] and folder in entry.deps:
+            external.append(Dependency(key, artefact.style, entry.deps[folder]))
     for seen in external:
         observe(instance, seen)
     return provenance_tags(

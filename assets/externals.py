@@ -1,8 +1,8 @@
-"""What the graph starts from and does not make: the users' pictures, and ``params.yaml``."""
+"""What the graph does not make: the users' pictures, what people chose, and ``params.yaml``."""
 
 from dagster import AssetSpec
 
-from assets.keys import SOURCES, STAGE_OF, settings_key
+from assets.keys import CHOICES, SOURCES, STAGE_OF, settings_key
 from assets.partitions import STYLES, STYLES_AND_TRAININGS
 
 pictures = AssetSpec(
@@ -11,6 +11,15 @@ pictures = AssetSpec(
     partitions_def=STYLES,
     group_name="inputs",
     kinds={"image"},
+)
+
+choices = AssetSpec(
+    CHOICES,
+    description="What people chose on blind pages of a style, as `nsync blind read` brought it in "
+    "(`choices/<style>`).",
+    partitions_def=STYLES,
+    group_name="inputs",
+    kinds={"json"},
 )
 
 settings = [

@@ -21,6 +21,9 @@ ASSET_OF = {stage.name: asset for asset, stage in STAGE_OF.items()}
 SOURCES = AssetKey("sources")
 """The users' own pictures, by style."""
 
+CHOICES = AssetKey("choices")
+"""What people chose on blind pages, by style."""
+
 
 def settings_key(asset: str) -> AssetKey:
     """The part of ``params.yaml`` an asset depends on."""
@@ -31,4 +34,10 @@ def upstream(stage: Stage) -> tuple[AssetKey, ...]:
     """What the asset of ``stage`` depends on."""
     settings = settings_key(ASSET_OF[stage.name])
     assets = [AssetKey(ASSET_OF[need]) for need in stage.needs]
-    return (*assets, *([SOURCES] if stage.reads_source else []), settings)
+    by_people = [key for key, read in read_by(stage).items() if read]
+    return (*assets, *by_people, settings)
+
+
+def read_by(stage: Stage) -> dict[AssetKey, bool]:
+    """Whether ``stage`` reads each of the folders that people fill."""
+    return {SOURCES: stage.reads_source, CHOICES: stage.reads_choices}

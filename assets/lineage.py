@@ -7,7 +7,7 @@ from typing import Any
 
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
-from assets.keys import SOURCES, settings_key
+from assets.keys import CHOICES, SOURCES, settings_key
 from assets.partitions import STYLES, STYLES_AND_TRAININGS
 from assets.present import code_version
 from assets.stage_run import run_in_dvc
@@ -119,7 +119,7 @@ def evaluation(context: AssetExecutionContext) -> MaterializeResult[Any]:
 
 @asset(
     deps=[
-        style_set, captions, negative_set, lora, base_samples, samples, evaluation,
+        style_set, captions, negative_set, lora, base_samples, samples, evaluation, CHOICES,
         settings_key("report"),
     ],
     partitions_def=STYLES,
@@ -129,7 +129,7 @@ def evaluation(context: AssetExecutionContext) -> MaterializeResult[Any]:
     code_version=code_version(STAGES["report"]),
 )  # fmt: skip
 def report(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """One page a style: pictures side by side, figures and intervals, where all came from."""
+    """One page a style: pictures side by side, figures, what people chose, where all came from."""
     return run_in_dvc(context, "report")
 
 

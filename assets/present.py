@@ -1,10 +1,12 @@
-"""What is there now, before anything runs: settings, sources and code, as DVC would record them."""
+"""What is there now, before anything runs: settings, inputs and code, as DVC would record them."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from dagster import AssetKey
 from ruamel.yaml import YAML
 
+from assets.keys import CHOICES, SOURCES
 from assets.lock_file import CODE, json_digest
 from assets.place import WORKSPACE
 from nsync_pipeline.pipeline import Stage
@@ -23,9 +25,16 @@ def settings_of(params: Any, keys: Sequence[str]) -> dict[str, Any]:
     return {key: _at(params, key) for key in keys}
 
 
-def source_now(style: str) -> str | None:
-    """The digest of the user's pictures of a style; None where there are none."""
-    return _digest(WORKSPACE.source(style).relative_to(WORKSPACE.root).as_posix())
+def filled_by_people(style: str) -> dict[AssetKey, str]:
+    """The folders of a style that people fill, by the asset that stands for each."""
+    folders = {SOURCES: WORKSPACE.source(style), CHOICES: WORKSPACE.choices(style)}
+    return {key: path.relative_to(WORKSPACE.root).as_posix() for key, path in folders.items()}
+
+
+def filled_now(style: str) -> dict[AssetKey, str]:
+    """The digests of those folders that are there."""
+    found = {key: _digest(folder) for key, folder in filled_by_people(style).items()}
+    return {key: digest for key, digest in found.items() if digest is not None}
 
 
 def code_version(stage: Stage) -> str:

@@ -58,6 +58,14 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
     assert fake.ran() == []
     assert _not_fresh(fake) == {}
 
+    # Somebody's choices come in: the report shows them, and nothing else reads them.
+    (fake.workspace.choices("woodblock") / "one.json").write_text("{}")
+    assert _not_fresh(fake, "sync") == {"report woodblock": "STALE"}
+    assert "1 artefacts made" in _materialize(fake)
+    assert fake.ran() == ["report-woodblock"]
+    assert _not_fresh(fake) == {}
+    assert json.loads(fake.dvc("status", "--json").stdout) == {}
+
     # A training seed is added: of the trainings only the new ones are made, and then the rest.
     fake.edit_params("training_seeds: [0]", "training_seeds: [0, 1]")
     sync_dvc_file(fake.workspace)
