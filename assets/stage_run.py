@@ -16,6 +16,9 @@ from assets.artefact import Artefact, materialize_result
 from assets.dvc import DvcError, repro
 from assets.lock_file import LOCK, read_lock
 from assets.partitions import style_and_training
+from assets.place import WORKSPACE
+from nsync_pipeline.params import read_params
+from nsync_pipeline.pipeline.dvc_file import check_dvc_file
 
 # Raised by dagster's own code, at every session.
 warnings.filterwarnings("ignore", category=PreviewWarning)
@@ -25,8 +28,11 @@ def run_in_dvc(context: AssetExecutionContext, asset: str) -> MaterializeResult[
     """Bring the artefact of this partition up to date, and say what it is now.
 
     Raises:
+        ParamsError: dvc.yaml or a folder it names is not as params.yaml asks for; said here, as DVC
+            would only name a file that is missing.
         DvcError: DVC or the stage failed.
     """
+    check_dvc_file(WORKSPACE, read_params(WORKSPACE.params_file))
     artefact = Artefact(asset, *style_and_training(context.partition_key))
     with open_pipes_session(
         context=context,

@@ -22,8 +22,21 @@ def workspace_findings(workspace: Workspace) -> Iterator[Finding]:
     yield base_model_finding(params.base_model)
     yield memory_finding(params)
     yield captioner_finding(params)
+    if (workspace.root / "dvc.yaml").is_file():
+        yield dvc_file_finding(workspace, params)
     for style in params.styles:
         yield style_finding(workspace, params, style)
+
+
+def dvc_file_finding(workspace: Workspace, params: Params) -> Finding:
+    """Whether DVC is asked for what the settings say."""
+    from nsync_pipeline.pipeline.dvc_file import check_dvc_file
+
+    try:
+        check_dvc_file(workspace, params)
+    except ParamsError as error:
+        return Finding(State.WARN, "DVC's stages", str(error), "nsync sync")
+    return Finding(State.OK, "DVC's stages", "as params.yaml asks for")
 
 
 def base_model_finding(config: BaseModelConfig) -> Finding:

@@ -1,6 +1,7 @@
 """Dagster and DVC agree on what is fresh, whichever of them made it; stages are fakes."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -82,6 +83,16 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
     assert ran[:2] == ["training-woodblock-lora-1", "generation-woodblock-lora-1"]
     assert _not_fresh(fake, artefacts=18) == {}
     assert json.loads(fake.dvc("status", "--json").stdout) == {}
+
+
+def test_workspace_older_than_choices_is_told_what_to_do(tmp_path: Path) -> None:
+    fake = make_fake_workspace(tmp_path)
+    shutil.rmtree(fake.root / "choices")
+    done = fake.call(sys.executable, "-m", "assets.materialize", "--style", "woodblock")
+    assert done.returncode == 2
+    assert "choices/woodblock is not there" in done.stderr
+    assert "`nsync sync` brings it in order" in done.stderr
+    assert fake.ran() == []
 
 
 def test_failed_stage_is_said_and_the_rest_is_left(tmp_path: Path) -> None:

@@ -14,13 +14,16 @@ from nsync_pipeline.cli.service_findings import service_findings
 from nsync_pipeline.cli.workspace_findings import (
     base_model_finding,
     captioner_finding,
+    dvc_file_finding,
     style_finding,
     workspace_findings,
 )
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.params import parse_params
+from nsync_pipeline.params import parse_params, read_params
+from nsync_pipeline.pipeline.dvc_file import sync_dvc_file
 from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = {
     "styles": {
         "ink": {"source": "folder"},
@@ -103,6 +106,18 @@ def test_a_style_whose_pictures_are_elsewhere_says_how_to_get_them(workspace: Wo
 
     assert "holds no pictures" in finding.found
     assert "dvc pull" in finding.advice
+
+
+def test_what_sync_would_bring_in_order_is_told(workspace: Workspace) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        (workspace.root / name).write_bytes((REPOSITORY / name).read_bytes())
+    params = read_params(workspace.params_file)
+    finding = dvc_file_finding(workspace, params)
+    assert (finding.state, finding.advice) == (State.WARN, "nsync sync")
+    assert "choices/woodblock is not there" in finding.found
+
+    sync_dvc_file(workspace)
+    assert dvc_file_finding(workspace, params).state is State.OK
 
 
 def test_dvc_remotes_are_named(workspace: Workspace) -> None:

@@ -1,5 +1,6 @@
 """One stage, run as the command line runs it; stages are fakes, processes are real."""
 
+import shutil
 import signal
 import subprocess
 import time
@@ -9,10 +10,12 @@ import pytest
 from fake_workspace import FakeWorkspace
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
-from nsync_pipeline.pipeline import run_stage
+from nsync_pipeline.params import read_params
+from nsync_pipeline.pipeline import STAGES, Place, run_stage
 from nsync_pipeline.pipeline.disk_full import disk_full_explained
 from nsync_pipeline.pipeline.inputs import read_tree, tree_digest
 from nsync_pipeline.pipeline.records import read_record
+from nsync_pipeline.pipeline.run import read_inputs
 
 STYLE = ("--style", "woodblock")
 
@@ -27,6 +30,23 @@ def test_artefact_and_what_was_said_of_it_are_kept(fake: FakeWorkspace) -> None:
     assert record is not None
     assert record.figures == {"files": 4}  # three keys of settings, and the source's README
     assert record.previews[0].jpeg.startswith(b"\xff\xd8")
+
+
+def test_report_needs_no_choices_and_nothing_less_than_the_rest(fake: FakeWorkspace) -> None:
+    shutil.rmtree(fake.root / "choices")
+    params, report = read_params(fake.workspace.params_file), STAGES["report"]
+    place = Place(fake.workspace, "woodblock")
+    rest = [path for path in report.inputs(place, params.training_runs())
+            if path != fake.workspace.choices("woodblock")]  # fmt: skip
+    for path in rest:
+        path.mkdir(parents=True)
+    without = read_inputs(report, place, params).digest()
+    fake.workspace.choices("woodblock").mkdir(parents=True)
+    (fake.workspace.choices("woodblock") / "one.json").write_text("{}")
+    assert read_inputs(report, place, params).digest() != without
+    fake.workspace.evaluation("woodblock").rmdir()
+    with pytest.raises(MissingArtifactError, match="run evaluation first"):
+        read_inputs(report, place, params)
 
 
 def test_failed_stage_leaves_nothing_where_nothing_was(fake: FakeWorkspace) -> None:

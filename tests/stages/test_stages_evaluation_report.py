@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
@@ -23,7 +24,7 @@ from nsync_pipeline.stages import evaluation, report
 from nsync_pipeline.stages.blind_choices import take_choices
 from nsync_pipeline.stages.blind_page import blind_page
 from nsync_pipeline.stages.blind_questions import draw_questions, picture_digests
-from nsync_pipeline.stages.context import StageContext, StageResult
+from nsync_pipeline.stages.context import SilentLog, StageContext, StageResult
 from nsync_pipeline.stages.picture_sets import read_style_pictures
 from nsync_pipeline.stages.report_choices import choices_section
 from nsync_pipeline.stages.report_lineage import public_name
@@ -249,7 +250,13 @@ def test_report_shows_what_people_chose(workspace: Workspace) -> None:
     params = style_params()
     for between in (("nsync", BASE), ("nsync", "lora")):
         choose_first(workspace, params, between)
-    said = report.run(StageContext(workspace, params, STYLE))
+    logged: dict[str, float] = {}
+
+    class KeepsMetrics(SilentLog):
+        def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+            logged.update(values)
+
+    said = report.run(StageContext(workspace, params, STYLE, log=KeepsMetrics()))
     html = page(workspace)
     assert Page(html).open == []
     # Seven of eight won, one open: 7.5 of 8, which is 94 %.
@@ -261,6 +268,8 @@ def test_report_shows_what_people_chose(workspace: Workspace) -> None:
     assert "nsync blind make" not in html
     assert "Lovelace" not in html
     assert said.figures["people chose nsync over lora"] == 0.938
+    names = ("people chose nsync over lora", "people chose nsync over base")
+    assert logged == dict.fromkeys(names, 7.5 / 8)
 
 
 def test_report_says_which_choices_it_does_not_count(workspace: Workspace) -> None:
