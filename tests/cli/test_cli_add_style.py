@@ -116,3 +116,14 @@ def test_a_drawn_style_needs_no_folder(workspace: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert read_params(workspace / "params.yaml").style("glass").pictures == 12
+
+
+def test_where_dvc_runs_the_stages_the_style_has_a_folder_for_choices(workspace: Path) -> None:
+    repository = Path(__file__).resolve().parents[2]
+    for name in ("params.yaml", "dvc.yaml"):
+        (workspace / name).write_bytes((repository / name).read_bytes())
+    done = add_style(workspace, "glass", "sketchbook:stained_glass", "--pictures", "12")
+
+    assert done.returncode == 0, done.stderr
+    assert "choices/glass: for what people choose, and for git\n" in done.stdout
+    assert "`glass`" in (workspace / "choices" / "glass" / "README.md").read_text()
