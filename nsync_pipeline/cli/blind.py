@@ -75,7 +75,7 @@ def read(
             )
         if kept_choices.outdated:
             print(
-                f"{style}: {kept_choices.outdated} files in choices/{style} are about pictures "
-                "that were drawn again since: not counted"
+                f"{style}: not counted: {kept_choices.outdated} files in choices/{style} whose "
+                "pictures were drawn again since, or whose variant is gone"
             )
     print("The report shows them after `dvc repro`, or once it is made in Dagster")

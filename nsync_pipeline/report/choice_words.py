@@ -39,8 +39,9 @@ def outdated_choices(files: int) -> str:
     if not files:
         return ""
     told = "One file of choices is" if files == 1 else f"{files} files of choices are"
-    left_out = "It is" if files == 1 else "They are"
-    return f"{told} about pictures that were drawn again since. {left_out} not counted here."
+    return (
+        f"{told} not counted here: the pictures were drawn again since, or their variant is gone."
+    )
 
 
 def _rate(told: Preference, of_a: bool) -> str:

@@ -52,7 +52,7 @@ class KeptChoices:
     """All that is kept of one style."""
 
     choices: tuple[Choices, ...]  # between variants, then against the base
-    outdated: int  # files about pictures that were drawn again since; not among the choices
+    outdated: int  # files about pictures that are there no more; not among the choices
 
 
 @dataclass(frozen=True)

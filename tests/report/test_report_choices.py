@@ -73,8 +73,8 @@ def test_choices_and_people_are_counted(told: Preference, people: int, counted: 
 
 def test_outdated_files_are_told() -> None:
     assert outdated_choices(0) == ""
-    assert outdated_choices(1).startswith("One file of choices is about pictures that were drawn")
-    assert outdated_choices(3).startswith("3 files of choices are about pictures that were drawn")
+    assert outdated_choices(1).startswith("One file of choices is not counted here: the pictures")
+    assert outdated_choices(3).startswith("3 files of choices are not counted here: the pictures")
 
 
 def test_the_bar_is_shared_out_as_the_choices_were() -> None:

@@ -282,7 +282,7 @@ def test_report_says_which_choices_it_does_not_count(workspace: Workspace) -> No
     report.run(StageContext(workspace, params, STYLE))
     html = page(workspace)
     assert "What people chose" in html
-    assert "One file of choices is about pictures that were drawn again since." in html
+    assert "One file of choices is not counted here: the pictures were drawn again since" in html
     assert "nsync blind make woodblock --between nsync,lora" in html
     assert "nsync preferred" not in html
 
