@@ -108,6 +108,10 @@ class Workspace:
             return self.root / ABLATIONS / style / kind
         return self.root / kind / style
 
+    def made(self, style: str) -> Path:
+        """Records of what was made from which inputs; an ablation's lie with what it made."""
+        return self._result(".made", style) if self.of_ablation else self.state / "records" / "made"
+
     @property
     def state(self) -> Path:
         """This machine's own state: nothing in it is an artefact."""

@@ -28,7 +28,6 @@ def ablate(
 ) -> None:
     """Train every variant of the section `ablation` on a style, and compare them in one report."""
     place = find_workspace(workspace)
-    from nsync_pipeline.cli.ablation_summary import print_plan, print_summary
     from nsync_pipeline.cli.shared_artefacts import make_shared
     from nsync_pipeline.pipeline.ablation import Ablation, Asked, pending_steps, run_ablation
 
@@ -38,7 +37,9 @@ def ablate(
     params = ablation.params()
     for note in params.ablation_matrix().notes:
         print(note)
-    print(_counted(ablation, params))
+    print(_counted(ablation, params), flush=True)
+    from nsync_pipeline.cli.ablation_summary import print_plan, print_summary
+
     if dry_run:
         print_plan(params, pending_steps(ablation, params))
         return

@@ -1,5 +1,6 @@
 """What ``nsync ablate`` prints: what it would make, and what came out."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -23,6 +24,8 @@ METRICS = {
     "prompt_fidelity": "prompt fidelity",
 }  # fmt: skip
 
+NOTHING = "nothing to make: all is up to date"
+
 LINE = 120
 """Characters of a line where the output is no terminal."""
 
@@ -38,19 +41,20 @@ def print_plan(params: Params, pending: Sequence[Step]) -> None:
     first = [step.stage.name for step in pending if step.stage.name in SHARED]
     if first:
         print(f"first brought up to date: {', '.join(first)}")
-    print(f"{len(to_train)} trainings to make" if pending else "nothing to make: all is up to date")
+    print(f"trainings to make: {len(to_train)}" if pending else NOTHING)
 
 
 def print_summary(ablation: Ablation, params: Params, outcome: Outcome) -> None:
     """The figures of each variant, the verdict on it, and where the rest is."""
     evaluation = read_evaluation(outcome.evaluation)
     _print(_figures(evaluation, list(params.variants)))
-    print(what_is_compared(evaluation.counts["trainings"]))
+    for told in (*evaluation.warnings, what_is_compared(evaluation.counts["trainings"])):
+        print(told)
     headline = read_record(ablation.workspace, tree_digest(read_tree(outcome.report)))
     if headline is not None:
         print(headline.figures["verdict"])
     trained = sum(step.stage.name == "training" for step in outcome.made)
-    print(f"trained now: {trained}" if outcome.made else "nothing to make: all was up to date")
+    print(f"trained now: {trained}" if outcome.made else NOTHING)
     print(f"report: {outcome.report / REPORT_FILE}")
     experiment = experiment_of(ablation.own, ablation.style)
     print(f"MLflow: experiment {experiment}, tags.`{ABLATION}` = '{outcome.group}'")
@@ -95,7 +99,8 @@ def _cell(figure: Interval | None, digits: int) -> str:
 
 def _changes(params: Params, variant: str) -> str:
     changes = flat(params.variants[variant].model_dump(mode="json"))
-    return ", ".join(f"{name} {value}" for name, value in changes.items())
+    shown_values = {n: v if isinstance(v, str) else json.dumps(v) for n, v in changes.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown_values.items())
 
 
 def _table(*columns: str) -> Table:

@@ -155,13 +155,14 @@ class Ablation:
             inputs = self.inputs(step)
         except MissingArtifactError:
             return False
-        made = read_made(self.workspace, step.stage.slot(step.place), inputs + group)
+        folder = step.place.workspace.made(self.style)
+        made = read_made(folder, step.stage.slot(step.place), inputs + group)
         return made is not None and made == self._artefact(step)
 
     def keep(self, step: Step, group: str = "") -> None:
         """Note that the artefact is made of what there is now (in this group)."""
-        slot = step.stage.slot(step.place)
-        write_made(self.workspace, slot, self.inputs(step) + group, self._artefact(step))
+        folder, slot = step.place.workspace.made(self.style), step.stage.slot(step.place)
+        write_made(folder, slot, self.inputs(step) + group, self._artefact(step))
 
     def group(self, params: Params) -> str:
         """8 hex digits over what all its trainings are made of."""

@@ -2,8 +2,10 @@
 
 An artefact that DVC restores from its cache is restored without running a stage. What was said of
 it when it was made is found by its digest, so Dagster shows the right figures and previews then,
-too. What was made from which inputs is kept beside it. These records belong to the machine: where
-one is missing, nothing else is.
+too. These records belong to the machine: where one is missing, nothing else is.
+
+What was made from which inputs is kept in a folder of ``Workspace.made``: so an ablation knows what
+it need not make again.
 """
 
 import base64
@@ -40,24 +42,24 @@ def read_record(workspace: Workspace, digest: str) -> StageResult | None:
     return StageResult(content["figures"], previews)
 
 
-def write_made(workspace: Workspace, slot: str, inputs: str, artefact: str) -> None:
+def write_made(folder: Path, slot: str, inputs: str, artefact: str) -> None:
     """Keep the digest of the artefact that the stage of ``slot`` made of these inputs."""
-    path = _made_path(workspace, slot, inputs)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _made_path(folder, slot, inputs)
+    folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(artefact, encoding="utf-8")
     partial.replace(path)
 
 
-def read_made(workspace: Workspace, slot: str, inputs: str) -> str | None:
-    """The digest of what was made of these inputs here; None where nothing was."""
-    path = _made_path(workspace, slot, inputs)
+def read_made(folder: Path, slot: str, inputs: str) -> str | None:
+    """The digest of what was made of these inputs; None where nothing was."""
+    path = _made_path(folder, slot, inputs)
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _made_path(workspace: Workspace, slot: str, inputs: str) -> Path:
+def _made_path(folder: Path, slot: str, inputs: str) -> Path:
     name = hashlib.blake2b(f"{slot} {inputs}".encode(), digest_size=16).hexdigest()
-    return workspace.state / "records" / "made" / f"{name}.txt"
+    return folder / f"{name}.txt"
 
 
 def _path(workspace: Workspace, digest: str) -> Path:

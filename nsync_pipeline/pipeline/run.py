@@ -150,7 +150,7 @@ def _run(
         publish(staging)
         made = tree_digest(read_tree(staging.place))
         write_record(workspace, made, result)
-        write_made(workspace, stage.slot(place), identity.inputs, made)
+        write_made(workspace.made(place.style), stage.slot(place), identity.inputs, made)
         log.results(result.figures, [preview.jpeg for preview in result.previews])
     return result
 

@@ -1,9 +1,9 @@
 """An ablation makes what is not there or out of date, and only that; stages are fakes."""
 
+import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from fake_workspace import FakeWorkspace
@@ -51,7 +51,7 @@ def test_all_is_made_once_and_apart_from_the_main_trainings(ablated: FakeWorkspa
 
     made = ablated.root / "ablations" / "woodblock"
     assert sorted(path.name for path in made.iterdir()) == [
-        "evaluation", "models", "reports", "samples"
+        ".made", "evaluation", "models", "reports", "samples"
     ]  # fmt: skip
     assert (made / "models" / "orthogonal" / "1" / "training.json").is_file()
     assert not (ablated.root / "models").exists()
@@ -127,6 +127,15 @@ def test_changed_pictures_make_all_anew(ablated: FakeWorkspace) -> None:
     assert ablate(ablated) == [*SHARED, *ALL, *CLOSING]
 
 
+def test_without_the_workspaces_own_state_no_training_is_made_again(
+    ablated: FakeWorkspace,
+) -> None:
+    ablate(ablated)
+    shutil.rmtree(ablated.workspace.state)
+
+    assert ablate(ablated) == SHARED
+
+
 def test_what_was_tampered_with_is_made_anew(ablated: FakeWorkspace) -> None:
     ablate(ablated)
     model = ablated.root / "ablations" / "woodblock" / "models" / "none" / "1"
@@ -182,6 +191,6 @@ def test_dvc_and_an_ablation_do_not_make_each_others_artefacts(
 
     fake.dvc("repro", "--quiet")
     assert not set(fake.ran()) & set(SHARED)
-    for record in Path(fake.workspace.state, "records", "made").iterdir():
+    for record in fake.workspace.made("woodblock").iterdir():
         record.unlink()  # as on another machine: DVC still knows what is up to date
     assert not set(ablate(fake)) & set(SHARED)
