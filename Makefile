@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-fast check format lint types imports
+.PHONY: help setup demo ui evidence test test-fast check format lint types imports
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ demo: setup ## Run the whole pipeline on the embedded style, through Dagster
 
 ui: setup ## Start the Dagster and MLflow pages
 	@$(BIN)/python -m assets.pages
+
+evidence: setup ## Measure what the contrast does on the drawn world (about 1.5 hours, resumable)
+	@$(BIN)/python -m benchmarks.evidence run
 
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,0 +1,10 @@
+"""The benchmark of styles and trivial attributes, on the drawn world.
+
+    python -m benchmarks.evidence run [--table main]    # make what has no result yet, then the page
+    python -m benchmarks.evidence page                  # docs/evidence.md from what there is
+
+A *trial* is one training of one method on one set of pictures of one held-out style, from one
+training seed, made by the pipeline's own stages, and what its pictures of other contents show. Each
+is kept as a small file in ``benchmarks/evidence/results``: what is there is not done again, whoever
+made it and where.
+"""

@@ -1,0 +1,63 @@
+"""The command."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.evidence.matrix import FULL, TABLES
+from benchmarks.evidence.results import RESULTS
+from benchmarks.evidence.run import run_table, work
+from nsync_pipeline.pipeline.process_death import die_with_parent
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def main() -> int:
+    arguments = parsed()
+    table = TABLES[arguments.table]
+    folder = arguments.folder.resolve()
+    # What only shows that everything runs is kept apart from what is measured.
+    kept = (RESULTS, REPOSITORY / "docs") if table.scale == FULL else (folder, folder)
+    results, docs = arguments.results or kept[0], arguments.docs or kept[1]
+    if arguments.what == "work":
+        die_with_parent()
+        return 0 if work(table, folder, results) else 1
+    wrong: list[str] = []
+    if arguments.what == "run":
+        wrong = run_table(table, folder, results, arguments.workers or workers())
+    from benchmarks.evidence.page import write_page
+
+    write_page(results, docs, table.scale)
+    print(f"{docs / 'evidence.md'} is written")
+    for line in wrong:
+        print(f"evidence: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def workers() -> int:
+    """One on a GPU, else one a core."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
+    parser.add_argument(
+        "what", choices=("run", "page", "work"), metavar="run|page",
+        help="carry out what has no result and write the page; or only write the page",
+    )  # fmt: skip
+    parser.add_argument("--table", choices=tuple(TABLES), default="main")
+    parser.add_argument("--workers", type=int, help="processes; a core each by default")
+    parser.add_argument(
+        "--folder", type=Path, default=REPOSITORY / ".nsync" / "evidence",
+        help="where pictures and trainings are made; may be deleted at any time",
+    )  # fmt: skip
+    parser.add_argument("--results", type=Path, help="the result files")
+    parser.add_argument("--docs", type=Path, help="where the page goes")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
