@@ -111,7 +111,9 @@ def measure(
         of_seeds = seed_weights(count, DRAWS, numpy_stream(0, "seeds", style, of, count))
         under = np.stack([mean_under(of_prompts, row) for row in each], axis=1)
         values.append(each.mean())
-        draws.append((of_seeds * under).mean(axis=1))
+        # What there is once a training varies with its seed alone: of few, nobody knows how much.
+        unknown = prompts == 1 and count < ENOUGH_TRAININGS
+        draws.append(np.full(DRAWS, np.nan) if unknown else (of_seeds * under).mean(axis=1))
     return Measure(float(np.mean(values)), np.mean(draws, axis=0))
 
 

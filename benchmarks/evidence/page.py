@@ -205,8 +205,14 @@ def _set_section(
             "",
         ]
     plot = f"evidence_{of}_rates.png"
-    rates_plot(trials, [of], images / plot)
-    lines += [f"![The three rates on the {of} set](images/{plot})", "", *rates_table(trials, of)]
+    rates_plot(trials, of, images / plot)
+    lines += [
+        f"![Rates on the {of} set](images/{plot})",
+        "",
+        "*With 95 % intervals; the small dots are the means of the single styles.*",
+        "",
+        *rates_table(trials, of),
+    ]
     marks = " / leak" if SETS[of].confound else ""
     lines += ["", f"By style (style recognised / content kept{marks}):", ""]
     lines += [*styles_table(trials, of), ""]

@@ -1,6 +1,5 @@
 """The plots and picture grids of the page."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,31 +20,32 @@ NAMES = {STYLE: "style recognised", CONTENT: "content kept", LEAK: "leak"}
 LINES = ("#3566a8", "#c0502e", "#3f8f5f", "#8a5aa8", "#b58a1d", "#5b6770", "#c04a86", "#2c8a94")
 
 
-def rates_plot(trials: Trials, sets: Sequence[str], file: Path) -> None:
-    """A panel a set, a row a method: the three rates with their intervals."""
-    most = max(len(trials.methods(of)) for of in sets)
-    figure = Figure(figsize=(5.2 * len(sets), 0.42 * most + 1.3), layout="constrained")
-    for panel, of in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        methods = trials.methods(of)
-        for name, colour in COLOURS.items():
-            offset = {STYLE: -0.18, CONTENT: 0.0, LEAK: 0.18}[name]
-            for row, method in enumerate(methods):
-                found = measure(trials, of, method, name, trials.seeds(of, method))
-                if found is None:
-                    continue
-                shown = found.interval
-                panel.plot([shown.low, shown.high], [row + offset] * 2, color=colour, linewidth=1.6)
-                panel.plot(shown.value, row + offset, "o", color=colour, markersize=4.5)
-        panel.set_yticks(range(len(methods)), methods)
-        panel.invert_yaxis()
-        panel.set_xlim(-0.03, 1.03)
-        panel.set_title(f"{of}: {SETS[of].words}", fontsize=10, color=INK)
-        _plain(panel, "x")
-    handles = [
-        figure.axes[0].plot([], [], "o-", color=colour, label=NAMES[name])[0]
-        for name, colour in COLOURS.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+def rates_plot(trials: Trials, of: str, file: Path) -> None:
+    """A row a method: its rates with their intervals, and the means of the styles as small dots."""
+    methods = trials.methods(of)
+    confounded = SETS[of].confound is not None
+    colours = {name: colour for name, colour in COLOURS.items() if confounded or name != LEAK}
+    figure = Figure(figsize=(8.4, 0.5 * len(methods) + 1.1), layout="constrained")
+    panel = figure.subplots()
+    for number, (name, colour) in enumerate(colours.items()):
+        for row, method in enumerate(methods):
+            place = row + 0.22 * (number - 1)
+            seeds = trials.seeds(of, method)
+            found = measure(trials, of, method, name, seeds)
+            if found is None:
+                continue
+            each = [measure(trials, of, method, name, {s: chosen}) for s, chosen in seeds.items()]
+            means = [one.value for one in each if one is not None]
+            panel.plot(means, [place] * len(means), "o", color=colour, markersize=3, alpha=0.4)
+            shown = found.interval
+            panel.plot([shown.low, shown.high], [place] * 2, color=colour, linewidth=1.6)
+            label = NAMES[name] if row == 0 else None
+            panel.plot(shown.value, place, "o", color=colour, markersize=5.5, label=label)
+    panel.set_yticks(range(len(methods)), methods)
+    panel.set_ylim(len(methods) - 0.5, -0.5)
+    panel.set_xlim(-0.02, 1.02)
+    _plain(panel, "x")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
