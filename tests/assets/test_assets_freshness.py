@@ -39,7 +39,7 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
     assert fake.ran() == []
 
     # One variant's setting is edited: what it is read for is stale, and Dagster makes only that.
-    fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
+    fake.edit_params("  nsync:\n", "  nsync:\n    learning_rate: 0.0005\n")
     assert _not_fresh(fake, "sync") == {"lora woodblock|nsync-0": "STALE"}
     assert "4 artefacts made" in _materialize(fake)
     assert fake.ran() == CHANGED
@@ -73,7 +73,7 @@ def test_dagster_and_dvc_agree(tmp_path: Path) -> None:
     new = {
         f"{asset} woodblock|{variant}-1": "MISSING"
         for asset in ("lora", "samples")
-        for variant in ("lora", "nsync", "nsync_anchor")
+        for variant in ("lora", "nsync", "nsync_extended")
     }
     stale = {"evaluation woodblock": "STALE", "report woodblock": "STALE"}
     assert _not_fresh(fake, "sync", artefacts=18) == new | stale

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 ALL = [
     "style_set-woodblock", "captions-woodblock", "negative_set-woodblock",
     "training-woodblock-lora-0", "training-woodblock-nsync-0",
-    "training-woodblock-nsync_anchor-0", "generation-woodblock-lora-0",
-    "generation-woodblock-nsync-0", "generation-woodblock-nsync_anchor-0",
+    "training-woodblock-nsync_extended-0", "generation-woodblock-lora-0",
+    "generation-woodblock-nsync-0", "generation-woodblock-nsync_extended-0",
     "base_generation-woodblock", "evaluation-woodblock", "report-woodblock",
 ]  # fmt: skip
 
@@ -35,7 +35,7 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     assert fake.ran() == []
     _commit(fake, "all")
 
-    fake.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
+    fake.edit_params("  nsync:\n", "  nsync:\n    learning_rate: 0.0005\n")
     fake.dvc("repro", "--quiet")
     assert fake.ran() == [
         "training-woodblock-nsync-0", "generation-woodblock-nsync-0", "evaluation-woodblock",
@@ -54,7 +54,7 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     fake.edit_params("training_seeds: [0]", "training_seeds: [0, 1]")
     sync_dvc_file(fake.workspace)
     fake.dvc("repro", "--quiet")
-    variants = ("lora", "nsync", "nsync_anchor")
+    variants = ("lora", "nsync", "nsync_extended")
     new = [f"{stage}-woodblock-{v}-1" for stage in ("training", "generation") for v in variants]
     assert sorted(fake.ran()) == sorted([*new, "evaluation-woodblock", "report-woodblock"])
     assert json.loads(fake.dvc("status", "--json").stdout) == {}
@@ -115,7 +115,7 @@ def test_forgotten_variant_stops_dvc_before_anything_is_computed(
     fake_with_dvc: FakeWorkspace,
 ) -> None:
     fake = fake_with_dvc
-    fake.edit_params("  nsync_anchor:\n", "  gentle:\n    update_rule: none\n  nsync_anchor:\n")
+    fake.edit_params("  nsync_extended:\n", "  gentle:\n    update_rule: none\n  nsync_extended:\n")
     done = fake.call(str(BIN / "dvc"), "repro", "--quiet")
     assert done.returncode != 0
     assert "`nsync sync` brings it in order" in done.stderr

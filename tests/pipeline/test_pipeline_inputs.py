@@ -48,7 +48,10 @@ def _pycache(root: Path) -> None:
     ("edit", "named"),
     [
         (_edit("params.yaml", "seed: 0", "seed: 1"), "seed"),
-        (_edit("params.yaml", "rule: orthogonal\n", "rule: none\n"), "variants.nsync"),
+        (
+            _edit("params.yaml", "  nsync:\n", "  nsync:\n    learning_rate: 0.5\n"),
+            "variants.nsync",
+        ),
         (_edit("params.yaml", "seed: 0", "sede: 0"), "params.yaml"),
         (_edit("params.yaml", "seed: 0", "seed: ["), "params.yaml"),
         (_edit("data/a.txt", "a", "b"), "data (a.txt)"),

@@ -107,7 +107,7 @@ def test_a_stage_needs_only_stages_before_it() -> None:
 
 
 def test_forgotten_variant_is_told_and_synced(fake: FakeWorkspace) -> None:
-    fake.edit_params("  nsync_anchor:\n", "  gentle:\n    update_rule: none\n  nsync_anchor:\n")
+    fake.edit_params("  nsync_extended:\n", "  gentle:\n    update_rule: none\n  nsync_extended:\n")
     changed = read_params(fake.workspace.params_file)
     with pytest.raises(ParamsError, match="deps of evaluation are not those of the variants"):
         check_dvc_file(fake.workspace, changed)
@@ -137,7 +137,7 @@ def test_forgotten_training_seed_is_told_and_synced(fake: FakeWorkspace) -> None
 
 def test_sync_keeps_comments(fake: FakeWorkspace) -> None:
     comments = _comments(fake.root / "dvc.yaml")
-    fake.edit_params("  nsync_anchor:\n", "  gentle:\n    update_rule: none\n  nsync_anchor:\n")
+    fake.edit_params("  nsync_extended:\n", "  gentle:\n    update_rule: none\n  nsync_extended:\n")
     sync_dvc_file(fake.workspace)
     assert _comments(fake.root / "dvc.yaml") == comments != []
 

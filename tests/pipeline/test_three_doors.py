@@ -39,7 +39,7 @@ def test_three_doors_make_the_same_bytes(tmp_path: Path) -> None:
     assert _out_of_date(by_dvc) == _out_of_date(by_dagster) == {}
 
     for workspace in (by_dvc, by_dagster):
-        workspace.edit_params("rule: orthogonal\n", "rule: orthogonal\n    learning_rate: 0.0005\n")
+        workspace.edit_params("  nsync:\n", "  nsync:\n    learning_rate: 0.0005\n")
     before = {door: _times(door) for door in (by_dvc.root, by_dagster.root)}
     by_dvc.call("dvc", "repro", "--quiet")
     assert "4 artefacts made" in _materialize(by_dagster)
@@ -55,9 +55,19 @@ def test_three_doors_make_the_same_bytes(tmp_path: Path) -> None:
     assert not changed & kept
 
 
+EXTENDED = """\
+  nsync_extended:
+    update_rule: orthogonal
+    shared_noise: true
+    content_dropout: 0.3
+    contrast:
+      positive_part: true
+"""
+
+
 def _two_variants(folder: Path) -> SmallWorkspace:
     small = make_small_workspace(folder)
-    small.edit_params("  nsync_anchor:\n    update_rule: orthogonal_anchor\n", "")
+    small.edit_params(EXTENDED, "")
     sync_dvc_file(small.workspace)
     return small
 
