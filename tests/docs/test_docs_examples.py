@@ -21,6 +21,7 @@ from nsync_pipeline.artifacts import LORA_FILE, Workspace
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generation.schedulers import build_scheduler
 from nsync_pipeline.params import parse_params, read_params
+from nsync_pipeline.pipeline.choices_folder import make_choices_folder
 from nsync_pipeline.pipeline.dvc_file import check_dvc_file, sync_dvc_file
 from nsync_pipeline.stages import training
 from nsync_pipeline.stages.context import StageContext
@@ -68,6 +69,7 @@ def test_it_stands_in_for_the_shipped_settings(example: Path, tmp_path: Path) ->
     shutil.copy(example, tmp_path / "params.yaml")
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     workspace = Workspace(tmp_path)
+    make_choices_folder(workspace, "monet")  # as `nsync add-style` does
     check_dvc_file(workspace, read_params(workspace.params_file))
 
     assert sync_dvc_file(workspace) == [
@@ -97,7 +99,7 @@ def test_pictures_come_in_as_the_page_says(tmp_path: Path) -> None:
 
 @each_example
 def test_its_family_trains_and_draws_with_it(example: Path, tmp_path: Path) -> None:
-    """On a tiny model of the family, two steps of the anchored rule, and without the watch."""
+    """On a tiny model of the family, two steps of the last variant, and without the watch."""
     content = content_of(example)
     base = TINY[example.stem](tmp_path / "base")
     content["base_model"] |= {"name": str(base), "revision": None, "device": "cpu"}
@@ -110,5 +112,5 @@ def test_its_family_trains_and_draws_with_it(example: Path, tmp_path: Path) -> N
     for sampler in (params.negative_set.sampler, params.generation.sampler):
         assert build_scheduler(family, sampler).timesteps is not None
 
-    training.run(StageContext(workspace, params, STYLE, "nsync_anchor"))
-    assert (workspace.model(STYLE, "nsync_anchor", 0) / LORA_FILE).is_file()
+    training.run(StageContext(workspace, params, STYLE, "nsync_extended"))
+    assert (workspace.model(STYLE, "nsync_extended", 0) / LORA_FILE).is_file()
