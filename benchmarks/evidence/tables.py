@@ -105,7 +105,7 @@ def markdown(
 
 
 def rate(value: float) -> str:
-    return f"{value:.{DIGITS}f}"
+    return f"{round(value, DIGITS) + 0.0:.{DIGITS}f}"  # + 0.0: no minus before a zero
 
 
 def ranged(shown: Interval) -> str:
@@ -116,12 +116,24 @@ def ranged(shown: Interval) -> str:
 
 def difference(one: Measure) -> str:
     shown = one.interval
-    return f"{one.value:+.{DIGITS}f} ({shown.low:+.{DIGITS}f} to {shown.high:+.{DIGITS}f})"
+    if shown.low is None or shown.high is None:
+        return _signed(shown.value)
+    return f"{_signed(shown.value)} ({_signed(shown.low)} to {_signed(shown.high)})"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, DIGITS) + 0.0:+.{DIGITS}f}"
 
 
 def _measured(trials: Trials, of: str, method: str, name: str, seeds: dict[str, list[int]]) -> str:
     found = measure(trials, of, method, name, seeds)
-    return "" if found is None else ranged(found.interval)
+    if found is None:
+        return ""
+    shown = found.interval
+    if name in AIM and shown.low is not None and shown.high is not None:
+        # Widened for the few seeds it may leave what a share can be.
+        shown = Interval(shown.value, max(0.0, shown.low), min(1.0, shown.high))
+    return ranged(shown)
 
 
 def _mean(values: Iterable[float | None], digits: int = DIGITS) -> str:
