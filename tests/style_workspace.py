@@ -22,6 +22,7 @@ from nsync_pipeline.image_sets.manifest import (
 )
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.sketchbook.world import DrawnPicture, draw_style_set
+from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import COLUMNS
 
 STYLE = "woodblock"
@@ -198,7 +199,7 @@ def _write_model(
             "variant": variant,
             "version": "0.1.0",
         },
-        "settings": {"update_rule": rule, "steps": steps, "learning_rate": 0.001},
+        "settings": TrainingConfig(update_rule=rule, steps=steps).model_dump(mode="json"),
     }
     (folder / "training.json").write_text(json.dumps(summary, sort_keys=True))
 

@@ -168,9 +168,21 @@ def _columns(
         Column("Real", None, f"held out, as seen at {side} px"),
         Column("Base", None, f"untrained, “{config.generic_style}”"),
         *(
-            Column(name, colour, RULES[summary["settings"]["update_rule"]])
+            Column(name, colour, way_of_training(summary["settings"]))
             for colour, (name, summary) in enumerate(summaries.items())
         ),
+    )
+
+
+def way_of_training(settings: Mapping[str, Any]) -> str:
+    """The update rule in a few words, and the options of the contrast that are on."""
+    on = {
+        "shared noise": settings["shared_noise"],
+        "positive part": settings["contrast"]["positive_part"],
+        "content dropout": settings["content_dropout"] > 0,
+    }
+    return ", ".join(
+        [RULES[settings["update_rule"]], *(name for name, is_on in on.items() if is_on)]
     )
 
 

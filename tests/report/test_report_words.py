@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import Comparison, Verdict
 from nsync_pipeline.report.numbers import digits_for, percent, shown
@@ -12,6 +13,8 @@ from nsync_pipeline.report.words import (
     way_to_real,
     what_is_compared,
 )
+from nsync_pipeline.stages.report import way_of_training
+from nsync_pipeline.training.config import TrainingConfig
 
 NEARER = Comparison(
     a="nsync",
@@ -192,3 +195,18 @@ def test_only_three_trainings_each_are_said_to_compare_methods() -> None:
         (True, False), (True, False), (False, True),
     ]  # fmt: skip
     assert "trained two times" in said[1]
+
+
+def test_a_variants_way_of_training_names_the_options_that_are_on() -> None:
+    plain = TrainingConfig(update_rule="orthogonal")
+    extended = TrainingConfig(
+        update_rule="orthogonal",
+        shared_noise=True,
+        content_dropout=0.3,
+        contrast=ContrastConfig(positive_part=True),
+    )
+
+    assert way_of_training(plain.model_dump()) == "less the negatives' direction"
+    assert way_of_training(extended.model_dump()) == (
+        "less the negatives' direction, shared noise, positive part, content dropout"
+    )
