@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.evidence.matrix import FULL, TABLES
+from benchmarks.evidence.matrix import FULL, METHODS, SEEDS, SETS, TABLES
 from benchmarks.evidence.results import RESULTS
 from benchmarks.evidence.run import run_table, work
 from nsync_pipeline.pipeline.process_death import die_with_parent
@@ -15,7 +16,15 @@ REPOSITORY = Path(__file__).parents[2]
 
 def main() -> int:
     arguments = parsed()
-    table = TABLES[arguments.table]
+    whole = TABLES[arguments.table]
+    table = replace(
+        whole,
+        sets=tuple(name for name in whole.sets if name in (arguments.sets or whole.sets)),
+        methods=tuple(
+            name for name in whole.methods if name in (arguments.methods or whole.methods)
+        ),
+        seeds=tuple(seed for seed in whole.seeds if seed in (arguments.seeds or whole.seeds)),
+    )
     folder = arguments.folder.resolve()
     # What only shows that everything runs is kept apart from what is measured.
     kept = (RESULTS, REPOSITORY / "docs") if table.scale == FULL else (folder, folder)
@@ -49,6 +58,11 @@ def parsed() -> argparse.Namespace:
         help="carry out what has no result and write the page; or only write the page",
     )  # fmt: skip
     parser.add_argument("--table", choices=tuple(TABLES), default="main")
+    parser.add_argument("--sets", nargs="+", choices=tuple(SETS), metavar="SET", help="only these")
+    parser.add_argument(
+        "--methods", nargs="+", choices=tuple(METHODS), metavar="METHOD", help="only these"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, help="only these")
     parser.add_argument("--workers", type=int, help="processes; a core each by default")
     parser.add_argument(
         "--folder", type=Path, default=REPOSITORY / ".nsync" / "evidence",

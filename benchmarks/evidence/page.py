@@ -74,7 +74,7 @@ def _page(trials: Trials, results: Path, images: Path, scale: Scale) -> list[str
             (of, method, baseline)
             for of in main
             for baseline in BASELINES
-            for method in trials.methods(of)
+            for method in _main_methods(trials, of)
             if baseline in trials.methods(of) and method not in BASELINES
         ],
     )
@@ -130,7 +130,7 @@ def _head(trials: Trials, main: Sequence[str]) -> list[str]:
 def _in_short(trials: Trials, main: Sequence[str], found: Sequence[Difference]) -> list[str]:
     lines = ["## In short", ""]
     for of in main:
-        methods = trials.methods(of)
+        methods = _main_methods(trials, of)
         rates = [f"`{name}` {_rate(trials, of, name)}" for name in methods]
         lines.append(f"- **{of}**: style recognised in {', '.join(rates)}.")
         for baseline in BASELINES:
@@ -166,7 +166,7 @@ def _aim(trials: Trials, of: str) -> list[str]:
         f"{AIM[LEAK]:g}"
     )
     on_average, everywhere = [], []
-    for method in trials.methods(of):
+    for method in _main_methods(trials, of):
         seeds = trials.seeds(of, method)
         if _reached(trials, of, method, seeds):
             on_average.append(f"`{method}`")
@@ -197,7 +197,7 @@ def _set_section(
     title = f"## {of.capitalize()}: {SETS[of].words}"
     file = f"evidence_{of}.jpg"
     lines = [title, ""]
-    if pictures_grid(trials, of, results, images / file):
+    if pictures_grid(trials, of, _main_methods(trials, of), results, images / file):
         lines += [
             f"![What each method drew after the {of} set](images/{file})",
             "",
@@ -283,6 +283,7 @@ def _how(trials: Trials, sets: Sequence[str], scale: Scale) -> list[str]:
         "```",
         "python -m benchmarks.evidence run                 # the main table; goes on where it was",
         "python -m benchmarks.evidence run --table wide    # everything",
+        "python -m benchmarks.evidence run --table wide --sets water red --seeds 0 1",
         "python -m benchmarks.evidence page                # this page again, from what there is",
         "```",
         "",
@@ -303,6 +304,11 @@ def _how(trials: Trials, sets: Sequence[str], scale: Scale) -> list[str]:
 def _text(*parts: str) -> list[str]:
     """A paragraph, in lines of the documents' width."""
     return textwrap.wrap(" ".join(parts), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _main_methods(trials: Trials, of: str) -> list[str]:
+    """Those of the main table: what else there is stands in the tables, with its few trainings."""
+    return [name for name in trials.methods(of) if name in MAIN.methods]
 
 
 def _rate(trials: Trials, of: str, method: str) -> str:

@@ -1,5 +1,6 @@
 """The plots and picture grids of the page."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -75,10 +76,12 @@ def few_plot(trials: Trials, file: Path) -> bool:
     return True
 
 
-def pictures_grid(trials: Trials, of: str, results: Path, file: Path) -> bool:
+def pictures_grid(
+    trials: Trials, of: str, methods: Sequence[str], results: Path, file: Path
+) -> bool:
     """A row a style: what taught it, what was asked for, and what each method drew of that."""
     columns = {TAUGHT_BY: "training", REAL: "asked for, real", BASE: "base"}
-    columns |= {method: method for method in trials.methods(of)}
+    columns |= {method: method for method in methods}
     rows = []
     for style in trials.styles(of):
         files = [sample_file(results, style, of, name) for name in columns]
