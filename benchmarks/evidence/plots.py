@@ -39,7 +39,8 @@ def rates_plot(trials: Trials, of: str, file: Path) -> None:
             means = [one.value for one in each if one is not None]
             panel.plot(means, [place] * len(means), "o", color=colour, markersize=3, alpha=0.4)
             shown = found.interval
-            panel.plot([shown.low, shown.high], [place] * 2, color=colour, linewidth=1.6)
+            if shown.low is not None and shown.high is not None:
+                panel.plot([shown.low, shown.high], [place] * 2, color=colour, linewidth=1.6)
             label = NAMES[name] if row == 0 else None
             panel.plot(shown.value, place, "o", color=colour, markersize=5.5, label=label)
     panel.set_yticks(range(len(methods)), methods)
