@@ -27,9 +27,9 @@ from assets.provenance import (
     observe,
     provenance_tags,
 )
-from nsync_pipeline.artifacts import TrainingRun
-from nsync_pipeline.pipeline import STAGES, Place, Stage
-from nsync_pipeline.pipeline.records import read_record
+from nsync_pipeline.graph import STAGES, Place, Stage
+from nsync_pipeline.graph.records import read_record
+from nsync_pipeline.workspace import TrainingRun
 
 
 @dataclass(frozen=True)

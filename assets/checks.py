@@ -17,8 +17,8 @@ from PIL import Image
 from assets.lineage import base_samples, lora, negative_set, samples, style_set
 from assets.partitions import PARAMS, style_and_training
 from assets.place import WORKSPACE
-from nsync_pipeline.artifacts import BASE, MANIFEST_FILE, TrainingRun
-from nsync_pipeline.image_sets.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, read_manifest
+from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, read_manifest
+from nsync_pipeline.workspace import BASE, MANIFEST_FILE, TrainingRun
 
 SHOWN = 10  # names of what is wrong
 

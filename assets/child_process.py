@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assets.place import WORKSPACE
-from nsync_pipeline.pipeline.process_death import die_with_parent
+from nsync_pipeline.graph.processes import die_with_parent
 
 
 @dataclass(frozen=True)

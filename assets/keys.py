@@ -2,7 +2,7 @@
 
 from dagster import AssetKey
 
-from nsync_pipeline.pipeline import STAGES, Stage
+from nsync_pipeline.graph import STAGES, Stage
 
 STAGE_OF = {
     "style_set": STAGES["style_set"],

@@ -11,7 +11,7 @@ from assets.keys import CHOICES, SOURCES, settings_key
 from assets.partitions import STYLES, STYLES_AND_TRAININGS
 from assets.present import code_version
 from assets.stage_run import run_in_dvc
-from nsync_pipeline.pipeline import STAGES
+from nsync_pipeline.graph import STAGES
 
 OWNERS = ["team:nsync"]
 GPU = "gpu"

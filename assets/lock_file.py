@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from assets.place import WORKSPACE
-from nsync_pipeline.artifacts import TrainingRun
+from nsync_pipeline.workspace import TrainingRun
 
 LOCK = WORKSPACE.root / "dvc.lock"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from assets.home import write_home
 from assets.place import WORKSPACE
-from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.tracking.destination import configured_uri, is_remote, resolved_uri
+from nsync_pipeline.workspace import Workspace
 
 HOST = "127.0.0.1"
 DAGSTER_PORT = 3000

@@ -6,8 +6,8 @@ A partition has two dimensions at most, so the second is a training of a variant
 from dagster import MultiPartitionKey, MultiPartitionsDefinition, StaticPartitionsDefinition
 
 from assets.place import WORKSPACE
-from nsync_pipeline.artifacts import TrainingRun
 from nsync_pipeline.params import read_params
+from nsync_pipeline.workspace import TrainingRun
 
 PARAMS = read_params(WORKSPACE.params_file)
 STYLES = StaticPartitionsDefinition(list(PARAMS.styles))

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.workspace import Workspace
 
 WORKSPACE = Workspace(Path(__file__).resolve().parents[1])

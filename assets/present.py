@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 from assets.keys import CHOICES, SOURCES
 from assets.lock_file import CODE, json_digest
 from assets.place import WORKSPACE
-from nsync_pipeline.pipeline import Stage
-from nsync_pipeline.pipeline.inputs import Tree, read_tree, tree_digest
+from nsync_pipeline.graph import Stage
+from nsync_pipeline.graph.inputs import Tree, read_tree, tree_digest
 
 _seen: dict[str, Tree] = {}
 

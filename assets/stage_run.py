@@ -17,8 +17,8 @@ from assets.dvc import DvcError, repro
 from assets.lock_file import LOCK, read_lock
 from assets.partitions import style_and_training
 from assets.place import WORKSPACE
+from nsync_pipeline.graph.dvc import check_dvc_file
 from nsync_pipeline.params import read_params
-from nsync_pipeline.pipeline.dvc_file import check_dvc_file
 
 # Raised by dagster's own code, at every session.
 warnings.filterwarnings("ignore", category=PreviewWarning)

@@ -11,8 +11,8 @@ from assets.dvc import stages_out_of_date
 from assets.partitions import PARAMS, partition_key
 from assets.place import WORKSPACE
 from assets.sync import sync_from_lock
-from nsync_pipeline.artifacts import TrainingRun
-from nsync_pipeline.pipeline.locks import sole_writer
+from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.workspace import TrainingRun
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """The run's events are in the instance; the terminal is for progress."""

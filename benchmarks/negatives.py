@@ -29,22 +29,22 @@ import torch
 from diffusers import DiffusionPipeline, PNDMScheduler
 from PIL import Image
 
+from nsync_pipeline.drawing.config import NegativeSetConfig, SamplerConfig
+from nsync_pipeline.drawing.picture_store import PictureStore, draw_into_store
+from nsync_pipeline.drawing.prompts import styled_prompt
+from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.generation.config import NegativeSetConfig, SamplerConfig
-from nsync_pipeline.generation.picture_store import PictureStore, draw_into_store
-from nsync_pipeline.generation.prompts import styled_prompt
-from nsync_pipeline.generation.sampling import PictureRequest
 from nsync_pipeline.metrics.distances import (
     CMMD_SIGMA,
     Floats,
+    frechet_distance,
     mmd_unbiased,
     prompt_kernels,
     rbf,
 )
 from nsync_pipeline.metrics.features import EMBEDDED, load_extractor
-from nsync_pipeline.metrics.frechet import frechet_distance
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook import PIPELINE_FOLDER
 from nsync_pipeline.sketchbook.world import draw_style_set

@@ -45,11 +45,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.trainables import add_trainables
+from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.generation.prompts import styled_prompt
-from nsync_pipeline.image_sets.pixels import load_pixels
+from nsync_pipeline.pictures.pixels import load_pixels
 from nsync_pipeline.sketchbook.world import draw_style_set
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig

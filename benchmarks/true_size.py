@@ -32,16 +32,19 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora import add_lora
-from nsync_pipeline.adaptation.lora_layers import ADAPTER
+from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
 from nsync_pipeline.contrast.branch_copies import BranchCopies
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
 from nsync_pipeline.contrast.refiner import Refiner
 from nsync_pipeline.contrast.rules import UpdateRule, branches_of
-from nsync_pipeline.families.compiled import compile_in_place
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.placement import Placement, choose_device, choose_dtype
+from nsync_pipeline.families.placement import (
+    Placement,
+    choose_device,
+    choose_dtype,
+    compile_in_place,
+)
 from nsync_pipeline.families.stable_diffusion import StableDiffusion
 from nsync_pipeline.families.stable_diffusion_3 import StableDiffusion3
 from nsync_pipeline.families.stable_diffusion_xl import StableDiffusionXL

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.graph.table import find_stage
 from nsync_pipeline.params import Params, parse_params
-from nsync_pipeline.pipeline.table import find_stage
-from nsync_pipeline.stages.context import StageContext
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.workspace import Workspace
 
 STYLE = "woodblock"
 

@@ -1,36 +1,111 @@
-"""``nsync add-style``: a new style's pictures into ``sources/``, its settings into ``params.yaml``.
-
-Everything is checked before anything is written, and what is written can be written again: a call
-that was cut off is finished by the same call. DVC's part (``dvc add``) is the caller's.
-"""
+"""Adding a style to the text of ``params.yaml``: every other byte of it stays as it is."""
 
 import difflib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
 
-from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
-from nsync_pipeline.image_sets.acceptance import figures, refuse_bad_files, refuse_too_few
-from nsync_pipeline.image_sets.config import StyleSetConfig
-from nsync_pipeline.image_sets.ingestion import ingest
-from nsync_pipeline.image_sets.problems import short_list
-from nsync_pipeline.image_sets.source_copy import (
+from nsync_pipeline.graph.disk_full import disk_full_explained
+from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.params import NAME, Params, parse_params, read_params
+from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few
+from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
+from nsync_pipeline.style_set.ingestion import ingest
+from nsync_pipeline.style_set.source_copy import (
     README,
     CopyPlan,
     copy_in,
     files_of,
     plan_copy,
 )
-from nsync_pipeline.image_sets.source_folder import SourceFolder, read_source
-from nsync_pipeline.image_sets.sources import SKETCHBOOK_PREFIX, folder_offer, sketchbook_offer
-from nsync_pipeline.params import NAME, Params, parse_params, read_params
-from nsync_pipeline.params_file import with_style
-from nsync_pipeline.pipeline.disk_full import disk_full_explained
-from nsync_pipeline.pipeline.locks import sole_writer
+from nsync_pipeline.style_set.source_folder import SourceFolder, read_source, short_list
+from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
+from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
+
+
+def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
+    """``text`` with ``entry`` as the last style of its section ``styles``.
+
+    The lines are put in right behind the last style, indented as the styles there are; comments,
+    order, quotes and line ends of all other lines stay. (Writing the whole file anew would move the
+    comments that stand between sections.)
+
+    Raises:
+        ParamsError: the styles are not written as a block, a style a line; the message has the
+            lines to put in by hand.
+    """
+    loaded = YAML().load(text)
+    styles = loaded["styles"]
+    first = next(iter(styles))
+    line, column = styles.lc.key(first)
+    newline = "\r\n" if "\r\n" in text else "\n"
+    lines = text.splitlines(keepends=True)
+    written = _written(name, entry, column, _inner_indent(styles[first], column))
+    at = _end_of_block(lines, line, column)
+    if at == len(lines) and lines and not lines[-1].endswith(("\n", "\r")):
+        lines[-1] += newline
+    lines[at:at] = [f"{row}{newline}" for row in written]
+    changed = "".join(lines)
+    if not _is(changed, loaded, name, entry):
+        raise ParamsError(
+            "params.yaml: the styles are written in a way that no style can be added to without "
+            "rewriting them. Put these lines under `styles:` yourself:\n" + "\n".join(written)
+        )
+    return changed
+
+
+def _inner_indent(style: Any, column: int) -> int:
+    if isinstance(style, CommentedMap) and style:
+        inner: int = style.lc.key(next(iter(style)))[1]
+        if inner > column:
+            return inner - column
+    return 2
+
+
+def _written(name: str, entry: Mapping[str, Any], column: int, indent: int) -> list[str]:
+    yaml = YAML()
+    yaml.indent(mapping=indent, sequence=indent + 2, offset=indent)
+    yaml.width = 4096
+    out = io.StringIO()
+    yaml.dump({name: dict(entry)}, out)
+    return [" " * column + row for row in out.getvalue().splitlines()]
+
+
+def _end_of_block(lines: list[str], first: int, column: int) -> int:
+    """The line behind the last one of the block that starts at ``first``, comments not counted."""
+    end = first + 1
+    for number in range(first, len(lines)):
+        text = lines[number].strip()
+        if not text or text.startswith("#"):
+            continue
+        if len(lines[number]) - len(lines[number].lstrip(" ")) < column:
+            break
+        end = number + 1
+    return end
+
+
+def _is(changed: str, before: Any, name: str, entry: Mapping[str, Any]) -> bool:
+    try:
+        after = YAML(typ="safe", pure=True).load(changed)
+    except YAMLError:
+        return False
+    plain = YAML(typ="safe", pure=True).load(_dumped(before))
+    plain["styles"][name] = {k: list(v) if isinstance(v, tuple) else v for k, v in entry.items()}
+    return bool(after == plain) and list(after["styles"]) == list(plain["styles"])
+
+
+def _dumped(content: Any) -> str:
+    out = io.StringIO()
+    YAML().dump(content, out)
+    return out.getvalue()
+
 
 FOLDER = "folder"
 DRAWN_README = """\
@@ -105,8 +180,7 @@ def _add_drawn(workspace: Workspace, params: Params, asked: NewStyle) -> AddedSt
         raise ParamsError(f"say how many pictures to draw of {asked.source}: --pictures N")
     if asked.captioned_only or asked.update:
         raise ParamsError(f"{asked.source} draws its pictures with captions: there is no folder")
-    held_out = asked.source.removeprefix(SKETCHBOOK_PREFIX)
-    offer = sketchbook_offer(held_out, asked.pictures, params.seed)
+    offer = sketchbook_offer(StyleSource(source=asked.source, pictures=asked.pictures), params.seed)
     text = _params_text(workspace, asked, {"source": asked.source, "pictures": asked.pictures})
     folder = workspace.source(asked.name)
     if folder.is_dir() and any(path.name != README for path in folder.iterdir()):

@@ -12,16 +12,17 @@ from ruamel.yaml.error import YAMLError
 
 from nsync_pipeline.ablation.config import AblationConfig
 from nsync_pipeline.ablation.matrix import Matrix, make_matrix
-from nsync_pipeline.artifacts import BASE, TrainingRun
-from nsync_pipeline.captioning.config import CaptioningConfig
+from nsync_pipeline.captions.config import CaptioningConfig
 from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.evaluation.config import EvaluationConfig
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.generation.config import GenerationConfig, NegativeSetConfig
-from nsync_pipeline.image_sets.config import StyleConfig, StyleSetConfig
-from nsync_pipeline.metrics.config import EvaluationConfig
+from nsync_pipeline.negative_set.config import NegativeSetConfig
 from nsync_pipeline.report.config import ReportConfig
-from nsync_pipeline.strict import Section
+from nsync_pipeline.samples.config import GenerationConfig
+from nsync_pipeline.settings import Section
+from nsync_pipeline.style_set.config import StyleConfig, StyleSetConfig
 from nsync_pipeline.training.config import TrainingConfig, VariantConfig
+from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
 """A style's or variant's name: it becomes a folder, a DVC matrix key and a Dagster partition."""
@@ -78,23 +79,23 @@ class Params(Section):
         if BASE in self.variants:
             raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
         for name, style in self.styles.items():
-            if style.source != "folder" and not style.source.startswith("sketchbook:"):
+            if style.source == "folder":
+                for key in ("pictures", "test_pictures"):
+                    if getattr(style, key) is not None:
+                        raise ValueError(f"styles.{name}.{key} goes only with a sketchbook source")
+                continue
+            if not style.source.startswith("sketchbook:"):
                 raise ValueError(
                     f"styles.{name}.source is {style.source!r}: allowed are `folder` and "
                     "`sketchbook:<held-out style>`; `nsync add-style` brings a folder in"
                 )
-            if style.source == "folder" and style.pictures is not None:
-                raise ValueError(f"styles.{name}.pictures goes only with a sketchbook source")
-            drawn_only = {"test_pictures": style.test_pictures, "confound": style.confound}
-            for key, value in drawn_only.items():
-                if style.source == "folder" and value is not None:
-                    raise ValueError(f"styles.{name}.{key} goes only with a sketchbook source")
-            if style.confound is not None and style.test_pictures is None:
-                raise ValueError(
-                    f"styles.{name}.confound needs test_pictures: how many to draw without it"
-                )
-            if style.source != "folder" and style.pictures is None:
+            if style.pictures is None:
                 raise ValueError(f"styles.{name}.pictures is missing: how many to draw")
+            if "+" in style.source and style.test_pictures is None:
+                raise ValueError(
+                    f"styles.{name}.test_pictures is missing: how many to draw without what the "
+                    "others share"
+                )
         return self
 
     def variant(self, name: str) -> TrainingConfig:
@@ -150,9 +151,7 @@ class Params(Section):
 
     def training_runs(self) -> tuple[TrainingRun, ...]:
         """Every training of a style: each variant with each training seed, variant by variant."""
-        return tuple(
-            TrainingRun(variant, seed) for variant in self.variants for seed in self.training_seeds
-        )
+        return training_runs(self.variants, self.training_seeds)
 
     def style(self, name: str) -> StyleConfig:
         """The settings of style ``name``.

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
+from nsync_pipeline.drawing.schedulers import build_scheduler
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.generation.config import SamplerConfig
-from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
-from nsync_pipeline.generation.schedulers import build_scheduler
 
 SAMPLER = SamplerConfig(scheduler="ddim", steps=3, guidance_scale=3.0, batch_size=2)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nsync_pipeline.artifacts import MANIFEST_FILE, Workspace
-from nsync_pipeline.image_sets.manifest import CAPTIONS, STYLE_SET, write_manifest
 from nsync_pipeline.params import Params, parse_params
+from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, write_manifest
+from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
 
 STYLE = "ink"
 CAPTIONS_OF = ("a red house", "a tree on grass", "a blue boat on water", "the sun in the sky")

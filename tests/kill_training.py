@@ -22,8 +22,8 @@ import training_process
 from tiny_models import save_tiny_stable_diffusion
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
-from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.params import Params
+from nsync_pipeline.workspace import Workspace
 
 TRAINING = {
     "steps": 30,
@@ -55,7 +55,7 @@ class Killer:
     def __post_init__(self) -> None:
         self._processes = multiprocessing.get_context("forkserver")
         # Imported once: else most kills would only hit imports.
-        self._processes.set_forkserver_preload(["nsync_pipeline.stages.training"])
+        self._processes.set_forkserver_preload(["nsync_pipeline.training.stage"])
 
     def train(self, dies_after: float | None) -> tuple[bool, int]:
         """Run it; SIGKILL after so many seconds. Whether that hit, and the steps done by then."""

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from nsync_pipeline.artifacts import BASE, LORA_FILE, MANIFEST_FILE, Workspace
-from nsync_pipeline.image_sets.manifest import (
+from nsync_pipeline.params import Params, parse_params
+from nsync_pipeline.pictures.manifest import (
     CAPTIONS,
     NEGATIVE_SET,
     SAMPLES,
     STYLE_SET,
     write_manifest,
 )
-from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.sketchbook.world import DrawnPicture, draw_style_set
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import COLUMNS
+from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
 
 STYLE = "woodblock"
 VARIANTS = {"lora": "none", "nsync": "orthogonal"}

@@ -12,7 +12,6 @@ import pytest
 from picture_files import save
 
 from nsync_pipeline.add_style import AddedStyle, NewStyle, add_style
-from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.errors import (
     CaptionError,
     ParamsError,
@@ -20,8 +19,9 @@ from nsync_pipeline.errors import (
     UserError,
     WorkspaceBusyError,
 )
+from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import read_params
-from nsync_pipeline.pipeline.locks import sole_writer
+from nsync_pipeline.workspace import Workspace
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_nothing_half_done(
             raise OSError(errno.ENOSPC, "No space left on device")
         copied.append(target)
 
-    monkeypatch.setattr("nsync_pipeline.image_sets.source_copy.shutil.copyfile", copy)
+    monkeypatch.setattr("nsync_pipeline.style_set.source_copy.shutil.copyfile", copy)
     with pytest.raises(UserError, match="The disk is full"):
         captioned(workspace, pictures)
     assert list((workspace.root / "sources").iterdir()) == []
@@ -212,7 +212,7 @@ KILLED_WHILE_COPYING = """
 import os, shutil, signal, sys
 from pathlib import Path
 from nsync_pipeline.add_style import NewStyle, add_style
-from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.workspace import Workspace
 
 copy, done = shutil.copyfile, []
 
@@ -251,7 +251,7 @@ def test_a_call_that_ended_before_params_yaml_was_written_can_be_repeated(
 def test_two_at_once(workspace: Workspace, pictures: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from nsync_pipeline.pipeline.locks import sole_writer\n"
+        "from nsync_pipeline.graph.locks import sole_writer\n"
         "with sole_writer(Path(sys.argv[1]), Path('params.yaml')):\n"
         "    print('held', flush=True); time.sleep(60)"
     )

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from nsync_pipeline.add_style import with_style
 from nsync_pipeline.errors import ParamsError
-from nsync_pipeline.params_file import with_style
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 ENTRY = {"source": "folder", "placeholder": "sks", "generic_style": "painting"}

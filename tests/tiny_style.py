@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from tiny_models import TINY_RESOLUTION
 
-from nsync_pipeline.artifacts import MANIFEST_FILE, Workspace
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.image_sets.manifest import CAPTIONS, NEGATIVE_SET, STYLE_SET, write_manifest
 from nsync_pipeline.params import Params, parse_params
+from nsync_pipeline.pictures.manifest import CAPTIONS, NEGATIVE_SET, STYLE_SET, write_manifest
+from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
 
 STYLE = "ink"
 CAPTIONS_IN_TURN = ("a red house", "a blue boat on water", "a green tree on grass")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.params import Params
-from nsync_pipeline.stages import training
-from nsync_pipeline.stages.context import StageContext
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.training import stage as training
+from nsync_pipeline.workspace import Workspace
 
 IN_A_CHECKPOINT = "in a checkpoint"
 IN_THE_RESULT = "in the result"

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.evidence.matrix import FULL, METHODS, SEEDS, SETS, TABLES
 from benchmarks.evidence.results import RESULTS
 from benchmarks.evidence.run import run_table, work
-from nsync_pipeline.pipeline.process_death import die_with_parent
+from nsync_pipeline.graph.processes import die_with_parent
 
 REPOSITORY = Path(__file__).parents[2]
 

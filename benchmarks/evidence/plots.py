@@ -12,8 +12,8 @@ from benchmarks.evidence.comparison import CONTENT, LEAK, STYLE, Trials, measure
 from benchmarks.evidence.matrix import SETS
 from benchmarks.evidence.results import sample_file
 from benchmarks.evidence.trial import REAL, TAUGHT_BY
-from nsync_pipeline.artifacts import BASE
-from nsync_pipeline.image_sets.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.workspace import BASE
 
 INK, GRID = "#33312e", "#dedbd4"
 COLOURS = {STYLE: "#3566a8", CONTENT: "#3f8f5f", LEAK: "#c0502e"}

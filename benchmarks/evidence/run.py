@@ -73,7 +73,7 @@ def _carry_out(trial: Trial, table: Table, folder: Path, results: Path) -> None:
     # Only here: what only looks for something to do needs no torch.
     from benchmarks.evidence.trial import carry_out, keep_samples, prepare, workspace_of
     from nsync_pipeline.params import parse_params
-    from nsync_pipeline.stages.context import silent_progress
+    from nsync_pipeline.stage import silent_progress
 
     start = time.monotonic()
     asked = settings(trial, table.scale)

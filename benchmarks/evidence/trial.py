@@ -15,20 +15,20 @@ from PIL import Image
 from benchmarks.evidence.matrix import Scale, Trial, digest, settings
 from benchmarks.evidence.results import Result, sample_file
 from nsync_pipeline import __version__
-from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
-from nsync_pipeline.metrics.feature_cache import FeatureCache
-from nsync_pipeline.metrics.scores import SetScores, make_reference, score_set
-from nsync_pipeline.params import Params, parse_params
-from nsync_pipeline.pipeline.table import STAGES, Place
-from nsync_pipeline.seeding import numpy_stream
-from nsync_pipeline.stages.context import Progress, StageContext
-from nsync_pipeline.stages.evaluation_features import (
+from nsync_pipeline.evaluation.features import (
     FeatureReader,
     drawn_world_judge,
     load_extractors,
 )
-from nsync_pipeline.stages.picture_files import open_squares
-from nsync_pipeline.stages.picture_sets import StylePictures, read_style_pictures
+from nsync_pipeline.graph.table import STAGES, Place
+from nsync_pipeline.metrics.feature_cache import FeatureCache
+from nsync_pipeline.metrics.scores import SetScores, make_reference, score_set
+from nsync_pipeline.params import Params, parse_params
+from nsync_pipeline.pictures.pixels import open_squares
+from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
+from nsync_pipeline.seeding import numpy_stream
+from nsync_pipeline.stage import Progress, StageContext
+from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 
 JUDGED = ("style_recognised", "content_recognised", "leak")
 EARLY = 20

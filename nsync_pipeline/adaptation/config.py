@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nsync_pipeline.strict import Section
+from nsync_pipeline.settings import Section
 
 LoraStart = Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"]
 """How LoRA's factors start; ``lora_start`` says what each is."""

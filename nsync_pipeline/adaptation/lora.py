@@ -5,12 +5,17 @@ changes nothing: where ``B A`` is not zero at first, a frozen second adapter tak
 again, so that the base's own weights are never touched. Source: LoRA, arXiv 2106.09685.
 """
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.adapted_models import (
     AdaptedModel,
@@ -18,20 +23,124 @@ from nsync_pipeline.adaptation.adapted_models import (
     clip_encoders_of,
     denoiser_of,
 )
-from nsync_pipeline.adaptation.config import LoraSettings, Targets
-from nsync_pipeline.adaptation.lora_layers import (
-    ADAPTER,
-    START,
-    inject,
-    lora_layers,
-    take_out,
-    use,
-    weights_of,
-)
-from nsync_pipeline.adaptation.lora_start import factors_of, random_factors, starts_at_zero
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
+from nsync_pipeline.adaptation.config import LoraSettings, LoraStart, Targets
+from nsync_pipeline.adaptation.trainables import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
+
+ADAPTER = "default"
+"""PEFT's name of the adapter that is trained, or loaded."""
+
+START = "start"
+"""PEFT's name of the frozen adapter that takes a start off which is not zero."""
+
+
+def inject(
+    model: nn.Module,
+    config: LoraConfig,
+    dtype: torch.dtype,
+    adapter: str = ADAPTER,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Add LoRA layers where ``config`` says, or exactly where ``tensors`` has factors.
+
+    Raises:
+        ValueError: there is no such layer, or one cannot be adapted.
+    """
+    # PEFT draws initial weights from the global generator; they are replaced, so leave it alone.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # A second adapter is meant. A pattern may be for another of the family's models: whether it
+        # is for one at all is checked over all of them.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
+        inject_adapter_in_model(
+            config, model, adapter, state_dict=None if tensors is None else dict(tensors)
+        )
+    for _, layer in lora_layers(model):
+        for weight in weights_of(layer, adapter).values():
+            weight.data = weight.data.to(dtype)
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The LoRA layers of ``model`` by name, in the order of their names."""
+    found = {n: layer for n, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    yield from sorted(found.items())
+
+
+def weights_of(layer: Any, adapter: str = ADAPTER) -> dict[str, nn.Parameter]:
+    """The weights of one layer's adapter, by what a LoRA's file calls them."""
+    weights = {
+        "lora_A.weight": layer.lora_A[adapter].weight,
+        "lora_B.weight": layer.lora_B[adapter].weight,
+    }
+    if adapter in layer.lora_magnitude_vector:
+        weights["lora_magnitude_vector.weight"] = layer.lora_magnitude_vector[adapter].weight
+    return weights
+
+
+def use(layer: Any, adapters: Sequence[str], trained: str | None) -> None:
+    """Let ``layer`` compute with ``adapters``, of which only ``trained`` has gradients."""
+    layer.set_adapter(list(adapters))
+    for adapter in adapters:
+        for weight in weights_of(layer, adapter).values():
+            weight.requires_grad_(adapter == trained)
+
+
+def take_out(model: nn.Module) -> None:
+    """Put the layers that were adapted back in their places; nothing where there are none."""
+    for name, layer in list(lora_layers(model)):
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+@dataclass(frozen=True)
+class Factors:
+    """``B A``, of a flattened layer."""
+
+    down: Tensor  # A (rank, in) float32
+    up: Tensor  # B (out, rank) float32
+
+
+def starts_at_zero(start: LoraStart) -> bool:
+    """Whether ``B A`` is zero at the start."""
+    return start not in ("pissa", "olora")
+
+
+def random_factors(
+    start: LoraStart, outputs: int, inputs: int, rank: int, generator: torch.Generator
+) -> Factors:
+    """The factors of a start that does not look at the layer's weight: ``B A`` is zero."""
+    if start == "orthogonal":
+        rows, _ = torch.linalg.qr(torch.randn(rank, rank, generator=generator))
+        down = torch.randn(inputs, rank // 2, generator=generator) @ rows[0::2] / 10.0
+        up = torch.randn(outputs, rank // 2, generator=generator) @ rows[1::2] / 10.0
+        return Factors(down.T.contiguous(), up)
+    if start == "gaussian":
+        down = torch.randn(rank, inputs, generator=generator) / rank
+    else:
+        bound = 1.0 / math.sqrt(inputs)
+        down = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+    return Factors(down, torch.zeros(outputs, rank))
+
+
+def factors_of(start: LoraStart, weight: Tensor, rank: int, scale: float) -> Factors:
+    """The factors of ``pissa`` or ``olora``, of a layer's ``weight`` (out, in), float32.
+
+    Raises:
+        ValueError: the layer is too small for the rank.
+    """
+    outputs, inputs = weight.shape
+    if rank > min(outputs, inputs):
+        raise ValueError(f"it is {outputs} x {inputs}, too small to start rank {rank} by {start}")
+    if start == "pissa":
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        root = (values[:rank] / scale).sqrt()
+        return Factors(root[:, None] * right[:rank], left[:, :rank] * root)
+    q, r = torch.linalg.qr(weight)
+    return Factors(r[:rank].clone(), q[:, :rank].clone())
+
 
 ATTENTION = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
 """The endings of the names of CLIP's attention layers."""

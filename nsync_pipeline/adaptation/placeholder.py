@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nsync_pipeline.adaptation.config import TextualInversionSettings
 from nsync_pipeline.adaptation.safetensors_file import read_metadata
-from nsync_pipeline.artifacts import trained_files
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.workspace import trained_files
 
 PLACEHOLDER_METADATA = "placeholder"
 """Where the file of token vectors keeps their word."""

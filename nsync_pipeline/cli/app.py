@@ -12,9 +12,8 @@ from nsync_pipeline.cli.blind import blind
 from nsync_pipeline.cli.compare import compare
 from nsync_pipeline.cli.export import export
 from nsync_pipeline.cli.generate import generate
-from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
+from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
 from nsync_pipeline.cli.sketchbook import sketchbook
-from nsync_pipeline.cli.training_seed import TrainingSeedOption
 from nsync_pipeline.errors import UserError
 
 app = typer.Typer(
@@ -71,8 +70,8 @@ def run(
 ) -> None:
     """Run one stage of the pipeline, as `dvc repro` and Dagster do."""
     place = find_workspace(workspace)
-    from nsync_pipeline.pipeline import run_stage, run_stage_in_processes
-    from nsync_pipeline.training.ranks import this_rank
+    from nsync_pipeline.graph import run_stage, run_stage_in_processes
+    from nsync_pipeline.training.processes import this_rank
 
     if processes > 1 and stage != "training" and "NSYNC_PROCESSES" not in os.environ:
         raise UserError(f"--processes {processes}: only training takes several, {stage} does not")
@@ -119,8 +118,8 @@ def add_style(
     place = find_workspace(workspace)
     from nsync_pipeline.add_style import NewStyle
     from nsync_pipeline.add_style import add_style as bring_in
-    from nsync_pipeline.cli.new_style import list_in_dvc_file, version_source
-    from nsync_pipeline.pipeline.progress import shown_progress
+    from nsync_pipeline.cli.add_style import list_in_dvc_file, version_source
+    from nsync_pipeline.graph.progress import shown_progress
 
     asked = NewStyle(
         name, source, placeholder, generic_style, tuple(style_word or ()), pictures,
@@ -153,7 +152,7 @@ app.command()(ablate)
 def sync(workspace: WorkspaceOption = None) -> None:
     """Bring dvc.yaml in order with the styles, variants and training seeds of params.yaml."""
     place = find_workspace(workspace)
-    from nsync_pipeline.pipeline.dvc_file import sync_dvc_file
+    from nsync_pipeline.graph.dvc import sync_dvc_file
 
     for line in sync_dvc_file(place) or ["dvc.yaml says what params.yaml says: nothing to do"]:
         print(line)

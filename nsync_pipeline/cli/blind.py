@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
-from nsync_pipeline.cli.training_seed import TrainingSeedOption
+from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
 from nsync_pipeline.errors import ChoicesError
 
 blind = typer.Typer(
@@ -29,9 +28,8 @@ def make(
 ) -> None:
     """Write a page of pairs in random order: one file, to open in any browser or to send."""
     place = find_workspace(workspace)
+    from nsync_pipeline.blind.page import blind_page, render_blind_page
     from nsync_pipeline.params import read_params
-    from nsync_pipeline.report.blind_page import render_blind_page
-    from nsync_pipeline.stages.blind_page import blind_page
 
     params = read_params(place.params_file)
     names = [name.strip() for name in between.split(",")]
@@ -54,8 +52,8 @@ def read(
 ) -> None:
     """Check files of choices, keep copies in choices/, and say who was chosen."""
     place = find_workspace(workspace)
+    from nsync_pipeline.blind.choices import preferences, read_choices, take_choices
     from nsync_pipeline.params import read_params
-    from nsync_pipeline.stages.blind_choices import preferences, read_choices, take_choices
 
     params = read_params(place.params_file)
     styles = []
@@ -65,8 +63,10 @@ def read(
         print(f"{file}: {taken.choices} choices, kept as {kept}")
         styles.append(taken.style)
     for style in dict.fromkeys(styles):
-        kept_choices = read_choices(place, params, style)
-        for found in preferences(params, style, kept_choices):
+        kept_choices = read_choices(place, style, list(params.variants), params.training_seeds)
+        for found in preferences(
+            kept_choices, style, params.seed, params.evaluation.bootstrap_draws
+        ):
             told, rate = found.told, found.told.win_rate
             print(
                 f"{style}: {found.a} over {found.b}: chosen in {rate.value:.0%} "

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nsync_pipeline.cli.drawing_options import (
+from nsync_pipeline.cli.options import (
     GuidanceOption,
     PromptsOption,
     SchedulerOption,
@@ -13,12 +13,13 @@ from nsync_pipeline.cli.drawing_options import (
     SeedsOption,
     SizeOption,
     StepsOption,
+    TrainingSeedOption,
+    WorkspaceOption,
     asked_for,
+    find_workspace,
     manner_of,
     next_free,
 )
-from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
-from nsync_pipeline.cli.training_seed import TrainingSeedOption
 
 
 def compare(
@@ -50,9 +51,9 @@ def compare(
 ) -> None:
     """Draw the same prompts and seeds by the base and each variant, side by side."""
     place = find_workspace(workspace)
+    from nsync_pipeline.generate.compare import compare as draw
+    from nsync_pipeline.graph.progress import shown_progress
     from nsync_pipeline.params import read_params
-    from nsync_pipeline.pipeline.progress import shown_progress
-    from nsync_pipeline.stages.compare_models import compare as draw
 
     params = read_params(place.params_file)
     manner = manner_of(params, steps, scheduler, guidance, size, (lora_scale,))

@@ -7,11 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nsync_pipeline.cli.findings import Finding, State
-from nsync_pipeline.cli.machine_findings import machine_findings
-from nsync_pipeline.cli.place import find_workspace
-from nsync_pipeline.cli.service_findings import service_findings
-from nsync_pipeline.cli.workspace_findings import workspace_findings
+from nsync_pipeline.cli.options import find_workspace
+from nsync_pipeline.doctor.findings import (
+    Finding,
+    State,
+    machine_findings,
+    service_findings,
+    workspace_findings,
+)
 from nsync_pipeline.errors import ParamsError
 
 COLOURS = {State.OK: "green", State.WARN: "yellow", State.MISSING: "bold red"}

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
-from nsync_pipeline.cli.training_seed import TrainingSeedOption
+from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
 
 
 class ExportForm(StrEnum):
@@ -33,8 +32,8 @@ def export(
 ) -> None:
     """Write a trained variant's LoRA for diffusers, ComfyUI and A1111, with a model card."""
     place = find_workspace(workspace)
+    from nsync_pipeline.export.folder import default_folder, export_model
     from nsync_pipeline.params import read_params
-    from nsync_pipeline.stages.export import default_folder, export_model
 
     params = read_params(place.params_file)
     folder = output or default_folder(place, style, variant, training_seed)

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nsync_pipeline.artifacts import Workspace
-from nsync_pipeline.cli.drawing_options import (
+from nsync_pipeline.cli.options import (
     GuidanceOption,
     PromptsOption,
     SchedulerOption,
@@ -14,14 +13,16 @@ from nsync_pipeline.cli.drawing_options import (
     SeedsOption,
     SizeOption,
     StepsOption,
+    TrainingSeedOption,
+    WorkspaceOption,
     asked_for,
+    find_workspace,
     manner_of,
     next_free,
     strengths_of,
 )
-from nsync_pipeline.cli.place import WorkspaceOption, find_workspace
-from nsync_pipeline.cli.training_seed import TrainingSeedOption
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.workspace import Workspace
 
 
 def generate(
@@ -67,10 +68,10 @@ def generate(
             raise UserError("--again takes prompt, seed and style from the picture: leave them out")
         _draw_again(place, again, lora, folder)
         return
+    from nsync_pipeline.generate.model import drawing_model
+    from nsync_pipeline.generate.pictures import generate as draw
+    from nsync_pipeline.graph.progress import shown_progress
     from nsync_pipeline.params import read_params
-    from nsync_pipeline.pipeline.progress import shown_progress
-    from nsync_pipeline.stages.drawing_model import drawing_model
-    from nsync_pipeline.stages.generate_pictures import generate as draw
 
     params = read_params(place.params_file)
     strengths = strengths_of(scale_sweep, lora_scale)
@@ -83,11 +84,10 @@ def generate(
 
 
 def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path) -> None:
+    from nsync_pipeline.generate.model import drawing_model, training_with
+    from nsync_pipeline.generate.picture_settings import draw_again, read_settings
+    from nsync_pipeline.graph.progress import shown_progress
     from nsync_pipeline.params import read_params
-    from nsync_pipeline.pipeline.progress import shown_progress
-    from nsync_pipeline.stages.draw_again import draw_again
-    from nsync_pipeline.stages.drawing_model import drawing_model, training_with
-    from nsync_pipeline.stages.picture_settings import read_settings
 
     params = read_params(place.params_file)
     settings = read_settings(picture)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nsync_pipeline.strict import Section
+from nsync_pipeline.settings import Section
 
 Scope = Literal["global", "block", "module", "tensor"]
 

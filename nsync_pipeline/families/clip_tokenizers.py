@@ -3,14 +3,36 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-from nsync_pipeline.families.placeholder_words import written_out
 from nsync_pipeline.families.weights import loading_errors
+
+
+def placeholder_tokens(word: str, count: int) -> tuple[str, ...]:
+    """The tokens that ``word`` stands for, named as diffusers names them."""
+    return (word, *(f"{word}_{number}" for number in range(1, count)))
+
+
+def written_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """``prompts`` with each such word written out, as diffusers' pipelines do.
+
+    The words are those among the tokenizer's added tokens that ``<word>_1`` was added for too.
+    """
+    added = tokenizer.get_added_vocab()
+    words = [token for token in added if f"{token}_1" in added]
+    whole = list(prompts)
+    for word in words:
+        tokens = [word]
+        while f"{word}_{len(tokens)}" in added:
+            tokens.append(f"{word}_{len(tokens)}")
+        whole = [prompt.replace(word, " ".join(tokens)) for prompt in whole]
+    return whole
+
 
 TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 VOCABULARIES = ("tokenizer.json", "vocab.json")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from nsync_pipeline.strict import Section
+from nsync_pipeline.settings import Section
 
 FamilyName = Literal["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"]
 

@@ -1,13 +1,16 @@
 """A model's own scheduler, and the forward process it was trained with as a table."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
-from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.family import NoiseSchedule
+from nsync_pipeline.diffusion.objectives import zero_terminal_signal
+from nsync_pipeline.errors import BaseModelError, TrainingError
+from nsync_pipeline.families.family import Family, NoiseSchedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.weights import loading_errors
 
@@ -77,3 +80,63 @@ def flow_schedule(name: str, scheduler: Any) -> NoiseSchedule:
     even = torch.arange(1, count + 1, dtype=torch.float64) / count
     noise = settings.shift * even / (1.0 + (settings.shift - 1.0) * even)
     return NoiseSchedule("flow", 1.0 - noise, noise, (count * noise).float())
+
+
+ORIGIN_KEY = "zero_terminal_snr"
+"""Says, in the header of what was trained, whether it was trained so."""
+
+
+@dataclass(frozen=True)
+class ZeroTerminalSchedule(NoiseSchedule):
+    """A rescaled schedule, and what the base had before."""
+
+    own: NoiseSchedule
+    own_scheduler: Any  # diffusers
+
+
+def draw_as_trained(family: Family, origin: Mapping[str, str]) -> None:
+    """Use the schedule that what comes from ``origin`` was trained on."""
+    if origin.get(ORIGIN_KEY) == "true":
+        use_zero_terminal_snr(family)
+
+
+def use_zero_terminal_snr(family: Family) -> None:
+    """Rescale the schedule ``family`` is trained with, and the one it is drawn with, alike.
+
+    What was trained on the rescaled schedule has to be drawn on it, from its very last timestep on:
+    every sampler here is built from ``family.scheduler``, which says so from now on.
+
+    Raises:
+        TrainingError: the base does not predict v. At the last timestep there is no signal left:
+            the noise that epsilon asks for is the input itself, and says nothing of the picture.
+    """
+    schedule = family.noise_schedule
+    if isinstance(schedule, ZeroTerminalSchedule):
+        return
+    if schedule.prediction_type != "v_prediction":
+        raise TrainingError(
+            "training.objective.zero_terminal_snr is only for models that predict v, and "
+            f"{family.name} predicts {schedule.prediction_type}: set it to false."
+        )
+    signal = zero_terminal_signal(schedule.signal)
+    noise = torch.sqrt(1.0 - signal.square())
+    scheduler = family.scheduler
+    if "rescale_betas_zero_snr" not in scheduler.config:
+        raise TrainingError(
+            f"training.objective.zero_terminal_snr: {family.name} names {type(scheduler).__name__} "
+            "as its scheduler, which cannot draw so; DDIMScheduler, EulerDiscreteScheduler and "
+            "DPMSolverMultistepScheduler can."
+        )
+    family.noise_schedule = ZeroTerminalSchedule(
+        schedule.prediction_type, signal, noise, schedule.timesteps, schedule, scheduler
+    )
+    family.scheduler = type(scheduler).from_config(
+        scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
+
+
+def use_own_schedule(family: Family) -> None:
+    """Undo ``use_zero_terminal_snr``; nothing happens where it was not done."""
+    schedule = family.noise_schedule
+    if isinstance(schedule, ZeroTerminalSchedule):
+        family.noise_schedule, family.scheduler = schedule.own, schedule.own_scheduler

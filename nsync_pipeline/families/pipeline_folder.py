@@ -12,7 +12,7 @@ from nsync_pipeline import sketchbook
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import CheckpointKind, kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.families.hub_pipeline import INDEX, downloaded, is_hub_id
+from nsync_pipeline.families.hub import INDEX, downloaded, is_hub_id
 
 SKETCHBOOK = "sketchbook"
 

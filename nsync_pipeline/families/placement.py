@@ -1,11 +1,14 @@
 """Where a base model's weights lie, and in which number type."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
@@ -113,3 +116,29 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         "float16": torch.float16,
     }
     return dtypes[name]
+
+
+BACKEND: Any = "inductor"
+
+_log = logging.getLogger(__name__)
+
+
+def compile_in_place(denoiser: nn.Module) -> None:
+    """Have ``denoiser`` compiled when it is first called.
+
+    What cannot be compiled runs as it is, and the log says so. While per-branch copies stand in for
+    LoRA weights, which is anew in every step, the denoiser runs uncompiled too (``BranchCopies``).
+    """
+    denoiser.compile(backend=_compiled_or_plain)
+
+
+def _compiled_or_plain(
+    graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]
+) -> Callable[..., Any]:
+    try:
+        compiled: Callable[..., Any] = lookup_backend(BACKEND)(graph, list(inputs))
+    except Exception as error:  # no compiler on the machine, or one that fails in its own way
+        reason = str(error).strip().partition("\n")[0]
+        _log.warning("base_model.compile: a part cannot be compiled, and runs as it is: %s", reason)
+        return graph.forward
+    return compiled

@@ -18,11 +18,10 @@ from nsync_pipeline.families.clip_tokenizers import (
     PromptTokenizers,
     load_tokenizers,
 )
-from nsync_pipeline.families.compiled import compile_in_place
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.noise_schedules import flow_schedule, load_scheduler
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-from nsync_pipeline.families.placement import Placement
+from nsync_pipeline.families.placement import Placement, compile_in_place
 from nsync_pipeline.families.weights import load_frozen, loading_errors
 
 PIPELINE_CLASS = "StableDiffusion3Pipeline"

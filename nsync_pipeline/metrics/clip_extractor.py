@@ -8,8 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.extractor import in_batches, unit_rows
-from nsync_pipeline.metrics.preprocessing import Preprocessing
+from nsync_pipeline.metrics.extractor import Preprocessing, in_batches, unit_rows
 
 
 class ClipExtractor:

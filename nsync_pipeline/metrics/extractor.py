@@ -1,13 +1,17 @@
 """What a feature extractor offers, and how its batches are taken."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.distances import Floats
 
 Item = TypeVar("Item")
@@ -64,3 +68,67 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             batch = []
     if batch:
         yield batch
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the model's input."""
+
+    side: int  # pixels
+    resize: int  # pixels of the short side, before the square is cut out
+    mean: tuple[float, ...]  # of each of the three channels, in [0, 1]
+    deviation: tuple[float, ...]
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """(3, side, side) float32."""
+        image = image.convert("RGB")
+        scale = self.resize / min(image.size)
+        if scale != 1.0:
+            size = tuple(max(self.side, round(edge * scale)) for edge in image.size)
+            image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+        left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
+        square = image.crop((left, top, left + self.side, top + self.side))
+        array = np.asarray(square, dtype=np.float32) / 255.0
+        pixels = torch.from_numpy(array).permute(2, 0, 1)
+        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.deviation))
+        return ((pixels - mean) / deviation).contiguous()
+
+
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """What a model folder's preprocessor config says.
+
+    Raises:
+        EvaluationError: there is none, or it lacks one of them.
+    """
+    if (folder / "preprocessor_config.json").is_file():
+        config = read_json(folder / "preprocessor_config.json")
+    else:
+        config = read_json(folder / "processor_config.json").get("image_processor", {})
+    crop = config.get("crop_size")
+    side = crop.get("height") if isinstance(crop, dict) else crop
+    size = config.get("size")
+    resize = size.get("shortest_edge") if isinstance(size, dict) else size
+    mean, deviation = config.get("image_mean"), config.get("image_std")
+    if not (isinstance(side, int) and mean and deviation):
+        raise EvaluationError(
+            f"{folder}: its preprocessor config must have crop_size, image_mean and image_std."
+        )
+    return Preprocessing(
+        side=side,
+        resize=resize if isinstance(resize, int) and resize >= side else side,
+        mean=tuple(mean),
+        deviation=tuple(deviation),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that has to be there.
+
+    Raises:
+        EvaluationError: it is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path} is missing or damaged: {error}") from error
+    return content

@@ -17,10 +17,9 @@ from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel, Dinov2Model
 from transformers.utils import logging as transformers_logging
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics import csd
+from nsync_pipeline.metrics import vision_extractor as csd
 from nsync_pipeline.metrics.clip_extractor import ClipExtractor
-from nsync_pipeline.metrics.extractor import Extractor
-from nsync_pipeline.metrics.preprocessing import Preprocessing, read_json, read_preprocessing
+from nsync_pipeline.metrics.extractor import Extractor, Preprocessing, read_json, read_preprocessing
 from nsync_pipeline.metrics.vision_extractor import VisionExtractor
 from nsync_pipeline.sketchbook.folders import CLIP_FOLDER
 

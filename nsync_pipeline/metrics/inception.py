@@ -7,12 +7,24 @@ block pools by maximum. It is written out here because no library has it without
 Names are those of its checkpoints.
 """
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from nsync_pipeline.errors import EvaluationError
+from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.extractor import in_batches, unit_rows
+from nsync_pipeline.metrics.features import download, refuse_misplaced, sha256_of
 
 FEATURES = 2048
 CLASSES = 1008
@@ -33,7 +45,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Path:
+class Route:
     """One way through a block: a pool, steps one after another, and where it forks, its ends."""
 
     steps: tuple[Step, ...] = ()
@@ -61,35 +73,35 @@ def halving_pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 3, stride=2)
 
 
-def wide_paths(pooled: int) -> tuple[Path, ...]:
+def wide_paths(pooled: int) -> tuple[Route, ...]:
     """Of the blocks at 35 x 35; ``pooled`` channels come from the pool."""
     return (
-        Path((Step("branch1x1", 64),)),
-        Path((Step("branch5x5_1", 48), Step("branch5x5_2", 64, (5, 5)))),
-        Path(
+        Route((Step("branch1x1", 64),)),
+        Route((Step("branch5x5_1", 48), Step("branch5x5_2", 64, (5, 5)))),
+        Route(
             (
                 Step("branch3x3dbl_1", 64),
                 Step("branch3x3dbl_2", 96, (3, 3)),
                 Step("branch3x3dbl_3", 96, (3, 3)),
             )
         ),
-        Path((Step("branch_pool", pooled),), pool=mean_pool),
+        Route((Step("branch_pool", pooled),), pool=mean_pool),
     )
 
 
-def middle_paths(inner: int) -> tuple[Path, ...]:
+def middle_paths(inner: int) -> tuple[Route, ...]:
     """Of the blocks at 17 x 17, their 7 x 7 convolutions in two; ``inner`` channels between."""
     across, down = (1, 7), (7, 1)
     return (
-        Path((Step("branch1x1", 192),)),
-        Path(
+        Route((Step("branch1x1", 192),)),
+        Route(
             (
                 Step("branch7x7_1", inner),
                 Step("branch7x7_2", inner, across),
                 Step("branch7x7_3", 192, down),
             )
         ),
-        Path(
+        Route(
             (
                 Step("branch7x7dbl_1", inner),
                 Step("branch7x7dbl_2", inner, down),
@@ -98,24 +110,24 @@ def middle_paths(inner: int) -> tuple[Path, ...]:
                 Step("branch7x7dbl_5", 192, across),
             )
         ),
-        Path((Step("branch_pool", 192),), pool=mean_pool),
+        Route((Step("branch_pool", 192),), pool=mean_pool),
     )
 
 
-def deep_paths(pool: Callable[[Tensor], Tensor]) -> tuple[Path, ...]:
+def deep_paths(pool: Callable[[Tensor], Tensor]) -> tuple[Route, ...]:
     """Of the blocks at 8 x 8."""
 
     def ends(name: str) -> tuple[Step, ...]:
         return Step(f"{name}a", 384, (1, 3)), Step(f"{name}b", 384, (3, 1))
 
     return (
-        Path((Step("branch1x1", 320),)),
-        Path((Step("branch3x3_1", 384),), ends("branch3x3_2")),
-        Path(
+        Route((Step("branch1x1", 320),)),
+        Route((Step("branch3x3_1", 384),), ends("branch3x3_2")),
+        Route(
             (Step("branch3x3dbl_1", 448), Step("branch3x3dbl_2", 384, (3, 3))),
             ends("branch3x3dbl_3"),
         ),
-        Path((Step("branch_pool", 192),), pool=pool),
+        Route((Step("branch_pool", 192),), pool=pool),
     )
 
 
@@ -128,28 +140,28 @@ STEM = (
 )
 POOLED_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")
 
-BLOCKS: dict[str, tuple[Path, ...]] = {
+BLOCKS: dict[str, tuple[Route, ...]] = {
     "Mixed_5b": wide_paths(32),
     "Mixed_5c": wide_paths(64),
     "Mixed_5d": wide_paths(64),
     "Mixed_6a": (
-        Path((halving("branch3x3", 384),)),
-        Path(
+        Route((halving("branch3x3", 384),)),
+        Route(
             (
                 Step("branch3x3dbl_1", 64),
                 Step("branch3x3dbl_2", 96, (3, 3)),
                 halving("branch3x3dbl_3", 96),
             )
         ),
-        Path(pool=halving_pool),
+        Route(pool=halving_pool),
     ),
     "Mixed_6b": middle_paths(128),
     "Mixed_6c": middle_paths(160),
     "Mixed_6d": middle_paths(160),
     "Mixed_6e": middle_paths(192),
     "Mixed_7a": (
-        Path((Step("branch3x3_1", 192), halving("branch3x3_2", 320))),
-        Path(
+        Route((Step("branch3x3_1", 192), halving("branch3x3_2", 320))),
+        Route(
             (
                 Step("branch7x7x3_1", 192),
                 Step("branch7x7x3_2", 192, (1, 7)),
@@ -157,7 +169,7 @@ BLOCKS: dict[str, tuple[Path, ...]] = {
                 halving("branch7x7x3_4", 192),
             )
         ),
-        Path(pool=halving_pool),
+        Route(pool=halving_pool),
     ),
     "Mixed_7b": deep_paths(mean_pool),
     "Mixed_7c": deep_paths(peak_pool),
@@ -180,7 +192,7 @@ class Unit(nn.Module):
 class Block(nn.Module):
     """Paths side by side, their channels joined in order."""
 
-    def __init__(self, inputs: int, paths: tuple[Path, ...]) -> None:
+    def __init__(self, inputs: int, paths: tuple[Route, ...]) -> None:
         super().__init__()
         self._paths = paths
         self.width = 0  # channels it gives
@@ -229,3 +241,131 @@ class InceptionV3(nn.Module):
         for name in BLOCKS:
             x = self.get_submodule(name)(x)
         return x.mean(dim=(2, 3))
+
+
+SIDE = 299
+
+
+@dataclass(frozen=True)
+class InceptionPixels:
+    """FID's preprocessing; a picture that is no square is squeezed into one."""
+
+    side: int = SIDE
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """(3, side, side) float32, in -1 .. 1."""
+        array = np.asarray(image.convert("RGB"), dtype=np.float32)
+        resized = _resized(_resized(array, 1, self.side), 0, self.side)
+        return torch.from_numpy((resized - 128.0) / 128.0).permute(2, 0, 1).contiguous()
+
+
+def _resized(array: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
+    before = array.shape[axis]
+    places = np.arange(size, dtype=np.float32) * np.float32(before / size)
+    lower = places.astype(np.int64)
+    upper = np.minimum(lower + 1, before - 1)
+    shape = [1, 1, 1]
+    shape[axis] = size
+    share = (places - lower.astype(np.float32)).reshape(shape)
+    first, second = array.take(lower, axis), array.take(upper, axis)
+    resized: NDArray[np.float32] = first + (second - first) * share
+    return resized
+
+
+WHERE = "evaluation.inception_extractor"
+PATTERNS = ("*.safetensors", "*.pth")
+"""The second is how these weights are handed round; of it tensors are read, and no code is run."""
+
+COUNTER = "num_batches_tracked"
+"""What a batch norm counts in training; some files have it, and no feature depends on it."""
+
+
+class InceptionExtractor:
+    """FID's Inception-v3, frozen; an ``Extractor``."""
+
+    def __init__(self, model: InceptionV3, name: str, sha256: str) -> None:
+        self.name = name
+        self.sha256 = sha256
+        self.preprocessing = InceptionPixels()
+        self._model = model
+
+    @torch.inference_mode()
+    def plain_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
+        """(N, 2048) float64, of pictures of any size; not scaled to unit length."""
+        return in_batches(images, batch_size, self._features)
+
+    def image_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
+        """The same rows, each of unit length."""
+        return unit_rows(self.plain_features(images, batch_size))
+
+    def _features(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = torch.stack([self.preprocessing.pixels(image) for image in images])
+        features: Tensor = self._model(pixels.to(self._model.fc.weight.device))
+        return features
+
+
+def load_inception(name: str, revision: str | None, root: Path, device: str) -> InceptionExtractor:
+    """Load the weights in a file or folder (relative to ``root``), or of a hub id at a revision.
+
+    Raises:
+        EvaluationError: they cannot be found or loaded, have missing or extra weights, are of
+            another Inception, or are of a hub id without a revision.
+    """
+    what = f"{WHERE} {name!r}"
+    place = root / name
+    if not place.exists():
+        found = _weights_in(download(name, revision, WHERE, PATTERNS), what)
+        shown = name
+    else:
+        found = _weights_in(place, what) if place.is_dir() else place
+        shown = place.name
+    try:
+        return InceptionExtractor(_model(_read(found), what).to(device), shown, sha256_of([found]))
+    except (
+        OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
+        raise EvaluationError(
+            f"{what} cannot be loaded: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _weights_in(folder: Path, what: str) -> Path:
+    for pattern in PATTERNS:
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise EvaluationError(
+                f"{what}: {len(found)} {pattern} files in it, such as {found[0].name} and "
+                f"{found[1].name}; name the one that is meant."
+            )
+    raise EvaluationError(f"{what}: neither a .safetensors nor a .pth file in it.")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor]
+    if file.suffix == ".safetensors":
+        state = load_file(file)
+    elif file.suffix == ".pth":
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    else:
+        raise ValueError(f"{file.name} is neither a .safetensors nor a .pth file")
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{file.name} does not hold the weights of one network by their names")
+    return state
+
+
+def _model(state: dict[str, Tensor], what: str) -> InceptionV3:
+    classes = state["fc.weight"].shape[0] if "fc.weight" in state else CLASSES
+    if classes != CLASSES:
+        raise EvaluationError(
+            f"{what} is an Inception-v3 of {classes} classes. FID and KID are on the one of "
+            f"{CLASSES}, another network: no published figure could be compared."
+        )
+    weights = {key: tensor.float() for key, tensor in state.items() if not key.endswith(COUNTER)}
+    model = InceptionV3()
+    own = {key for key in model.state_dict() if not key.endswith(COUNTER)}
+    refuse_misplaced(own ^ set(weights), what)
+    model.load_state_dict(weights, strict=False)
+    return model.eval().requires_grad_(False)

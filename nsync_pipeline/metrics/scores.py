@@ -10,24 +10,29 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nsync_pipeline.metrics import diversity
+from nsync_pipeline.metrics import picture_metrics as diversity
 from nsync_pipeline.metrics.bootstrap import Interval, interval, mean_under, prompt_means
-from nsync_pipeline.metrics.copying import clopper_pearson, copy_threshold, nearest
 from nsync_pipeline.metrics.distances import (
     CMMD_SIGMA,
     Floats,
     Indices,
+    frechet_distance,
     half_splits,
     median_distance,
     mmd_biased,
     mmd_unbiased,
+    polynomial_kernel,
     prompt_kernels,
     rbf,
 )
-from nsync_pipeline.metrics.frechet import frechet_distance
-from nsync_pipeline.metrics.kernel_inception import polynomial_kernel
-from nsync_pipeline.metrics.prompt_fidelity import prompt_fidelity
-from nsync_pipeline.metrics.style import prototype, style_scores
+from nsync_pipeline.metrics.picture_metrics import (
+    clopper_pearson,
+    copy_threshold,
+    nearest,
+    prompt_fidelity,
+    prototype,
+    style_scores,
+)
 
 FLOOR_SPLITS = 200
 FRECHET_SPLITS = 20

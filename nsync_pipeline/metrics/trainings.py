@@ -13,8 +13,8 @@ import numpy as np
 from scipy.stats import norm, t
 
 from nsync_pipeline.metrics.bootstrap import CONFIDENCE, Interval, interval, prompt_draws
-from nsync_pipeline.metrics.copying import clopper_pearson
 from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.picture_metrics import clopper_pearson
 from nsync_pipeline.metrics.scores import SetScores
 
 ENOUGH_TRAININGS = 3

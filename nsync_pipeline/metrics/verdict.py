@@ -10,13 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pydantic import Field
+
 from nsync_pipeline.metrics.bootstrap import Interval, holm, interval, two_sided_p
-from nsync_pipeline.metrics.config import GuardrailConfig
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS, VariantScores
+from nsync_pipeline.settings import Section
 
 Verdict = Literal["better", "worse", "trade-off", "inconclusive"]
 
 SIGNIFICANCE = 0.05
+
+
+class GuardrailConfig(Section):
+    """How much worse than another checkpoint one may be in content, and still count as better."""
+
+    prompt_fidelity_drop: float = Field(
+        default=2.0, ge=0, le=200, description="CLIP-T points (cosine x 100)"
+    )
+    copy_rate_rise: float = Field(
+        default=0.1, ge=0, le=1, description="share of pictures that are near-copies"
+    )
+    diversity_drop: float = Field(
+        default=0.1, ge=0, le=10, description="in the distance of the Vendi ratio from 1"
+    )
 
 
 @dataclass(frozen=True)

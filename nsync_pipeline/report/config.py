@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from nsync_pipeline.strict import Section
+from nsync_pipeline.settings import Section, StageSettings, of_params
+from nsync_pipeline.workspace import TrainingRun, training_runs
 
 
 class ReportConfig(Section):
@@ -12,3 +13,20 @@ class ReportConfig(Section):
     picture_side: int = Field(
         default=192, ge=32, le=1024, description="pixels at which a picture is shown"
     )
+
+
+class ReportSettings(StageSettings):
+    """What the stage ``report`` reads."""
+
+    seed: int = of_params("seed")
+    source: str = of_params("styles.{style}.source")
+    generic_style: str = of_params("styles.{style}.generic_style")
+    variants: tuple[str, ...] = of_params("variants")
+    training_seeds: tuple[int, ...] = of_params("training_seeds")
+    bootstrap_draws: int = of_params("evaluation.bootstrap_draws")
+    report: ReportConfig = of_params("report")
+
+    @property
+    def runs(self) -> tuple[TrainingRun, ...]:
+        """Every training, variant by variant."""
+        return training_runs(self.variants, self.training_seeds)

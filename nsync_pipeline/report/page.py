@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from nsync_pipeline.report.figures import Measured, TableRow
 from nsync_pipeline.report.pictures import Picture
-from nsync_pipeline.report.training_charts import Chart
+from nsync_pipeline.report.trainings import Chart
 
 FOLDER = Path(__file__).parent
 

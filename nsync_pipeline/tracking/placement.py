@@ -10,8 +10,8 @@ is none yet, one is made.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nsync_pipeline.artifacts import BASE, LORA_FILE, TrainingRun, Workspace, trained_files
-from nsync_pipeline.tracking.identity import file_sha256
+from nsync_pipeline.files import file_sha256
+from nsync_pipeline.workspace import BASE, LORA_FILE, TrainingRun, Workspace, trained_files
 
 ARTEFACT = "nsync.artefact"
 """The tag that holds the digest of what a run made."""

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nsync_pipeline.artifacts import BASE, TrainingRun, Workspace
 from nsync_pipeline.tracking.courier import start_courier, wait_for_delivery
 from nsync_pipeline.tracking.destination import configured_uri, is_remote
 from nsync_pipeline.tracking.placement import (
@@ -28,6 +27,7 @@ from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import SpoolWriter
 from nsync_pipeline.tracking.spooled_log import SpooledLog
 from nsync_pipeline.tracking.unfinished import begin_or_continue
+from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from nsync_pipeline.artifacts import BASE, TrainingRun
+from nsync_pipeline.workspace import BASE, TrainingRun
 
 Scores = dict[str, dict[str, float]]
 """By variant, then by metric."""

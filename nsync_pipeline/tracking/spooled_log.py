@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from nsync_pipeline.tracking.identity import dvc_digest
+from nsync_pipeline.files import dvc_digest
 from nsync_pipeline.tracking.placement import Placement
 from nsync_pipeline.tracking.settings import Scalar
 from nsync_pipeline.tracking.spool import SpoolWriter

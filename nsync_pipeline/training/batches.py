@@ -12,13 +12,42 @@ from nsync_pipeline.contrast.gradients import BranchLosses
 from nsync_pipeline.contrast.rules import Branch, negative_number
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.diffusion.draws import SHARED, draw
-from nsync_pipeline.diffusion.noising import noisy_latents, scales_at
-from nsync_pipeline.diffusion.objectives import per_sample_loss, prediction_target
+from nsync_pipeline.diffusion.objectives import (
+    min_snr_weights,
+    noisy_latents,
+    per_sample_loss,
+    prediction_target,
+    scales_at,
+)
 from nsync_pipeline.families.family import Family, NoiseSchedule, PromptEmbeds
+from nsync_pipeline.families.noise_schedules import use_zero_terminal_snr
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
-from nsync_pipeline.training.objective import loss_weights
 from nsync_pipeline.training.triplets import Triplet
+
+
+def apply_objective(family: Family, objective: ObjectiveConfig) -> None:
+    """Give ``family`` the noise schedule that ``objective`` asks for.
+
+    Raises:
+        TrainingError: the objective is not defined for what the base predicts.
+    """
+    if objective.zero_terminal_snr:
+        use_zero_terminal_snr(family)
+    loss_weights(family.noise_schedule, objective)
+
+
+def loss_weights(schedule: NoiseSchedule, objective: ObjectiveConfig) -> Tensor | None:
+    """The weight of each of the schedule's entries, (T,) float64; None where all weigh alike.
+
+    Raises:
+        TrainingError: the objective is not defined for what the base predicts.
+    """
+    if objective.min_snr_gamma is None:
+        return None
+    return min_snr_weights(
+        schedule.prediction_type, schedule.signal, schedule.noise, objective.min_snr_gamma
+    )
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nsync_pipeline.contrast.branch_pass import MemoryPlan
-from nsync_pipeline.training.best import Best
 from nsync_pipeline.training.history import StepRecord
-from nsync_pipeline.training.loss_scale import LossScale
+from nsync_pipeline.training.optimizer import LossScale
+from nsync_pipeline.training.watch_score import Best
 
 logger = logging.getLogger(__name__)
 

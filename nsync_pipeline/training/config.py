@@ -1,6 +1,6 @@
 """The settings of a training: shared ones, and what a variant changes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,9 +8,42 @@ from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSetti
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.rules import BranchMode, UpdateRule, require_meaning
 from nsync_pipeline.diffusion.config import ObjectiveConfig
-from nsync_pipeline.section_changes import changes_of
-from nsync_pipeline.strict import Section
-from nsync_pipeline.training.watch_config import WatchConfig
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.settings import Section, StageSettings, changes_of, of_params
+
+
+class WatchConfig(Section):
+    """``training.watch`` in params.yaml: pictures drawn on the way, and what scores them.
+
+    It decides which pictures are drawn, and nothing of the training, but for ``training.keep``
+    ``best``, which goes by the score.
+    """
+
+    every: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="optimizer steps between looks; there is one before the first step and one at "
+        "the end, too; 0: none",
+    )
+    prompts: int = Field(
+        default=6,
+        ge=1,
+        le=64,
+        description="training captions drawn at each look, each at its own fixed seed",
+    )
+    steps: int = Field(default=12, ge=1, le=1000, description="denoising steps of DPM-Solver++ 2M")
+    guidance_scale: float = Field(
+        default=5.0, ge=1.0, le=50.0, description="of classifier-free guidance; 1 is none"
+    )
+    extractor: str | None = Field(
+        default="sketchbook",
+        min_length=1,
+        description="what scores the style, as `evaluation.extractor`; null: pictures without a "
+        "score",
+    )
+    extractor_revision: str | None = Field(default=None, description="the hub revision to pin")
+
 
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
@@ -143,3 +176,22 @@ class VariantConfig(changes_of(TrainingConfig)):  # type: ignore[misc] # a class
         """
         merged = self.merged_into(training.model_dump())
         return TrainingConfig.model_validate(merged)
+
+
+class TrainingSettings(StageSettings):
+    """What the stage ``training`` reads."""
+
+    seed: int = of_params("seed")
+    placeholder: str = of_params("styles.{style}.placeholder")
+    generic_style: str = of_params("styles.{style}.generic_style")
+    base_model: BaseModelConfig = of_params("base_model")
+    training: TrainingConfig = of_params("training", "variants.{variant}")
+
+    def identity(self) -> dict[str, Any]:
+        """Without what only observes: it may change while a training is under way."""
+        content = super().identity()
+        training = content["training"]
+        del training["checkpoint_every"]
+        if self.training.keep != "best":  # else the looks decide which weights are kept
+            del training["watch"]
+        return content

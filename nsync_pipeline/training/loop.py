@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.lora_layers import ADAPTER
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights
+from nsync_pipeline.adaptation.lora import ADAPTER
+from nsync_pipeline.adaptation.trainables import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
 from nsync_pipeline.contrast.refinement import Refinement
 from nsync_pipeline.contrast.refiner import Refiner
@@ -21,14 +21,17 @@ from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
 from nsync_pipeline.training.history import StepRecord, step_record
-from nsync_pipeline.training.learning_rate import learning_rates
-from nsync_pipeline.training.loss_scale import LossScale
-from nsync_pipeline.training.optimizer import make_optimizer, optimizer_metric, take_step
+from nsync_pipeline.training.optimizer import (
+    LossScale,
+    learning_rates,
+    make_optimizer,
+    optimizer_metric,
+    take_step,
+)
 from nsync_pipeline.training.processes import ALONE, Processes, tensors_digest
-from nsync_pipeline.training.state import TrainingState
+from nsync_pipeline.training.state import TrainingState, WeightAverage
 from nsync_pipeline.training.step_gradients import StepGradients
 from nsync_pipeline.training.triplets import triplet_order
-from nsync_pipeline.training.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,69 @@
 """The optimizer over what is trained, and its state as plain tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import optimization
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
+from nsync_pipeline.adaptation.trainables import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.training.config import TrainingConfig
-from nsync_pipeline.training.learning_rate import peak_rates
+
+
+def learning_rates(settings: TrainingConfig, step: int) -> dict[WeightGroup, float]:
+    """The learning rate of each group of weights at optimizer step ``step`` (from 0 on)."""
+    share = schedule_share(settings, step)
+    return {group: peak * share for group, peak in peak_rates(settings).items()}
+
+
+def peak_rates(settings: TrainingConfig) -> dict[WeightGroup, float]:
+    """The highest learning rate of each group of weights."""
+    return {
+        "denoiser": settings.learning_rate,
+        "text_encoder": settings.text_encoder_learning_rate or settings.learning_rate,
+        "embedding": settings.embedding_learning_rate or settings.learning_rate,
+    }
+
+
+def schedule_share(settings: TrainingConfig, step: int) -> float:
+    """The share of its peak, in [0, 1], that a rate has at optimizer step ``step`` (from 0 on).
+
+    It rises linearly over ``warmup_steps`` and is above 0 from the first step on (diffusers' own
+    warm-up spends its first step at a rate of 0), then follows diffusers' schedule.
+    """
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return _after_warmup(settings)(step)
+
+
+def _after_warmup(settings: TrainingConfig) -> Callable[[int], float]:
+    """diffusers' schedule, as a function of the step."""
+    # A scheduler is built around an optimizer; only its function is of use here.
+    carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    warmup, steps = settings.warmup_steps, settings.steps
+    scheduler: LambdaLR
+    match settings.schedule:
+        case "constant":
+            scheduler = optimization.get_constant_schedule(carrier)
+        case "linear":
+            scheduler = optimization.get_linear_schedule_with_warmup(carrier, warmup, steps)
+        case "cosine":
+            scheduler = optimization.get_cosine_schedule_with_warmup(carrier, warmup, steps)
+        case "cosine_with_restarts":
+            scheduler = optimization.get_cosine_with_hard_restarts_schedule_with_warmup(
+                carrier, warmup, steps, num_cycles=settings.schedule_cycles
+            )
+        case "polynomial":
+            scheduler = optimization.get_polynomial_decay_schedule_with_warmup(
+                carrier, warmup, steps, lr_end=0.0, power=settings.schedule_power
+            )
+    share: Callable[[int], float] = scheduler.lr_lambdas[0]
+    return share
 
 
 def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.optim.Optimizer:
@@ -106,3 +160,36 @@ def restore(
                 state[index][name] = int(tensor) if whole else tensor.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+GROWTH = 2.0
+BACKOFF = 0.5
+GROWTH_INTERVAL = 2000
+"""Steps without an overflow after which the scale grows."""
+
+FLOOR = 1.0
+"""What still overflows at this scale is not due to the scale."""
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """What losses are multiplied by on the way back, by the rules of ``torch.amp.GradScaler``.
+
+    One scale for all branches: each branch's gradient is that of the same loss, and an overflow in
+    one of them makes the step of all of them void.
+    """
+
+    value: float = 2.0**16
+    steps: int = 0  # without an overflow, since the scale changed
+
+    def after_step(self) -> "LossScale":
+        """The scale after a step whose gradients were all finite."""
+        if self.steps + 1 == GROWTH_INTERVAL:
+            return LossScale(self.value * GROWTH)
+        return LossScale(self.value, self.steps + 1)
+
+    def after_overflow(self) -> "LossScale | None":
+        """The scale to try the same step at; None where it is at its floor."""
+        if self.value <= FLOOR:
+            return None
+        return LossScale(max(FLOOR, self.value * BACKOFF))

@@ -5,11 +5,15 @@ done with them, so all processes do the same from there on, and hold the same we
 """
 
 import hashlib
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +21,81 @@ from torch import Tensor
 from nsync_pipeline.contrast.branch_pass import MemoryPlan
 from nsync_pipeline.contrast.gradients import BranchGradients
 from nsync_pipeline.errors import LostProcessError, TrainingError
-from nsync_pipeline.training.heartbeat import heartbeat
-from nsync_pipeline.training.ranks import Rank, this_rank
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of ``count`` processes."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """The first process writes, logs and tells; the others compute."""
+        return self.index == 0
+
+
+def this_rank(environ: Mapping[str, str] = os.environ) -> Rank:
+    """As ``nsync run --processes``, ``accelerate launch`` and ``torchrun`` say it; else alone."""
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(environ):
+        return Rank()
+    return Rank(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
+
+
+EVERY = 5.0
+"""Seconds between two beats."""
+
+SILENCE = 45.0
+"""Seconds without a beat after which a process counts as gone: the others end within a minute."""
+
+
+@contextmanager
+def heartbeat(rank: Rank) -> Iterator[None]:
+    """Beat, and listen to the other processes, in a thread; end this process where one is gone.
+
+    A collective cannot be interrupted from within the process: it is ended where it stands.
+    """
+    address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    ended = threading.Event()
+    # A connection of its own: the main thread may hold the other one for long.
+    dist: Any = torch.distributed  # its stubs do not know its stores
+    store = dist.PrefixStore("nsync", dist.TCPStore(*address, is_master=False))
+    thread = threading.Thread(target=_listen, args=(store, rank, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _listen(store: Any, rank: Rank, ended: threading.Event) -> None:
+    heard = dict.fromkeys(range(rank.count), (0, time.monotonic()))
+    while not ended.wait(EVERY):
+        now = time.monotonic()
+        try:
+            store.add(f"beat {rank.index}", 1)
+            beats = {other: store.add(f"beat {other}", 0) for other in heard}
+        except RuntimeError as error:  # the first process, which keeps the beats, is gone
+            _end(f"process 0 of {rank.count} cannot be reached: {error}", ended)
+            return
+        for other, beat in beats.items():
+            if beat != heard[other][0]:
+                heard[other] = (beat, now)
+            elif now - heard[other][1] > SILENCE:
+                _end(
+                    f"process {other} of {rank.count} has not been heard for {SILENCE:.0f} s", ended
+                )
+                return
+
+
+def _end(reason: str, ended: threading.Event) -> None:
+    if ended.wait(EVERY):  # this process was at its end, and so was the other
+        return
+    print(f"nsync: the training ends: {reason}", file=sys.stderr, flush=True)
+    os._exit(LostProcessError.exit_code)
+
 
 Value = TypeVar("Value")
 

@@ -18,7 +18,7 @@ from nsync_pipeline.contrast.rules import Branch, negative_number
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.training.batches import BatchMaker, branch_losses
-from nsync_pipeline.training.loss_scale import LossScale
+from nsync_pipeline.training.optimizer import LossScale
 from nsync_pipeline.training.processes import Processes
 from nsync_pipeline.training.triplets import Triplet
 

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.style import prototype, style_scores
+from nsync_pipeline.metrics.picture_metrics import prototype, style_scores
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,21 @@ def paired_difference(a: LookScore, b: LookScore) -> PairedDifference:
 def best_look(scores: Mapping[int, LookScore]) -> LookScore:
     """The highest; the earliest of those as high. ``scores``, by steps done, is not empty."""
     return max((scores[step] for step in sorted(scores)), key=lambda score: score.style_margin)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best look so far."""
+
+    step: int  # optimizer steps done
+    score: float  # higher is better
+
+
+def better(best: Best | None, step: int, score: float | None) -> bool:
+    """Whether the look after ``step`` steps is the best; untrained weights never are.
+
+    Of two with the same score the earlier is: what was learned since brought nothing.
+    """
+    if score is None or step == 0:
+        return False
+    return best is None or score > best.score

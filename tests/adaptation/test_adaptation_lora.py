@@ -12,13 +12,17 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
-from nsync_pipeline.adaptation.lora_file import read_lora_file, write_lora_file
-from nsync_pipeline.adaptation.saved_lora import load_lora, save_lora
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights
-from nsync_pipeline.artifacts import LORA_FILE
+from nsync_pipeline.adaptation.lora_file import (
+    load_lora,
+    read_lora_file,
+    save_lora,
+    write_lora_file,
+)
+from nsync_pipeline.adaptation.trainables import TrainedWeights
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.workspace import LORA_FILE
 
 SETTINGS = LoraSettings(rank=2, alpha=6.0)
 """A scale of 3, so that a lost alpha shows."""

@@ -16,16 +16,19 @@ from tiny_style import tiny_family
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora import add_lora, remove_lora
-from nsync_pipeline.adaptation.lora_file import read_lora_file
-from nsync_pipeline.adaptation.lora_layers import lora_layers
-from nsync_pipeline.adaptation.lora_start import factors_of, random_factors
-from nsync_pipeline.adaptation.saved_lora import load_lora, save_lora
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights
-from nsync_pipeline.artifacts import LORA_FILE
+from nsync_pipeline.adaptation.lora import (
+    add_lora,
+    factors_of,
+    lora_layers,
+    random_factors,
+    remove_lora,
+)
+from nsync_pipeline.adaptation.lora_file import load_lora, read_lora_file, save_lora
+from nsync_pipeline.adaptation.trainables import TrainedWeights
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.workspace import LORA_FILE
 
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "ranks": {"ranks": {"mid_block.*to_q": 4, "to_k": 1}, "alphas": {"to_v": 1.0}},

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
 from fake_workspace import FakeWorkspace, make_fake_workspace
 
-from nsync_pipeline.pipeline.dvc_file import sync_dvc_file
+from nsync_pipeline.graph.dvc import sync_dvc_file
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 

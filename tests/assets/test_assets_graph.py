@@ -15,7 +15,7 @@ from assets.lock_file import read_lock, stage_name
 from assets.partitions import PARAMS, STYLES, STYLES_AND_TRAININGS, style_and_training
 from assets.place import WORKSPACE
 from assets.whole_style import parts_of
-from nsync_pipeline.pipeline import STAGES
+from nsync_pipeline.graph import STAGES
 
 
 def test_definitions_can_be_loaded() -> None:

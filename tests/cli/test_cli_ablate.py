@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from nsync_pipeline.artifacts import Workspace
 from nsync_pipeline.tracking.destination import OWN, resolved_uri
 from nsync_pipeline.tracking.hand_over import hand_over
+from nsync_pipeline.workspace import Workspace
 
 PARAMS = """\
 base_model: {name: sketchbook, device: cpu}

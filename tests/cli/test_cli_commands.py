@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline import __version__
-from nsync_pipeline.cli.place import find_workspace
+from nsync_pipeline.cli.options import find_workspace
 from nsync_pipeline.errors import ParamsError
 
 PARAMS = "styles:\n  ink:\n    source: folder\nvariants:\n  lora:\n    update_rule: none\n"
@@ -32,12 +32,12 @@ def patched(folder: Path, run_stage: str) -> subprocess.Popen[str]:
     """``nsync run`` where the pipeline's ``run_stage`` has the body ``run_stage``."""
     script = f"""
 import sys, time
-import nsync_pipeline.pipeline
+import nsync_pipeline.graph
 from nsync_pipeline.cli import main
 from nsync_pipeline.errors import InputsChangedError
 def run_stage(*arguments):
     {run_stage}
-nsync_pipeline.pipeline.run_stage = run_stage
+nsync_pipeline.graph.run_stage = run_stage
 sys.argv = ["nsync", "run", "captions", "--style", "ink"]
 main()
 """

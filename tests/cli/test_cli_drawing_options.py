@@ -7,7 +7,7 @@ import pytest
 from drawing_workspace import drawing_params
 from test_cli_commands import nsync
 
-from nsync_pipeline.cli.drawing_options import (
+from nsync_pipeline.cli.options import (
     Scheduler,
     asked_for,
     manner_of,
@@ -15,7 +15,7 @@ from nsync_pipeline.cli.drawing_options import (
     strengths_of,
 )
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.stages.prompt_file import AskedPrompt
+from nsync_pipeline.generate.prompts import AskedPrompt
 
 
 def test_seeds_count_up_from_the_first(tmp_path: Path) -> None:

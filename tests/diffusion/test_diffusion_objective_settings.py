@@ -14,9 +14,14 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.diffusion.draws import draw
-from nsync_pipeline.diffusion.noising import noisy_latents, scales_at
-from nsync_pipeline.diffusion.objectives import per_sample_loss, prediction_target
-from nsync_pipeline.diffusion.snr import min_snr_weights, zero_terminal_signal
+from nsync_pipeline.diffusion.objectives import (
+    min_snr_weights,
+    noisy_latents,
+    per_sample_loss,
+    prediction_target,
+    scales_at,
+    zero_terminal_signal,
+)
 from nsync_pipeline.errors import TrainingError
 
 BETAS: dict[str, Any] = {

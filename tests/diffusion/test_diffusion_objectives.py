@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from nsync_pipeline.diffusion.noising import noisy_latents, scales_at
-from nsync_pipeline.diffusion.objectives import per_sample_loss, prediction_target
+from nsync_pipeline.diffusion.objectives import (
+    noisy_latents,
+    per_sample_loss,
+    prediction_target,
+    scales_at,
+)
 
 LATENTS = torch.tensor([10.0, -5.0]).view(2, 1, 1, 1)
 NOISE = torch.tensor([2.0, 1.0]).view(2, 1, 1, 1)

@@ -17,14 +17,13 @@ from tiny_models import (
 from tiny_style import STYLE, write_tiny_style
 
 from nsync_pipeline.add_style import NewStyle, add_style
-from nsync_pipeline.artifacts import LORA_FILE, Workspace
+from nsync_pipeline.drawing.schedulers import build_scheduler
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.generation.schedulers import build_scheduler
+from nsync_pipeline.graph.dvc import check_dvc_file, make_choices_folder, sync_dvc_file
 from nsync_pipeline.params import parse_params, read_params
-from nsync_pipeline.pipeline.choices_folder import make_choices_folder
-from nsync_pipeline.pipeline.dvc_file import check_dvc_file, sync_dvc_file
-from nsync_pipeline.stages import training
-from nsync_pipeline.stages.context import StageContext
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.training import stage as training
+from nsync_pipeline.workspace import LORA_FILE, Workspace
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))

@@ -17,20 +17,20 @@ from tiny_models import (
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora_layers import ADAPTER
+from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trainables import add_trainables
 from nsync_pipeline.contrast.branch_copies import BranchCopies
 from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.picture_store import picture_key
+from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families import compiled
+from nsync_pipeline.families import placement as compiled
 from nsync_pipeline.families.autoencoder import Autoencoder
 from nsync_pipeline.families.config import BaseModelConfig, MemoryConfig
 from nsync_pipeline.families.loading import choose_dtype, find_base, load_family
 from nsync_pipeline.families.pipeline_folder import find_pipeline
 from nsync_pipeline.families.placement import Placement
-from nsync_pipeline.generation.config import SamplerConfig
-from nsync_pipeline.generation.picture_store import picture_key
-from nsync_pipeline.generation.sampling import PictureRequest
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

@@ -25,21 +25,25 @@ from tiny_style import tiny_family
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora_layers import ADAPTER
-from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained, save_trained
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights
-from nsync_pipeline.artifacts import LORA_FILE
+from nsync_pipeline.adaptation.lora import ADAPTER
+from nsync_pipeline.adaptation.trainables import (
+    TrainedWeights,
+    add_trainables,
+    remove_trained,
+    save_trained,
+)
 from nsync_pipeline.contrast.branch_copies import BranchCopies
 from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
 from nsync_pipeline.diffusion.draws import draw
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.generation.config import SamplerConfig
-from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
-from nsync_pipeline.image_sets.pixels import load_pixels
+from nsync_pipeline.pictures.pixels import load_pixels
 from nsync_pipeline.training.batches import batch_maker, branch_losses
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, StoredPicture, encode_examples
 from nsync_pipeline.training.triplets import Triplet
+from nsync_pipeline.workspace import LORA_FILE
 
 BRANCHES = ("positive", "negative", "anchor")
 SEED, STEP = 3, 7

@@ -15,11 +15,11 @@ from nsync_pipeline.adaptation.trainables import (
     remove_trained,
     save_trained,
 )
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
+from nsync_pipeline.drawing.schedulers import build_scheduler
 from nsync_pipeline.errors import BaseModelError, TrainingError
-from nsync_pipeline.families.zero_terminal_snr import ORIGIN_KEY, use_zero_terminal_snr
-from nsync_pipeline.generation.config import SamplerConfig
-from nsync_pipeline.generation.sampling import PictureRequest, draw_pictures
-from nsync_pipeline.generation.schedulers import build_scheduler
+from nsync_pipeline.families.noise_schedules import ORIGIN_KEY, use_zero_terminal_snr
 from nsync_pipeline.seeding import torch_stream
 
 

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, CLIPModel
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.extractor import Preprocessing, read_preprocessing
 from nsync_pipeline.metrics.features import load_clip, load_extractor
-from nsync_pipeline.metrics.preprocessing import Preprocessing, read_preprocessing
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from nsync_pipeline.metrics.distances import mmd_unbiased, prompt_kernels
-from nsync_pipeline.metrics.frechet import frechet_distance
-from nsync_pipeline.metrics.kernel_inception import polynomial_kernel
+from nsync_pipeline.metrics.distances import (
+    frechet_distance,
+    mmd_unbiased,
+    polynomial_kernel,
+    prompt_kernels,
+)
 
 RNG = np.random.default_rng(0)
 

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics.inception import InceptionV3
-from nsync_pipeline.metrics.inception_extractor import InceptionExtractor, load_inception
-from nsync_pipeline.metrics.inception_pixels import InceptionPixels
+from nsync_pipeline.metrics.inception import (
+    InceptionExtractor,
+    InceptionPixels,
+    InceptionV3,
+    load_inception,
+)
 
 State = dict[str, Tensor]
 

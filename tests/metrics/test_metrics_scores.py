@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nsync_pipeline.evaluation.config import GuardrailConfig
 from nsync_pipeline.metrics.bootstrap import Interval, prompt_draws
-from nsync_pipeline.metrics.config import GuardrailConfig
 from nsync_pipeline.metrics.scores import (
     PictureSet,
     Reference,

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from nsync_pipeline.metrics.copying import clopper_pearson, copy_threshold, nearest, worst_first
-from nsync_pipeline.metrics.diversity import vendi_at, vendi_score
-from nsync_pipeline.metrics.prompt_fidelity import prompt_fidelity
-from nsync_pipeline.metrics.style import prototype, style_scores
+from nsync_pipeline.metrics.picture_metrics import (
+    clopper_pearson,
+    copy_threshold,
+    nearest,
+    prompt_fidelity,
+    prototype,
+    style_scores,
+    vendi_at,
+    vendi_score,
+    worst_first,
+)
 
 
 def test_prototype_is_the_unit_mean_direction() -> None:

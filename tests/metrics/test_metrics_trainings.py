@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nsync_pipeline.evaluation.config import GuardrailConfig
 from nsync_pipeline.metrics.bootstrap import (
     Interval,
     interval,
@@ -12,8 +13,7 @@ from nsync_pipeline.metrics.bootstrap import (
     prompt_draws,
     two_sided_p,
 )
-from nsync_pipeline.metrics.config import GuardrailConfig
-from nsync_pipeline.metrics.copying import clopper_pearson
+from nsync_pipeline.metrics.picture_metrics import clopper_pearson
 from nsync_pipeline.metrics.scores import PictureScores, SetScores
 from nsync_pipeline.metrics.trainings import (
     VariantScores,

@@ -5,15 +5,17 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from nsync_pipeline.blind.preference import Preference
 from nsync_pipeline.metrics.bootstrap import Interval
-from nsync_pipeline.metrics.preference import Preference
-from nsync_pipeline.report.choice_words import (
+from nsync_pipeline.report.choices import (
+    GAP,
+    WIDTH,
     choices_counted,
     outdated_choices,
+    preference_chart,
     preference_explained,
     preferred,
 )
-from nsync_pipeline.report.preference_chart import GAP, WIDTH, preference_chart
 
 CLEAR = Preference(Interval(0.75, 0.6, 0.9), wins=28, ties=4, losses=8, prompts=20)
 OPEN = Preference(Interval(0.55, 0.4, 0.7), wins=20, ties=4, losses=16, prompts=20)

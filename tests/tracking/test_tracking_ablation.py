@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from nsync_pipeline.artifacts import LORA_FILE, Workspace
 from nsync_pipeline.tracking.destination import OWN, resolved_uri
 from nsync_pipeline.tracking.hand_over import hand_over
 from nsync_pipeline.tracking.placement import ABLATION
 from nsync_pipeline.tracking.run_log import RunIdentity, open_run_log
+from nsync_pipeline.workspace import LORA_FILE, Workspace
 
 
 def identity(stage: str, variant: str | None, group: str | None) -> RunIdentity:

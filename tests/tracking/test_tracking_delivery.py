@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nsync_pipeline.artifacts import LORA_FILE, Workspace
+from nsync_pipeline.files import dvc_digest
 from nsync_pipeline.tracking.destination import resolved_uri
 from nsync_pipeline.tracking.hand_over import hand_over
-from nsync_pipeline.tracking.identity import dvc_digest
 from nsync_pipeline.tracking.run_log import RunIdentity, open_run_log
 from nsync_pipeline.tracking.spool import spool_files
+from nsync_pipeline.workspace import LORA_FILE, Workspace
 
 RULES = {"lora": "none", "nsync": "orthogonal"}
 PARAMS = {"seed": 0, "training": {"steps": 3, "lora": {"rank": 8}}}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nsync_pipeline.artifacts import TrainingRun
-from nsync_pipeline.stages.context import RunLog
-from nsync_pipeline.tracking.identity import dvc_digest
+from nsync_pipeline.files import dvc_digest
+from nsync_pipeline.stage import RunLog
 from nsync_pipeline.tracking.placement import Placement
 from nsync_pipeline.tracking.scores import scores_table, training_scores, variant_scores
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter, read_events
 from nsync_pipeline.tracking.spooled_log import SpooledLog
+from nsync_pipeline.workspace import TrainingRun
 
 HEADER = RunHeader("", "nsync/ink", "nsync · ink", {"nsync.run": "a"}, {}, 1, True)
 

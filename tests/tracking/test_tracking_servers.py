@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from nsync_pipeline.artifacts import LORA_FILE, Workspace
 from nsync_pipeline.tracking import courier
 from nsync_pipeline.tracking.hand_over import hand_over
 from nsync_pipeline.tracking.run_log import LAST_WAIT, RunIdentity, open_run_log
 from nsync_pipeline.tracking.spool import spool_files, undelivered
+from nsync_pipeline.workspace import LORA_FILE, Workspace
 
 RUN = RunIdentity("training", "ink", "nsync", "sketchbook", "inputs", 0, "orthogonal")
 
@@ -151,7 +151,7 @@ def test_the_courier_delivers_though_the_run_has_ended(tmp_path: Path) -> None:
 WRITE_FOR_A_WHILE = """
 import sys, time
 from pathlib import Path
-from nsync_pipeline.artifacts import Workspace
+from nsync_pipeline.workspace import Workspace
 from nsync_pipeline.tracking.run_log import RunIdentity, open_run_log
 with open_run_log(Workspace(Path(sys.argv[1])), RunIdentity(
     "training", "ink", "nsync", "sketchbook", "inputs"), {"seed": 0}) as log:

@@ -28,7 +28,7 @@ from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.loop import TrainingOutcome, train
-from nsync_pipeline.training.loss_scale import LossScale
+from nsync_pipeline.training.optimizer import LossScale
 
 __all__ = ["examples", "family"]  # fixtures
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from nsync_pipeline.errors import LostProcessError
-from nsync_pipeline.pipeline.workers import _free_port
+from nsync_pipeline.graph.processes import _free_port
 
 SCRIPT = """
 import os, time
 import torch.distributed as dist
-from nsync_pipeline.training import heartbeat
-from nsync_pipeline.training.ranks import this_rank
+from nsync_pipeline.training import processes as heartbeat
+from nsync_pipeline.training.processes import this_rank
 heartbeat.EVERY, heartbeat.SILENCE = 0.2, 2.0
 rank = this_rank()
 store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=rank.is_first)

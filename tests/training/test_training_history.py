@@ -6,8 +6,7 @@ import io
 import pytest
 
 from nsync_pipeline.contrast.refinement import Diagnostics
-from nsync_pipeline.training.history import history_csv, step_record
-from nsync_pipeline.training.summary import summarise
+from nsync_pipeline.training.history import history_csv, step_record, summarise
 
 DIAGNOSTICS = Diagnostics(0.1, 2.0, None, -0.25, None, 0.25, 1 / 3)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from nsync_pipeline.training.config import TrainingConfig
-from nsync_pipeline.training.learning_rate import learning_rates, schedule_share
+from nsync_pipeline.training.optimizer import learning_rates, schedule_share
 
 
 def rates(schedule: str, warmup: int = 2, **changes: float) -> list[float]:

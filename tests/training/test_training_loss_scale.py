@@ -1,6 +1,6 @@
 """The scale goes by GradScaler's rules, and never below 1."""
 
-from nsync_pipeline.training.loss_scale import FLOOR, GROWTH_INTERVAL, LossScale
+from nsync_pipeline.training.optimizer import FLOOR, GROWTH_INTERVAL, LossScale
 
 
 def test_it_doubles_after_so_many_steps_without_an_overflow() -> None:

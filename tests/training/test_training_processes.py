@@ -11,7 +11,7 @@ import torch
 import training_ranks
 
 from nsync_pipeline.errors import WorkerError
-from nsync_pipeline.pipeline.workers import run_workers
+from nsync_pipeline.graph.processes import run_workers
 from nsync_pipeline.training.processes import ALONE
 
 SCRIPT = training_ranks.__file__

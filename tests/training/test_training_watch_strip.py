@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsync_pipeline.image_sets.contact_sheet import PREVIEW_BYTES
-from nsync_pipeline.training.watch_strip import (
+from nsync_pipeline.pictures.sheets import PREVIEW_BYTES
+from nsync_pipeline.training.film_strip import (
     MISSING,
     film_strip,
     shown_columns,

@@ -9,7 +9,7 @@ import pytest
 
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import StepRecord
-from nsync_pipeline.training.watch_warnings import (
+from nsync_pipeline.training.watch import (
     TrainingWarning,
     Watcher,
     collapse,

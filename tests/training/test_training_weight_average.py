@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nsync_pipeline.training.weight_average import WeightAverage
+from nsync_pipeline.training.state import WeightAverage
 
 
 def test_it_follows_the_weights_by_hand() -> None:

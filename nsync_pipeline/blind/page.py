@@ -1,0 +1,124 @@
+"""The page of pairs for two checkpoints, from the pictures they drew."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from nsync_pipeline.blind.questions import draw_questions, picture_digests
+from nsync_pipeline.errors import ChoicesError
+from nsync_pipeline.params import Params
+from nsync_pipeline.pictures.pixels import open_picture, open_squares
+from nsync_pipeline.pictures.sheets import evenly_spaced
+from nsync_pipeline.pictures.style_pictures import read_style_pictures
+from nsync_pipeline.report.pictures import Picture, embedded
+from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
+
+FOLDER = Path(__file__).parent
+FORMAT = "nsync-choices-2"
+"""What a choices file says it is."""
+
+
+@dataclass(frozen=True)
+class BlindPair:
+    """One question."""
+
+    id: str  # says nothing of who drew what
+    caption: str
+    left: Picture
+    right: Picture
+
+
+@dataclass(frozen=True)
+class BlindPage:
+    """All that the page shows."""
+
+    style: str
+    page_id: str  # of the two sets of pictures
+    asked: int  # at most so many pairs were asked for
+    reference: tuple[Picture, ...]  # real pictures of the style
+    pairs: tuple[BlindPair, ...]
+
+
+def render_blind_page(page: BlindPage) -> str:
+    """The HTML of ``page``; it needs nothing besides itself."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("blind_page.html").render(
+        page=page,
+        pairs=Markup(_script_json([asdict(pair) for pair in page.pairs])),
+        identity=Markup(
+            _script_json(
+                {
+                    "format": FORMAT,
+                    "style": page.style,
+                    "page": page.page_id,
+                    "asked": page.asked,
+                }
+            )
+        ),
+    )
+
+
+def _script_json(content: object) -> str:
+    """JSON that may stand inside a <script>: no caption can end it."""
+    text = json.dumps(content, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+SHOWN_SIDE = 480  # pixels
+REFERENCE_PICTURES = 10
+REFERENCE_SIDE = 168  # pixels
+
+
+def blind_page(
+    workspace: Workspace,
+    params: Params,
+    style: str,
+    a: str,
+    b: str,
+    most: int,
+    training_seed: int | None = None,
+) -> BlindPage:
+    """The page that asks between the pictures of ``a`` and ``b``.
+
+    Of a variant they are those of its training with ``training_seed``; None: the first of
+    ``training_seeds``.
+
+    Raises:
+        MissingArtifactError: pictures are missing.
+        ParamsError: there is no such training seed.
+        ChoicesError: a and b are the same.
+    """
+    if a == b:
+        raise ChoicesError(f"a choice is between two: {a!r} is named twice")
+    seed = params.training_seed(training_seed)
+    runs = [TrainingRun(name, seed) for name in (a, b) if name != BASE]
+    pictures = read_style_pictures(workspace, style, runs)
+    digests = picture_digests(pictures)
+    questions = draw_questions(pictures, digests, style, a, b, most, seed)
+    chosen = evenly_spaced(len(pictures.train), REFERENCE_PICTURES)
+    real = [pictures.train[index].path for index in chosen]
+    pairs = []
+    for question in questions.asked:
+        samples = (question.of_a, question.of_b)
+        left, right = samples if question.a_is_left else samples[::-1]
+        shown = (embedded(open_picture(s.path), "", SHOWN_SIDE) for s in (left, right))
+        pairs.append(BlindPair(question.id, question.of_a.caption, *shown))
+    return BlindPage(
+        style=style,
+        page_id=questions.page_id,
+        asked=most,
+        reference=tuple(
+            embedded(square, "a real picture of the style", REFERENCE_SIDE)
+            for square in open_squares(real, 2 * REFERENCE_SIDE)
+        ),
+        pairs=tuple(pairs),
+    )

@@ -1,0 +1,111 @@
+"""How captions become content-only."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.settings import Section, StageSettings, of_params
+
+STYLE_WORDS = (
+    "oil on canvas", "oil painting", "painting", "watercolor", "watercolour", "illustration",
+    "drawing", "sketch", "etching", "engraving", "woodblock print", "woodcut", "print", "artwork",
+    "canvas", "impressionist", "impressionism", "brushstrokes", "in the style of",
+)  # fmt: skip
+
+WORDS_FIELD = "{max_words}"
+QUESTION = (
+    "Describe in at most {max_words} words what this picture shows, in the form of a prompt for an "
+    "image generator. Name only what can be seen; do not name its style, medium or artist."
+)
+"""As the paper asks: briefly, in at most 25 words, in the form of a prompt."""
+
+
+class CaptionModelConfig(Section):
+    """``captioning.model`` in params.yaml: who describes the pictures that have no caption."""
+
+    name: str = Field(
+        default="OpenGVLab/InternVL3-1B-hf",
+        min_length=1,
+        description="a vision-language model that transformers has (image-text-to-text): a hub id "
+        "or a local folder",
+    )
+    revision: str | None = Field(
+        default="014c0583a0d4bedf29fbe2dbff4f865eb998e171",
+        description="the hub commit to pin; null where another name is given without one; not "
+        "used for a folder",
+    )
+    question: str = Field(
+        default=QUESTION,
+        min_length=1,
+        description="what it is asked of each picture; `{max_words}` stands for the number",
+    )
+    max_words: int = Field(default=25, ge=3, le=300, description="an answer with more words is cut")
+    max_new_tokens: int = Field(
+        default=80, ge=4, le=2048, description="tokens an answer has at most"
+    )
+    tiles: bool = Field(
+        default=False,
+        description="show it each picture in tiles as well, where the model knows tiles: finer, "
+        "several times slower",
+    )
+    batch_size: int = Field(
+        default=8, ge=1, le=512, description="pictures at a time; the captions do not depend on it"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of its weights; auto as base_model.dtype"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_the_default_is_pinned(cls, value: Any) -> Any:
+        """The default revision is the default name's: it means nothing to another model."""
+        if isinstance(value, dict) and "name" in value and "revision" not in value:
+            return value | {"revision": None}
+        return value
+
+    @property
+    def asked(self) -> str:
+        """The question with the number of words in it."""
+        return self.question.replace(WORDS_FIELD, str(self.max_words))
+
+
+class CaptioningConfig(Section):
+    """``captioning`` in params.yaml."""
+
+    model: CaptionModelConfig | None = Field(
+        default=CaptionModelConfig(),
+        description="captions the pictures that have none; null: such pictures are refused",
+    )
+    style_words: tuple[str, ...] = Field(
+        default=STYLE_WORDS,
+        description="words and phrases that name a style or a medium, taken out of every caption",
+    )
+    too_long: Literal["cut", "error"] = Field(
+        default="cut",
+        description="a caption with more words than the text encoder takes together with the "
+        "style: cut after the last word that fits, or refused",
+    )
+
+    @field_validator("style_words")
+    @classmethod
+    def _words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(word.strip() for word in value):
+            raise ValueError("a style word must have letters in it; found an empty one")
+        return value
+
+
+class CaptionedStyle(Section):
+    """What of a style's entry in params.yaml its captions depend on."""
+
+    placeholder: str
+    generic_style: str
+    style_words: tuple[str, ...]
+
+
+class CaptionsSettings(StageSettings):
+    """What the stage ``captions`` reads."""
+
+    style: CaptionedStyle = of_params("styles.{style}")
+    base_model: BaseModelConfig = of_params("base_model")
+    captioning: CaptioningConfig = of_params("captioning")

@@ -1,0 +1,220 @@
+"""captions: what each picture shows, with no word of its style, short enough for the base model.
+
+Pictures that came without a caption are described by a vision-language model first; where a
+caption came with the picture, that is the one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsync_pipeline.captions.answers import caption_of
+from nsync_pipeline.captions.config import CaptionedStyle, CaptioningConfig, CaptionsSettings
+from nsync_pipeline.captions.model_captions import model_captions
+from nsync_pipeline.captions.prompt_length import FittedCaption, fit
+from nsync_pipeline.captions.style_words import ScrubbedCaption, scrub
+from nsync_pipeline.drawing.prompts import styled_prompt
+from nsync_pipeline.errors import CaptionError
+from nsync_pipeline.families.loading import tokenizer_of
+from nsync_pipeline.pictures.manifest import (
+    BY_MODEL,
+    CAPTIONS,
+    STYLE_SET,
+    read_manifest,
+    write_manifest,
+)
+from nsync_pipeline.pictures.pixels import open_picture
+from nsync_pipeline.pictures.sheets import CaptionedThumbnail, captioned_preview, evenly_spaced
+from nsync_pipeline.stage import Preview, StageContext, StageResult
+from nsync_pipeline.style_set.source_folder import bullet_list, short_list
+from nsync_pipeline.workspace import MANIFEST_FILE
+
+PREVIEW_ROWS = 12
+
+
+@dataclass(frozen=True)
+class RawCaption:
+    """What a picture's caption is made of."""
+
+    row: Mapping[str, Any]  # of STYLE_SET
+    raw: str  # verbatim
+    text: str  # what is said in it
+    source: str  # as STYLE_SET.caption_source, or ``BY_MODEL``
+
+
+@dataclass(frozen=True)
+class ContentCaption:
+    """One picture's caption on its way."""
+
+    given: RawCaption
+    scrubbed: ScrubbedCaption
+    fitted: FittedCaption
+
+    @property
+    def origin(self) -> str:
+        return str(self.given.row["origin"])
+
+
+def run(context: StageContext[CaptionsSettings]) -> StageResult:
+    """Make the captions of a style content-only.
+
+    Raises:
+        MissingArtifactError: the style set is missing.
+        CaptionError: captions are missing and there is no model to ask, nothing is left of one
+            without its style words, or one is too long and ``captioning.too_long`` is ``error``.
+            All such pictures are in the one message.
+    """
+    settings, workspace = context.settings, context.workspace
+    style, config = settings.style, settings.captioning
+    rows = read_manifest(workspace.style_set(context.style) / MANIFEST_FILE, STYLE_SET)
+    given, captioner = _given(context, rows, config)
+
+    counter = tokenizer_of(settings.base_model)
+    tokens = _longest_prompt(style, counter.prompt_tokens)
+    most = counter.max_prompt_tokens
+    words = (*config.style_words, *style.style_words)
+    captions = []
+    for done, raw in enumerate(given, start=1):
+        scrubbed = scrub(raw.text, words)
+        captions.append(ContentCaption(raw, scrubbed, fit(scrubbed.caption, tokens, most)))
+        context.progress("captions", done, len(rows))
+    _refuse_nothing_left(captions)
+    cut = [caption for caption in captions if caption.fitted.lost]
+    _refuse_too_long(cut, tokens, most, allowed=config.too_long == "cut")
+
+    write_manifest(context.folder / MANIFEST_FILE, map(_row, captions), CAPTIONS)
+    pictures = workspace.style_set(context.style)
+    return StageResult(
+        figures=_figures(captions, cut, most, captioner),
+        previews=(_preview(f"{context.style}: captions", captions, pictures),),
+    )
+
+
+def _given(
+    context: StageContext[CaptionsSettings],
+    rows: Sequence[Mapping[str, Any]],
+    config: CaptioningConfig,
+) -> tuple[list[RawCaption], str | None]:
+    """The captions as they come, in the order of ``rows``; and who was asked, where needed."""
+    missing = [row for row in rows if not row["caption"]]
+    if not missing:
+        return [_found(row) for row in rows], None
+    if config.model is None:
+        raise _uncaptioned(missing, len(rows), context.style)
+    said = model_captions(context, missing, config.model)
+    most = config.model.max_words
+    return [
+        RawCaption(row, answer, caption_of(answer, most), BY_MODEL)
+        if (answer := said.answers.get(row["id"])) is not None
+        else _found(row)
+        for row in rows
+    ], said.captioner
+
+
+def _found(row: Mapping[str, Any]) -> RawCaption:
+    return RawCaption(row, row["caption"], row["caption"], row["caption_source"])
+
+
+def _longest_prompt(
+    style: CaptionedStyle, prompt_tokens: Callable[[str], int]
+) -> Callable[[str], int]:
+    """The tokens of the longer of the two prompts a caption goes into."""
+    names = (style.placeholder, style.generic_style)
+    return lambda caption: max(prompt_tokens(styled_prompt(caption, name)) for name in names)
+
+
+def _row(caption: ContentCaption) -> dict[str, Any]:
+    return {
+        "id": caption.given.row["id"],
+        "caption": caption.fitted.caption,
+        "raw_caption": caption.given.raw,
+        "source": caption.given.source,
+        "removed_words": list(caption.scrubbed.removed),
+        "lost": caption.fitted.lost or None,
+    }
+
+
+def _figures(
+    captions: Sequence[ContentCaption],
+    cut: Sequence[ContentCaption],
+    most: int,
+    captioner: str | None,
+) -> dict[str, int | float | str]:
+    figures: dict[str, int | float | str] = {
+        "captions": len(captions),
+        "with_style_words_removed": sum(bool(c.scrubbed.removed) for c in captions),
+        "cut": len(cut),
+        "prompt_tokens_at_most": most,
+    }
+    if captioner is not None:
+        figures["by_the_model"] = sum(c.given.source == BY_MODEL for c in captions)
+        figures["captioner"] = captioner
+    if cut:
+        lost = [f'{c.origin} (lost: "{c.fitted.lost}")' for c in cut]
+        figures["cut_are"] = short_list(lost, most=20)
+    return figures
+
+
+def _preview(title: str, captions: Sequence[ContentCaption], folder: Path) -> Preview:
+    """Some pictures with their captions, and what was lost of them; those that lost words first."""
+    by_loss = sorted(captions, key=lambda caption: not caption.fitted.lost)
+    lost = sum(bool(caption.fitted.lost) for caption in captions)
+    shown = by_loss[: min(lost, PREVIEW_ROWS)]
+    whole = by_loss[lost:]
+    shown += [whole[i] for i in evenly_spaced(len(whole), PREVIEW_ROWS - len(shown))]
+    rows = [
+        CaptionedThumbnail(
+            open_picture(folder / caption.given.row["file"]),
+            caption.fitted.caption,
+            f"lost: {caption.fitted.lost}" if caption.fitted.lost else "",
+        )
+        for caption in shown
+    ]
+    return Preview(title, captioned_preview(f"{title} ({len(rows)} of {len(captions)})", rows))
+
+
+def _uncaptioned(missing: Sequence[Mapping[str, Any]], count: int, style: str) -> CaptionError:
+    named = [
+        f"{row['origin']} has no caption"
+        if row["caption"] is None
+        else f"{row['origin']} has an empty caption ({row['caption_source']})"
+        for row in missing
+    ]
+    return CaptionError(
+        f"style {style!r}: {len(missing)} of {count} pictures have no caption:\n"
+        f"{bullet_list(named)}\n"
+        "Write what each shows, without its style: in a text file of the same name beside it "
+        "(picture.jpg, picture.txt) or in metadata.jsonl "
+        '({"file_name": "picture.jpg", "text": "a boat on a lake"}) in '
+        f"sources/{style}. Or set captioning.model to have a model describe them, or "
+        "style_set.uncaptioned to `skip` to leave them out."
+    )
+
+
+def _refuse_nothing_left(captions: Sequence[ContentCaption]) -> None:
+    bare = [f'{c.origin}: "{c.given.raw}"' for c in captions if not c.scrubbed.caption]
+    if bare:
+        raise CaptionError(
+            f"nothing is left of {len(bare)} captions once the words of style are taken out:\n"
+            f"{bullet_list(bare)}\n"
+            "Say what the pictures show (in picture.txt beside picture.jpg), or take words out of "
+            "captioning.style_words."
+        )
+
+
+def _refuse_too_long(
+    cut: Sequence[ContentCaption], tokens: Callable[[str], int], most: int, allowed: bool
+) -> None:
+    hopeless = [c for c in cut if not c.fitted.caption]
+    refused = hopeless if allowed else cut
+    if refused:
+        listed = [
+            f'{c.origin}: {tokens(c.scrubbed.caption)} tokens; "{c.fitted.lost}" would be lost'
+            for c in refused
+        ]
+        ways = "Shorten them" + ("." if hopeless else ", or set captioning.too_long to `cut`.")
+        raise CaptionError(
+            f"{len(refused)} captions are too long: with the style's words a prompt has more than "
+            f"the {most} tokens the base model's text encoder takes:\n{bullet_list(listed)}\n{ways}"
+        )

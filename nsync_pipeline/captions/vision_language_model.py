@@ -1,0 +1,288 @@
+"""A vision-language model that is asked of pictures: transformers' image-text-to-text interface."""
+
+import hashlib
+import inspect
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download, snapshot_download
+from jinja2 import TemplateError
+from PIL import Image, ImageOps
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    PROCESSOR_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
+
+from nsync_pipeline.captions.config import CaptionModelConfig
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.hub import hub_errors
+from nsync_pipeline.families.weights import loading_errors, quiet_libraries
+
+SIDE = 768
+SIDE_IN_TILES = 1536
+"""Pixels; the longer side of a larger picture is brought down to it first. Models take 336 to 448
+pixels a side at a glance, and those that take any size grow slow with it."""
+
+ONE_TILE = {"crop_to_patches": False, "do_image_splitting": False}
+"""What the image processors that cut pictures into tiles call it, and how it is switched off."""
+
+PARTS = ("image_processor", "tokenizer", "video_processor")
+
+
+class VisionLanguageModel:
+    """A loaded model with its processor."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        """Load what is in ``folder``: safetensors only, and no code from it.
+
+        Raises:
+            BaseModelError: it is not a model that answers with text on pictures, a file is missing
+                or broken, or something is not installed that it needs.
+        """
+        self._folder = folder
+        self._device = device
+        self._dtype = dtype
+        with loading_errors(folder), quiet_libraries():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            raise BaseModelError(
+                f"captioning.model.name: {folder} is a {config.model_type}, which does not answer "
+                "with text on pictures (transformers' image-text-to-text models do)."
+            )
+        self._processor = _load_processor(folder, config)
+        with loading_errors(folder), quiet_libraries():
+            self._model, info = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        if missing := sorted(info["missing_keys"]):
+            raise BaseModelError(f"{folder} lacks {len(missing)} weights, as {missing[0]}.")
+        self._model.to(device).eval().requires_grad_(False)
+
+    def answers(
+        self,
+        pictures: Sequence[Image.Image],
+        question: str,
+        max_new_tokens: int,
+        tiles: bool = False,
+    ) -> list[str]:
+        """What the model says on each of ``pictures``, word by word its likeliest (greedy).
+
+        The prompts of a batch are filled up on the left, so that a picture's answer does not depend
+        on its neighbours. Where the device's memory is too short, the batch is halved.
+
+        Raises:
+            BaseModelError: the model or its processor cannot take pictures this way.
+        """
+        try:
+            with quiet_libraries():
+                return self._answers(pictures, question, max_new_tokens, tiles)
+        except torch.OutOfMemoryError:
+            if len(pictures) == 1:
+                raise
+        except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise BaseModelError(
+                f"captioning.model.name: {self._folder} does not answer on pictures: {reason}"
+            ) from error
+        half = len(pictures) // 2
+        return [
+            answer
+            for part in (pictures[:half], pictures[half:])
+            for answer in self.answers(part, question, max_new_tokens, tiles)
+        ]
+
+    @torch.inference_mode()
+    def _answers(
+        self, pictures: Sequence[Image.Image], question: str, max_new_tokens: int, tiles: bool
+    ) -> list[str]:
+        processor = self._processor
+        message = {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": question}],
+        }
+        prompt = processor.apply_chat_template(
+            [message], add_generation_prompt=True, tokenize=False
+        )
+        has = [name for name in ONE_TILE if hasattr(processor.image_processor, name)]
+        side = SIDE_IN_TILES if tiles else SIDE
+        inputs = processor(
+            text=[prompt] * len(pictures),
+            images=[[_at_most(picture, side)] for picture in pictures],
+            text_kwargs={"padding": True, "padding_side": "left"},
+            images_kwargs={} if tiles else {name: ONE_TILE[name] for name in has},
+            return_tensors="pt",
+        ).to(self._device, self._dtype)
+        tokenizer = processor.tokenizer
+        generated = self._model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answers = generated[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+def _at_most(picture: Image.Image, side: int) -> Image.Image:
+    if max(picture.size) <= side:
+        return picture
+    return ImageOps.contain(picture, (side, side), Image.Resampling.LANCZOS)
+
+
+def _load_processor(folder: Path, config: Any) -> Any:
+    """The model's processor, with PIL's image processing and without a part for videos.
+
+    AutoProcessor wants torchvision for the video part of several models, which no picture needs;
+    and torchvision's image processing gives other pixels than PIL's, so that captions would depend
+    on whether it is installed.
+    """
+    if type(config) not in PROCESSOR_MAPPING:
+        raise BaseModelError(
+            f"captioning.model.name: transformers has no processor for a {config.model_type}."
+        )
+    kind = _without_videos(PROCESSOR_MAPPING[type(config)])
+    with loading_errors(folder), quiet_libraries():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            parts: dict[str, Any] = {
+                "image_processor": AutoImageProcessor.from_pretrained(
+                    folder, backend="pil", trust_remote_code=False
+                ),
+                "tokenizer": tokenizer,
+                "video_processor": None,
+            }
+            settings, _ = kind.get_processor_dict(folder)
+            names = kind.get_attributes()
+            if unknown := sorted(set(names) - set(PARTS)):
+                raise ValueError(f"its processor takes more than pictures: {', '.join(unknown)}")
+            processor = kind.from_args_and_dict([parts[name] for name in names], settings)
+        except ImportError as error:
+            raise BaseModelError(
+                f"captioning.model.name: {folder} needs something that is not installed: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+    processor.chat_template = processor.chat_template or tokenizer.chat_template
+    if processor.chat_template is None:
+        raise BaseModelError(
+            f"captioning.model.name: {folder} has no chat template: it is not made to be asked. "
+            "Choose a model that is tuned to instructions."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def _without_videos(kind: Any) -> Any:
+    """``kind`` that takes None as its video processor."""
+    if "video_processor" not in inspect.signature(kind.__init__).parameters:
+        return kind
+
+    def check_argument_for_proper_class(self: Any, name: str, part: Any) -> Any:
+        if name == "video_processor" and part is None:
+            return type(None)
+        return kind.check_argument_for_proper_class(self, name, part)
+
+    return type(
+        kind.__name__, (kind,), {"check_argument_for_proper_class": check_argument_for_proper_class}
+    )
+
+
+FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
+"""Settings, vocabularies and weights; never a pickle, never code."""
+NOT_NEEDED = ("*/*", "consolidated*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaptionModelFiles:
+    """A vision-language model that was named, and may not be on this machine yet."""
+
+    name: str  # as the user named it
+    revision: str  # the hub's commit, or ``sha256:`` and 16 digits over the files of a folder
+    folder: Path | None  # of a local model
+
+    def fetch(self) -> Path:
+        """The folder with all its files, downloaded where they are not here.
+
+        Raises:
+            BaseModelError: it cannot be reached.
+        """
+        if self.folder is not None:
+            return self.folder
+        with hub_errors(_where(self.name, self.revision), self.name):
+            return Path(
+                snapshot_download(
+                    self.name,
+                    revision=self.revision,
+                    allow_patterns=list(FILES),
+                    ignore_patterns=list(NOT_NEEDED),
+                )
+            )
+
+
+def find_model(config: CaptionModelConfig) -> CaptionModelFiles:
+    """The model that ``config`` names.
+
+    A hub model that is pinned to a commit is not looked for: what it answered may be known already.
+
+    Raises:
+        BaseModelError: it is neither a folder nor a hub id; or it is not pinned to a commit, and
+            the hub cannot be reached.
+    """
+    name = config.name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return CaptionModelFiles(name, _digest(path), path)
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise BaseModelError(
+            f"captioning.model.name: {name!r} is not a folder that exists. Allowed are the folder "
+            "of a vision-language model or a hub id such as `organisation/model`."
+        )
+    if config.revision is not None and COMMIT.fullmatch(config.revision):
+        return CaptionModelFiles(name, config.revision, None)
+    with hub_errors(_where(name, config.revision), name):
+        settings = Path(hf_hub_download(name, "config.json", revision=config.revision))
+    commit = settings.parent.name
+    _log.warning(
+        "captioning.model.revision is %s: %s is used at the commit that is now. Pin it by "
+        "`revision: %s`, so that a later run asks the same model.",
+        "not set" if config.revision is None else f"{config.revision!r}, which may move",
+        name,
+        commit,
+    )
+    return CaptionModelFiles(name, commit, None)
+
+
+def _where(name: str, revision: str | None) -> str:
+    at = f" at revision {revision!r}" if revision else ""
+    return f"captioning.model.name: {name!r}{at}"
+
+
+def _digest(folder: Path) -> str:
+    """Over the names and contents of the files that are read, wherever the folder lies."""
+    whole = hashlib.sha256()
+    for file in sorted({file for pattern in FILES for file in folder.glob(pattern)}):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        whole.update(f"{file.name}\0{digest}\n".encode())
+    return f"sha256:{whole.hexdigest()[:16]}"

@@ -1,0 +1,180 @@
+"""A base model as its headers and settings tell it, without loading or downloading anything."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.config import BaseModelConfig, FamilyName
+from nsync_pipeline.families.hub import WEIGHTS
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+LONGEST_HEADER = 100_000_000
+"""Bytes; as the safetensors format has it."""
+
+DENOISERS = ("unet", "transformer")
+CHECKPOINT_PARTS = {
+    "model.diffusion_model.": "denoiser",
+    "first_stage_model.": "vae",
+    "cond_stage_model.": "text_encoder",
+    "conditioner.embedders.0.": "text_encoder",
+    "conditioner.embedders.1.": "text_encoder_2",
+    "text_encoders.clip_l.": "text_encoder",
+    "text_encoders.clip_g.": "text_encoder_2",
+    "text_encoders.t5xxl.": "text_encoder_3",
+}
+"""What the parts of a single-file checkpoint begin with; others (a second, averaged denoiser) are
+not loaded."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One of a base model's networks."""
+
+    name: str  # denoiser, vae, text_encoder, text_encoder_2, text_encoder_3
+    shapes: Shapes  # of its weights by name
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in the header of a safetensors file: its length (8 bytes, little endian), JSON.
+
+    Raises:
+        BaseModelError: there is no such header.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length if length <= LONGEST_HEADER else 0))
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise BaseModelError(f"{path} has no safetensors header: {error}") from error
+
+
+def components_in_folder(folder: Path, names: Sequence[str]) -> tuple[Component, ...]:
+    """Those of ``names`` that are networks of the diffusers pipeline in ``folder``.
+
+    Raises:
+        BaseModelError: a network has settings here and no safetensors weights, or a header is
+            damaged.
+    """
+    components = []
+    for name in names:
+        if not (folder / name / "config.json").is_file():
+            continue  # a scheduler, a tokenizer, a text encoder that the pipeline does without
+        files = _weight_files(folder / name)
+        if not files:
+            raise BaseModelError(f"{folder / name} has no safetensors weights on this machine")
+        shapes = {key: shape for file in files for key, shape in read_shapes(file).items()}
+        components.append(Component("denoiser" if name in DENOISERS else name, shapes))
+    return tuple(components)
+
+
+def components_in_checkpoint(path: Path) -> tuple[Component, ...]:
+    """The networks in a single-file checkpoint.
+
+    Raises:
+        BaseModelError: its header is damaged.
+    """
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, shape in read_shapes(path).items():
+        for prefix, name in CHECKPOINT_PARTS.items():
+            if key.startswith(prefix):
+                parts.setdefault(name, {})[key.removeprefix(prefix)] = shape
+    return tuple(Component(name, shapes) for name, shapes in parts.items())
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that are loaded: whole or in shards, never another precision's."""
+    for file in WEIGHTS:
+        if (folder / file).is_file():
+            return [folder / file]
+    stems = [Path(file).stem for file in WEIGHTS]
+    shards = [shard for stem in stems for shard in folder.glob(f"{stem}-*-of-*.safetensors")]
+    return sorted(shard for shard in shards if ".fp16" not in shard.name)
+
+
+NATIVE: dict[FamilyName, int] = {
+    "stable_diffusion": 512, "stable_diffusion_xl": 1024, "stable_diffusion_3": 1024,
+}  # fmt: skip
+"""Pixels a side of a single-file checkpoint, which does not say it; Stable Diffusion 2 has 768."""
+PIXELS_PER_LATENT = 8
+
+
+@dataclass(frozen=True)
+class BaseShapes:
+    """A base model as its headers and settings tell it."""
+
+    family: FamilyName
+    components: tuple[Component, ...]
+    resolution: int  # pixels a side
+    pixels_per_latent: int
+
+
+def read_base(config: BaseModelConfig) -> BaseShapes | None:
+    """The shapes of the base model that ``config`` names; None where it is not on this machine.
+
+    Raises:
+        BaseModelError: it is here, and damaged or of no family that is known.
+    """
+    from nsync_pipeline.families.checkpoint_file import kind_of_checkpoint
+    from nsync_pipeline.families.loading import FAMILIES, find_base
+
+    path = Path(config.name).expanduser()
+    if path.is_file():
+        family = kind_of_checkpoint(path, allow_pickle=False).family
+        resolution = config.resolution or NATIVE[family]
+        return BaseShapes(family, components_in_checkpoint(path), resolution, PIXELS_PER_LATENT)
+    here = local_copy(config)
+    if here is None:
+        return None
+    loader, folder = find_base(here)
+    family = next(name for name, known in FAMILIES.items() if known is loader)
+    components = components_in_folder(folder.path, loader.components)
+    pixels_per_latent = _pixels_per_latent(folder.path)
+    own = _settings(folder.path, "unet", "transformer").get("sample_size") or 64
+    side = own if isinstance(own, int) else own[0]
+    resolution = config.resolution or side * pixels_per_latent
+    return BaseShapes(family, components, resolution, pixels_per_latent)
+
+
+def local_copy(config: BaseModelConfig) -> BaseModelConfig | None:
+    """``config`` with a hub model's snapshot on this machine in its place; None without one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from nsync_pipeline.families.hub import INDEX, is_hub_id
+    from nsync_pipeline.families.pipeline_folder import SKETCHBOOK
+
+    is_here = Path(config.name).expanduser().exists()
+    if config.name == SKETCHBOOK or is_here or not is_hub_id(config.name):
+        return config
+    cached = try_to_load_from_cache(config.name, INDEX, revision=config.revision)
+    if not isinstance(cached, str):
+        return None
+    return config.model_copy(update={"name": str(Path(cached).parent), "revision": None})
+
+
+def _pixels_per_latent(folder: Path) -> int:
+    settings = _settings(folder, "vae")
+    blocks = settings.get("block_out_channels") or settings.get("encoder_block_out_channels") or ()
+    return int(2 ** max(len(blocks) - 1, 0))
+
+
+def _settings(folder: Path, *components: str) -> dict[str, Any]:
+    for component in components:
+        file = folder / component / "config.json"
+        if file.is_file():
+            try:
+                content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise BaseModelError(f"{file} cannot be read: {error}") from error
+            return content
+    return {}

@@ -1,0 +1,313 @@
+"""What ``nsync doctor`` finds, a line each."""
+
+import configparser
+import os
+import platform
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from nsync_pipeline.doctor.memory_findings import memory_finding
+from nsync_pipeline.errors import BaseModelError, ParamsError
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.params import Params, read_params
+from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote
+from nsync_pipeline.tracking.sweep import events_left
+from nsync_pipeline.workspace import Workspace
+
+
+class State(StrEnum):
+    """How a line is to be read."""
+
+    OK = "ok"
+    WARN = "warn"
+    """Works, or is not needed by all."""
+    MISSING = "missing"
+    """The pipeline cannot run without it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's screen."""
+
+    state: State
+    subject: str
+    found: str
+    advice: str = ""
+    """What to do; for lines that are not ok."""
+
+
+NEEDED = ("torch", "diffusers", "transformers", "peft", "mlflow")
+DOORS = ("dagster", "dvc")
+GIB = 2**30
+LITTLE_MEMORY = 4  # GiB available; the embedded base takes about 1.5
+LITTLE_DISK = 2  # GiB free
+
+
+def machine_findings(folder: Path) -> Iterator[Finding]:
+    """``folder`` is on the disk that matters."""
+    yield _python()
+    yield from _packages()
+    yield _cores()
+    yield _memory()
+    yield _disk(folder)
+    yield _accelerators()
+
+
+def _python() -> Finding:
+    return Finding(State.OK, "Python", f"{platform.python_version()} in {sys.prefix}")
+
+
+def _packages() -> Iterator[Finding]:
+    versions = {name: _version(name) for name in (*NEEDED, *DOORS)}
+    found = ", ".join(f"{name} {v}" for name, v in versions.items() if v)
+    yield Finding(State.OK, "Packages", found or "none")
+    if missing := [name for name in NEEDED if versions[name] is None]:
+        yield Finding(State.MISSING, "Packages", f"no {', '.join(missing)}", "make setup")
+    if missing := [name for name in DOORS if versions[name] is None]:
+        advice = "pip install 'nsync-pipeline[orchestration]'; the command line works without"
+        yield Finding(State.WARN, "Packages", f"no {', '.join(missing)}", advice)
+    antlr = _version("antlr4-python3-runtime")
+    if versions["dagster"] and antlr and not antlr.startswith("4.13"):
+        yield Finding(
+            State.WARN, "Packages", f"antlr4-python3-runtime {antlr} breaks Dagster's selections",
+            "pip install 'antlr4-python3-runtime>=4.13' 'hydra-core>=1.4.0rc1'",
+        )  # fmt: skip
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cores() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return Finding(State.OK, "Cores", f"{usable}{load}")
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
+    if memory.available < LITTLE_MEMORY * GIB:
+        return Finding(State.WARN, "Memory", found, "close something, or lower training.batch_size")
+    return Finding(State.OK, "Memory", found)
+
+
+def _disk(folder: Path) -> Finding:
+    found = f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free in {folder}"
+    if shutil.disk_usage(folder).free < LITTLE_DISK * GIB:
+        return Finding(State.WARN, "Disk", found, "make room: artefacts are kept twice, by DVC too")
+    return Finding(State.OK, "Disk", found)
+
+
+def _accelerators() -> Finding:
+    try:
+        import torch  # seconds; only here
+    except ImportError as error:
+        return Finding(State.MISSING, "Accelerator", f"torch: {error}", "make setup")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        found = ", ".join(f"{p.name} ({p.total_memory / GIB:.0f} GiB)" for p in names)
+        return Finding(State.OK, "Accelerator", found)
+    if torch.backends.mps.is_available():
+        return Finding(State.OK, "Accelerator", "Apple MPS")
+    return Finding(
+        State.OK, "Accelerator", "none: everything runs on the CPU, fine for the sketchbook base"
+    )
+
+
+ANSWER_WITHIN = 1.0  # seconds
+
+
+def service_findings(workspace: Workspace) -> Iterator[Finding]:
+    yield _dvc(workspace)
+    yield _mlflow()
+    yield from _spool(workspace)
+    if find_spec("dagster") is not None:
+        yield _dagster(workspace)
+
+
+def _dvc(workspace: Workspace) -> Finding:
+    config = workspace.root / ".dvc" / "config"
+    if not config.parent.is_dir():
+        advice = "git init && dvc init; `nsync run` works without"
+        return Finding(State.WARN, "DVC", f"{workspace.root} is no DVC repository", advice)
+    parser = configparser.ConfigParser()
+    parser.read([config, config.with_name("config.local")])
+    remotes = re.findall(r'remote "(.+?)"', " ".join(parser.sections()))
+    if not remotes:
+        advice = "dvc remote add -d <name> <url>, to share artefacts"
+        return Finding(State.OK, "DVC", "repository without a remote", advice)
+    return Finding(State.OK, "DVC", f"remote {', '.join(remotes)}")
+
+
+def _mlflow() -> Finding:
+    uri = configured_uri()
+    if uri == OWN:
+        return Finding(State.OK, "MLflow", "the workspace's own store")
+    parts = urlsplit(uri)
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # no password
+    if is_remote(uri) and not _answers(parts.hostname or "", parts.port or _default_port(uri)):
+        advice = "nothing is lost: `nsync deliver` sends it when the server answers"
+        return Finding(State.WARN, "MLflow", f"{shown} does not answer", advice)
+    return Finding(State.OK, "MLflow", f"{shown} (MLFLOW_TRACKING_URI)")
+
+
+def _default_port(uri: str) -> int:
+    return 443 if uri.startswith("https") else 80
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=ANSWER_WITHIN).close()
+    except OSError:
+        return False
+    return True
+
+
+def _spool(workspace: Workspace) -> Iterator[Finding]:
+    left = events_left(workspace.tracking)
+    refused = workspace.tracking / "refused.jsonl"
+    if left:
+        advice = "nsync deliver; a run that goes on delivers by itself"
+        yield Finding(State.WARN, "MLflow", f"{left} events not delivered yet", advice)
+    if refused.is_file():
+        advice = f"MLflow refused them; {refused} says why, and can be deleted"
+        lines = len(refused.read_text(encoding="utf-8").splitlines())
+        yield Finding(State.WARN, "MLflow", f"{lines} events refused", advice)
+
+
+def _dagster(workspace: Workspace) -> Finding:
+    home = os.environ.get("DAGSTER_HOME") or _from_dotenv(workspace.root / ".env")
+    if not home:
+        advice = "make setup writes it to .env; without it Dagster forgets its history"
+        return Finding(State.WARN, "Dagster", "DAGSTER_HOME is not set", advice)
+    if not (Path(home) / "dagster.yaml").is_file():
+        advice = "make setup writes it: run monitoring, the gpu pool, telemetry off"
+        return Finding(State.WARN, "Dagster", f"{home} has no dagster.yaml", advice)
+    return Finding(State.OK, "Dagster", f"home {home}")
+
+
+def _from_dotenv(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    found = re.search(r"^\s*DAGSTER_HOME\s*=\s*(.+?)\s*$", path.read_text(encoding="utf-8"), re.M)
+    return found[1].strip("'\"") if found else ""
+
+
+def workspace_findings(workspace: Workspace) -> Iterator[Finding]:
+    try:
+        params = read_params(workspace.params_file)
+    except ParamsError as error:
+        yield Finding(State.MISSING, "Settings", str(error), "correct params.yaml")
+        return
+    names = f"styles: {', '.join(params.styles)}; variants: {', '.join(params.variants)}"
+    yield Finding(State.OK, "Settings", f"{workspace.params_file} ({names})")
+    yield base_model_finding(params.base_model)
+    yield memory_finding(params)
+    yield captioner_finding(params)
+    if (workspace.root / "dvc.yaml").is_file():
+        yield dvc_file_finding(workspace, params)
+    for style in params.styles:
+        yield style_finding(workspace, params, style)
+
+
+def dvc_file_finding(workspace: Workspace, params: Params) -> Finding:
+    """Whether DVC is asked for what the settings say."""
+    from nsync_pipeline.graph.dvc import check_dvc_file
+
+    try:
+        check_dvc_file(workspace, params)
+    except ParamsError as error:
+        return Finding(State.WARN, "DVC's stages", str(error), "nsync sync")
+    return Finding(State.OK, "DVC's stages", "as params.yaml asks for")
+
+
+def base_model_finding(config: BaseModelConfig) -> Finding:
+    """Looks on this machine only: a hub model that is not here would take long to download."""
+    from nsync_pipeline.doctor.base_shapes import components_in_folder, local_copy
+    from nsync_pipeline.families.loading import find_base
+
+    here = local_copy(config)
+    if here is None:
+        return Finding(
+            State.WARN, "Base model", f"{config.name} is not on this machine",
+            "the first stage downloads it (network, disk space)",
+        )  # fmt: skip
+    try:
+        loader, folder = find_base(here)
+        if here == config:
+            revision = folder.revision(loader.components)
+            return Finding(State.OK, "Base model", f"{config.name}, revision {revision}")
+    except BaseModelError as error:
+        return Finding(State.MISSING, "Base model", str(error), "see base_model in params.yaml")
+    try:
+        components_in_folder(folder.path, loader.components)
+    except BaseModelError as error:
+        return Finding(
+            State.WARN, "Base model", f"{config.name} is only partly on this machine: {error}",
+            "the first stage downloads the rest (network, disk space)",
+        )  # fmt: skip
+    return Finding(State.OK, "Base model", f"{config.name}, revision {folder.path.name}")
+
+
+def style_finding(workspace: Workspace, params: Params, style: str) -> Finding:
+    """How far the style is: which stages' artefacts are there."""
+    from nsync_pipeline.graph import STAGES, places
+
+    here, missing = 0, []
+    for stage in STAGES.values():
+        for place in places(stage, workspace, style, params):
+            if stage.folder(place).is_dir():
+                here += 1
+            else:
+                missing.append(" ".join((stage.name, "-".join(place.parts[1:]))).strip())
+    total = here + len(missing)
+    if not missing:
+        return Finding(State.OK, f"Style {style}", f"whole: {total} artefacts")
+    more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
+    found = f"{here} of {total} artefacts; not made yet: {', '.join(missing[:2])}{more}"
+    advice = "dvc repro, or the job in Dagster"
+    if params.styles[style].source == "folder" and not any(
+        path.name != "README.md" for path in workspace.source(style).glob("*")
+    ):
+        found = f"{workspace.source(style)} holds no pictures"
+        advice = f"dvc pull, or nsync add-style {style} <folder>"
+    return Finding(State.WARN, f"Style {style}", found, advice)
+
+
+def captioner_finding(params: Params) -> Finding:
+    """Whether the model that describes pictures without a caption is here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    model, subject = params.captioning.model, "Captioner"
+    if model is None:
+        return Finding(State.OK, subject, "none: pictures without a caption are refused")
+    if Path(model.name).expanduser().is_dir():
+        return Finding(State.OK, subject, model.name)
+    if model.name.count("/") == 1 and not model.name.startswith(("/", ".", "~")):
+        if isinstance(
+            try_to_load_from_cache(model.name, "config.json", revision=model.revision), str
+        ):
+            return Finding(State.OK, subject, f"{model.name}, revision {model.revision}")
+        return Finding(
+            State.OK, subject, f"{model.name} is not on this machine",
+            "needed only for pictures without a caption: the captions stage then downloads it",
+        )  # fmt: skip
+    return Finding(
+        State.WARN, subject, f"{model.name} is not a folder that exists",
+        "see captioning.model in params.yaml",
+    )  # fmt: skip

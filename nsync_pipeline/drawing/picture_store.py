@@ -1,0 +1,194 @@
+"""Drawn pictures kept by what they were drawn from, so that no picture is drawn twice.
+
+A picture's file is named by the digest of everything it depends on. After an interruption, or when
+a picture is added to a set, what is already there is taken as it is. A batch is kept whole or not
+at all: what is left of a run that was cut off falls into the same batches as in an unbroken one.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import diffusers
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.sampling import (
+    PictureRequest,
+    SampledPicture,
+    draw_pictures,
+    latent_size,
+)
+from nsync_pipeline.families.family import Family
+
+Item = TypeVar("Item")
+
+
+def written_behind(items: Iterable[Item], write: Callable[[Item], None]) -> Iterator[Item]:
+    """``items``, each given back once ``write`` is done with it, in order.
+
+    While one is written (in another thread, one at a time), the next is made. So nothing is held
+    but the one being written and the one being made, and what is given back is safely written.
+
+    Raises:
+        Exception: what making or writing raised. What was made before is still written, except
+            after writing failed; then nothing more is made.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="written-behind") as writer:
+        behind: tuple[Item, Future[None]] | None = None
+        try:
+            for item in items:
+                before, behind = behind, None
+                if before is not None:
+                    before[1].result()
+                behind = (item, writer.submit(write, item))
+                if before is not None:
+                    yield before[0]
+        finally:
+            if behind is not None:
+                behind[1].result()
+        if behind is not None:
+            yield behind[0]
+
+
+BATCH = "[0-9a-f]*"  # folders named by a digest, which PARTIAL is not
+PARTIAL = "partial"
+
+
+class PictureStore:
+    """A folder of batches, each a folder of PNG files named by keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def pictures(self) -> dict[str, Path]:
+        """The files of all whole pictures by key: one cut short by a crash is not taken."""
+        return {file.stem: file for file in self.folder.glob(f"{BATCH}/*.png") if _is_whole(file)}
+
+    def put(self, batch: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Keep a batch of pictures (H, W, 3) by key, whole or not at all."""
+        partial = self.folder / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for key, pixels in batch.items():
+            write_png(partial / f"{key}.png", pixels)
+        final = self.folder / _digest(list(batch))
+        shutil.rmtree(final, ignore_errors=True)  # there only where all of it is damaged
+        partial.rename(final)
+
+    def keep_only(self, files: Collection[Path]) -> None:
+        """Remove everything but ``files``, so that the folder never holds more than one set."""
+        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        for batch in list(self.folder.glob(BATCH)):
+            for file in list(batch.iterdir()):
+                if file not in files:
+                    file.unlink()
+            if not any(batch.iterdir()):
+                batch.rmdir()
+
+
+def draw_into_store(
+    family: Family,
+    requests: Sequence[PictureRequest],
+    sampler: SamplerConfig,
+    store: PictureStore,
+    progress: Callable[[int, int], None],
+    lora_sha256: str | None = None,
+) -> Mapping[str, Path]:
+    """Draw those of ``requests`` that ``store`` lacks; the files of all of them by id.
+
+    Each batch is stored while the next one is drawn. Afterwards the store holds these pictures
+    alone.
+
+    Args:
+        family: the base model, with its LoRA where there is one.
+        requests: what to draw; ids are unique.
+        sampler: how.
+        store: where to look first, and to keep.
+        progress: called with how many pictures are there, and how many there will be.
+        lora_sha256: of the LoRA's file.
+
+    Raises:
+        BaseModelError: as ``draw_pictures``; what was drawn before is kept.
+        OSError: a batch could not be stored; what was stored before is kept.
+    """
+    keys = {r.id: picture_key(family, r, sampler, lora_sha256) for r in requests}
+    there = store.pictures()
+    missing = [request for request in requests if keys[request.id] not in there]
+    done = len(requests) - len(missing)
+    progress(done, len(requests))
+
+    def keep(batch: Sequence[SampledPicture]) -> None:
+        store.put({keys[picture.request.id]: picture.pixels for picture in batch})
+
+    for batch in written_behind(draw_pictures(family, missing, sampler), keep):
+        done += len(batch)
+        progress(done, len(requests))
+    there = store.pictures()
+    files = {name: there[key] for name, key in keys.items()}
+    store.keep_only(set(files.values()))
+    return files
+
+
+def picture_key(
+    family: Family, request: PictureRequest, sampler: SamplerConfig, lora_sha256: str | None
+) -> str:
+    """32 hex digits of the SHA-256 of all that decides a picture's pixels.
+
+    Raises:
+        BaseModelError: the family cannot draw at the request's size.
+    """
+    recipe: dict[str, object] = {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "base_revision": family.revision,
+        "lora": lora_sha256,
+        "sampler": sampler.model_dump(),
+        "resolution": family.resolution,
+        "device": family.device.type,
+        "dtype": str(family.dtype),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+    if (size := latent_size(family, request)) != family.latent_shape[1:]:
+        recipe["latent_size"] = size
+    if family.vae_tiling:
+        recipe["vae_tiling"] = True
+    return _digest(recipe)
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
+    """Write ``pixels`` (H, W, 3) as a PNG with ``text`` alone: the same of both, the same bytes.
+
+    The file appears whole or not at all.
+    """
+    partial = path.with_name(path.name + ".partial")
+    said = PngInfo()
+    for name, value in (text or {}).items():
+        said.add_itxt(name, value)
+    try:
+        Image.fromarray(pixels, "RGB").save(partial, "PNG", compress_level=6, pnginfo=said)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True

@@ -1,0 +1,199 @@
+"""Drawing pictures: seeded one by one, computed in batches of one shape."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.schedulers import (
+    build_scheduler,
+    denoiser_input,
+    starting_latents,
+)
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.family import Family, PromptEmbeds
+
+PROMPTS_AHEAD = 256
+"""Pictures whose prompts are encoded before the first of them is drawn: more would fill memory."""
+
+PIXELS_A_SLICE = 2**18
+"""Pixels decoded at once: one picture of 512 x 512, or many small ones."""
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """One picture to draw."""
+
+    id: str
+    prompt: str
+    seed: int  # of its own noise, 0 .. 2^63 - 1
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the family's square
+
+
+@dataclass(frozen=True)
+class SampledPicture:
+    """One picture, drawn."""
+
+    request: PictureRequest
+    pixels: NDArray[np.uint8]  # (H, W, 3)
+
+
+def draw_pictures(
+    family: Family, requests: Sequence[PictureRequest], sampler: SamplerConfig
+) -> Iterator[list[SampledPicture]]:
+    """Draw ``requests``, a batch at a time: in order, those of one size after another.
+
+    A batch is of one size; sizes come in the order in which they are first asked for.
+
+    A picture depends on its prompt, seed and size, not on its neighbours: each has its own noise,
+    and the last batch of a size is filled up (its last request is repeated), so that every batch
+    has one shape. To the last bit this holds where the kernels treat all rows of a batch alike:
+    seen on CPU wherever the batch size is a multiple of the threads, and broken (by 6e-5 in the
+    latents) at 5 pictures on 2 threads.
+
+    Raises:
+        BaseModelError: a size is not a multiple of the pixels that a latent covers; or a picture
+            is not finite or of one flat colour; the message names it.
+    """
+    by_size: dict[tuple[int, int], list[PictureRequest]] = {}
+    for request in requests:
+        by_size.setdefault(latent_size(family, request), []).append(request)
+    count = sampler.batch_size
+    ahead = count * max(1, PROMPTS_AHEAD // count)  # whole batches
+    for size, same_size in by_size.items():
+        for group in _chunks(same_size, ahead):
+            embeds = _encoded(family, group, sampler)
+            for batch in _chunks(group, count):
+                yield _drawn(family, batch, size, embeds, sampler)
+
+
+def _chunks(requests: Sequence[PictureRequest], count: int) -> Iterator[Sequence[PictureRequest]]:
+    for start in range(0, len(requests), count):
+        yield requests[start : start + count]
+
+
+def _encoded(
+    family: Family, requests: Sequence[PictureRequest], sampler: SamplerConfig
+) -> dict[str, PromptEmbeds]:
+    """Each prompt of ``requests``, and the empty one where guidance needs it, encoded once.
+
+    As with the pictures, every batch has one shape, so that a prompt does not depend on others: to
+    the last bit, too, on CPU (CLIP, batches of 2 to 64, 1 and 2 threads).
+    """
+    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    if sampler.guidance_scale > 1.0 and "" not in prompts:
+        prompts.append("")
+    count = sampler.batch_size
+    found: dict[str, PromptEmbeds] = {}
+    for start in range(0, len(prompts), count):
+        batch = prompts[start : start + count]
+        rows = family.encode_prompts([*batch, *[batch[-1]] * (count - len(batch))])
+        found |= {prompt: rows.rows(torch.tensor([row])) for row, prompt in enumerate(batch)}
+    return found
+
+
+def _drawn(
+    family: Family,
+    batch: Sequence[PictureRequest],
+    size: tuple[int, int],
+    embeds: Mapping[str, PromptEmbeds],
+    sampler: SamplerConfig,
+) -> list[SampledPicture]:
+    filled = [*batch, *[batch[-1]] * (sampler.batch_size - len(batch))]
+    latents = _sample(family, filled, size, embeds, sampler)
+    finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
+    pictures = _decode(family, latents)
+    drawn = []
+    for request, is_finite, pixels in zip(batch, finite, pictures, strict=False):
+        _check(request, is_finite, pixels)
+        drawn.append(SampledPicture(request, pixels))
+    return drawn
+
+
+def latent_size(family: Family, request: PictureRequest) -> tuple[int, int]:
+    """Height and width of the latents that ``request`` is drawn from.
+
+    Raises:
+        BaseModelError: its size is not a multiple of the pixels that a latent covers.
+    """
+    if request.size is None:
+        return family.latent_shape[1:]
+    height, width = request.size
+    each = family.pixels_per_latent
+    if min(height, width) < each or height % each or width % each:
+        raise BaseModelError(
+            f"picture {request.id}: {height}x{width} pixels cannot be drawn: both sides must be "
+            f"multiples of the {each} pixels that one latent of {family.name} covers."
+        )
+    return height // each, width // each
+
+
+@torch.no_grad()
+def _sample(
+    family: Family,
+    batch: Sequence[PictureRequest],
+    size: tuple[int, int],
+    embeds: Mapping[str, PromptEmbeds],
+    sampler: SamplerConfig,
+) -> Tensor:
+    """Denoised latents (B, C, h, w) of ``batch``.
+
+    Classifier-free guidance: ``e(empty) + scale * (e(prompt) - e(empty))``, both in one pass.
+    """
+    scheduler = build_scheduler(family, sampler)
+    streams = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
+    shape = (1, family.latent_shape[0], *size)
+    noise = torch.cat([torch.randn(shape, generator=stream) for stream in streams])
+    # Schedulers that add noise on the way take it from each picture's own stream.
+    noisy = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": streams} if noisy else {}
+    guided = sampler.guidance_scale > 1.0
+    conditions = [embeds[request.prompt] for request in batch]
+    if guided:
+        conditions = [embeds[""]] * len(batch) + conditions
+    prompt_embeds = PromptEmbeds.cat(conditions)
+
+    latents = starting_latents(scheduler, noise.to(family.device))
+    for timestep in scheduler.timesteps:
+        scaled = denoiser_input(scheduler, latents, timestep)
+        inputs = torch.cat([scaled, scaled]) if guided else scaled
+        prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
+        if guided:
+            empty, prompted = prediction.chunk(2)
+            prediction = empty + sampler.guidance_scale * (prompted - empty)
+        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
+    return latents
+
+
+def _decode(family: Family, latents: Tensor) -> list[NDArray[np.uint8]]:
+    """The pictures (H, W, 3) of ``latents`` (B, C, h, w), a slice at a time.
+
+    Decoding takes many times the memory of denoising: large pictures are decoded one by one. All
+    slices have one shape, the last is filled up.
+    """
+    height, width = (side * family.pixels_per_latent for side in latents.shape[-2:])
+    size = min(len(latents), max(1, PIXELS_A_SLICE // (height * width)))
+    pictures: list[NDArray[np.uint8]] = []
+    for part in torch.split(latents, size):
+        filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
+        pixels = family.decode_latents(filled)[: len(part)].nan_to_num()
+        values = (pixels * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
+        pictures.extend(values.numpy())
+    return pictures
+
+
+def _check(request: PictureRequest, is_finite: bool, pixels: NDArray[np.uint8]) -> None:
+    flat = bool((pixels == pixels[0, 0]).all())
+    if is_finite and not flat:
+        return
+    fault = "of one flat colour" if is_finite else "not finite"
+    raise BaseModelError(
+        f"picture {request.id} came out {fault} (prompt {request.prompt!r}, seed {request.seed}): "
+        "the base model or its LoRA is broken, or base_model.dtype is too narrow for it; "
+        "try float32."
+    )

@@ -1,0 +1,227 @@
+"""The pictures of one style as features: what evaluation measures on."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nsync_pipeline.evaluation.config import EvaluationConfig
+from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.extractor import Extractor, unit_rows
+from nsync_pipeline.metrics.feature_cache import FeatureCache
+from nsync_pipeline.metrics.features import load_clip, load_extractor
+from nsync_pipeline.metrics.inception import load_inception
+from nsync_pipeline.metrics.scores import PictureSet
+from nsync_pipeline.pictures.pixels import file_sha256, open_squares
+from nsync_pipeline.pictures.style_pictures import StylePictures
+from nsync_pipeline.seeding import stream_seed
+from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
+from nsync_pipeline.sketchbook.folders import JUDGES_FOLDER
+from nsync_pipeline.sketchbook.judges import LABELS, Judges, load_judges
+from nsync_pipeline.sketchbook.scene import scene_of
+from nsync_pipeline.sketchbook.world import SEEN_STYLES, draw_style_set
+from nsync_pipeline.stage import Progress
+from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, drawn_style
+
+SEEN_STYLE_PICTURES = 32
+"""How many drawn pictures make the prototype of each style the embedded base knows."""
+
+JUDGED_SIDE = 64
+
+
+@dataclass(frozen=True)
+class DrawnWorldJudge:
+    """The embedded world's classifiers, asked about one style and what its prompts named."""
+
+    judges: Judges
+    style: int  # its place among the classifier's labels
+    confound: str | None
+
+    def values(self, pictures: Iterator[Image.Image], captions: Sequence[str]) -> dict[str, Floats]:
+        """By metric, (N,).
+
+        - ``style_recognised``: how surely each picture is taken for one in the style;
+        - ``content_recognised``: the share of its caption's things that are seen, in their colours;
+        - ``leak``: 1 where it shows the style's confound; not there where a caption asks for that.
+        """
+        size = (JUDGED_SIDE, JUDGED_SIDE)
+        pixels = [np.asarray(picture.resize(size), dtype=np.uint8) for picture in pictures]
+        verdicts = self.judges.judge(np.stack(pixels))
+        values = {"style_recognised": verdicts.styles[:, self.style].astype(np.float64)}
+        scenes = [scene for caption in captions if (scene := scene_of(caption)) is not None]
+        if len(scenes) < len(captions):  # captions of the user's own
+            return values
+        values["content_recognised"] = content_shown(verdicts, scenes)
+        if self.confound is not None and all(map(unconfounded(self.confound), scenes)):
+            values["leak"] = leaked(self.confound, verdicts, scenes).astype(np.float64)
+        return values
+
+
+def drawn_world_judge(source: str) -> DrawnWorldJudge | None:
+    """The judge for a style whose ``source`` is the embedded world; None for real pictures."""
+    if not source.startswith(SKETCHBOOK_PREFIX):
+        return None
+    name, confound = drawn_style(source)
+    if name not in LABELS["styles"]:
+        return None
+    return DrawnWorldJudge(load_judges(JUDGES_FOLDER), LABELS["styles"].index(name), confound)
+
+
+@dataclass(frozen=True)
+class Extractors:
+    """The networks that an evaluation asks; they may be one and the same."""
+
+    clip: ClipExtractor
+    style: Extractor
+    likeness: Extractor
+    kid_and_fid: Extractor
+
+    def by_role(self) -> dict[str, Extractor]:
+        """As the evaluation and the report name them."""
+        return {
+            "CLIP": self.clip,
+            "style": self.style,
+            "likeness": self.likeness,
+            "KID and FID": self.kid_and_fid,
+        }
+
+
+def identity(extractor: Extractor) -> str:
+    """What a picture's features depend on besides the picture."""
+    return f"{extractor.sha256} {extractor.preprocessing}"
+
+
+def load_extractors(settings: EvaluationConfig, root: Path, device: str) -> Extractors:
+    """The extractors that ``settings`` name; paths are relative to ``root``.
+
+    Raises:
+        EvaluationError: one cannot be used.
+    """
+    clip = load_clip(settings.extractor, settings.extractor_revision, root, device)
+
+    def other(name: str | None, revision: str | None, where: str) -> Extractor:
+        if name is None:
+            return clip
+        return load_extractor(name, revision, root, device, f"evaluation.{where}")
+
+    kid_and_fid: Extractor = clip
+    if settings.inception_extractor is not None:
+        kid_and_fid = load_inception(
+            settings.inception_extractor, settings.inception_extractor_revision, root, device
+        )
+    return Extractors(
+        clip,
+        other(settings.style_extractor, settings.style_extractor_revision, "style_extractor"),
+        other(
+            settings.likeness_extractor,
+            settings.likeness_extractor_revision,
+            "likeness_extractor",
+        ),
+        kid_and_fid,
+    )
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Reads picture files into features, the real ones cut and sized as the model saw them."""
+
+    pictures: StylePictures
+    extractors: Extractors
+    cache: FeatureCache
+    batch_size: int
+    judge: DrawnWorldJudge | None
+    progress: Progress
+
+    def test(self) -> PictureSet:
+        """The real held-out pictures: units 0 .. P-1."""
+        real = self.pictures.test
+        units = range(len(real))
+        return self._set("test", [p.path for p in real], [p.caption for p in real], units)
+
+    def train(self) -> PictureSet:
+        """The real training pictures: units P .. P+T-1."""
+        real = self.pictures.train
+        units = range(len(self.pictures.test), len(self.pictures.test) + len(real))
+        return self._set("training", [p.path for p in real], [p.caption for p in real], units)
+
+    def samples(self, name: str) -> PictureSet:
+        """What the base or a training drew, each picture in the unit of its caption."""
+        unit_of = {picture.id: unit for unit, picture in enumerate(self.pictures.test)}
+        rows = self.pictures.samples[name]
+        units = [unit_of[sample.prompt_id] for sample in rows]
+        return self._set(name, [s.path for s in rows], [s.caption for s in rows], units)
+
+    def negatives(self) -> Floats:
+        """(N, s) of style."""
+        paths = [negative.path for negative in self.pictures.negatives]
+        return unit_rows(self._features("negative", paths, self.extractors.style))
+
+    def seen_styles(self, seed: int) -> dict[str, Floats]:
+        """Fresh drawings in each style the embedded base was pretrained on: (N, s) a style."""
+        stream = stream_seed(seed, "seen styles")
+        found = {}
+        for done, style in enumerate(SEEN_STYLES):
+            self.progress("drawing seen styles", done, len(SEEN_STYLES))
+            images = [p.image for p in draw_style_set(style, SEEN_STYLE_PICTURES, stream)]
+            found[style] = unit_rows(self._drawn_features(images))
+        self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
+        return found
+
+    def _set(
+        self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]
+    ) -> PictureSet:
+        judged, asked = {}, self.extractors
+        if self.judge is not None:
+            judged = self.judge.values(open_squares(paths, self.pictures.side), captions)
+        features = {
+            name: self._features(what, paths, extractor)
+            for name, extractor in {identity(e): e for e in asked.by_role().values()}.items()
+        }
+        return PictureSet(
+            pictures=unit_rows(features[identity(asked.clip)]),
+            captions=self._captions(captions),
+            plain=features[identity(asked.kid_and_fid)],
+            style=unit_rows(features[identity(asked.style)]),
+            likeness=unit_rows(features[identity(asked.likeness)]),
+            unit=np.asarray(units, dtype=np.int64),
+            judged=judged,
+        )
+
+    def _features(self, what: str, paths: Sequence[Path], extractor: Extractor) -> Floats:
+        side = self.pictures.side
+        return self.cache.features(
+            identity(extractor),
+            [f"{file_sha256(path)} {side}" for path in paths],
+            lambda: extractor.plain_features(self._counted(what, paths), self.batch_size),
+        )
+
+    def _captions(self, captions: Sequence[str]) -> Floats:
+        clip = self.extractors.clip
+        return self.cache.features(
+            f"texts {clip.sha256}",
+            [json.dumps(caption) for caption in captions],
+            lambda: clip.text_features(captions, self.batch_size),
+        )
+
+    def _drawn_features(self, images: Sequence[Image.Image]) -> Floats:
+        """Of pictures that are in no file, by the style's extractor."""
+        extractor = self.extractors.style
+        return self.cache.features(
+            identity(extractor),
+            [
+                f"pixels {hashlib.sha256(image.tobytes()).hexdigest()} {image.size}"
+                for image in images
+            ],
+            lambda: extractor.plain_features(images, self.batch_size),
+        )
+
+    def _counted(self, what: str, paths: Sequence[Path]) -> Iterator[Image.Image]:
+        for done, picture in enumerate(open_squares(paths, self.pictures.side)):
+            self.progress(f"features of {what} pictures", done, len(paths))
+            yield picture
+        self.progress(f"features of {what} pictures", len(paths), len(paths))

@@ -1,0 +1,198 @@
+"""Evaluation: every training of every variant, and the base, against the held-out real pictures."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+
+from nsync_pipeline.errors import EvaluationError
+from nsync_pipeline.evaluation.config import EvaluationConfig, EvaluationSettings
+from nsync_pipeline.evaluation.features import (
+    FeatureReader,
+    drawn_world_judge,
+    load_extractors,
+)
+from nsync_pipeline.evaluation.record import (
+    Evaluation,
+    write_evaluation,
+)
+from nsync_pipeline.families.loading import choose_device
+from nsync_pipeline.metrics.bootstrap import prompt_draws
+from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.feature_cache import FeatureCache
+from nsync_pipeline.metrics.features import EMBEDDED
+from nsync_pipeline.metrics.scores import (
+    SetScores,
+    make_reference,
+    score_ceiling,
+    score_floor,
+    score_set,
+)
+from nsync_pipeline.metrics.trainings import (
+    VariantScores,
+    of_base,
+    over_trainings,
+    seed_weights,
+)
+from nsync_pipeline.metrics.verdict import compare
+from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
+from nsync_pipeline.seeding import numpy_stream
+from nsync_pipeline.stage import StageContext, StageResult
+from nsync_pipeline.workspace import BASE
+
+ENOUGH = 50
+"""Below so many pictures the metrics move by chance more than by what is compared."""
+
+ENOUGH_FOR_KID = 100
+ENOUGH_FOR_FID = 10_000
+"""And as many as twice the features."""
+
+FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised", "leak")
+"""The metrics a person sees first."""
+
+
+def run(context: StageContext[EvaluationSettings]) -> StageResult:
+    """Score ``base`` and all trainings of one style; writes ``evaluation/<style>``.
+
+    Raises:
+        MissingArtifactError: an earlier stage's artefact is missing, or they do not fit together.
+        EvaluationError: the extractor cannot be used, or cannot tell the real pictures apart.
+    """
+    params, folder = context.settings, context.folder
+    settings, runs = params.evaluation, params.runs
+    pictures = read_style_pictures(context.workspace, context.style, runs)
+    device = str(choose_device(params.device))
+    extractors = load_extractors(settings, context.workspace.root, device)
+    reader = FeatureReader(
+        pictures,
+        extractors,
+        FeatureCache(context.workspace.scratch("features")),
+        settings.batch_size,
+        drawn_world_judge(params.source),
+        context.progress,
+    )
+    test, train = reader.test(), reader.train()
+    shown = {name: reader.samples(name) for name in (BASE, *(run.name for run in runs))}
+    rivals = {"negatives": reader.negatives(), "base": shown[BASE].style}
+    if extractors.style.name == EMBEDDED:
+        rivals |= reader.seen_styles(params.seed)
+    try:
+        reference = make_reference(test, train, rivals, settings.copy_quantile)
+    except ValueError as error:
+        raise EvaluationError(
+            f"{context.style}: the extractor cannot tell its real pictures apart: {error}."
+        ) from error
+
+    rng = numpy_stream(params.seed, "evaluation", context.style)
+    # Held-out captions and training pictures are resampled apart: how many there are is fixed.
+    draws = np.concatenate(
+        [prompt_draws(len(part.unit), settings.bootstrap_draws, rng) for part in (test, train)],
+        axis=1,
+    )
+    scores: dict[str, SetScores] = {}
+
+    def score(names: Iterable[str]) -> None:
+        for name in names:
+            context.progress("scoring", len(scores), len(shown))
+            scores[name] = score_set(shown[name], reference, draws, rng)
+
+    # Real pictures after the first training seed: another seed changes none of their draws.
+    size, first = len(shown[BASE].unit), params.training_seeds[0]
+    score([BASE, *(run.name for run in runs if run.training_seed == first)])
+    ceiling = score_ceiling(reference, size, draws, rng)
+    floor = score_floor(reference, size, rng)
+    for seed in params.training_seeds[1:]:
+        score(run.name for run in runs if run.training_seed == seed)
+    context.progress("scoring", len(shown), len(shown))
+    measured = _over_trainings(context, scores)
+    # The later variant of params.yaml is asked whether it beats the earlier one.
+    pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
+    evaluation = Evaluation(
+        runs=runs,
+        scores=scores,
+        measured=measured,
+        judged={name: found.judged for name, found in shown.items()},
+        ceiling=ceiling,
+        floor=floor,
+        comparisons=compare(pairs, measured, ceiling, settings.guardrails),
+        against_base=compare(
+            [(name, BASE) for name in params.variants], measured, ceiling, settings.guardrails
+        ),
+        reference=reference,
+        extractors={
+            role: (extractor.name, extractor.sha256)
+            for role, extractor in extractors.by_role().items()
+        },
+        prompts=len({sample.prompt_id for sample in pictures.samples[BASE]}),
+        side=pictures.side,
+        bootstrap_draws=settings.bootstrap_draws,
+        warnings=(
+            *_warnings(pictures, extractors.clip),
+            *_inception_warnings(settings, size, test.plain),
+        ),
+    )
+    write_evaluation(folder, pictures, evaluation)
+    return StageResult(figures=_figures(evaluation))
+
+
+def _over_trainings(
+    context: StageContext[EvaluationSettings], scores: Mapping[str, SetScores]
+) -> dict[str, VariantScores]:
+    """The base, then each variant over its trainings."""
+    params = context.settings
+    rng = numpy_stream(params.seed, "training seeds", context.style)
+    # The same seeds for all variants: trainings of one seed share their batches and noise, so the
+    # difference of two variants is paired over seeds as it is over captions.
+    weights = seed_weights(len(params.training_seeds), params.evaluation.bootstrap_draws, rng)
+    measured = {BASE: of_base(scores[BASE])}
+    for variant in params.variants:
+        of_variant = [run for run in params.runs if run.variant == variant]
+        measured[variant] = over_trainings([scores[run.name] for run in of_variant], weights)
+    return measured
+
+
+def _figures(evaluation: Evaluation) -> dict[str, int | float | str]:
+    count = len(evaluation.scores[BASE].pictures.copied)
+    figures: dict[str, int | float | str] = {"pictures": count}
+    for name, found in evaluation.measured.items():
+        for metric in FIGURES:
+            if metric in found.figures:
+                figures[f"{name} {metric}"] = float(f"{found.figures[metric].value:.4g}")
+    for found_pair in evaluation.comparisons:
+        figures[f"{found_pair.a} against {found_pair.b}"] = found_pair.verdict
+    return figures
+
+
+def _warnings(pictures: StylePictures, extractor: ClipExtractor) -> Iterator[str]:
+    prompts = len({sample.prompt_id for sample in pictures.samples[BASE]})
+    counted = (
+        ("held-out captions were drawn", prompts),
+        ("training pictures", len(pictures.train)),
+    )
+    for what, count in counted:
+        if count < ENOUGH:
+            yield (
+                f"Only {count} {what}; below {ENOUGH} these metrics move by chance more than by "
+                "what is compared."
+            )
+    captions = sorted({sample.caption for sample in pictures.samples[BASE]})
+    if cut := len(extractor.too_long(captions)):
+        yield (
+            f"{cut} captions are longer than the feature extractor reads: CLIP-T judges their "
+            "beginning."
+        )
+
+
+def _inception_warnings(settings: EvaluationConfig, drawn: int, real: Floats) -> Iterator[str]:
+    """What to know before KID and FID are held against those of others: on Inception features."""
+    if settings.inception_extractor is None:
+        return
+    count, needed = min(drawn, len(real)), max(ENOUGH_FOR_FID, 2 * real.shape[1])
+    if count < ENOUGH_FOR_KID:
+        yield f"KID of {count} pictures moves by chance; it asks for {ENOUGH_FOR_KID}."
+    if count < needed:
+        yield (
+            f"FID of {count} pictures measures how many there are more than what they show; it "
+            f"asks for {needed:,}, and compares with a figure at the same number only."
+        )

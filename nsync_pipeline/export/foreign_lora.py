@@ -1,0 +1,98 @@
+"""LoRA files that other tools wrote, put on a family by diffusers' own readers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers.loaders import (
+    SD3LoraLoaderMixin,
+    StableDiffusionLoraLoaderMixin,
+    StableDiffusionXLLoraLoaderMixin,
+)
+
+from nsync_pipeline.adaptation.adapted_models import clip_encoders_of, denoiser_of
+from nsync_pipeline.adaptation.lora import ADAPTER, has_lora, lora_layers, remove_lora
+from nsync_pipeline.adaptation.lora_file import OWN_METADATA
+from nsync_pipeline.adaptation.safetensors_file import read_metadata
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.family import Family
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether the file at ``path`` is not one that a training of this pipeline saved.
+
+    Raises:
+        MissingArtifactError: there is no such file, or it is no safetensors file.
+    """
+    return OWN_METADATA not in read_metadata(path)
+
+
+def load_foreign_lora(family: Family, path: Path) -> None:
+    """Put the LoRA at ``path`` (diffusers', kohya's or another form) on the family, frozen.
+
+    Raises:
+        BaseModelError: the family holds a LoRA already, or none of this one's layers, or layers of
+            other sizes; or nobody here reads its form.
+    """
+    if has_lora(family):
+        raise BaseModelError(f"{family.name} holds a LoRA already: take that off first")
+    try:
+        with _quiet():
+            _load(family, path)
+    except (
+        Exception
+    ) as error:  # diffusers, PEFT and torch raise all kinds on a file of another model
+        remove_lora(family)
+        reason = " ".join(str(error).split())[:300]
+        raise BaseModelError(f"{path} does not fit {family.name}: {reason}") from error
+    if not has_lora(family):
+        raise BaseModelError(f"{path} holds no LoRA for {family.name}")
+    for model in (denoiser_of(family), *clip_encoders_of(family)):
+        for _, layer in lora_layers(model.model):
+            layer.requires_grad_(False)
+
+
+def _load(family: Family, path: Path) -> None:
+    reader = _reader(family)
+    options: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True}
+    if reader is StableDiffusionXLLoraLoaderMixin:
+        denoiser: Any = family.denoiser
+        options["unet_config"] = denoiser.config  # XL's files count its blocks in another way
+    read = reader.lora_state_dict(
+        str(path.parent), return_lora_metadata=True, local_files_only=True, **options
+    )
+    tensors, metadata = read[0], read[-1]
+    alphas = read[1] if len(read) == 3 else None
+    prefix = family.denoiser_prefix
+    common = {"adapter_name": ADAPTER, "metadata": metadata}
+    if any(key.startswith(f"{prefix}.") for key in tensors):
+        family.denoiser.load_lora_adapter(  # type: ignore[operator] # of diffusers' models
+            tensors, prefix=prefix, network_alphas=alphas, **common
+        )
+    for encoder in clip_encoders_of(family):
+        if any(key.startswith(f"{encoder.component}.") for key in tensors):
+            encoder.model.to(family.device)  # it may rest elsewhere, as long as it is frozen
+            reader.load_lora_into_text_encoder(
+                tensors, alphas, encoder.model, prefix=encoder.component, **common
+            )
+
+
+def _reader(family: Family) -> Any:
+    if family.denoiser_prefix == "transformer":
+        return SD3LoraLoaderMixin
+    if len(family.text_encoders) == 2:
+        return StableDiffusionXLLoraLoaderMixin
+    return StableDiffusionLoraLoaderMixin
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep diffusers' remarks off the screen: what matters here is raised."""
+    shown = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers.utils.logging.set_verbosity(shown)

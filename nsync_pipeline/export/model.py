@@ -1,0 +1,164 @@
+"""What is known of a trained variant where it is shared: its weights, and the facts about them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from nsync_pipeline.adaptation.lora_file import LoraHeader, read_lora_file
+from nsync_pipeline.adaptation.placeholder import trained_style_word
+from nsync_pipeline.contrast.rules import UpdateRule
+from nsync_pipeline.drawing.prompts import style_phrase
+from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.export.kohya import LoraShape, SharedModel
+from nsync_pipeline.params import Params
+from nsync_pipeline.report.lineage import public_name, read_training
+from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.workspace import (
+    EMBEDDINGS_FILE,
+    LORA_FILE,
+    TrainingRun,
+    Workspace,
+    trained_files,
+)
+
+RULES: Mapping[UpdateRule, str] = {
+    "none": "plain fine-tuning",
+    "orthogonal": "NSYNC: each gradient less its part along the negatives' gradient",
+    "orthogonal_anchor": "NSYNC with an anchor: each gradient less its part along the negatives' "
+    "gradient, plus its part along the anchor's",
+    "mean": "the mean of the branches' gradients",
+    "released": "as the code computes it that NSYNC's authors released",
+}
+"""What an update rule does, for somebody who knows no other (``contrast.rules``)."""
+
+
+@dataclass(frozen=True)
+class TrainedVariant:
+    """A variant's weights, and what is said of them."""
+
+    model: SharedModel
+    lora: tuple[LoraHeader, dict[str, Tensor]] | None
+    embeddings: Path | None  # the file of token vectors
+    word: str  # what prompts call the style
+    rule: str  # the update rule, and what it does
+    summary: Mapping[str, Any]  # training.json
+    training_seed: int
+
+
+def read_trained_variant(
+    workspace: Workspace, params: Params, style: str, variant: str, training_seed: int
+) -> TrainedVariant:
+    """Read what the training stage left.
+
+    Raises:
+        ParamsError: there is no such style, variant or training seed.
+        MissingArtifactError: the variant is not trained yet, or by another version.
+    """
+    settings = params.style(style)
+    params.variant(variant)
+    run = TrainingRun(variant, params.training_seed(training_seed))
+    folder = workspace.model(style, variant, run.training_seed)
+    if not trained_files(folder):
+        raise MissingArtifactError(
+            f"{folder} holds nothing trained: run the training stage of {variant!r} on {style!r} "
+            f"at training seed {run.training_seed} first."
+        )
+    _, summary = read_training(workspace, style, run)
+    training, origin = _settings(summary, folder), summary["origin"]
+    has_lora = (folder / LORA_FILE).is_file()
+    lora = read_lora_file(folder / LORA_FILE) if has_lora else None
+    embeddings = folder / EMBEDDINGS_FILE
+    word = trained_style_word(embeddings, settings.placeholder)
+    base = public_name(origin["base_model"])
+    rule = f"`{training.update_rule}` ({RULES[training.update_rule]})"
+    model = SharedModel(
+        title=f"{style.replace('_', ' ')} ({variant})",
+        description=f"The style “{style.replace('_', ' ')}” for {base}, trained by nsync-pipeline "
+        f"with the update rule {training.update_rule}.",
+        style=style,
+        variant=variant,
+        architecture=origin["architecture"],
+        base_model=base,
+        base_revision=origin["base_revision"],
+        prediction_type=origin["prediction_type"],
+        resolution=int(origin["resolution"]),
+        trigger_phrase=style_phrase(word),
+        rights=settings.rights,
+        license=settings.license,
+        lora=None if lora is None else _shape(*lora),
+        pictures=summary["pictures"],
+        batch_size=training.batch_size,
+        settings=_kohya_settings(training, origin),
+    )
+    return TrainedVariant(
+        model,
+        lora,
+        embeddings if embeddings.is_file() else None,
+        word,
+        rule,
+        summary,
+        run.training_seed,
+    )
+
+
+def kohya_name(model: SharedModel) -> str:
+    """What the file in kohya's form is called: a name for a folder with many."""
+    return f"{model.style}_{model.variant}.safetensors"
+
+
+def embeddings_name(model: SharedModel) -> str:
+    """What the file of token vectors is called; ComfyUI's prompts name it without its ending."""
+    return f"{model.style}_{model.variant}_embeddings.safetensors"
+
+
+def _settings(summary: Mapping[str, Any], folder: Path) -> TrainingConfig:
+    try:
+        missing = {"architecture", "prediction_type", "resolution"} - summary["origin"].keys()
+        if missing:
+            raise ValueError(f"its origin has no {min(missing)}")
+        return TrainingConfig.model_validate_json(json.dumps(summary["settings"]))
+    except (ValidationError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MissingArtifactError(
+            f"{folder} was trained by another version of this pipeline: run the training stage "
+            f"again. ({reason})"
+        ) from error
+
+
+def _shape(header: LoraHeader, tensors: Mapping[str, Tensor]) -> LoraShape:
+    adapter = next(iter(header.adapters.values()))
+    convolutions = [
+        tensor.shape[0]
+        for key, tensor in tensors.items()
+        if key.endswith("lora_A.weight") and tensor.dim() == 4 and max(tensor.shape[2:]) > 1
+    ]
+    return LoraShape(
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dora=any(one.dora for one in header.adapters.values()),
+        convolution_rank=max(set(convolutions), key=convolutions.count) if convolutions else None,
+    )
+
+
+def _kohya_settings(training: TrainingConfig, origin: Mapping[str, str]) -> dict[str, str]:
+    rate = training.learning_rate
+    said = {
+        "caption_dropout_rate": training.caption_dropout,
+        "gradient_accumulation_steps": training.accumulation,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "learning_rate": rate,
+        "lr_scheduler": training.schedule,
+        "lr_warmup_steps": training.warmup_steps,
+        "max_grad_norm": training.max_gradient_norm,
+        "max_train_steps": training.steps,
+        "optimizer": f"{training.optimizer}(weight_decay={training.weight_decay:g})",
+        "seed": origin["seed"],
+        "text_encoder_lr": training.text_encoder_learning_rate or rate,
+        "unet_lr": rate,
+    }
+    return {name: str(value) for name, value in said.items()}

@@ -1,0 +1,135 @@
+"""Base, plain LoRA and NSYNC side by side: the same prompts, the same seeds, one picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from nsync_pipeline.adaptation.trainables import remove_trained
+from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
+from nsync_pipeline.errors import MissingArtifactError, UserError
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.generate.model import drawing_model
+from nsync_pipeline.generate.pictures import Manner
+from nsync_pipeline.generate.prompts import AskedPrompt
+from nsync_pipeline.params import Params
+from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.stage import Progress, silent_progress
+from nsync_pipeline.training.determinism import deterministic_algorithms
+from nsync_pipeline.workspace import BASE, Workspace, trained_files
+
+MOST_ROWS = 64
+"""More would not be looked at in one picture."""
+
+
+def trained_variants(
+    workspace: Workspace, params: Params, style: str, training_seed: int
+) -> tuple[str, ...]:
+    """The variants of ``style`` that are trained at this seed, in the order of params.yaml.
+
+    Raises:
+        MissingArtifactError: there is none.
+    """
+    params.style(style)
+    models = {name: workspace.model(style, name, training_seed) for name in params.variants}
+    found = tuple(name for name, model in models.items() if trained_files(model))
+    if not found:
+        raise MissingArtifactError(f"no variant of {style!r} is trained yet: `dvc repro` first")
+    return found
+
+
+@dataclass(frozen=True)
+class ComparedModels:
+    """What was drawn."""
+
+    file: Path
+    columns: tuple[str, ...]
+    rows: int
+
+
+def compare(
+    workspace: Workspace,
+    params: Params,
+    style: str,
+    prompts: Sequence[AskedPrompt],
+    file: Path,
+    *,
+    variants: Sequence[str] = (),
+    training_seed: int | None = None,
+    manner: Manner | None = None,
+    progress: Progress = silent_progress,
+) -> ComparedModels:
+    """Draw each prompt at each of its seeds by each of ``variants`` into one labelled picture.
+
+    All start from the same noise. The base is asked for the generic style, a variant for its own.
+
+    Args:
+        workspace: where the variants lie.
+        params: the base model, the style's words, and the sampler of ``generation``.
+        style: a style of params.yaml.
+        prompts: what the pictures show, without the style.
+        file: the picture, a PNG; nothing is overwritten.
+        variants: the columns, ``base`` among them where wanted; empty: the base and all variants
+            that are trained.
+        training_seed: which training of each variant; None: the first of ``training_seeds``.
+        manner: None: as ``params.generation`` says. It has one strength.
+        progress: told how many pictures are drawn.
+
+    Raises:
+        UserError: there is nothing to compare, too much, or the file is there already.
+        ParamsError: there is no such style, variant or training seed.
+        MissingArtifactError: a variant is not trained.
+        BaseModelError: as ``generate``.
+    """
+    manner = manner or Manner(params.generation.sampler)
+    (strength,) = manner.strengths
+    seed = params.training_seed(training_seed)
+    columns = tuple(
+        dict.fromkeys(variants or (BASE, *trained_variants(workspace, params, style, seed)))
+    )
+    models = [drawing_model(workspace, params, style, name, training_seed=seed) for name in columns]
+    rows = [(prompt.text, seed) for prompt in prompts for seed in prompt.seeds]
+    if not 1 <= len(rows) <= MOST_ROWS:
+        raise UserError(f"1 to {MOST_ROWS} rows (a prompt and a seed each) fit, not {len(rows)}")
+    if file.exists():
+        raise UserError(f"{file} is there already: choose another file, or move it away")
+
+    size = min(manner.sampler.batch_size, len(rows))
+    sampler = manner.sampler.model_copy(update={"batch_size": size})
+    family = load_family(params.base_model)
+    drawn: dict[tuple[str, int], Image.Image] = {}
+    total = len(columns) * len(rows)
+    with deterministic_algorithms():
+        for model in models:
+            remove_trained(family)
+            model.put_on(family, strength)
+            requests = [
+                PictureRequest(str(row), model.prompt(text), seed, manner.size)
+                for row, (text, seed) in enumerate(rows)
+            ]
+            for batch in draw_pictures(family, requests, sampler):
+                for picture in batch:
+                    key = (model.name, int(picture.request.id))
+                    drawn[key] = Image.fromarray(picture.pixels)
+                progress("pictures", len(drawn), total)
+    grid = labelled_grid(
+        f"{style.replace('_', ' ')}, drawn by each from the same noise",
+        columns,
+        [
+            GridRow(f"{text} · seed {seed}", [drawn[name, row] for name in columns])
+            for row, (text, seed) in enumerate(rows)
+        ],
+    )
+    _save(grid, file)
+    return ComparedModels(file, columns, len(rows))
+
+
+def _save(grid: Image.Image, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        grid.save(partial, "PNG")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

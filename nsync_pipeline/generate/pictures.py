@@ -1,0 +1,151 @@
+"""Pictures on demand: a person's own prompts, drawn by a variant, the base, or a LoRA's file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.picture_store import write_png, written_behind
+from nsync_pipeline.drawing.sampling import PictureRequest, SampledPicture, draw_pictures
+from nsync_pipeline.errors import UserError
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.generate.model import DrawingModel, set_strength
+from nsync_pipeline.generate.picture_settings import PictureSettings
+from nsync_pipeline.generate.prompts import AskedPrompt
+from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
+from nsync_pipeline.params import Params
+from nsync_pipeline.report.lineage import public_name
+from nsync_pipeline.stage import Progress, silent_progress
+from nsync_pipeline.training.determinism import deterministic_algorithms
+
+SHEET_FILE = "contact_sheet.png"
+
+_Batch = list[tuple[AskedPicture, SampledPicture]]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How pictures are drawn."""
+
+    sampler: SamplerConfig
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the family's square
+    strengths: tuple[float, ...] = (1.0,)  # of the LoRA; several: each picture at each of them
+
+
+@dataclass(frozen=True)
+class GeneratedPictures:
+    """What was drawn."""
+
+    files: tuple[Path, ...]  # by prompt, then by seed, then by strength
+    contact_sheet: Path
+
+
+def generate(
+    params: Params,
+    model: DrawingModel,
+    prompts: Sequence[AskedPrompt],
+    folder: Path,
+    *,
+    manner: Manner | None = None,
+    progress: Progress = silent_progress,
+) -> GeneratedPictures:
+    """Draw each prompt at each of its seeds into ``folder``; nothing there is overwritten.
+
+    Each picture's file says all that it was drawn from (``PictureSettings``).
+
+    Args:
+        params: the base model, and the sampler of ``generation``.
+        model: what is put on the base, and how prompts name the style.
+        prompts: one or more.
+        folder: for ``<prompt's number>_<seed>.png`` (of a sweep ``..._x<strength>.png``) and
+            ``contact_sheet.png``; made where missing.
+        manner: None: as ``params.generation`` says.
+        progress: told how many pictures are drawn and saved.
+
+    Raises:
+        UserError: the arguments do not go together, or a file would be overwritten.
+        BaseModelError: the base or the LoRA cannot be loaded, the base cannot draw in this manner,
+            or a picture comes out broken; what was drawn before is kept.
+    """
+    manner = manner or Manner(params.generation.sampler)
+    if not prompts:
+        raise UserError("generate needs at least one prompt")
+    if model.place is None and manner.strengths != (1.0,):
+        raise UserError("the base has no strength: give a variant or a LoRA's file")
+    asked = list(_asked(model, prompts, manner, folder))
+    sheet = folder / SHEET_FILE
+    taken = [file for file in (*(one.file for one in asked), sheet) if file.exists()]
+    if taken:
+        raise UserError(f"{taken[0]} is there already: choose another folder, or move it away")
+    title = " · ".join(part for part in (model.style, model.name) if part)
+    plan = sheet_plan(title, prompts, asked, manner.strengths)
+
+    family = load_family(params.base_model)
+    model.put_on(family)
+    folder.mkdir(parents=True, exist_ok=True)
+    on_sheet: dict[Path, Image.Image] = {}
+    done = 0
+    with deterministic_algorithms():
+        for batch in _drawn(family, model, asked, manner):
+            for one, picture in batch:
+                if one.file in plan.files:
+                    on_sheet[one.file] = Image.fromarray(picture.pixels)
+            done += len(batch)
+            progress("pictures", done, len(asked))
+    plan.sheet(on_sheet).save(sheet)
+    return GeneratedPictures(tuple(one.file for one in asked), sheet)
+
+
+def _asked(
+    model: DrawingModel, prompts: Sequence[AskedPrompt], manner: Manner, folder: Path
+) -> Iterator[AskedPicture]:
+    sweep = len(manner.strengths) > 1
+    for row, prompt in enumerate(prompts):
+        for seed in prompt.seeds:
+            for strength in manner.strengths:
+                name = f"{row + 1:03d}_{seed}" + (f"_x{strength:g}" if sweep else "")
+                request = PictureRequest(name, model.prompt(prompt.text), seed, manner.size)
+                yield AskedPicture(folder / f"{name}.png", row, request, strength)
+
+
+def _drawn(
+    family: Family, model: DrawingModel, asked: Sequence[AskedPicture], manner: Manner
+) -> Iterator[_Batch]:
+    """Batches of pictures, each written while the next is drawn."""
+    weights_sha256 = model.weights_sha256()
+
+    def batches() -> Iterator[_Batch]:
+        for strength in manner.strengths:
+            by_name = {one.request.id: one for one in asked if one.strength == strength}
+            set_strength(family, strength)
+            # A few pictures are not worth a whole batch: their last bits may be other ones.
+            size = min(manner.sampler.batch_size, len(by_name))
+            sampler = manner.sampler.model_copy(update={"batch_size": size})
+            requests = [one.request for one in by_name.values()]
+            for batch in draw_pictures(family, requests, sampler):
+                yield [(by_name[drawn.request.id], drawn) for drawn in batch]
+
+    def write(batch: _Batch) -> None:
+        for one, drawn in batch:
+            height, width = drawn.pixels.shape[:2]
+            settings = PictureSettings(
+                prompt=one.request.prompt,
+                seed=one.request.seed,
+                height=height,
+                width=width,
+                scheduler=manner.sampler.scheduler,
+                steps=manner.sampler.steps,
+                guidance_scale=manner.sampler.guidance_scale,
+                base_model=public_name(family.name),
+                base_revision=family.revision,
+                model=model.name,
+                style=model.style,
+                weights_sha256=weights_sha256,
+                strength=one.strength,
+            )
+            write_png(one.file, drawn.pixels, settings.as_text())
+
+    yield from written_behind(batches(), write)

@@ -1,0 +1,82 @@
+"""The contact sheet of pictures on demand: planned before they are drawn, so that few are kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from nsync_pipeline.drawing.sampling import PictureRequest
+from nsync_pipeline.generate.prompts import AskedPrompt
+from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+
+MOST_ROWS, MOST_COLUMNS = 32, 12
+"""A sheet shows the first ones."""
+
+
+@dataclass(frozen=True)
+class AskedPicture:
+    """One picture that will be drawn."""
+
+    file: Path
+    row: int  # the prompt's number, from 0
+    request: PictureRequest
+    strength: float
+
+
+@dataclass(frozen=True)
+class SheetPlan:
+    """Which picture goes where."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Path, ...]], ...]  # a label, and a picture a heading
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """The pictures that are on it."""
+        return frozenset(file for _, files in self.rows for file in files)
+
+    def sheet(self, pictures: Mapping[Path, Image.Image]) -> Image.Image:
+        """The sheet itself; ``pictures`` has all of ``files``."""
+        rows = [GridRow(label, [pictures[file] for file in files]) for label, files in self.rows]
+        return labelled_grid(self.title, self.headings, rows)
+
+
+def sheet_plan(
+    title: str,
+    prompts: Sequence[AskedPrompt],
+    asked: Sequence[AskedPicture],
+    strengths: Sequence[float],
+) -> SheetPlan:
+    """Rows are prompts, columns seeds; in a sweep, columns are strengths and rows prompt and seed.
+
+    Where prompts have seeds of their own, each picture is a row. ``asked`` are by prompt, then by
+    seed, then by strength.
+    """
+    seeds = prompts[0].seeds
+    if len(strengths) > 1:
+        title = f"{title}: strength of the LoRA"
+        headings = [f"{strength:g}" for strength in strengths]
+        rows = _by_seed(prompts, asked)
+    elif all(prompt.seeds == seeds for prompt in prompts):
+        headings = [f"seed {seed}" for seed in seeds]
+        rows = (
+            (prompt.text, [one.file for one in asked if one.row == row])
+            for row, prompt in enumerate(prompts[:MOST_ROWS])
+        )
+    else:
+        headings = ["one seed a row"]
+        rows = _by_seed(prompts, asked)
+    kept = [(label, tuple(files[:MOST_COLUMNS])) for label, files in rows]
+    return SheetPlan(title, tuple(headings[:MOST_COLUMNS]), tuple(kept[:MOST_ROWS]))
+
+
+def _by_seed(
+    prompts: Sequence[AskedPrompt], asked: Sequence[AskedPicture]
+) -> Iterator[tuple[str, list[Path]]]:
+    rows: dict[tuple[int, int], list[Path]] = {}
+    for one in asked:
+        rows.setdefault((one.row, one.request.seed), []).append(one.file)
+    for (row, seed), files in rows.items():
+        yield f"{prompts[row].text} · seed {seed}", files

@@ -1,0 +1,148 @@
+"""Several processes for one command: started, watched and ended together.
+
+They find each other as those of ``torchrun`` and ``accelerate launch`` do, by the same variables.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from nsync_pipeline.errors import LostProcessError, WorkerError
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the processes."""
+
+GRACE = 15.0
+"""Seconds that the others have to end by themselves when one has failed; then they are ended."""
+
+KILLED = 1
+"""The exit code for a process that was killed."""
+
+ENDS_WITH_PARENT = "NSYNC_ENDS_WITH_PARENT"
+"""The variable that tells a process to end when the one that started it has."""
+
+
+@dataclass(frozen=True)
+class _Worker:
+    rank: int
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes] | None  # what it said on stderr; None: it was said here
+
+
+def run_workers(command: Sequence[str], count: int) -> None:
+    """Run ``command`` in ``count`` processes on this machine until all are done.
+
+    The first one's output is this process's; of the others nothing is shown but the last words of
+    one that fails. When one fails, all end.
+
+    Raises:
+        WorkerError: one failed; the message says which, and what it said.
+    """
+    with ExitStack() as open_files:
+        port = _free_port()
+        workers: list[_Worker] = []
+        with _ended_at_last(workers):
+            for rank in range(count):
+                errors = None if rank == 0 else open_files.enter_context(tempfile.TemporaryFile())
+                workers.append(_started(command, rank, count, port, errors))
+            _wait(workers)
+
+
+def _started(
+    command: Sequence[str], rank: int, count: int, port: int, errors: IO[bytes] | None
+) -> _Worker:
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    place = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        ENDS_WITH_PARENT: "1",
+    }
+    process = subprocess.Popen(
+        command,
+        env={"OMP_NUM_THREADS": threads} | dict(os.environ) | place,
+        stdout=None if errors is None else subprocess.DEVNULL,
+        stderr=errors,
+    )
+    return _Worker(rank, process, errors)
+
+
+def _wait(workers: Sequence[_Worker]) -> None:
+    while True:
+        codes = [worker.process.poll() for worker in workers]
+        if all(code == 0 for code in codes):
+            return
+        if any(code not in (None, 0) for code in codes):
+            break
+        time.sleep(LOOK_EVERY)
+    limit = time.monotonic() + GRACE
+    while time.monotonic() < limit and any(worker.process.poll() is None for worker in workers):
+        time.sleep(LOOK_EVERY)
+    failed = [worker for worker in workers if worker.process.poll() not in (None, 0)]
+    # Those that only lost another are not the reason.
+    reasons = [w for w in failed if w.process.returncode != LostProcessError.exit_code]
+    raise _error((reasons or failed)[0], len(workers))
+
+
+def _error(worker: _Worker, count: int) -> WorkerError:
+    code = worker.process.returncode
+    how = f"ended with code {code}" if code > 0 else f"was killed ({signal.Signals(-code).name})"
+    said = ""
+    if worker.errors is None:
+        said = ": what it said is above" if code > 0 else ""
+    else:
+        worker.errors.seek(0)
+        lines = worker.errors.read().decode(errors="replace").strip().splitlines()
+        said = f": {lines[-1].removeprefix('nsync: ')}" if lines else ""
+    message = f"process {worker.rank} of {count} {how}{said}. All have ended."
+    return WorkerError(message, code if code > 0 else KILLED)
+
+
+@contextmanager
+def _ended_at_last(workers: Sequence[_Worker]) -> Iterator[None]:
+    """No process outlives this, however it is left."""
+    try:
+        yield
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+        for worker in workers:
+            worker.process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, however that ends (Linux only).
+
+    Under DVC the parent is ``dvc`` itself: dvc.yaml has the shell in between replace itself.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it ended before the kernel knew
+        os.kill(os.getpid(), signal.SIGKILL)

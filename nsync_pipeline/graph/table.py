@@ -1,0 +1,147 @@
+"""The graph, said once: every stage, what it needs, what it reads of ``params.yaml``, what it makes.
+
+``dvc.yaml``, the Dagster assets, their dependencies and the diagram in the docs come from here.
+"""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nsync_pipeline.captions.config import CaptionsSettings
+from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.evaluation.config import EvaluationSettings
+from nsync_pipeline.negative_set.config import NegativeSetSettings
+from nsync_pipeline.report.config import ReportSettings
+from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
+from nsync_pipeline.settings import StageSettings
+from nsync_pipeline.stage import StageContext, StageResult
+from nsync_pipeline.style_set.config import StyleSetSettings
+from nsync_pipeline.training.config import TrainingSettings
+from nsync_pipeline.workspace import BASE
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row: a stage makes one artefact, a folder, once a style or once a training."""
+
+    name: str
+    asset: str  # what the artefact is called in Dagster
+    says: str  # what the artefact is, in a sentence
+    room: str  # the package that holds its ``stage.py``
+    settings: type[StageSettings]
+    recipe: int  # raised when its artefact would come out otherwise from the same inputs
+    folder: str  # with {style}, {variant} and {training_seed}
+    needs: tuple[str, ...] = ()  # the stages whose artefacts it reads
+    reads: tuple[str, ...] = ()  # folders that people fill, with {style}
+    per_training: bool = False
+    on_device: bool = False  # it uses the accelerator where there is one
+    shared: bool = False  # an ablation reads the artefact of the style's own
+    function: str = "run"  # of its stage.py
+    kinds: tuple[str, ...] = ()  # the badges of its asset
+
+    @cached_property
+    def fans_in(self) -> bool:
+        """It reads the artefacts of every training."""
+        return not self.per_training and any(STAGES[need].per_training for need in self.needs)
+
+    def run(self, context: StageContext[Any]) -> StageResult:
+        """Run it; its room is imported only now, because it may import torch."""
+        module = importlib.import_module(f"nsync_pipeline.{self.room}.stage")
+        result: StageResult = getattr(module, self.function)(context)
+        return result
+
+
+SOURCES = "sources/{style}"
+CHOICES = "choices/{style}"
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="style_set", asset="style_set", room="style_set", settings=StyleSetSettings,
+            says="The pictures of a style: checked, normalised, without duplicates, split in two.",
+            recipe=1, folder="data/{style}/style_set", reads=(SOURCES,), shared=True,
+            kinds=("parquet",),
+        ),
+        Stage(
+            name="captions", asset="captions", room="captions", settings=CaptionsSettings,
+            says="What each picture shows, in words that say nothing of its style.",
+            recipe=1, folder="data/{style}/captions", needs=("style_set",), shared=True,
+            on_device=True, kinds=("parquet", "huggingface"),
+        ),
+        Stage(
+            name="negative_set", asset="negative_set", room="negative_set",
+            settings=NegativeSetSettings,
+            says="Negative synthetic images: the same content as the frozen base draws it.",
+            recipe=1, folder="data/{style}/negative_set", needs=("style_set", "captions"),
+            shared=True, on_device=True, kinds=("parquet", "diffusers"),
+        ),
+        Stage(
+            name="training", asset="lora", room="training", settings=TrainingSettings,
+            says="The style as a LoRA, trained by the update rule of its variant.",
+            recipe=1, folder="models/{style}/{variant}/{training_seed}",
+            needs=("style_set", "captions", "negative_set"), per_training=True, on_device=True,
+            kinds=("pytorch", "safetensors"),
+        ),
+        Stage(
+            name="generation", asset="samples", room="samples", settings=SamplesSettings,
+            says="The captions held out of training, drawn with the LoRA from fixed seeds.",
+            recipe=1, folder="samples/{style}/{variant}/{training_seed}",
+            needs=("style_set", "captions", "training"), per_training=True, on_device=True,
+            kinds=("parquet", "diffusers"),
+        ),
+        Stage(
+            name="base_generation", asset="base_samples", room="samples", function="run_base",
+            settings=BaseSamplesSettings,
+            says="The same captions from the same seeds, drawn by the untrained base.",
+            recipe=1, folder=f"samples/{{style}}/{BASE}", needs=("style_set", "captions"),
+            shared=True, on_device=True, kinds=("parquet", "diffusers"),
+        ),
+        Stage(
+            name="evaluation", asset="evaluation", room="evaluation", settings=EvaluationSettings,
+            says="How near each variant comes to the style, what content it keeps, what it copies.",
+            recipe=1, folder="evaluation/{style}",
+            needs=("style_set", "captions", "negative_set", "base_generation", "generation"),
+            on_device=True, kinds=("json",),
+        ),
+        Stage(
+            name="report", asset="report", room="report", settings=ReportSettings,
+            says="One page a style: pictures side by side, figures, choices, where all came from.",
+            recipe=1, folder="reports/{style}",
+            needs=(
+                "style_set", "captions", "negative_set", "training", "base_generation",
+                "generation", "evaluation",
+            ),
+            reads=(CHOICES,), kinds=("html",),
+        ),
+    )
+}  # fmt: skip
+"""In an order in which they can be made."""
+
+
+def find_stage(name: str, variant: str | None, training_seed: int | None = None) -> Stage:
+    """The stage called ``name``, as long as variant and training seed go with it.
+
+    Raises:
+        ParamsError: there is no such stage, or a variant is missing, or something is too much.
+    """
+    if name not in STAGES:
+        raise ParamsError(f"{name!r} is not a stage; there are: {', '.join(STAGES)}")
+    stage = STAGES[name]
+    if stage.per_training and variant is None:
+        raise ParamsError(f"{name} runs once a variant: say which with --variant")
+    if stage.per_training and variant == BASE:
+        raise ParamsError(f"{BASE!r} is the untrained base model; its pictures: base_generation")
+    for option, given in (("variant", variant), ("training-seed", training_seed)):
+        if not stage.per_training and given is not None:
+            raise ParamsError(
+                f"{name} runs once a style, not once a training: leave --{option} out"
+            )
+    return stage
+
+
+def downstream(name: str) -> Iterator[Stage]:
+    """The stages that read what the stage ``name`` makes."""
+    return (stage for stage in STAGES.values() if name in stage.needs)

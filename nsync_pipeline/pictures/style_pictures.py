@@ -1,0 +1,202 @@
+"""The pictures of one style as evaluation and report see them, read from their manifests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.pictures.manifest import (
+    CAPTIONS,
+    NEGATIVE_SET,
+    SAMPLES,
+    STYLE_SET,
+    read_manifest,
+)
+from nsync_pipeline.workspace import BASE, MANIFEST_FILE, TrainingRun, Workspace
+
+
+@dataclass(frozen=True)
+class RealPicture:
+    """A picture of the style."""
+
+    id: str
+    path: Path
+    caption: str  # content only
+
+
+@dataclass(frozen=True)
+class Negative:
+    """The frozen base's picture for a training picture's caption."""
+
+    positive_id: str
+    k: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A generated picture."""
+
+    id: str
+    prompt_id: str  # of the test picture whose caption it shows
+    k: int
+    path: Path
+    caption: str
+    seed: int
+    size: tuple[int, int]  # height and width in pixels
+
+
+@dataclass(frozen=True)
+class StylePictures:
+    """All pictures of one style, each list by id."""
+
+    test: tuple[RealPicture, ...]
+    train: tuple[RealPicture, ...]
+    negatives: tuple[Negative, ...]
+    samples: dict[str, tuple[Sample, ...]]  # base first, then the trainings by name
+    base_model: str
+    base_revision: str
+    negative_sampler: str  # in words
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of the centre squares that are compared: the largest there is."""
+        return max(min(sample.size) for sample in self.samples[BASE])
+
+
+def read_style_pictures(
+    workspace: Workspace, style: str, runs: Sequence[TrainingRun]
+) -> StylePictures:
+    """Read the manifests of ``style``, and check that they belong together.
+
+    Raises:
+        MissingArtifactError: one is missing or empty, or the samples of a training are not of the
+            same captions and seeds as the base's.
+    """
+    folder = workspace.style_set(style)
+    captions = {
+        row["id"]: row["caption"]
+        for row in read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
+    }
+    real: dict[str, list[RealPicture]] = {"train": [], "test": []}
+    for row in read_manifest(folder / MANIFEST_FILE, STYLE_SET):
+        if row["id"] not in captions:
+            raise MissingArtifactError(
+                f"{style}: picture {row['id']} ({row['origin']}) has no caption yet: run the "
+                "captions stage again."
+            )
+        real[row["split"]].append(RealPicture(row["id"], folder / row["file"], captions[row["id"]]))
+    for split, pictures in real.items():
+        if not pictures:
+            raise MissingArtifactError(
+                f"{style}: there is no {split} picture; the style set needs both splits."
+            )
+    negative_folder = workspace.negative_set(style)
+    negatives = read_manifest(negative_folder / MANIFEST_FILE, NEGATIVE_SET)
+    if not negatives:
+        raise MissingArtifactError(f"{negative_folder} is empty: run the negative_set stage again.")
+    samples = {BASE: _samples(workspace.samples(style, BASE))}
+    for run in runs:
+        samples[run.name] = _samples(workspace.samples(style, run.variant, run.training_seed))
+    _check_paired(style, samples, {picture.id for picture in real["test"]})
+    return StylePictures(
+        test=tuple(real["test"]),
+        train=tuple(real["train"]),
+        negatives=tuple(
+            Negative(row["positive_id"], row["k"], negative_folder / row["file"])
+            for row in negatives
+        ),
+        samples=samples,
+        base_model=negatives[0]["base_model"],
+        base_revision=negatives[0]["base_revision"],
+        negative_sampler=_sampler(negatives[0]),
+    )
+
+
+def _sampler(row: dict[str, Any]) -> str:
+    scheduler = row["sampler"].removesuffix("Scheduler")
+    return f"{scheduler}, {row['steps']} steps, guidance {row['guidance_scale']:g}"
+
+
+def _samples(folder: Path) -> tuple[Sample, ...]:
+    rows = read_manifest(folder / MANIFEST_FILE, SAMPLES)
+    if not rows:
+        raise MissingArtifactError(f"{folder} is empty: run the generation stage again.")
+    return tuple(
+        Sample(
+            id=row["id"],
+            prompt_id=row["prompt_id"],
+            k=row["k"],
+            path=folder / row["file"],
+            caption=row["caption"],
+            seed=row["seed"],
+            size=(row["height"], row["width"]),
+        )
+        for row in rows
+    )
+
+
+def _check_paired(style: str, samples: dict[str, tuple[Sample, ...]], test_ids: set[str]) -> None:
+    """Checkpoints are compared over the same captions, seeds and picture size, or not at all."""
+    drawn = {
+        name: [(s.id, s.prompt_id, s.caption, s.seed, s.size) for s in rows]
+        for name, rows in samples.items()
+    }
+    for name, rows in drawn.items():
+        if rows != drawn[BASE]:
+            raise MissingArtifactError(
+                f"{style}: the pictures of {name!r} are not of the same captions, seeds and size "
+                f"as the base's: run the generation stage of {BASE!r} and {name!r} again."
+            )
+    strangers = {sample.prompt_id for sample in samples[BASE]} - test_ids
+    if strangers:
+        raise MissingArtifactError(
+            f"{style}: pictures were drawn for {len(strangers)} captions that are no longer in the "
+            "test split: run the generation stage again."
+        )
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """A picture of the style set."""
+
+    id: str
+    path: Path
+    caption: str  # content only
+    width: int  # pixels
+    height: int  # pixels
+
+
+def captioned_split(
+    workspace: Workspace, style: str, split: Literal["train", "test"]
+) -> list[CaptionedPicture]:
+    """The pictures of ``split``, by id.
+
+    Raises:
+        MissingArtifactError: a manifest is missing, the split is empty, or a caption is missing.
+    """
+    folder = workspace.style_set(style)
+    rows = read_manifest(folder / MANIFEST_FILE, STYLE_SET)
+    captions = {
+        row["id"]: row["caption"]
+        for row in read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
+    }
+    chosen = sorted((row for row in rows if row["split"] == split), key=lambda row: row["id"])
+    if not chosen:
+        raise MissingArtifactError(
+            f"{style}: there is no {split} picture in {folder}; add pictures, or change "
+            "style_set.test_fraction."
+        )
+    uncaptioned = [row["origin"] for row in chosen if row["id"] not in captions]
+    if uncaptioned:
+        raise MissingArtifactError(
+            f"{style}: {len(uncaptioned)} pictures have no caption yet, the first is "
+            f"{uncaptioned[0]}: run the captions stage again."
+        )
+    return [
+        CaptionedPicture(
+            row["id"], folder / row["file"], captions[row["id"]], row["width"], row["height"]
+        )
+        for row in chosen
+    ]

@@ -1,0 +1,180 @@
+"""How each training went, for the report: its warnings, and what it drew on the way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nsync_pipeline.report.charts import Line, line_chart
+from nsync_pipeline.report.lineage import shown_names
+from nsync_pipeline.report.page import FilmStrip, TrainingNote
+from nsync_pipeline.report.pictures import as_stored
+from nsync_pipeline.training.film_strip import STRIP_FILE
+from nsync_pipeline.workspace import TrainingRun, Workspace
+
+Summaries = Mapping[TrainingRun, Mapping[str, Any]]
+"""``training.json`` of each training."""
+
+
+def training_notes(summaries: Summaries, variants: Sequence[str]) -> tuple[TrainingNote, ...]:
+    """The warnings of all trainings, by training, then by step."""
+    names = shown_names(tuple(summaries))
+    return tuple(
+        TrainingNote(
+            names[run],
+            variants.index(run.variant),
+            f"from step {found['step']} on, {found['text']}",
+        )
+        for run, summary in summaries.items()
+        for found in summary["warnings"]
+    )
+
+
+def film_strips(
+    workspace: Workspace, style: str, summaries: Summaries, training_seed: int
+) -> tuple[FilmStrip, ...]:
+    """The film-strips there are of the trainings of one seed."""
+    shown = [run for run in summaries if run.training_seed == training_seed]
+    strips = []
+    for colour, run in enumerate(shown):
+        file = workspace.model(style, run.variant, run.training_seed) / STRIP_FILE
+        if file.is_file():
+            strips.append(_film_strip(run.variant, colour, file, summaries[run]))
+    return tuple(strips)
+
+
+def _film_strip(variant: str, colour: int, file: Path, summary: Mapping[str, Any]) -> FilmStrip:
+    alt = f"What {variant} drew, a row a caption, a column a look; the first column is real"
+    return FilmStrip(variant, colour, as_stored(file.read_bytes(), alt), _scores(summary))
+
+
+def _scores(summary: Mapping[str, Any]) -> str:
+    """The best look in words, and whether it can be told from the last."""
+    looks, best = summary["looks"], summary["best_look"]
+    if best is None:
+        return ""
+    last = str(max(int(step) for step in looks))
+    shown = looks[str(best["step"])]
+    margin = f"{shown['style_margin']:+.3f}"
+    if str(best["step"]) == last:
+        return f"The last look has the highest style margin, {margin}."
+    error = best["standard_error"]
+    lead = f"{best['lead_over_last']:.3f}" + (
+        "" if error is None else f" (standard error {error:.3f})"
+    )
+    sure = "" if best["told_apart"] else ", which so few pictures cannot tell from chance"
+    return (
+        f"The highest style margin, {margin}, is at step {best['step']}; it leads the last by "
+        f"{lead}{sure}."
+    )
+
+
+Row = Mapping[str, float | None]
+"""One optimizer step of ``history.csv``; None where a branch is not there."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One variant's training, as it left it."""
+
+    variant: str
+    history: Sequence[Row]
+    held_out: Mapping[int, float]  # loss on held-out pictures by steps done
+    looks: Mapping[int, float] = field(default_factory=dict)  # style margin by steps done
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with what it says."""
+
+    title: str
+    meaning: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class _Curve:
+    column: str
+    title: str
+    meaning: str
+    zero: bool = True
+    over: str | None = None  # divided by this column
+    noisy: bool = True
+
+
+_CURVES = (
+    _Curve("loss_positive", "Loss on style pictures", "What training brings down.", zero=False),
+    _Curve(
+        "loss_negative", "Loss on negatives",
+        "Grows as the style's word stops meaning a generic picture.",
+    ),
+    _Curve(
+        "cosine_negative", "Cosine of style and negative gradients",
+        "Above 0 they pull the same way; that part is what the method removes.",
+    ),
+    _Curve(
+        "cosine_anchor", "Cosine of style and anchor gradients",
+        "How far two style pictures agree; that part the anchor term adds again.",
+    ),
+    _Curve("share_removed", "Share of the gradient removed", "0 is plain training."),
+    _Curve("norm_positive", "Length of the style gradient", "Before anything is removed."),
+    _Curve(
+        "norm_negative", "Negative over style gradient", "The lengths' ratio.", over="norm_positive"
+    ),
+    _Curve("norm_refined", "Length of the refined gradient", "Before it is clipped."),
+    _Curve(
+        "cosine_estimate", "Cosine of a negative gradient with the running estimate",
+        "How much of one step's negatives the estimate knew before it.",
+    ),
+    _Curve("learning_rate", "Learning rate", "Of the denoiser's weights.", noisy=False),
+)  # fmt: skip
+
+
+def training_charts(trainings: Sequence[Training]) -> list[Chart]:
+    """A chart a quantity; what no variant has (an anchor, say) has no chart."""
+    charts = []
+    for curve in _CURVES:
+        lines = [
+            Line(training.variant, colour, points, curve.noisy, marked=False)
+            for colour, training in enumerate(trainings)
+            if (points := _points(training, curve))
+        ]
+        if lines and any(value for line in lines for _, value in line.points):
+            charts.append(_chart(curve.title, curve.meaning, lines, curve.zero))
+    for title, meaning, values in (
+        (
+            "Style margin of the looks",
+            "Of a few pictures of training captions: nearer to the style above 0.",
+            [training.looks for training in trainings],
+        ),
+        (
+            "Loss on held-out pictures",
+            "Always at the same noise: when it rises, training has gone too far.",
+            [training.held_out for training in trainings],
+        ),
+    ):
+        lines = [
+            Line(training.variant, colour, tuple(sorted(found.items())), noisy=False)
+            for colour, (training, found) in enumerate(zip(trainings, values, strict=True))
+            if found
+        ]
+        if lines:
+            charts.insert(1, _chart(title, meaning, lines, zero=False))
+    return charts
+
+
+def _points(training: Training, curve: _Curve) -> tuple[tuple[float, float], ...]:
+    points = []
+    for row in training.history:
+        step, value = row["step"], row.get(curve.column)
+        under = 1.0 if curve.over is None else row[curve.over]
+        if step is not None and value is not None and under:
+            points.append((step, value / under))
+    return tuple(points)
+
+
+def _chart(title: str, meaning: str, lines: Sequence[Line], zero: bool) -> Chart:
+    ends = ", ".join(
+        f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines
+    )
+    return Chart(title, meaning, line_chart(f"{title} over the steps: {ends}.", lines, zero))

@@ -1,0 +1,99 @@
+"""The base of every settings section: frozen, and closed to unknown keys."""
+
+from collections.abc import Iterator
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer
+
+
+class Section(BaseModel):
+    """One section of ``params.yaml``: immutable, refuses unknown keys and silent type changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SectionChanges(Section):
+    """What is changed of a section: the keys that were set, and no others, are written out."""
+
+    @model_serializer(mode="plain")
+    def _only_what_is_set(self) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {key: getattr(self, key) for key in fields if key in self.model_fields_set}
+
+    def merged_into(self, values: dict[str, Any] | None) -> dict[str, Any]:
+        """``values`` of the section with these changes in them, section by section.
+
+        A section within changes only its own keys; one that was not there has its defaults beside
+        them. Anything else, lists and dictionaries too, is replaced as a whole.
+        """
+        merged = dict(values or {})
+        for key in self.model_fields_set:
+            change = getattr(self, key)
+            if isinstance(change, SectionChanges):
+                merged[key] = change.merged_into(merged.get(key))
+            else:
+                merged[key] = change
+        return merged
+
+
+def changes_of(section: type[Section]) -> type[SectionChanges]:
+    """The changes of ``section``: its keys, types and bounds, in its sections too.
+
+    What ``section`` asks of several keys together is asked of the merged values only.
+    """
+    fields: dict[str, Any] = {
+        name: (
+            Annotated[(_changeable(field.annotation), *field.metadata)]
+            if field.metadata
+            else _changeable(field.annotation),
+            Field(default=None, description=field.description),
+        )
+        for name, field in section.model_fields.items()
+    }
+    return create_model(f"{section.__name__}Changes", __base__=SectionChanges, **fields)
+
+
+def _changeable(annotation: Any) -> Any:
+    """``annotation`` with the changes of a section in the place of a section."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return changes_of(annotation)
+    if get_origin(annotation) in (UnionType, Union):
+        return Union[tuple(_changeable(argument) for argument in get_args(annotation))]  # noqa: UP007
+    return annotation
+
+
+PARAMS = "params"
+
+
+def of_params(*keys: str) -> Any:
+    """A field of a stage's settings: where in ``params.yaml`` its value stands.
+
+    Where a section stands there and the field is a smaller section, it has the keys they share.
+
+    Args:
+        keys: dotted, with ``{style}`` and ``{variant}`` to fill in. The first holds the value; the
+            others change it, as a variant changes ``training``.
+    """
+    return Field(json_schema_extra={PARAMS: list(keys)})
+
+
+class StageSettings(Section):
+    """All of ``params.yaml`` that reaches a stage; each field is made by ``of_params``."""
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """The keys of ``params.yaml`` it is read from, with ``{style}`` and ``{variant}``."""
+        return tuple(key for _, keys in cls.sources() for key in keys)
+
+    @classmethod
+    def sources(cls) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each field, and its keys."""
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            assert isinstance(extra, dict), f"{cls.__name__}.{name} is not made by of_params"
+            yield name, tuple(str(key) for key in cast(list[str], extra[PARAMS]))
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the artefact, as JSON: with another, it would come out otherwise."""
+        return self.model_dump(mode="json")

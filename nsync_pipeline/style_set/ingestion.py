@@ -1,0 +1,222 @@
+"""From a source's pictures to a set: each checked, none twice, what is left out accounted for."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from nsync_pipeline.errors import PictureError
+from nsync_pipeline.pictures.near_duplicates import LookIndex, look_of
+from nsync_pipeline.style_set.config import StyleSetConfig
+from nsync_pipeline.style_set.source_folder import Problem
+
+TRAIN = "train"
+TEST = "test"
+
+
+def position(picture_id: str) -> float:
+    """Where the picture lies in [0, 1): its id, the start of a SHA-256, as a fraction."""
+    return int(picture_id, 16) / 16.0 ** len(picture_id)
+
+
+def split_of(picture_ids: Collection[str], test_fraction: float) -> dict[str, str]:
+    """``train`` or ``test`` for each id: test where ``position(id) < test_fraction``.
+
+    Neither side may be empty. In a small set where the rule leaves one empty, the picture nearest
+    to the border goes there: the lowest position to test, or the highest to train. That picture,
+    and no other, may move when pictures are added, once the rule fills that side.
+
+    Raises:
+        ValueError: there are fewer than two ids.
+    """
+    if len(picture_ids) < 2:
+        raise ValueError("a split needs at least two pictures")
+    split = {i: TEST if position(i) < test_fraction else TRAIN for i in picture_ids}
+    if TEST not in split.values():
+        split[min(picture_ids, key=position)] = TEST
+    if TRAIN not in split.values():
+        split[max(picture_ids, key=position)] = TRAIN
+    return split
+
+
+ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture a source offers, not opened yet."""
+
+    name: str  # in the source
+    caption: str | None
+    caption_source: str | None
+    read: Callable[[], Image.Image]  # normalised RGB; raises PictureError with the reason
+    split: str | None = None  # train or test, where the source says
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a source offers."""
+
+    candidates: Iterator[Candidate]  # by name
+    count: int  # of the candidates
+    problems: tuple[Problem, ...] = ()  # files that are no candidates
+    ignored: tuple[str, ...] = ()  # files that are neither pictures nor captions
+
+
+@dataclass(frozen=True)
+class IngestedPicture:
+    """A picture of the set."""
+
+    id: str  # the first 16 hex digits of pixel_sha256
+    width: int
+    height: int
+    caption: str | None
+    caption_source: str | None
+    origin: str  # its name in the source
+    group: int  # pictures that look the same have the same number
+    split: str | None = None  # train or test, where the source said
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A picture that is in the set already."""
+
+    name: str
+    same_as: str  # the name of the one that is kept
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.same_as}"
+
+
+@dataclass(frozen=True)
+class Ingestion:
+    """Every candidate is in exactly one of the first five."""
+
+    pictures: tuple[IngestedPicture, ...]
+    uncaptioned: tuple[str, ...]  # left out for want of a caption; empty where those are kept
+    problems: tuple[Problem, ...]  # the source's too
+    duplicates: tuple[LeftOut, ...]  # the same pixels
+    near_duplicates: tuple[LeftOut, ...]  # the same to the eye; empty where those are kept
+    ignored: tuple[str, ...]  # the source's files that are neither pictures nor captions
+
+
+def pixel_sha256(image: Image.Image) -> str:
+    """SHA-256 over ``<width>x<height>`` in ASCII, a zero byte, and the RGB bytes row by row."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}\0".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def ingest(
+    offer: Offer,
+    config: StyleSetConfig,
+    store: Callable[[str, Image.Image], None],
+    progress: Callable[[str, int, int], None],
+) -> Ingestion:
+    """Read the candidates in their order; the first of several that are the same is kept.
+
+    Where the kept one has no caption and a left-out copy has, the caption is taken over.
+
+    Args:
+        store: is given the id and the image of each picture that is kept.
+        progress: is given what is done, how many candidates are read, and how many there are.
+    """
+    kept = _GrowingSet(config.near_duplicates == "drop")
+    problems = list(offer.problems)
+    uncaptioned = []
+    for done, candidate in enumerate(offer.candidates, start=1):
+        if candidate.caption is None and config.uncaptioned == "skip":
+            uncaptioned.append(candidate.name)
+        else:
+            try:
+                image = candidate.read()
+            except PictureError as error:
+                problems.append(Problem(candidate.name, str(error)))
+            else:
+                if (picture_id := kept.take(candidate, image)) is not None:
+                    store(picture_id, image)
+        progress("pictures", done, offer.count)
+    return Ingestion(
+        pictures=tuple(kept.pictures),
+        uncaptioned=tuple(uncaptioned),
+        problems=tuple(problems),
+        duplicates=tuple(kept.duplicates),
+        near_duplicates=tuple(kept.near_duplicates),
+        ignored=offer.ignored,
+    )
+
+
+class _GrowingSet:
+    """The pictures kept so far, and the copies left out."""
+
+    def __init__(self, drop_near_duplicates: bool) -> None:
+        self.drop_near_duplicates = drop_near_duplicates
+        self.pictures: list[IngestedPicture] = []
+        self.duplicates: list[LeftOut] = []
+        self.near_duplicates: list[LeftOut] = []
+        self._index_of: dict[str, int] = {}  # by the hash of all pixels
+        self._looks = LookIndex()
+
+    def take(self, candidate: Candidate, image: Image.Image) -> str | None:
+        """The id of the picture where it is kept; None where the set has it already."""
+        pixels = pixel_sha256(image)
+        if pixels in self._index_of:
+            self._leave_out(candidate, self._index_of[pixels], self.duplicates)
+            return None
+        look = look_of(image)
+        same = self._looks.same(look)
+        across = [i for i in same if self.pictures[i].split != candidate.split]
+        if across or (same and self.drop_near_duplicates):
+            self._leave_out(candidate, (across or same)[0], self.near_duplicates)
+            return None
+        group = self._joined_group(same)
+        self._looks.add(look)
+        self._index_of[pixels] = len(self.pictures)
+        self.pictures.append(
+            IngestedPicture(
+                id=pixels[:ID_DIGITS],
+                width=image.width,
+                height=image.height,
+                caption=candidate.caption,
+                caption_source=candidate.caption_source,
+                origin=candidate.name,
+                group=group,
+                split=candidate.split,
+            )
+        )
+        return pixels[:ID_DIGITS]
+
+    def _joined_group(self, same: list[int]) -> int:
+        """One group for a new picture and all it looks the same as."""
+        groups = {self.pictures[index].group for index in same}
+        joined = min(groups, default=len(self.pictures))
+        if len(groups) > 1:
+            self.pictures = [
+                replace(p, group=joined) if p.group in groups else p for p in self.pictures
+            ]
+        return joined
+
+    def _leave_out(self, candidate: Candidate, kept: int, where: list[LeftOut]) -> None:
+        picture = self.pictures[kept]
+        where.append(LeftOut(candidate.name, picture.origin))
+        if picture.caption is None:
+            self.pictures[kept] = replace(
+                picture, caption=candidate.caption, caption_source=candidate.caption_source
+            )
+
+
+def splits(ingestion: Ingestion, config: StyleSetConfig) -> dict[str, str]:
+    """``train`` or ``test`` for each picture's id: what its source said, else by ``split_of``.
+
+    Pictures that look the same go together, where the first of them by name goes: what is tested
+    with has not been trained on.
+    """
+    said = {picture.id: picture.split for picture in ingestion.pictures if picture.split}
+    if len(said) == len(ingestion.pictures):
+        return said
+    leaders: dict[int, str] = {}
+    for picture in ingestion.pictures:
+        leaders.setdefault(picture.group, picture.id)
+    split = split_of(leaders.values(), config.test_fraction)
+    return {picture.id: split[leaders[picture.group]] for picture in ingestion.pictures}

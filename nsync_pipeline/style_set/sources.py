@@ -1,0 +1,83 @@
+"""The two sources of a style's pictures: a folder, and the embedded sketchbook."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from PIL import Image
+
+from nsync_pipeline.errors import CaptionError, ParamsError
+from nsync_pipeline.pictures.decoding import decode_picture
+from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
+from nsync_pipeline.style_set.ingestion import TEST, TRAIN, Candidate, Offer
+from nsync_pipeline.style_set.source_folder import SourceFolder, bullet_list
+from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, drawn_style
+
+
+def folder_offer(source: SourceFolder, config: StyleSetConfig, where: str) -> Offer:
+    """The pictures of a folder that was read.
+
+    Raises:
+        CaptionError: captions cannot be told; these stop the stage whatever ``on_bad_picture``
+            says, because leaving them out would lose captions in silence.
+    """
+    if source.caption_problems:
+        raise CaptionError(
+            f"{where}: captions cannot be told:\n{bullet_list(source.caption_problems)}"
+        )
+    candidates = (
+        Candidate(
+            picture.name,
+            picture.caption,
+            picture.caption_source,
+            partial(decode_picture, picture.path, config.min_side, config.max_megapixels),
+        )
+        for picture in source.pictures
+    )
+    return Offer(candidates, len(source.pictures), source.problems, source.ignored)
+
+
+def sketchbook_offer(source: StyleSource, seed: int) -> Offer:
+    """``pictures`` drawn in a held-out style; the first n are the same whatever the number.
+
+    With ``test_pictures`` these are all for training, and so many others for the test split; with a
+    confound the former all share it, and the latter have nothing of it.
+
+    Raises:
+        ParamsError: the sketchbook has no such held-out style, or no such confound.
+    """
+    style, confound = drawn_style(source.source)
+    pictures, test_pictures = source.pictures or 0, source.test_pictures
+    # Imported here: a folder of real pictures needs nothing of the drawn world.
+    from nsync_pipeline.sketchbook import HELD_OUT_STYLES, SEEN_STYLES
+    from nsync_pipeline.sketchbook.confounds import CONFOUNDS, confounded, unconfounded
+    from nsync_pipeline.sketchbook.world import draw_picture
+
+    if style not in HELD_OUT_STYLES:
+        seen = ": the sketchbook was pretrained on it" if style in SEEN_STYLES else ""
+        raise ParamsError(
+            f"{SKETCHBOOK_PREFIX}{style} is not a style to learn{seen}; "
+            f"its held-out styles are {', '.join(HELD_OUT_STYLES)}"
+        )
+    if confound is not None and confound not in CONFOUNDS:
+        raise ParamsError(
+            f"{source.source}: {confound!r} is nothing a drawn set can share; there are: "
+            f"{', '.join(CONFOUNDS)}"
+        )
+    parts = [(TRAIN if test_pictures else None, "style set", pictures, confounded)]
+    if test_pictures:
+        parts.append((TEST, "test set", test_pictures, unconfounded))
+
+    def drawn() -> Iterator[Candidate]:
+        for split, stream, count, scenes_of in parts:
+            scenes = None if confound is None else scenes_of(confound)
+            name = style if split is None else f"{style}_{split}"
+            for index in range(count):
+                picture = draw_picture(style, seed, stream, index, scenes)
+                read = partial(_same, picture.image)
+                yield Candidate(f"{name}_{index:05d}", picture.caption, SKETCHBOOK, read, split)
+
+    return Offer(drawn(), sum(count for _, _, count, _ in parts))
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image

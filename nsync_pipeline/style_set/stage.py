@@ -1,0 +1,111 @@
+"""style_set: from a style's source to a checked, normalised set without duplicates, split in two.
+
+Pictures are stored whole, as they are framed, in 8-bit sRGB; whoever reads them cuts out and scales
+what a model needs (``image_sets.pixels``).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from nsync_pipeline.errors import PictureError
+from nsync_pipeline.pictures.manifest import STYLE_SET, write_manifest
+from nsync_pipeline.pictures.pixels import file_sha256
+from nsync_pipeline.pictures.sheets import evenly_spaced, preview
+from nsync_pipeline.stage import Preview, StageContext, StageResult
+from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few
+from nsync_pipeline.style_set.config import StyleSetSettings
+from nsync_pipeline.style_set.ingestion import TEST, TRAIN, Ingestion, Offer, ingest, splits
+from nsync_pipeline.style_set.source_folder import read_source
+from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
+from nsync_pipeline.workspace import MANIFEST_FILE, SKETCHBOOK_PREFIX
+
+PREVIEW_PICTURES = 48
+THUMBNAIL_SIDE = 96  # pixels
+COMPRESSION = 3
+"""Of zlib: on scanned prints as small as its default of 6, in half the time."""
+
+
+def run(context: StageContext[StyleSetSettings]) -> StageResult:
+    """Take the style's pictures in.
+
+    Raises:
+        PictureError: the source is missing or empty, files cannot be used, or what is left cannot
+            be split into train and test.
+        CaptionError: the captions beside the pictures cannot be told.
+        ParamsError: the sketchbook has no such held-out style.
+    """
+    config, folder = context.settings.style_set, context.folder
+    offer, where = _offer(context)
+    (folder / "images").mkdir()
+
+    def store(picture_id: str, image: Image.Image) -> None:
+        image.save(folder / _file(picture_id), "PNG", compress_level=COMPRESSION)
+
+    ingestion = ingest(offer, config, store, context.progress)
+    refuse_bad_files(ingestion, config, where)
+    refuse_too_few(ingestion, where)
+    split = splits(ingestion, config)
+    rows = _rows(ingestion, split, folder)
+    write_manifest(folder / MANIFEST_FILE, rows, STYLE_SET)
+    previews = tuple(
+        _preview(f"{context.style}: {name}", folder, rows, name) for name in (TRAIN, TEST)
+    )
+    counts = {name: list(split.values()).count(name) for name in (TRAIN, TEST)}
+    return StageResult(figures={**figures(ingestion), **counts}, previews=previews)
+
+
+def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, str]:
+    """What the source offers, and how messages name it."""
+    settings = context.settings
+    if settings.style.source.startswith(SKETCHBOOK_PREFIX):
+        return sketchbook_offer(settings.style, settings.seed), settings.style.source
+    folder = context.workspace.source(context.style)
+    where = folder.relative_to(context.workspace.root).as_posix()
+    try:
+        source = read_source(folder)
+    except PictureError as error:
+        tracked = folder.with_name(f"{folder.name}.dvc").is_file()
+        pull = f"fetch them (`dvc pull {where}.dvc`), or " if tracked else ""
+        raise PictureError(
+            f"style {context.style!r} has no pictures here: {error}; "
+            f"{pull}bring them in: `nsync add-style {context.style} FOLDER`"
+        ) from error
+    return folder_offer(source, settings.style_set, where), where
+
+
+def _file(picture_id: str) -> str:
+    return f"images/{picture_id}.png"
+
+
+def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:
+    """The rows of the manifest, by id."""
+    return [
+        {
+            "id": picture.id,
+            "file": _file(picture.id),
+            "sha256": file_sha256(folder / _file(picture.id)),
+            "width": picture.width,
+            "height": picture.height,
+            "caption": picture.caption,
+            "caption_source": picture.caption_source,
+            "split": split[picture.id],
+            "origin": picture.origin,
+        }
+        for picture in sorted(ingestion.pictures, key=lambda picture: picture.id)
+    ]
+
+
+def _preview(title: str, folder: Path, rows: Sequence[Mapping[str, Any]], split: str) -> Preview:
+    files = [folder / row["file"] for row in rows if row["split"] == split]
+    chosen = [files[index] for index in evenly_spaced(len(files), PREVIEW_PICTURES)]
+    some = "" if len(chosen) == len(files) else f"{len(chosen)} of "
+    caption = f"{title}, {some}{len(files)} pictures"
+    return Preview(title, preview(caption, [_thumbnail(file) for file in chosen]))
+
+
+def _thumbnail(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return ImageOps.contain(image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)

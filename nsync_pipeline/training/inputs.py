@@ -1,0 +1,136 @@
+"""What a training reads: pictures, prompts and negatives from the manifests, checked."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsync_pipeline.contrast.rules import branches_of, negative_number
+from nsync_pipeline.drawing.prompts import (
+    style_phrase,
+    styled_prompt,
+    unstyled_phrase,
+    unstyled_prompt,
+)
+from nsync_pipeline.errors import CaptionError, MissingArtifactError, TrainingError
+from nsync_pipeline.pictures.manifest import CAPTIONS, NEGATIVE_SET, STYLE_SET, read_manifest
+from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.training.encoded_set import Example, StoredPicture, StylePrompts
+from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """The two splits, by id, and what they are."""
+
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]  # the test split; no negatives
+    style_prompts: StylePrompts
+    base_revision: str | None  # of the base that drew the negatives; None where none are used
+    data_sha256: str  # over every picture's hash and prompt, and the negatives' hashes
+
+
+def read_training_inputs(
+    workspace: Workspace, style: str, placeholder: str, settings: TrainingConfig
+) -> TrainingInputs:
+    """Read and check the manifests of ``style``, for a training with ``settings``.
+
+    Raises:
+        MissingArtifactError: a manifest is missing, or the sets do not belong together.
+        CaptionError: a picture has no caption.
+        TrainingError: there is no picture to train on, a test picture is among them, or a picture
+            has fewer negatives than a triplet needs.
+    """
+    folder = workspace.style_set(style)
+    pictures = read_manifest(folder / MANIFEST_FILE, STYLE_SET)
+    captions = {
+        row["id"]: row["caption"]
+        for row in read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
+    }
+    train = [row for row in pictures if row["split"] == "train"]
+    test = [row for row in pictures if row["split"] == "test"]
+    if not train:
+        raise TrainingError(f"{style}: no picture is in the training split; add pictures")
+    leaked = {row["sha256"] for row in train} & {row["sha256"] for row in test}
+    if leaked:
+        names = sorted(row["origin"] for row in test if row["sha256"] in leaked)
+        raise TrainingError(f"{style}: test pictures are among the training ones: {_some(names)}")
+    mute = [row["origin"] for row in pictures if not (captions.get(row["id"]) or "").strip()]
+    if mute:
+        raise CaptionError(f"{style}: no caption for {_some(mute)}: run the captions stage again")
+    branches = branches_of(settings.update_rule, settings.contrast)
+    wanted = sum(negative_number(branch) is not None for branch in branches)
+    negatives = _negatives(workspace, style, train, wanted) if wanted else []
+    drawn: dict[str, list[StoredPicture]] = defaultdict(list)
+    for row in sorted(negatives, key=lambda row: (row["positive_id"], row["k"])):
+        drawn[row["positive_id"]].append(_stored(workspace.negative_set(style), row))
+    unstyled = settings.contrast.negative_prompt == "not_in_style"
+
+    def example(row: dict[str, Any]) -> Example:
+        caption = captions[row["id"]]
+        return Example(
+            row["id"],
+            _stored(folder, row),
+            styled_prompt(caption, placeholder),
+            tuple(drawn[row["id"]]),
+            unstyled_prompt(caption, placeholder) if unstyled and wanted else None,
+        )
+
+    content = {
+        "pictures": [
+            (
+                row["id"],
+                row["sha256"],
+                row["split"],
+                styled_prompt(captions[row["id"]], placeholder),
+            )
+            for row in pictures
+        ],
+        "negatives": [(row["id"], row["sha256"]) for row in negatives],
+    }
+    return TrainingInputs(
+        train=tuple(example(row) for row in train),
+        held_out=tuple(example(row) for row in test),
+        style_prompts=StylePrompts(
+            style_phrase(placeholder), (unstyled_phrase if unstyled else style_phrase)(placeholder)
+        ),
+        base_revision=str(negatives[0]["base_revision"]) if negatives else None,
+        data_sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+    )
+
+
+def _negatives(
+    workspace: Workspace, style: str, train: list[dict[str, Any]], wanted: int
+) -> list[dict[str, Any]]:
+    """The negatives, each of a training picture, ``wanted`` or more of every training picture."""
+    path = workspace.negative_set(style) / MANIFEST_FILE
+    negatives = read_manifest(path, NEGATIVE_SET)
+    ids = {row["id"] for row in train}
+    paired = {row["positive_id"] for row in negatives}
+    if paired != ids:
+        missing, extra = sorted(ids - paired), sorted(paired - ids)
+        found = [f"no negative of {_some(missing)}"] if missing else []
+        found += [f"negatives of {_some(extra)}, not training pictures"] if extra else []
+        raise MissingArtifactError(
+            f"{path}: {' and '.join(found)}: run the negative_set stage again"
+        )
+    fewest = min(Counter(row["positive_id"] for row in negatives).values())
+    if fewest < wanted:
+        raise TrainingError(
+            f"training.contrast.negatives asks for {wanted} negatives of a picture, and {path} has "
+            f"{fewest} of some: set negative_set.per_positive to {wanted} or more, and run the "
+            "negative_set stage again"
+        )
+    return negatives
+
+
+def _stored(folder: Path, row: dict[str, Any]) -> StoredPicture:
+    return StoredPicture(folder / row["file"], row["sha256"], row["width"], row["height"])
+
+
+def _some(names: list[str]) -> str:
+    """At most five names, and how many more."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

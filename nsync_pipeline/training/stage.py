@@ -1,0 +1,241 @@
+"""Stage ``training``: a style's LoRA or token vectors by one variant's update rule."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nsync_pipeline import __version__
+from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word
+from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
+from nsync_pipeline.errors import CaptionError, MissingArtifactError
+from nsync_pipeline.families.architecture import architecture_of
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
+from nsync_pipeline.families.placement import choose_device
+from nsync_pipeline.pictures.pixels import load_pixels
+from nsync_pipeline.pictures.sizes import picture_sizes
+from nsync_pipeline.seeding import stream_seed, torch_stream
+from nsync_pipeline.stage import Preview, StageContext, StageResult
+from nsync_pipeline.training.batches import apply_objective
+from nsync_pipeline.training.checkpoint import CheckpointFolder
+from nsync_pipeline.training.config import TrainingConfig, TrainingSettings
+from nsync_pipeline.training.determinism import deterministic_algorithms
+from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
+from nsync_pipeline.training.film_strip import STRIP_FILE, strip_jpeg, strip_preview
+from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
+from nsync_pipeline.training.history import history_csv, summarise
+from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
+from nsync_pipeline.training.looks import Looks
+from nsync_pipeline.training.loop import train
+from nsync_pipeline.training.loss_curve import loss_curve
+from nsync_pipeline.training.processes import Processes, joined_processes
+from nsync_pipeline.training.watch import TrainingWatch
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one run of the stage trains."""
+
+    context: StageContext[TrainingSettings]
+    variant: str
+    training_seed: int
+    settings: TrainingConfig
+    word: str  # what its prompts call the style
+    inputs: TrainingInputs
+    family: Family
+
+    @property
+    def seed(self) -> int:
+        """The root of this training's own random streams.
+
+        Training seed 0 has the root seed's own; what is measured at (held-out losses, looks) has
+        those whatever the training seed, so that trainings can be compared.
+        """
+        root = self.context.settings.seed
+        if self.training_seed == 0:
+            return root
+        return stream_seed(root, "training seed", self.training_seed)
+
+
+def run(context: StageContext[TrainingSettings]) -> StageResult:
+    """Train what ``context.variant`` trains of ``context.style``, from its training seed.
+
+    Writes its LoRA or token vectors, ``history.csv`` (a row a step) and ``training.json`` to the
+    model's folder. A killed run is picked up at its newest checkpoint; the result is the same to
+    the byte.
+
+    Raises:
+        MissingArtifactError: an earlier stage has to run first, or again.
+        CaptionError: a picture has no caption, or one too long for the text encoder.
+        TrainingError: there is nothing to train on, or a loss or gradient is not finite.
+        BaseModelError: the base model cannot be used.
+    """
+    cpu = choose_device(context.settings.base_model.device).type == "cpu"
+    with deterministic_algorithms(), joined_processes(cpu) as processes:
+        return _trained(_read(context), processes)
+
+
+def _read(context: StageContext[TrainingSettings]) -> _Task:
+    """Read the settings and manifests, load the base, and check that they go together."""
+    params, workspace = context.settings, context.workspace
+    (variant, training_seed), settings = context.training, params.training
+    word = style_word(params.placeholder, settings.textual_inversion)
+    inputs = read_training_inputs(workspace, context.style, word, settings)
+    family = load_family(params.base_model)
+    if inputs.base_revision not in (None, family.revision):
+        raise MissingArtifactError(
+            f"the negatives of {context.style} were drawn by another base ({inputs.base_revision}) "
+            f"than {family.name} ({family.revision}): run the negative_set stage again"
+        )
+    apply_objective(family, settings.objective)
+    for example in (*inputs.train, *inputs.held_out):
+        longest = example.negative_prompt or example.prompt
+        length = prompt_tokens(family, longest, word, settings.textual_inversion)
+        if length > family.max_prompt_tokens:
+            raise CaptionError(
+                f"picture {example.id}: its prompt has {length} tokens, and {family.name} takes "
+                f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
+                f"Shorten the caption: {longest!r}"
+            )
+    return _Task(context, variant, training_seed, settings, word, inputs, family)
+
+
+def _trained(task: _Task, processes: Processes) -> StageResult:
+    context, family, settings = task.context, task.family, task.settings
+    with processes.first_before_others():  # they find its encodings
+        examples = _encoded(task, task.inputs.train, "encoding pictures")
+    held_out = task.inputs.held_out[:MOST_PICTURES] if processes.rank.is_first else ()
+    test = _encoded(task, held_out, "encoding test pictures") if held_out else None
+    trained = add_trainables(
+        family,
+        settings.lora,
+        settings.textual_inversion,
+        torch_stream(task.seed, "lora"),
+        placeholder=context.settings.placeholder,
+        generic_style=context.settings.generic_style,
+    )
+    held_out_loss = None
+    if test is not None:
+        held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
+    slot = (context.style, task.variant, str(task.training_seed))
+    scratch = context.workspace.scratch("training", *slot)
+    checkpoints = CheckpointFolder(scratch, _digest(task))
+    watch = _watch(task, checkpoints.inputs)
+    outcome = train(
+        family,
+        trained,
+        examples,
+        settings,
+        task.seed,
+        checkpoints,
+        held_out_loss,
+        watch.on_step if processes.rank.is_first else lambda record: None,
+        watch.on_held_out,
+        watch.look,
+        processes,
+    )
+    if not processes.rank.is_first:
+        return StageResult({})
+    figures: dict[str, int | float | str] = {
+        "steps": settings.steps,
+        "pictures": len(examples.ids),
+        "trained_weights": trained.count,
+        **summarise(outcome.history, outcome.held_out).figures(),
+    }
+    summary: dict[str, Any] = {
+        **figures,
+        **watch.summary(),
+        "branches": outcome.branches,
+        "kept_step": outcome.kept_step,
+        "held_out_losses": {str(done): loss for done, loss in sorted(outcome.held_out.items())},
+        "negatives": sum(examples.negative_counts),
+        "origin": _origin(task),
+        "settings": settings.model_dump(mode="json"),
+        "test_pictures": len(task.inputs.held_out),
+    }
+    strip = watch.strip()
+    save_trained(family, trained, context.folder, _origin(task))
+    _write(context.folder / "history.csv", history_csv(outcome.history))
+    _write(context.folder / "training.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
+    if strip is not None:
+        (context.folder / STRIP_FILE).write_bytes(strip_jpeg(strip))
+    of = f"{context.style}, {task.variant}-{task.training_seed}"
+    previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
+    if strip is not None:
+        previews.append(Preview(f"looks of {of}", strip_preview(strip)))
+    watch.remove()
+    checkpoints.remove()
+    return StageResult(figures | watch.figures(), tuple(previews))
+
+
+def _watch(task: _Task, digest: str) -> TrainingWatch:
+    """What the training tells; ``digest`` is of its inputs."""
+    context, settings = task.context, task.settings
+    looks = None
+    if settings.watch.every:
+        slot = (context.style, task.variant, str(task.training_seed))
+        kept = context.workspace.scratch("looks", *slot)
+        looks = Looks(context, task.family, settings.watch, task.inputs.train, kept / digest[:16])
+    return TrainingWatch(context, settings, looks)
+
+
+def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
+    context = task.context
+    return encode_examples(
+        task.family,
+        examples,
+        load_pixels,
+        lambda done, total: context.progress(what, done, total),
+        picture_sizes(task.family, context.settings.base_model.aspect_buckets).of,
+        task.inputs.style_prompts,
+        context.workspace.scratch("encoded", context.style),
+    )
+
+
+def _origin(task: _Task) -> dict[str, str]:
+    """Where what is trained comes from; kept in its files' headers."""
+    # Of seed 0, which is the root seed alone, it is left out: then the files are what they would
+    # be if there were no others.
+    seeds = {"training_seed": str(task.training_seed)} if task.training_seed else {}
+    return {
+        **seeds,
+        "architecture": architecture_of(task.family),
+        "base_model": task.family.name,
+        "base_revision": task.family.revision,
+        "data_sha256": task.inputs.data_sha256,
+        "generic_style": task.context.settings.generic_style,
+        "placeholder": task.word,
+        "prediction_type": task.family.noise_schedule.prediction_type,
+        "resolution": str(task.family.resolution),
+        "seed": str(task.context.settings.seed),
+        "steps": str(task.settings.steps),
+        "style": task.context.style,
+        "update_rule": task.settings.update_rule,
+        "variant": task.variant,
+        "version": __version__,
+        ORIGIN_KEY: str(task.settings.objective.zero_terminal_snr).lower(),
+    }
+
+
+def _digest(task: _Task) -> str:
+    """Over all that decides the result: a checkpoint of anything else is of no use."""
+    family = task.family
+    content = {
+        "origin": _origin(task),
+        "settings": task.settings.model_dump(mode="json"),
+        "base": [str(family.device), str(family.dtype), family.resolution, family.vae_tiling],
+        "aspect_buckets": task.context.settings.base_model.aspect_buckets,
+        "held_out": [example.id for example in task.inputs.held_out],
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,155 @@
+"""Where every artefact lies, said once.
+
+All paths are inside one workspace: the folder that holds ``params.yaml``. What is versioned (the
+outs of the DVC stages) is apart from the workspace's own state in ``.nsync``, which holds what may
+be lost (checkpoints to resume from, locks) and what belongs to this machine (MLflow, Dagster).
+
+An ablation of a style reads the same pictures, captions, negatives and base's drawings; what it
+makes lies under ``ablations/<style>``.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+EMBEDDINGS_FILE = "learned_embeds.safetensors"
+"""What a variant trained: its LoRA, its token vectors, or both."""
+MANIFEST_FILE = "manifest.parquet"
+ABLATIONS = "ablations"
+"""The folder of all ablations."""
+BASE = "base"
+"""The name that stands for the untrained base model where a variant is asked for."""
+
+
+SKETCHBOOK = "sketchbook"
+SKETCHBOOK_PREFIX = f"{SKETCHBOOK}:"
+"""A source of pictures: the embedded world draws them."""
+
+
+def drawn_style(source: str) -> tuple[str, str | None]:
+    """The held-out style and the confound that ``sketchbook:<style>[+<confound>]`` names."""
+    style, _, confound = source.removeprefix(SKETCHBOOK_PREFIX).partition("+")
+    return style, confound or None
+
+
+def trained_files(model: Path) -> tuple[Path, ...]:
+    """The files of trained weights that a model's folder holds; of a file, that file."""
+    if model.is_file():
+        return (model,)
+    files = (model / LORA_FILE, model / EMBEDDINGS_FILE)
+    return tuple(file for file in files if file.is_file())
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training of a variant: a variant is trained once a training seed."""
+
+    variant: str
+    training_seed: int
+
+    @property
+    def name(self) -> str:
+        """``lora-0``: no variant's name has a dash."""
+        return f"{self.variant}-{self.training_seed}"
+
+
+def training_runs(
+    variants: Iterable[str], training_seeds: Sequence[int]
+) -> tuple[TrainingRun, ...]:
+    """Every training of a style: each variant with each training seed, variant by variant."""
+    return tuple(TrainingRun(variant, seed) for variant in variants for seed in training_seeds)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one workspace; ``root`` is absolute."""
+
+    root: Path
+    of_ablation: bool = False
+    """Trainings, and what is made from them, are those of the styles' ablations."""
+
+    @property
+    def params_file(self) -> Path:
+        return self.root / "params.yaml"
+
+    def source(self, style: str) -> Path:
+        """The user's own pictures of a style, as ``nsync add-style`` brought them in."""
+        return self.root / "sources" / style
+
+    def choices(self, style: str) -> Path:
+        """What people chose on blind pages of a style, a JSON file each."""
+        return self._result("choices", style)
+
+    def style_set(self, style: str) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.STYLE_SET) and ``images/``."""
+        return self.root / "data" / style / "style_set"
+
+    def captions(self, style: str) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.CAPTIONS)."""
+        return self.root / "data" / style / "captions"
+
+    def negative_set(self, style: str) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.NEGATIVE_SET) and ``images/``."""
+        return self.root / "data" / style / "negative_set"
+
+    def model(self, style: str, variant: str, training_seed: int | str) -> Path:
+        """``LORA_FILE`` and ``EMBEDDINGS_FILE``, as trained, ``history.csv``, ``training.json``.
+
+        A training seed is a number, or what stands for it in ``dvc.yaml``.
+        """
+        return self._result("models", style) / variant / str(training_seed)
+
+    def samples(self, style: str, variant: str, training_seed: int | str | None = None) -> Path:
+        """``manifest.parquet`` (image_sets.manifest.SAMPLES) and ``images/``.
+
+        Of ``base``, which nobody trained, whatever the training seed is.
+
+        Raises:
+            ValueError: of a variant, the training seed is missing.
+        """
+        if variant == BASE:
+            return self.root / "samples" / style / BASE
+        if training_seed is None:
+            raise ValueError(f"the samples of {variant!r} are of one training: say its seed")
+        return self._result("samples", style) / variant / str(training_seed)
+
+    def evaluation(self, style: str) -> Path:
+        """``metrics.json``, ``pictures.parquet`` (values a picture) and ``plots/*.csv``."""
+        return self._result("evaluation", style)
+
+    def report(self, style: str) -> Path:
+        """``report.html``."""
+        return self._result("reports", style)
+
+    def _result(self, kind: str, style: str) -> Path:
+        if self.of_ablation:
+            return self.root / ABLATIONS / style / kind
+        return self.root / kind / style
+
+    def made(self, style: str) -> Path:
+        """Records of what was made from which inputs; an ablation's lie with what it made."""
+        return self._result(".made", style) if self.of_ablation else self.state / "records" / "made"
+
+    @property
+    def state(self) -> Path:
+        """This machine's own state: nothing in it is an artefact."""
+        return self.root / ".nsync"
+
+    def scratch(self, *parts: str) -> Path:
+        """Where a stage keeps what it picks up from after an interruption."""
+        own = (ABLATIONS, *parts) if self.of_ablation else parts
+        return self.state.joinpath("scratch", *own)
+
+    def lock(self, name: str) -> Path:
+        own = f"{ABLATIONS}-{name}" if self.of_ablation else name
+        return self.state / "locks" / f"{own}.lock"
+
+    @property
+    def tracking(self) -> Path:
+        """MLflow's database, its artifacts, and the spool of what is not delivered yet."""
+        return self.state / "mlflow"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.state / "dagster"

@@ -1,0 +1,176 @@
+"""Captions without the words of their style."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from nsync_pipeline.captions.config import STYLE_WORDS, CaptioningConfig
+from nsync_pipeline.captions.style_words import scrub
+from nsync_pipeline.style_set.config import StyleConfig
+
+WORDS = (*STYLE_WORDS, "Monet")
+
+
+@pytest.mark.parametrize(
+    ("caption", "content"),
+    [
+        ("an oil painting of a boat", "a boat"),
+        ("An impressionist oil painting of a boat on a lake", "a boat on a lake"),
+        ("a beautiful, detailed oil painting of a boat", "a boat"),
+        ("Watercolor painting of a boat.", "a boat"),
+        ("the painting shows a bridge", "a bridge"),
+        ("a vibrant artwork depicting an old mill", "an old mill"),
+        ("woodblock print: a wave", "a wave"),
+        ("oil-painting of two dogs", "two dogs"),
+        ("a Monet painting of water lilies", "water lilies"),
+        ("an etching and engraving of the cathedral", "the cathedral"),
+    ],
+)
+def test_a_caption_that_begins_with_its_medium(caption: str, content: str) -> None:
+    assert scrub(caption, WORDS).caption == content
+
+
+@pytest.mark.parametrize(
+    ("caption", "content"),
+    [
+        ("a boat, oil painting", "a boat"),
+        ("A boat. Oil painting.", "A boat"),
+        ("a boat (oil on canvas)", "a boat"),
+        ("a house in watercolor", "a house"),
+        ("a boat in an oil painting style", "a boat"),
+        ("a field with loose brushstrokes", "a field"),
+        ("boats by Monet", "boats"),
+        ("a boat in the style of Claude Monet", "a boat"),
+        ("a church in the style of the Impressionists", "a church"),
+    ],
+)
+def test_a_caption_that_ends_with_its_medium(caption: str, content: str) -> None:
+    assert scrub(caption, WORDS).caption == content
+
+
+@pytest.mark.parametrize(
+    ("caption", "content"),
+    [
+        ("a wave, woodblock print, blue", "a wave, blue"),
+        ("a house in watercolor and ink", "a house in ink"),
+        ("a man holding a painting of a boat", "a man holding a boat"),
+        ("a boat in a painting with a frame", "a boat with a frame"),
+        ("in the style of Claude Monet, a boat", "a boat"),
+        ("a boat in the style of Claude Monet with a red sail", "a boat with a red sail"),
+        ("Monet's garden", "garden"),
+        ("watercolor-style house", "house"),
+    ],
+)
+def test_style_words_within_a_caption(caption: str, content: str) -> None:
+    assert scrub(caption, WORDS).caption == content
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a girl drawing water from a well",
+        "two horses drawing a cart",
+        "an artist is painting outdoors",
+        "a fisher painting the boat",
+        "a woman drawing",
+    ],
+)
+def test_what_somebody_does_stays(caption: str) -> None:
+    assert scrub(caption, WORDS).removed == ()
+
+
+@pytest.mark.parametrize(
+    ("caption", "content"),
+    [
+        ("a man painting of a boat", "a boat"),
+        ("a landscape painting, the sea", "a landscape, the sea"),
+        ("this painting the sea", "this the sea"),
+        ("a woman, painting", "a woman"),
+        ("an illustration painting the sea", "a the sea"),
+    ],
+)
+def test_a_medium_beside_a_person_or_an_article_goes(caption: str, content: str) -> None:
+    assert scrub(caption, WORDS).caption == content
+
+
+def test_articles_agree_with_what_now_follows() -> None:
+    assert scrub("an impressionist landscape", WORDS).caption == "a landscape"
+    assert scrub("a print apple", WORDS).caption == "an apple"
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["footprints in the snow", "a man looking in", "a canvassed sail", "a painting-by-numbers kit"],
+)
+def test_other_words_stay_as_they_are(caption: str) -> None:
+    scrubbed = scrub(caption, WORDS)
+    assert (scrubbed.caption, scrubbed.removed) == (caption, ())
+
+
+def test_white_space_and_outer_punctuation_are_tidied() -> None:
+    assert scrub("  a boat ,\n on a lake.  ", ()).caption == "a boat , on a lake"
+
+
+def test_what_was_removed_is_told_as_it_stood_there() -> None:
+    scrubbed = scrub("An Oil  Painting of a boat, PRINT", WORDS)
+    assert scrubbed.caption == "a boat"
+    assert scrubbed.removed == ("Oil Painting", "PRINT")
+
+
+@pytest.mark.parametrize("caption", ["painting", "a painting", "An oil painting, print.", ""])
+def test_nothing_may_be_left(caption: str) -> None:
+    assert scrub(caption, WORDS).caption == ""
+
+
+def test_words_that_meet_when_others_go_are_removed_too() -> None:
+    """Without "b" in between, "a c" stands there, which is a style's name as well."""
+    assert scrub("x a b c y", ("b", "a c")).caption == "x y"
+
+
+def test_characters_of_patterns_are_only_characters() -> None:
+    assert scrub("a cat (sd 1.5) here", ("sd 1.5", "c.t")).caption == "a cat here"
+
+
+pieces = st.lists(
+    st.sampled_from(
+        [*WORDS, "a", "an", "the", "of", "in", "with", "and", "boat", "egg", "red", "shows", ",",
+         ".", "(", ")", ":", "-", "'s", "style", "Paintings", "\n"]
+    ),
+    max_size=14,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(pieces.map(" ".join))
+def test_scrubbing_twice_changes_nothing_and_leaves_no_style_word(caption: str) -> None:
+    once = scrub(caption, WORDS)
+    twice = scrub(once.caption, WORDS)
+    assert twice.caption == once.caption
+    assert twice.removed == ()
+    assert "\x00" not in once.caption
+
+
+@settings(deadline=None)
+@given(st.text(max_size=80))
+def test_any_text_is_taken(caption: str) -> None:
+    once = scrub(caption, WORDS)
+    assert scrub(once.caption, WORDS).caption == once.caption
+
+
+def test_a_long_hostile_caption_takes_no_time() -> None:
+    caption = "a painting " + ", and on - " * 3000 + "of a boat in a " * 2000
+    start = time.process_time()
+    scrub(caption, WORDS)
+    assert time.process_time() - start < 5.0
+
+
+@pytest.mark.parametrize("section", [CaptioningConfig, partial(StyleConfig, source="folder")])
+def test_an_empty_style_word_is_refused(section: Callable[..., object]) -> None:
+    """It would be found everywhere."""
+    with pytest.raises(ValidationError, match="an empty one"):
+        section(style_words=("print", "  "))

@@ -1,0 +1,146 @@
+"""The store of drawn pictures: nothing is drawn twice, nothing broken is taken."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.picture_store import (
+    PictureStore,
+    draw_into_store,
+    picture_key,
+    write_png,
+)
+from nsync_pipeline.drawing.sampling import PictureRequest
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.loading import load_family
+
+SAMPLER = SamplerConfig(steps=2, guidance_scale=4.0, batch_size=2)
+REQUESTS = [PictureRequest(f"p{n}", "a tree", n) for n in range(5)]
+
+
+@pytest.fixture
+def family(tiny_base: Path) -> Family:
+    return load_family(BaseModelConfig(name=str(tiny_base), device="cpu"))
+
+
+def draw(
+    family: Family, requests: list[PictureRequest], folder: Path
+) -> tuple[dict[str, bytes], list[int]]:
+    """The files' bytes, and how many pictures were there at each report."""
+    reports: list[int] = []
+    files = draw_into_store(
+        family, requests, SAMPLER, PictureStore(folder), lambda done, _: reports.append(done)
+    )
+    return {name: file.read_bytes() for name, file in files.items()}, reports
+
+
+def test_same_pixels_are_the_same_bytes(tmp_path: Path) -> None:
+    pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    write_png(tmp_path / "a.png", pixels)
+    write_png(tmp_path / "b.png", pixels.copy())
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(image), pixels)
+        assert image.info == {}
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        write_png(tmp_path / "a.png", np.zeros((4, 4, 7), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_run_draws_nothing(family: Family, tmp_path: Path) -> None:
+    first, reports = draw(family, REQUESTS, tmp_path)
+    assert reports == [0, 2, 4, 5]
+    again, reports = draw(family, REQUESTS, tmp_path)
+    assert again == first
+    assert reports == [5]
+
+
+def test_an_added_picture_is_the_only_one_drawn(family: Family, tmp_path: Path) -> None:
+    before, _ = draw(family, REQUESTS, tmp_path / "grown")
+    added = [PictureRequest("a_new_one", "a fish", 77), *REQUESTS]
+    grown, reports = draw(family, added, tmp_path / "grown")
+    assert reports == [5, 6]
+    assert {name: grown[name] for name in before} == before
+    fresh, _ = draw(family, added, tmp_path / "fresh")
+    assert grown == fresh
+
+
+def test_only_one_set_is_kept(family: Family, tmp_path: Path) -> None:
+    draw(family, REQUESTS, tmp_path)
+    draw(family, REQUESTS[3:], tmp_path)
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+    _, reports = draw(family, REQUESTS, tmp_path)
+    assert reports == [2, 4, 5]
+
+
+def test_a_truncated_picture_is_drawn_again(family: Family, tmp_path: Path) -> None:
+    first, _ = draw(family, REQUESTS, tmp_path)
+    for name, file in [("cut", 200), ("empty", 0)]:
+        victim = max(tmp_path.rglob("*.png"))
+        victim.write_bytes(victim.read_bytes()[:file])
+        again, reports = draw(family, REQUESTS, tmp_path)
+        assert reports == [4, 5], name
+        assert again == first
+
+
+def test_a_half_written_batch_is_not_taken(family: Family, tmp_path: Path) -> None:
+    """As kill -9 while a batch is saved leaves it: one of its pictures is there, one is not."""
+    first, _ = draw(family, REQUESTS, tmp_path)
+    batch = next(folder for folder in tmp_path.iterdir() if len(list(folder.iterdir())) == 2)
+    batch.rename(tmp_path / "partial")
+    next((tmp_path / "partial").iterdir()).unlink()
+    again, reports = draw(family, REQUESTS, tmp_path)
+    assert reports[0] == 3
+    assert again == first
+    assert not (tmp_path / "partial").exists()
+
+
+def test_a_batch_that_cannot_be_stored_says_so(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored in another thread; what was stored before is kept."""
+    put = PictureStore.put
+
+    def full_after_one(store: PictureStore, batch: Mapping[str, NDArray[np.uint8]]) -> None:
+        if store.pictures():
+            raise OSError(28, "No space left on device")
+        put(store, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PictureStore, "put", full_after_one)
+        with pytest.raises(OSError, match="No space left"):
+            draw(family, REQUESTS, tmp_path)
+    _, reports = draw(family, REQUESTS, tmp_path)
+    assert reports == [2, 4, 5]
+
+
+def test_everything_that_decides_a_picture_is_in_its_key(family: Family) -> None:
+    request = PictureRequest("p", "a tree", 1)
+    keys = [
+        picture_key(family, request, SAMPLER, None),
+        picture_key(family, PictureRequest("p", "a fish", 1), SAMPLER, None),
+        picture_key(family, PictureRequest("p", "a tree", 2), SAMPLER, None),
+        picture_key(family, PictureRequest("p", "a tree", 1, (32, 48)), SAMPLER, None),
+        picture_key(family, PictureRequest("p", "a tree", 1, (48, 32)), SAMPLER, None),
+        picture_key(family, request, SAMPLER, "ab" * 32),
+        picture_key(family, request, SAMPLER.model_copy(update={"steps": 3}), None),
+        picture_key(family, request, SAMPLER.model_copy(update={"scheduler": "ddim"}), None),
+        picture_key(family, request, SAMPLER.model_copy(update={"guidance_scale": 2.0}), None),
+    ]
+    square = PictureRequest("p", "a tree", 1, (32, 32))
+    assert picture_key(family, square, SAMPLER, None) == keys[0]
+    family.resolution = 64
+    keys.append(picture_key(family, request, SAMPLER, None))
+    family.revision = "sha256:0"
+    keys.append(picture_key(family, request, SAMPLER, None))
+    assert len(set(keys)) == len(keys)
+    assert picture_key(family, PictureRequest("q", "a tree", 1), SAMPLER, None) == keys[-1]

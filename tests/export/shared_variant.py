@@ -1,0 +1,40 @@
+"""A workspace with a variant trained for a step on the tiny base, and drawn by it."""
+
+from pathlib import Path
+from typing import Any
+
+from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
+
+from nsync_pipeline.params import Params, parse_params
+from nsync_pipeline.samples import stage as generation
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.training import stage as training
+from nsync_pipeline.workspace import BASE, Workspace
+
+TRAINING: dict[str, Any] = {
+    "steps": 1,
+    "batch_size": 2,
+    "learning_rate": 0.1,
+    "lora": {"rank": 2, "alpha": 4.0, "targets": ["to_q", "to_k", "conv1"]},
+}
+SAMPLER = {"steps": 2, "guidance_scale": 3.0, "batch_size": 2}
+RIGHTS = "Drawn by my grandmother;\nshe gave them to me | to use."
+
+
+def params_of(base: Path, **training: Any) -> Params:
+    """Settings with one variant, ``nsync``."""
+    params = tiny_params(base, TRAINING | training)
+    content = params.model_dump(mode="json", exclude_defaults=True)
+    content["generation"] = {"sampler": SAMPLER}
+    content["styles"][STYLE] |= {"rights": RIGHTS, "license": "cc-by-4.0"}
+    return parse_params(content)
+
+
+def trained_workspace(root: Path, base: Path, drawn: bool = True, **training_settings: Any) -> Any:
+    """The workspace and its settings."""
+    workspace, params = Workspace(root), params_of(base, **training_settings)
+    write_tiny_style(workspace, tiny_family(base).revision)
+    training.run(StageContext(workspace, params, STYLE, "nsync"))
+    for variant in (BASE, "nsync") if drawn else ():
+        generation.run(StageContext(workspace, params, STYLE, variant))
+    return workspace, params

@@ -1,0 +1,194 @@
+"""Other tools' forms of a LoRA: diffusers reads each back, and draws the same pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers_pictures
+import numpy as np
+import pytest
+import torch
+from diffusers_pictures import our_pictures, pipeline_of, their_pictures
+from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
+from tiny_style import tiny_family
+
+from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.adaptation.lora import add_lora, lora_layers, remove_lora
+from nsync_pipeline.adaptation.lora_file import (
+    AdapterHeader,
+    LoraHeader,
+    load_lora,
+    read_lora_file,
+    save_lora,
+)
+from nsync_pipeline.adaptation.safetensors_file import write_safetensors
+from nsync_pipeline.errors import UserError
+from nsync_pipeline.export.kohya import kohya_tensors, scaled_tensors
+from nsync_pipeline.families.architecture import architecture_of
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.sketchbook import PIPELINE_FOLDER
+from nsync_pipeline.workspace import LORA_FILE
+
+PROMPTS = ["a red house in the style of sks", "a tree"]
+EVERY_LAYER = (
+    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
+    "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv",
+    "conv_in", "conv_out", "time_embedding.linear_1",
+)  # fmt: skip
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "plain": {},
+    "every_layer": {"targets": EVERY_LAYER},
+    "ranks_and_alphas": {"ranks": {"to_k": 1}, "alphas": {"to_v": 1.0}},
+    "rank_stabilized": {"rank": 4, "rank_stabilized": True},
+    "pissa": {"start": "pissa", "alpha": 1.0},
+    "text_encoder": {"text_encoder": True, "ranks": {"q_proj": 3}, "alphas": {"v_proj": 9.0}},
+    "text_encoder_mlp": {"text_encoder": True, "text_encoder_targets": ("fc1", "fc2", "q_proj")},
+}
+
+
+def trained(family: Family, options: Mapping[str, Any], folder: Path) -> tuple[LoraHeader, Any]:
+    """A LoRA with weights of noise, on the family and in its file, and what the file holds."""
+    settings = LoraSettings.model_validate({"rank": 2, "alpha": 6.0} | dict(options))
+    weights = add_lora(family, settings, torch_stream(0, "lora"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in weights.weights:
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.05)
+    save_lora(family, folder / LORA_FILE, {})
+    # Textual rounding aside, what is loaded is what was trained.
+    remove_lora(family)
+    load_lora(family, folder / LORA_FILE)
+    return read_lora_file(folder / LORA_FILE)
+
+
+def drawn_by_diffusers(base: Path, family: Family, tensors: Any, folder: Path) -> np.ndarray:
+    write_safetensors(folder / "shared.safetensors", tensors, {"format": "pt"})
+    pipeline = pipeline_of(base)
+    pipeline.load_lora_weights(folder, weight_name="shared.safetensors")
+    return their_pictures(pipeline, family, PROMPTS)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_kohya_form_draws_the_same_pictures(
+    tiny_base: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Within one of 255 levels, as the pipeline rounds; without the LoRA they are others."""
+    family = tiny_family(tiny_base)
+    bare = our_pictures(family, PROMPTS)
+    tensors = kohya_tensors(*trained(family, options, tmp_path), architecture_of(family))
+    theirs = drawn_by_diffusers(tiny_base, family, tensors, tmp_path)
+    assert np.abs(our_pictures(family, PROMPTS) - theirs).max() <= 1
+    assert np.abs(bare - theirs).max() > 1
+
+
+@pytest.mark.parametrize("options", [{}, {"text_encoder": True, "targets": EVERY_LAYER}])
+def test_the_kohya_form_of_xl_draws_the_same_pictures(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    base = save_tiny_stable_diffusion_xl(tmp_path_factory.mktemp("xl"))
+    family = tiny_family(base)
+    bare = our_pictures(family, PROMPTS)
+    tensors = kohya_tensors(*trained(family, options, tmp_path), architecture_of(family))
+    components = {"lora_unet"} | ({"lora_te1", "lora_te2"} if options else set())
+    assert {"_".join(key.split("_")[:2]) for key in tensors} == components
+    theirs = drawn_by_diffusers(base, family, tensors, tmp_path)
+    assert np.abs(our_pictures(family, PROMPTS) - theirs).max() <= 1
+    assert np.abs(bare - theirs).max() > 1
+
+
+def test_the_kohya_form_of_the_embedded_base_draws_the_same_pictures(tmp_path: Path) -> None:
+    config = BaseModelConfig(device="cpu")
+    family = load_family(config)
+    options = {"targets": ("to_q", "ff.net.2", "conv1"), "text_encoder": True}
+    tensors = kohya_tensors(*trained(family, options, tmp_path), architecture_of(family))
+    base = PIPELINE_FOLDER
+    theirs = drawn_by_diffusers(base, family, tensors, tmp_path)
+    assert np.abs(our_pictures(family, PROMPTS) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"text_encoder": True, "ranks": {"to_k": 1}}])
+def test_the_form_of_a_transformer_needs_no_alpha(
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+) -> None:
+    """ComfyUI takes the scale of diffusers' keys as 1, and so does diffusers without metadata."""
+    own = diffusers_pictures.SAMPLER.model_copy(update={"scheduler": "model"})
+    monkeypatch.setattr(diffusers_pictures, "SAMPLER", own)
+    base = save_tiny_stable_diffusion_3(tmp_path_factory.mktemp("sd3"))
+    family = tiny_family(base)
+    bare = our_pictures(family, PROMPTS)
+    tensors = scaled_tensors(*trained(family, options, tmp_path))
+    assert all(key.startswith(("transformer.", "text_encoder")) for key in tensors)
+    theirs = drawn_by_diffusers(base, family, tensors, tmp_path)
+    assert np.abs(our_pictures(family, PROMPTS) - theirs).max() <= 1
+    assert np.abs(bare - theirs).max() > 1
+
+
+def test_keys_are_kohyas() -> None:
+    """By hand: dots are underscores, alpha is a number of its own, 6 / 2 = 3 is the scale."""
+    adapter = AdapterHeader(2, 6.0, ("mid.to_out.0", "up.conv1"), {}, {"up.conv1": 3.0}, dora=False)
+    down, up = torch.randn(2, 5), torch.randn(7, 2)
+    conv_down, conv_up = torch.randn(2, 5, 3, 3), torch.randn(7, 2, 1, 1)
+    tensors = {
+        "unet.mid.to_out.0.lora_A.weight": down,
+        "unet.mid.to_out.0.lora_B.weight": up,
+        "unet.up.conv1.lora_A.weight": conv_down,
+        "unet.up.conv1.lora_B.weight": conv_up,
+    }
+    found = kohya_tensors(LoraHeader({"unet": adapter}, {}), tensors, "stable-diffusion-v1")
+    assert set(found) == {
+        f"lora_unet_{layer}.{part}"
+        for layer in ("mid_to_out_0", "up_conv1")
+        for part in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
+    assert torch.equal(found["lora_unet_mid_to_out_0.lora_up.weight"], up)
+    assert found["lora_unet_mid_to_out_0.alpha"].item() == 6.0
+    # Its own alpha is 3, half the usual: the half is in B.
+    assert found["lora_unet_up_conv1.alpha"].item() == 6.0
+    assert torch.equal(found["lora_unet_up_conv1.lora_down.weight"], conv_down)
+    torch.testing.assert_close(found["lora_unet_up_conv1.lora_up.weight"], conv_up * 0.5)
+
+
+@torch.no_grad()
+def test_dora_scale_is_what_lycoris_multiplies_by(tiny_base: Path, tmp_path: Path) -> None:
+    """``m (W + s B A) / |W + s B A|``, lengths along the inputs: PEFT's own merged weight."""
+    family = tiny_family(tiny_base)
+    options = {"dora": True, "targets": ("to_q", "conv1")}
+    header, tensors = trained(family, options, tmp_path)
+    found = kohya_tensors(header, tensors, architecture_of(family))
+    seen = set()
+    for name, layer in lora_layers(family.denoiser):
+        key = f"lora_unet_{name.replace('.', '_')}"
+        weight = layer.get_base_layer().weight.clone()
+        down, up = found[f"{key}.lora_down.weight"], found[f"{key}.lora_up.weight"]
+        scale = found[f"{key}.alpha"] / len(down)
+        merged = weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        lengths = merged.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1))
+        dora_scale = found[f"{key}.dora_scale"]
+        assert dora_scale.shape == lengths.shape
+        layer.merge()
+        torch.testing.assert_close(
+            merged * dora_scale / lengths, layer.get_base_layer().weight, rtol=1e-4, atol=1e-5
+        )
+        seen.add(weight.dim())
+    assert seen == {2, 4}
+
+
+def test_what_has_no_such_form_is_refused() -> None:
+    adapter = AdapterHeader(1, 1.0, ("attn.to_q",), {}, {}, dora=True)
+    layer = "transformer.attn.to_q"
+    tensors = {
+        f"{layer}.lora_A.weight": torch.zeros(1, 3),
+        f"{layer}.lora_B.weight": torch.zeros(3, 1),
+        f"{layer}.lora_magnitude_vector.weight": torch.ones(3),
+    }
+    header = LoraHeader({"transformer": adapter}, {})
+    with pytest.raises(UserError, match="kohya's form has no transformer"):
+        kohya_tensors(header, tensors, "stable-diffusion-3")
+    with pytest.raises(UserError, match="a DoRA on a transformer has no form that ComfyUI reads"):
+        scaled_tensors(header, tensors)

@@ -1,0 +1,73 @@
+"""Locks between real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsync_pipeline.errors import WorkspaceBusyError
+from nsync_pipeline.graph.locks import accelerator_lease, sole_writer
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from nsync_pipeline.graph.locks import sole_writer
+with sole_writer(Path(sys.argv[1]), Path("models/ink/nsync")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "locks" / "training-ink-nsync.lock"
+
+
+def _holder(lock: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_second_writer_is_refused_and_told_who_the_first_is(lock: Path) -> None:
+    holder = _holder(lock)
+    try:
+        with (
+            pytest.raises(WorkspaceBusyError, match=f"process {holder.pid}:") as caught,
+            sole_writer(lock, Path("models/ink/nsync")),
+        ):
+            pytest.fail("two writers")
+        assert "models/ink/nsync" in str(caught.value)
+        with pytest.raises(WorkspaceBusyError, match=f"process {holder.pid}:"):
+            sole_writer(lock, Path("models/ink/nsync")).__enter__()  # the refusal changed nothing
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_lock_of_a_killed_writer_is_free(lock: Path) -> None:
+    holder = _holder(lock)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with sole_writer(lock, Path("models/ink/nsync")):
+        assert lock.read_text() == str(os.getpid())
+
+
+def test_accelerator_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    holder = _holder(tmp_path / f"nsync-{os.getuid()}" / "cuda-0.lock")
+    said: list[str] = []
+
+    def on_wait(what: str) -> None:
+        said.append(what)
+        holder.kill()
+        holder.wait()
+
+    with accelerator_lease("cuda-0", on_wait):
+        assert said == [f"waiting for cuda-0, which process {holder.pid} uses"]

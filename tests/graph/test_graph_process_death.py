@@ -1,0 +1,67 @@
+"""kill -9 of what started a stage ends the stage."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_workspace import REPOSITORY
+from ruamel.yaml import YAML
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+
+STAGE = """
+import sys, time
+from collections.abc import Callable
+from pathlib import Path
+from nsync_pipeline.graph.processes import die_with_parent
+die_with_parent()
+Path(sys.argv[1]).write_text("ready")
+time.sleep(60)
+"""
+LIKE_DVC = """
+import subprocess, sys
+stage = subprocess.Popen([sys.argv[1], "-c", sys.argv[2]])
+print(stage.pid, flush=True)
+stage.wait()
+"""
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "bash", "zsh"])
+def test_stage_ends_when_its_dvc_is_killed(tmp_path: Path, shell: str) -> None:
+    """Between the two is a shell, chosen by ``SHELL``; the command is that of dvc.yaml."""
+    if subprocess.run(["sh", "-c", f"command -v {shell}"], capture_output=True).returncode:
+        pytest.skip(f"no {shell} here")
+    (tmp_path / "stage.py").write_text(STAGE)
+    ready = tmp_path / "ready"
+    nsync = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["vars"][0]["nsync"]
+    assert nsync.endswith(" nsync")
+    command = f"{nsync.removesuffix('nsync')}{sys.executable} {tmp_path}/stage.py {ready}"
+    dvc = subprocess.Popen(
+        [sys.executable, "-c", LIKE_DVC, shell, command], stdout=subprocess.PIPE, text=True
+    )
+    assert dvc.stdout is not None
+    stage = int(dvc.stdout.readline())
+    _until(ready.exists)
+    assert _is_alive(stage)
+    os.kill(dvc.pid, signal.SIGKILL)
+    dvc.wait()
+    _until(lambda: not _is_alive(stage))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)

@@ -1,0 +1,115 @@
+"""generation, and pictures on demand: one seed for all variants, the LoRA where it belongs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from drawing_workspace import STYLE, drawing_params, write_pictures
+
+from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.adaptation.lora import add_lora
+from nsync_pipeline.adaptation.lora_file import save_lora
+from nsync_pipeline.errors import MissingArtifactError, ParamsError
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.params import Params
+from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
+from nsync_pipeline.samples import stage as generation
+from nsync_pipeline.seeding import stream_seed
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+
+TEST = ("a1", "b2", "c3")
+
+
+@pytest.fixture
+def params(tiny_base: Path) -> Params:
+    return drawing_params(tiny_base)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, params: Params) -> Workspace:
+    """With a style set, captions, and a LoRA that is not zero."""
+    workspace = Workspace(tmp_path / "workspace")
+    write_pictures(workspace, ("t1",), TEST)
+    save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params, seed=1)
+    return workspace
+
+
+def save_random_lora(path: Path, params: Params, seed: int) -> None:
+    family = load_family(params.base_model)
+    stream = torch.Generator().manual_seed(seed)
+    lora = add_lora(family, LoraSettings(rank=2, alpha=2.0), stream)
+    with torch.no_grad():
+        for weight in lora.weights:
+            weight.copy_(torch.randn(weight.shape, generator=stream) * 0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_lora(family, path, {"base_revision": family.revision})
+
+
+def draw(workspace: Workspace, params: Params, variant: str) -> tuple[list[dict], list[int]]:
+    reports: list[int] = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        reports.append(done)
+
+    generation.run(StageContext(workspace, params, STYLE, variant, progress=tell))
+    manifest = workspace.samples(STYLE, variant, 0) / MANIFEST_FILE
+    return read_manifest(manifest, SAMPLES), reports
+
+
+def with_generation(params: Params, **changes: object) -> Params:
+    return params.model_copy(update={"generation": params.generation.model_copy(update=changes)})
+
+
+def test_variant_and_base_share_captions_and_seeds(workspace: Workspace, params: Params) -> None:
+    params = with_generation(params, images_per_prompt=2)
+    base, _ = draw(workspace, params, BASE)
+    variant, _ = draw(workspace, params, "nsync")
+    assert [row["id"] for row in base] == [f"{name}_{k}" for name in TEST for k in (0, 1)]
+    for theirs, ours in zip(base, variant, strict=True):
+        for key in ("id", "prompt_id", "k", "caption", "seed", "file", "width", "height"):
+            assert ours[key] == theirs[key]
+        assert ours["seed"] == stream_seed(params.seed, "sample", ours["prompt_id"], ours["k"])
+        assert ours["prompt"] == f"{ours['caption']} in the style of sks"
+        assert theirs["prompt"] == f"{theirs['caption']} in the style of painting"
+        assert (ours["variant"], theirs["variant"]) == ("nsync", BASE)
+        assert ours["sha256"] != theirs["sha256"]
+
+
+def test_the_lora_and_not_only_the_prompt_makes_the_difference(
+    workspace: Workspace, params: Params
+) -> None:
+    """With the same words for both, only the LoRA is left to differ."""
+    style = params.style(STYLE).model_copy(update={"placeholder": "painting"})
+    params = params.model_copy(update={"styles": {STYLE: style}})
+    base, _ = draw(workspace, params, BASE)
+    variant, _ = draw(workspace, params, "nsync")
+    for theirs, ours in zip(base, variant, strict=True):
+        assert ours["prompt"] == theirs["prompt"]
+        assert ours["sha256"] != theirs["sha256"]
+
+
+def test_first_prompts_by_id_are_drawn(workspace: Workspace, params: Params) -> None:
+    rows, _ = draw(workspace, with_generation(params, prompts=2), BASE)
+    assert [row["prompt_id"] for row in rows] == ["a1", "b2"]
+
+
+def test_another_lora_is_drawn_anew_and_the_same_is_not(
+    workspace: Workspace, params: Params
+) -> None:
+    first, reports = draw(workspace, params, "nsync")
+    assert reports == [0, 2, 3]
+    again, reports = draw(workspace, params, "nsync")
+    assert (again, reports) == (first, [3])
+    save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params, seed=2)
+    other, reports = draw(workspace, params, "nsync")
+    assert reports == [0, 2, 3]
+    assert all(a["sha256"] != b["sha256"] for a, b in zip(first, other, strict=True))
+
+
+def test_a_lora_that_is_not_trained_yet_is_named(workspace: Workspace, params: Params) -> None:
+    (workspace.model(STYLE, "nsync", 0) / LORA_FILE).unlink()
+    with pytest.raises(MissingArtifactError, match="of 'nsync' at training seed 0 first"):
+        draw(workspace, params, "nsync")
+    with pytest.raises(ParamsError, match="variant 'nsinc' is not in params"):
+        draw(workspace, params, "nsinc")

@@ -1,0 +1,113 @@
+"""All stages, one after another, on a tiny model of each family: the training loop knows none."""
+
+import csv
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+from tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
+
+from nsync_pipeline.adaptation.lora_file import read_lora_file
+from nsync_pipeline.adaptation.trainables import load_trained
+from nsync_pipeline.captions import stage as captions
+from nsync_pipeline.evaluation import stage as evaluation
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.negative_set import stage as negative_set
+from nsync_pipeline.params import Params, parse_params
+from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, read_manifest
+from nsync_pipeline.report import stage as report
+from nsync_pipeline.samples import stage as generation
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.style_set import stage as style_set
+from nsync_pipeline.training import stage as training
+from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+
+STYLE = "woodblock"
+SAMPLER = {"scheduler": "dpm", "steps": 3, "guidance_scale": 3.0, "batch_size": 4}
+ORDER: tuple[tuple[ModuleType, str | None], ...] = (
+    (style_set, None),
+    (captions, None),
+    (negative_set, None),
+    (training, "lora"),
+    (training, "nsync"),
+    (generation, BASE),
+    (generation, "lora"),
+    (generation, "nsync"),
+    (evaluation, None),
+    (report, None),
+)
+
+
+def params_of(base: Path) -> Params:
+    return parse_params(
+        {
+            "base_model": {"name": str(base), "device": "cpu"},
+            "styles": {STYLE: {"source": "sketchbook:woodblock", "pictures": 10}},
+            "negative_set": {"sampler": SAMPLER},
+            "training": {
+                "steps": 3, "batch_size": 2, "checkpoint_every": 2, "lora": {"rank": 2},
+            },
+            "variants": {
+                "lora": {"update_rule": "none"},
+                "nsync": {"update_rule": "orthogonal_anchor"},
+            },
+            "generation": {"sampler": SAMPLER},
+            "evaluation": {"bootstrap_draws": 100},
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("save", "prefix"),
+    [
+        (partial(save_tiny_stable_diffusion, prediction_type="v_prediction"), "unet."),
+        (save_tiny_stable_diffusion_xl, "unet."),
+        (save_tiny_stable_diffusion_3, "transformer."),
+    ],
+    ids=["sd2", "xl", "sd3"],
+)
+def test_a_family_goes_through_the_whole_pipeline(
+    save: Callable[[Path], Path], prefix: str, tmp_path: Path
+) -> None:
+    workspace, params = Workspace(tmp_path / "workspace"), params_of(save(tmp_path / "base"))
+    results: dict[tuple[str, str | None], Any] = {}
+    for stage, variant in ORDER:
+        name = stage.__name__.rpartition(".")[2]
+        context = StageContext(workspace, params, STYLE, variant)
+        results[name, variant] = stage.run(context).figures
+
+    family = load_family(params.base_model)
+    negatives = read_manifest(workspace.negative_set(STYLE) / MANIFEST_FILE, NEGATIVE_SET)
+    assert {row["base_revision"] for row in negatives} == {family.revision}
+    assert {row["sampler"] for row in negatives} == {"DPMSolverMultistepScheduler"}
+
+    model = workspace.model(STYLE, "nsync", 0)
+    with (model / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    assert all(float(row["loss_negative"]) > 0 < float(row["norm_anchor"]) for row in rows)
+    summary = json.loads((model / "training.json").read_text())
+    assert summary["branches"] == "fused"
+
+    load_trained(family, model)
+    _, tensors = read_lora_file(model / LORA_FILE)
+    assert all(name.startswith(prefix) for name in tensors)
+
+    pictures = {}
+    for variant in (BASE, "lora", "nsync"):
+        samples = read_manifest(workspace.samples(STYLE, variant, 0) / MANIFEST_FILE, SAMPLES)
+        pictures[variant] = [row["sha256"] for row in samples]
+        with Image.open(workspace.samples(STYLE, variant, 0) / samples[0]["file"]) as image:
+            assert image.size == (32, 32)
+    assert len(set(map(tuple, pictures.values()))) == 3
+    assert results["evaluation", None]
+    assert any(path.suffix == ".html" for path in workspace.root.rglob("*"))
