@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.generate.model import DrawingModel
 from nsync_pipeline.generate.picture_settings import PictureSettings, read_settings
 from nsync_pipeline.generate.pictures import Manner, generate
 from nsync_pipeline.generate.prompts import AskedPrompt
-from nsync_pipeline.generation.config import SamplerConfig
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import Progress, silent_progress
