@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -165,6 +166,35 @@ app.command()(generate)
 app.command()(compare)
 app.command()(export)
 app.command()(ablate)
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="Becomes a workspace; may be new.")
+    ],
+) -> None:
+    """Make a workspace: settings, a place for pictures, git, DVC and Dagster set up."""
+    from nsync_pipeline.new_workspace import init_workspace
+
+    for line in init_workspace(folder):
+        print(line)
+    print(
+        f"{folder} is a workspace. In it: nsync add-style NAME FOLDER, then dvc repro or nsync ui"
+    )
+
+
+@app.command()
+def ui(workspace: WorkspaceOption = None) -> None:
+    """Start the Dagster and MLflow pages of the workspace, until Ctrl-C."""
+    from importlib.util import find_spec
+
+    place = find_workspace(workspace)
+    if find_spec("nsync_assets") is None or find_spec("dagster") is None:
+        raise UserError("the pages need Dagster: pip install 'nsync-pipeline[orchestration]'")
+    command = [sys.executable, "-m", "nsync_assets.pages"]
+    os.chdir(place.root)
+    os.execv(sys.executable, command)
 
 
 @app.command()

@@ -17,13 +17,16 @@ from nsync_pipeline.graph.devices import leased_devices, visible_devices
 from nsync_pipeline.graph.disk_full import disk_full_explained
 from nsync_pipeline.graph.dvc import check_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.graph.made import Made, describe, require_whole
+from nsync_pipeline.graph.made import Made, describe, read_made, require_whole
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent, run_workers
 from nsync_pipeline.graph.progress import shown_progress
 from nsync_pipeline.ranks import this_rank
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.stage import Progress, StageContext
 from nsync_pipeline.workspace import Workspace
+
+KEPT = 3
+"""Earlier artefacts in one place: a setting that is changed back costs nothing."""
 
 UNDER_DVC = "DVC_STAGE"
 """The variable by which DVC tells a command that it runs it."""
@@ -124,6 +127,13 @@ def bring_up_to_date(
         made = graph.made(artefact)
         if made is not None and not force and _is_whole(made, plan, place, graph, say):
             return Outcome(artefact, made, is_new=False)
+        kept = _kept_folder(graph, artefact)
+        earlier = None if kept is None or force else read_made(kept / plan.digest())
+        if kept and earlier and _is_whole(earlier, plan, kept / plan.digest(), graph, say):
+            _publish(kept / plan.digest(), place, kept)
+            graph.forget(artefact)
+            say(f"{artefact.title}: brought back as it was made before")
+            return Outcome(artefact, earlier, is_new=False)
         for need in graph.needs(artefact):
             found = graph.made(need)
             assert found is not None, "the plan has its digest"
@@ -144,7 +154,7 @@ def _make(graph: Graph, artefact: Artefact, plan: Made, progress: Progress) -> M
     result = artefact.stage.run(context)
     _require_unchanged(graph, artefact, plan)
     made = describe(partial, plan, result)
-    _publish(partial, place)
+    _publish(partial, place, _kept_folder(graph, artefact))
     graph.forget(artefact)
     for leftover in result.leftovers:
         shutil.rmtree(leftover, ignore_errors=True)
@@ -203,8 +213,15 @@ def _empty_folder(folder: Path) -> Path:
     return folder
 
 
-def _publish(partial: Path, place: Path) -> None:
-    """Move what was written to its place; what was there before is gone only then.
+def _kept_folder(graph: Graph, artefact: Artefact) -> Path | None:
+    """Where earlier artefacts in the same place are kept; None for what is soon made again."""
+    if not artefact.stage.on_device:
+        return None
+    return graph.workspace.state / "earlier" / artefact.slot
+
+
+def _publish(partial: Path, place: Path, kept: Path | None) -> None:
+    """Move what was written to its place; what was there before goes to ``kept``, or is gone.
 
     Raises:
         UserError: its place is not a folder.
@@ -215,7 +232,16 @@ def _publish(partial: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
+    place.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(place)
+    before = read_made(old)
+    if kept is not None and before is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(kept / before.digest(), ignore_errors=True)
+        old.rename(kept / before.digest())
+        by_age = sorted(kept.iterdir(), key=lambda folder: folder.stat().st_ctime)
+        for folder in by_age[:-KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
