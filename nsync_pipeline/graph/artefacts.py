@@ -104,7 +104,8 @@ class Graph:
         self.hashes = FileHashes(workspace.state / "hashes")
         self._settings: dict[tuple[str, str, str | None, bool], StageSettings] = {}
         self._identities: dict[int, dict[str, Any]] = {}
-        self._folders: dict[str, str | None] = {}
+        self._made: dict[str, Made | None] = {}
+        self._people_filled: dict[str, str] = {}
 
     @staticmethod
     def read(workspace: Workspace, part: AblationPart = AblationPart()) -> "Graph":
@@ -133,10 +134,9 @@ class Graph:
         return self.ablation_params if of_ablation else self.params
 
     def artefacts(self, style: str, of_ablation: bool = False) -> Iterator[Artefact]:
-        """Those of a style (or of its ablation alone), each after what it is made from."""
+        """Those of a style, or all that its ablation takes; each after what it is made from."""
         for stage in STAGES.values():
-            if not (of_ablation and stage.shared):
-                yield from self.of_stage(stage, style, of_ablation)
+            yield from self.of_stage(stage, style, of_ablation and not stage.shared)
 
     def of_stage(self, stage: Stage, style: str, of_ablation: bool = False) -> Iterator[Artefact]:
         """Every artefact of ``stage`` for ``style``."""
@@ -205,13 +205,13 @@ class Graph:
             folder = path.format(style=artefact.style)
             inputs[folder] = self._people_s(folder)
         for need in self.needs(artefact):
-            content = self._content(need.path)
-            if content is None:
+            made = self.made(need)
+            if made is None:
                 raise MissingArtifactError(
                     f"{self.workspace.root / need.path} is not there, and {artefact.stage.name} "
                     f"reads it: run {need.stage.name} first (`dvc repro` runs all that is missing)."
                 )
-            inputs[need.path] = content
+            inputs[need.path] = made.content
         return Made(
             stage=artefact.stage.name,
             recipe=artefact.stage.recipe,
@@ -223,20 +223,26 @@ class Graph:
         )
 
     def made(self, artefact: Artefact) -> Made | None:
-        """What it says of itself; None where it is not there."""
-        return read_made(self.workspace.root / artefact.path)
+        """What it says of itself; None where it is not there. Read once until ``refresh``."""
+        if artefact.path not in self._made:
+            self._made[artefact.path] = read_made(self.workspace.root / artefact.path)
+        return self._made[artefact.path]
 
     def standings(self, styles: list[str], of_ablation: bool = False) -> dict[Artefact, Standing]:
-        """How every artefact of ``styles`` stands, each after what it is made from."""
+        """How every artefact of ``styles`` stands, each after what it is made from.
+
+        Of an ablation, also what it shares with the style.
+        """
         found: dict[Artefact, Standing] = {}
         for style in styles:
             for artefact in self.artefacts(style, of_ablation):
                 found[artefact] = self._standing(artefact, found)
         return found
 
-    def forget(self, artefact: Artefact) -> None:
-        """It was made anew: read what it says again."""
-        self._folders.pop(artefact.path, None)
+    def refresh(self) -> None:
+        """Read anew what is there: something was made, here or by another process."""
+        self._made.clear()
+        self._people_filled.clear()
 
     def _standing(self, artefact: Artefact, known: Mapping[Artefact, Standing]) -> Standing:
         made = self.made(artefact)
@@ -253,20 +259,11 @@ class Graph:
             return Standing(State.FRESH, made=made)
         return Standing(State.STALE, difference(made, plan), made)
 
-    def _content(self, path: str) -> str | None:
-        """The digest of the artefact's content, as it says itself."""
-        if path not in self._folders:
-            made = read_made(self.workspace.root / path)
-            self._folders[path] = None if made is None else made.content
-        return self._folders[path]
-
     def _people_s(self, path: str) -> str:
         """The digest of a folder that people fill; of one that is not there, of an empty one."""
-        if path not in self._folders:
-            self._folders[path] = self.hashes.folder(self.workspace.root / path)
-        digest = self._folders[path]
-        assert digest is not None
-        return digest
+        if path not in self._people_filled:
+            self._people_filled[path] = self.hashes.folder(self.workspace.root / path)
+        return self._people_filled[path]
 
     def _read_settings(self, artefact: Artefact) -> StageSettings:
         params = self.params_of(artefact.of_ablation)

@@ -11,7 +11,8 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 from nsync_pipeline.errors import UserError
@@ -26,7 +27,9 @@ def visible_devices() -> list[str]:
     """What ``CUDA_VISIBLE_DEVICES`` names, else every CUDA device; none where there is none."""
     named = os.environ.get(VISIBLE)
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        names = [name.strip() for name in named.split(",")]
+        # As CUDA reads it: -1, or nothing, ends the list.
+        return list(takewhile(lambda name: name and not name.startswith("-"), names))
     import torch  # only here: most of what this package does needs no torch
 
     # Counted through NVML: CUDA itself must not start before the variable is set.
@@ -74,7 +77,8 @@ def lease_folder() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     parent = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
     folder = parent / f"nsync-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     found = folder.lstat()
     private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
     if not private or found.st_mode & 0o022:
@@ -112,6 +116,8 @@ def _wait_for(
 
 def _lock(path: Path) -> int | None:
     """The open, locked file; None where another process holds it."""
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, and a lease is none: remove it")
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,6 +14,7 @@ from typing import Any
 
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.graph.hashes import FileHashes
 from nsync_pipeline.stage import Figure, StageResult
 
@@ -64,7 +65,7 @@ def describe(folder: Path, made: Made, result: StageResult) -> Made:
         path for path in folder.rglob("*") if path.is_file() and is_content(path, folder)
     )
     sums = "".join(
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
+        f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n"
         for path in files
     )
     (folder / SUMS_FILE).write_text(sums, encoding="utf-8", newline="\n")

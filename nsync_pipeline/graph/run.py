@@ -123,15 +123,19 @@ def bring_up_to_date(
     with ExitStack() as open_until_end:
         open_until_end.enter_context(disk_full_explained(workspace.root))
         open_until_end.enter_context(sole_writer(workspace.lock(artefact.slot), place))
+        graph.refresh()
         plan = graph.plan(artefact)
         made = graph.made(artefact)
         if made is not None and not force and _is_whole(made, plan, place, graph, say):
             return Outcome(artefact, made, is_new=False)
+        _require_place(place)
         kept = _kept_folder(graph, artefact)
         earlier = None if kept is None or force else read_made(kept / plan.digest())
         if kept and earlier and _is_whole(earlier, plan, kept / plan.digest(), graph, say):
-            _publish(kept / plan.digest(), place, kept)
-            graph.forget(artefact)
+            partial = _partial_folder(place)
+            shutil.move(kept / plan.digest(), partial)
+            _publish(partial, place, kept)
+            graph.refresh()
             say(f"{artefact.title}: brought back as it was made before")
             return Outcome(artefact, earlier, is_new=False)
         for need in graph.needs(artefact):
@@ -149,13 +153,17 @@ def bring_up_to_date(
 def _make(graph: Graph, artefact: Artefact, plan: Made, progress: Progress) -> Made:
     """Run the stage beside the artefact's place, then move what it made there."""
     place = graph.workspace.root / artefact.path
-    partial = _empty_folder(place.with_name(f".{place.name}.partial"))
-    context = replace(_context(graph, artefact, partial), progress=progress)
-    result = artefact.stage.run(context)
-    _require_unchanged(graph, artefact, plan)
-    made = describe(partial, plan, result)
-    _publish(partial, place, _kept_folder(graph, artefact))
-    graph.forget(artefact)
+    partial = _partial_folder(place)
+    partial.mkdir()
+    try:
+        context = replace(_context(graph, artefact, partial), progress=progress)
+        result = artefact.stage.run(context)
+        _require_unchanged(graph, artefact, plan)
+        made = describe(partial, plan, result)
+        _publish(partial, place, _kept_folder(graph, artefact))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    graph.refresh()
     for leftover in result.leftovers:
         shutil.rmtree(leftover, ignore_errors=True)
     return made
@@ -207,10 +215,18 @@ def _context(graph: Graph, artefact: Artefact, folder: Path) -> StageContext[Sta
     )
 
 
-def _empty_folder(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+def _partial_folder(place: Path) -> Path:
+    """Where what comes to ``place`` is written: beside it, and not there."""
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    return partial
+
+
+def _require_place(place: Path) -> None:
+    """Raise ``UserError`` where an artefact's place is taken by what is not a folder."""
+    if place.is_symlink() or place.is_file():
+        raise UserError(f"{place} is not a folder: move it away, then run this again.")
 
 
 def _kept_folder(graph: Graph, artefact: Artefact) -> Path | None:
@@ -221,28 +237,31 @@ def _kept_folder(graph: Graph, artefact: Artefact) -> Path | None:
 
 
 def _publish(partial: Path, place: Path, kept: Path | None) -> None:
-    """Move what was written to its place; what was there before goes to ``kept``, or is gone.
-
-    Raises:
-        UserError: its place is not a folder.
-    """
-    if place.is_symlink() or place.is_file():
-        raise UserError(f"{place} is not a folder: move it away, then run this again.")
+    """Move what was written to its place; what was there before goes to ``kept``, or is gone."""
+    _require_place(place)
     old = place.with_name(f".{place.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
-    place.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(place)
-    before = read_made(old)
-    if kept is not None and before is not None:
-        kept.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(kept / before.digest(), ignore_errors=True)
-        old.rename(kept / before.digest())
-        by_age = sorted(kept.iterdir(), key=lambda folder: folder.stat().st_ctime)
-        for folder in by_age[:-KEPT]:
-            shutil.rmtree(folder, ignore_errors=True)
+    before, now = read_made(old), read_made(place)
+    # Where they are alike, the old one was damaged, or is made again on demand.
+    if kept and before and now and before.digest() != now.digest():
+        _keep(old, kept / before.digest())
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _keep(old: Path, kept: Path) -> None:
+    """Move ``old`` among the last ``KEPT`` of its place."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)
+    try:
+        old.rename(kept)
+    except OSError:  # on another disk: a copy would take longer than it is worth
+        return
+    by_age = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_ctime)
+    for folder in by_age[:-KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _devices(graph: Graph, artefact: Artefact) -> list[str]:
