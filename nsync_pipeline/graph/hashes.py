@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,11 @@ def _read(place: Path) -> dict[str, Any]:
 
 
 def _write(place: Path, seen: Mapping[str, object]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(seen))
         partial.replace(place)
     except OSError:  # a full or read-only disk costs the time to hash again
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()

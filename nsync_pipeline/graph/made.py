@@ -113,7 +113,8 @@ def require_whole(folder: Path, made: Made, hashes: FileHashes) -> None:
         if path.is_file() and is_content(path, folder)
     }
     digests = hashes.of({name: path for name, path in there.items() if name in listed})
-    wrong = [name for name in {**listed, **there} if listed.get(name) != digests.get(name)]
+    wrong = [name for name, digest in listed.items() if digests.get(name) != digest]
+    wrong += [name for name in there if name not in listed]
     if wrong:
         raise _broken(folder, made, wrong[0])
 

@@ -107,6 +107,8 @@ def _code_digest(module: str) -> str:
 
 def _written(node: object) -> str:
     """The tree as text, the same in every version of Python: what is empty is left out."""
+    if isinstance(node, ast.Constant):
+        return f"Constant({node.value!r})"
     if isinstance(node, ast.AST):
         parts = [f"{name}={_written(part)}" for name, part in ast.iter_fields(node) if part]
         return f"{type(node).__name__}({' '.join(parts)})"

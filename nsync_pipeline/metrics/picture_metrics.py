@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
 
 from nsync_pipeline.metrics.distances import Floats, Indices, squared_distances
 
@@ -89,6 +88,8 @@ def copy_threshold(test_to_train: Floats, quantile: float) -> float:
 
 def clopper_pearson(count: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact binomial interval of the rate ``count / total``; a mean count may be no whole."""
+    from scipy.stats import beta  # only here: it takes a second, and settings import this module
+
     tail = (1.0 - confidence) / 2.0
     low = 0.0 if count == 0 else float(beta.ppf(tail, count, total - count + 1))
     high = 1.0 if count == total else float(beta.ppf(1.0 - tail, count + 1, total - count))

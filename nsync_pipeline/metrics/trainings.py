@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
 
 from nsync_pipeline.metrics.bootstrap import CONFIDENCE, Interval, interval, prompt_draws
 from nsync_pipeline.metrics.distances import Floats
@@ -47,6 +46,8 @@ def seed_weights(trainings: int, draws: int, rng: np.random.Generator) -> Floats
     """
     if trainings < ENOUGH_TRAININGS:
         return np.ones((draws, trainings))
+    from scipy.stats import norm, t  # only here: it takes a second, and settings import this module
+
     tail = 1.0 - (1.0 - CONFIDENCE) / 2.0
     widening = np.sqrt(trainings / (trainings - 1))
     widening *= t.ppf(tail, trainings - 1) / norm.ppf(tail)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph
+from nsync_pipeline.graph.made import describe
 from nsync_pipeline.graph.table import Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, write_manifest
 from nsync_pipeline.stage import Preview, StageContext, StageResult
@@ -79,6 +80,21 @@ class Fakes:
         Image.new("RGB", (16, 16), "orange").save(jpeg, "JPEG")
         figures = {"inputs": len(plan.inputs), "verdict": "none"}
         return StageResult(figures, (Preview("a square", jpeg.getvalue()),), self.leftovers)
+
+
+def make_everything(graph: Graph, of_ablation: bool = False) -> list[Artefact]:
+    """All that ``params.yaml`` asks for, without any stage: a file with a name in it, each."""
+    made = []
+    for style in graph.params.styles:
+        for artefact in graph.artefacts(style, of_ablation):
+            folder = graph.workspace.root / artefact.path
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                (folder / "content.txt").write_text(f"{artefact.title}\n")
+                describe(folder, graph.plan(artefact), StageResult({"pictures": 8}))
+                graph.refresh()
+            made.append(artefact)
+    return made
 
 
 def _write_more(name: str, context: StageContext[Any], text: str) -> None:

@@ -260,9 +260,7 @@ def test_so_many_earlier_artefacts_are_kept_and_the_oldest_go(
     assert sorted(words) == [["a1"], ["a2"], ["a3"]]
 
 
-def test_a_damaged_earlier_artefact_is_not_brought_back(
-    fakes: Fakes, workspace: Workspace
-) -> None:
+def test_a_damaged_earlier_artefact_is_not_brought_back(fakes: Fakes, workspace: Workspace) -> None:
     run(workspace)
     run(workspace, "captions")
     first = content(workspace.captions("ink"))
@@ -318,7 +316,7 @@ def test_what_is_not_there_is_named(workspace: Workspace, asked: Asked, message:
 
 
 def test_another_recipe_than_dvc_yaml_has_is_refused(fakes: Fakes, workspace: Workspace) -> None:
-    with pytest.raises(ParamsError, match="expects recipe 99 of style_set.*`nsync sync`"):
+    with pytest.raises(ParamsError, match=r"expects recipe 99 of style_set.*`nsync sync`"):
         run(workspace, recipe=99)
     assert run(workspace, recipe=1).is_new
 
