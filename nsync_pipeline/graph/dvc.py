@@ -11,6 +11,7 @@ styles, ``dvc repro ablations/dvc.yaml`` their ablations.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def sync_dvc_file(workspace: Workspace) -> list[str]:
         if before == text:
             continue
         if before is not None and not before.startswith(HEADER):
-            kept = path.with_name(f"{path.name}.before")
+            kept = _free(path.with_name(f"{path.name}.before"))
             write_whole(kept, before)
             said.append(f"{kept.relative_to(workspace.root)}: what it was before, as you wrote it")
         path.parent.mkdir(exist_ok=True)
@@ -121,6 +122,12 @@ def sync_dvc_file(workspace: Workspace) -> list[str]:
                 f"{folder.relative_to(workspace.root)}: for what people choose, and for git"
             )
     return said
+
+
+def _free(path: Path) -> Path:
+    """``path``, or the first of ``<path>-2``, ``<path>-3``... that is not there yet."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(one for one in chain((path,), numbered) if not one.exists())
 
 
 def _files(graph: Graph) -> Iterator[tuple[Path, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline.errors import WorkspaceBusyError
-from nsync_pipeline.graph.locks import accelerator_lease, sole_writer
+from nsync_pipeline.graph.locks import sole_writer
 
 HOLD = """
 import sys, time
@@ -57,17 +57,3 @@ def test_lock_of_a_killed_writer_is_free(lock: Path) -> None:
     holder.wait()
     with sole_writer(lock, Path("models/ink/nsync")):
         assert lock.read_text() == str(os.getpid())
-
-
-def test_accelerator_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    holder = _holder(tmp_path / f"nsync-{os.getuid()}" / "cuda-0.lock")
-    said: list[str] = []
-
-    def on_wait(what: str) -> None:
-        said.append(what)
-        holder.kill()
-        holder.wait()
-
-    with accelerator_lease("cuda-0", on_wait):
-        assert said == [f"waiting for cuda-0, which process {holder.pid} uses"]

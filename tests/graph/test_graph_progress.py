@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nsync_pipeline.pace import Pace, _Lines, shown_speed, shown_time
+from nsync_pipeline.graph.progress import _Lines
+from nsync_pipeline.pace import Pace, shown_speed, shown_time
 
 
 def test_the_speed_is_the_mean_over_the_last_items() -> None:

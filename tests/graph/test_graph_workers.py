@@ -12,7 +12,7 @@ import pytest
 from nsync_pipeline.errors import WorkerError
 from nsync_pipeline.graph import processes as workers
 from nsync_pipeline.graph.processes import run_workers
-from nsync_pipeline.training.processes import Rank, this_rank
+from nsync_pipeline.ranks import Rank, this_rank
 
 
 def command(text: str) -> list[str]:
