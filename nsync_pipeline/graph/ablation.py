@@ -77,5 +77,5 @@ def run_ablation(graph: Graph, style: str, say: Callable[[str], None]) -> list[O
             outcomes.append(outcome)
             if outcome.is_new:
                 say(f"[{number} of {len(artefacts)}] {artefact.title}")
-            gc.collect()  # a model's memory, before the next one is loaded
+                gc.collect()  # a model's memory, before the next one is loaded
     return outcomes

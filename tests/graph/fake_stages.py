@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.graph.artefacts import Artefact, Graph
+from nsync_pipeline.graph.artefacts import AblationPart, Artefact, Graph
 from nsync_pipeline.graph.made import describe
 from nsync_pipeline.graph.table import Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, write_manifest
@@ -60,7 +60,7 @@ class Fakes:
             stage, context.style, context.variant, context.training_seed,
             context.workspace.of_ablation,
         )  # fmt: skip
-        plan = Graph.read(context.workspace).plan(artefact)
+        plan = Graph.read(context.workspace, _part(context)).plan(artefact)
         read = {"stage": plan.stage, "settings": plan.settings, "inputs": plan.inputs}
         if stage.name in self.steady:
             read = {"stage": plan.stage}
@@ -80,6 +80,13 @@ class Fakes:
         Image.new("RGB", (16, 16), "orange").save(jpeg, "JPEG")
         figures = {"inputs": len(plan.inputs), "verdict": "none"}
         return StageResult(figures, (Preview("a square", jpeg.getvalue()),), self.leftovers)
+
+
+def _part(context: StageContext[Any]) -> AblationPart:
+    """The part of an ablation that is compared, as a stage sees it in its settings."""
+    if not (context.workspace.of_ablation and hasattr(context.settings, "variants")):
+        return AblationPart()
+    return AblationPart(context.settings.variants, context.settings.training_seeds)
 
 
 def make_everything(graph: Graph, of_ablation: bool = False) -> list[Artefact]:
