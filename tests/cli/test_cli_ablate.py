@@ -1,4 +1,4 @@
-"""``nsync ablate`` as a person meets it: what it says, and what it leaves in MLflow."""
+"""``nsync ablate`` as a person meets it, with the real stages."""
 
 import os
 import subprocess
@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from nsync_pipeline.tracking.destination import OWN, resolved_uri
-from nsync_pipeline.tracking.hand_over import hand_over
 from nsync_pipeline.workspace import Workspace
 
 PARAMS = """\
@@ -93,30 +91,8 @@ def test_it_trains_and_compares_and_a_second_time_does_nothing(
     assert "nothing to make: all is up to date" in again
     assert [line for line in again if line.startswith("[")] == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    shown = [line for line in first if line.startswith((*NAMES, "base,", "real", "MLflow"))]
+    shown = [line for line in first if line.startswith((*NAMES, "base,", "real"))]
     assert [line for line in again if line in shown] == shown
-
-
-def test_mlflow_shows_its_runs_as_one_group_apart_from_the_main_ones(
-    workspace: Workspace, first: list[str]
-) -> None:
-    assert hand_over(workspace.tracking).problems == {}
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=resolved_uri(OWN, workspace.tracking))
-    main, own = (client.get_experiment_by_name(f"nsync/woodblock{of}") for of in ("", "/ablation"))
-    condition = first[-1].removeprefix("MLflow: experiment nsync/woodblock/ablation, ")
-    group = client.search_runs([own.experiment_id], condition)
-
-    assert {run.info.run_name for run in group} == {
-        "none-4 · woodblock", "orthogonal_shared_noise-4 · woodblock", "base · woodblock",
-        "evaluation · woodblock",
-    }  # fmt: skip
-    assert len(client.search_runs([own.experiment_id])) == len(group)
-    trained = [run for run in group if "variant" in run.data.params]
-    assert {run.data.params["training.update_rule"] for run in trained} == {"none", "orthogonal"}
-    assert all("eval/style_margin" in run.data.metrics for run in trained)
-    assert client.search_runs([main.experiment_id], condition) == []
 
 
 @pytest.mark.parametrize(

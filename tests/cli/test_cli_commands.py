@@ -32,12 +32,12 @@ def patched(folder: Path, run_stage: str) -> subprocess.Popen[str]:
     """``nsync run`` where the pipeline's ``run_stage`` has the body ``run_stage``."""
     script = f"""
 import sys, time
-import nsync_pipeline.graph
+import nsync_pipeline.graph.run
 from nsync_pipeline.cli import main
 from nsync_pipeline.errors import InputsChangedError
 def run_stage(*arguments):
     {run_stage}
-nsync_pipeline.graph.run_stage = run_stage
+nsync_pipeline.graph.run.run_stage = run_stage
 sys.argv = ["nsync", "run", "captions", "--style", "ink"]
 main()
 """
@@ -62,7 +62,10 @@ finally:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
 
-    commands = "run", "add-style", "generate", "ablate", "sync", "deliver", "doctor", "sketchbook"
+    commands = (
+        "run", "status", "add-style", "generate", "compare", "export", "ablate", "blind", "init", "ui",
+        "sync", "deliver", "doctor", "sketchbook",
+    )  # fmt: skip
     assert all(f" {command} " in done.stdout for command in commands)
     assert "heavy: []" in done.stdout
 

@@ -109,7 +109,8 @@ def test_a_style_whose_pictures_are_elsewhere_says_how_to_get_them(workspace: Wo
 
 
 def test_what_sync_would_bring_in_order_is_told(workspace: Workspace) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
+    (workspace.root / "ablations").mkdir()
+    for name in ("dvc.yaml", "ablations/dvc.yaml", "params.yaml"):
         (workspace.root / name).write_bytes((REPOSITORY / name).read_bytes())
     params = read_params(workspace.params_file)
     finding = dvc_file_finding(workspace, params)

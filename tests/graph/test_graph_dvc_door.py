@@ -11,70 +11,189 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_workspace import BIN, FakeWorkspace
-
-from nsync_pipeline.graph.dvc import sync_dvc_file
+from fake_workspace import BIN, FakeWorkspace, make_fake_workspace
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 
-ALL = [
-    "style_set-woodblock", "captions-woodblock", "negative_set-woodblock",
-    "training-woodblock-lora-0", "training-woodblock-nsync-0",
-    "training-woodblock-nsync_extended-0", "generation-woodblock-lora-0",
-    "generation-woodblock-nsync-0", "generation-woodblock-nsync_extended-0",
-    "base_generation-woodblock", "evaluation-woodblock", "report-woodblock",
-]  # fmt: skip
+STAGES = ("style_set", "captions", "negative_set", "base_generation", "evaluation", "report")
+TRAININGS = [
+    f"{stage}-ink-{variant}-0"
+    for stage in ("training", "generation")
+    for variant in ("lora", "nsync")
+]
+ALL = sorted([*(f"{stage}-ink" for stage in STAGES), *TRAININGS])
+OF_NSYNC = ["training-ink-nsync-0", "generation-ink-nsync-0", "evaluation-ink", "report-ink"]
+MADE = ("data", "models", "samples", "evaluation", "reports")
+
+
+def repro(fake: FakeWorkspace, *arguments: str, **environment: str) -> list[str]:
+    """What ``dvc repro`` ran."""
+    fake.dvc("repro", "--quiet", *arguments, **environment)
+    return fake.ran()
+
+
+def out_of_date(fake: FakeWorkspace) -> list[str]:
+    return list(json.loads(fake.dvc("status", "--json").stdout))
+
+
+def states(fake: FakeWorkspace) -> dict[str, tuple[int, int]]:
+    """Which files there are, told from others of the same name."""
+    return {
+        path.relative_to(fake.root).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for kind in MADE
+        for path in (fake.root / kind).rglob("*")
+        if path.is_file()
+    }
 
 
 def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspace) -> None:
     fake = fake_with_dvc
-    fake.dvc("repro", "--quiet")
-    assert sorted(fake.ran()) == sorted(ALL)
-    assert json.loads(fake.dvc("status", "--json").stdout) == {}
-    fake.dvc("repro", "--quiet")
-    assert fake.ran() == []
+    assert sorted(repro(fake)) == ALL
+    assert out_of_date(fake) == []
+    assert repro(fake) == []
     _commit(fake, "all")
+    first = fake.workspace.model("ink", "nsync", 0) / "first.json"
+    before, content = states(fake), first.read_bytes()
 
-    fake.edit_params("  nsync:\n", "  nsync:\n    learning_rate: 0.0005\n")
-    fake.dvc("repro", "--quiet")
-    assert fake.ran() == [
-        "training-woodblock-nsync-0", "generation-woodblock-nsync-0", "evaluation-woodblock",
-        "report-woodblock",
-    ]  # fmt: skip
-    fake.edit_params("  rows: 8", "  rows: 9")
-    fake.dvc("repro", "--quiet")
-    assert fake.ran() == ["report-woodblock"]
-    (fake.workspace.choices("woodblock") / "one.json").write_text("{}")
-    assert list(json.loads(fake.dvc("status", "--json").stdout)) == ["report@woodblock"]
-    fake.dvc("repro", "--quiet")
-    assert fake.ran() == ["report-woodblock"]
+    nsync = "nsync: {update_rule: orthogonal}"
+    fake.edit_params(nsync, "nsync: {update_rule: orthogonal, learning_rate: 0.0005}")
+    assert repro(fake) == OF_NSYNC
+    after = states(fake)
+    kept = {name for name in before if name.startswith(("data/", "samples/ink/base/"))}
+    kept |= {name for name in before if "/lora/" in name}
+    assert {name for name in kept if after[name] != before[name]} == set()
     difference = json.loads(fake.dvc("metrics", "diff", "--json").stdout)
-    assert set(difference) == {"evaluation/woodblock/metrics.json"}
+    assert set(difference) == {"evaluation/ink/metrics.json"}
 
-    fake.edit_params("training_seeds: [0]", "training_seeds: [0, 1]")
-    sync_dvc_file(fake.workspace)
-    fake.dvc("repro", "--quiet")
-    variants = ("lora", "nsync", "nsync_extended")
-    new = [f"{stage}-woodblock-{v}-1" for stage in ("training", "generation") for v in variants]
-    assert sorted(fake.ran()) == sorted([*new, "evaluation-woodblock", "report-woodblock"])
-    assert json.loads(fake.dvc("status", "--json").stdout) == {}
+    # Changed back: the earlier model and its pictures are brought back, nothing is trained.
+    fake.edit_params(", learning_rate: 0.0005", "")
+    assert not {"training-ink-nsync-0", "generation-ink-nsync-0"} & set(repro(fake))
+    assert first.read_bytes() == content
+    assert out_of_date(fake) == []
 
-    fake.dvc("exp", "run", "--quiet", "-S", "report.rows=5")
-    assert fake.ran() == ["report-woodblock"]
-    assert "rows: 5" in fake.workspace.params_file.read_text()
+    (fake.workspace.choices("ink") / "one.json").write_text("{}")
+    assert out_of_date(fake) == ["report@ink"]
+    assert repro(fake) == ["report-ink"]
+
+    # What decides nothing: DVC may start a stage, which has nothing to do.
+    fake.edit_params("learning_rate: 0.002\n", "learning_rate: 0.002\n  checkpoint_every: 7\n")
+    fake.edit_params("pictures: 8}", "pictures: 8, rights: my own pictures}")
+    assert repro(fake) == []
+    assert out_of_date(fake) == []
+
+
+def test_a_seed_more_makes_its_own_trainings(fake_with_dvc: FakeWorkspace) -> None:
+    fake = fake_with_dvc
+    repro(fake)
+    fake.edit_params("training_seeds: [0]\n", "training_seeds: [0, 1]\n")
+    refused = fake.call(str(BIN / "dvc"), "repro", "--quiet")
+    assert refused.returncode != 0
+    assert "`nsync sync` brings it in order" in refused.stderr
+    assert fake.ran() == []
+    assert fake.nsync("sync").returncode == 0
+    new = [name.removesuffix("0") + "1" for name in TRAININGS]
+    assert sorted(repro(fake)) == sorted([*new, "evaluation-ink", "report-ink"])
+    assert out_of_date(fake) == []
 
     plots = fake.root / "dvc_plots" / "index.html"
     fake.dvc("plots", "show")
-    assert "woodblock: gradient norm" in plots.read_text()
+    assert "ink: gradient norm" in plots.read_text()
 
-    store = fake.root.parent / "remote"
-    fake.dvc("remote", "add", "--local", "--default", "store", str(store))
+
+def test_what_was_run_by_hand_is_only_recorded(fake_with_dvc: FakeWorkspace) -> None:
+    fake = fake_with_dvc
+    for stage in STAGES[:4]:
+        assert fake.nsync("run", stage, "--style", "ink").returncode == 0
+    for variant in ("lora", "nsync"):
+        for stage in ("training", "generation"):
+            command = ("run", stage, "--style", "ink", "--variant", variant)
+            assert fake.nsync(*command).returncode == 0
+    for stage in STAGES[4:]:
+        assert fake.nsync("run", stage, "--style", "ink").returncode == 0
+    assert sorted(fake.ran()) == ALL
+    before = states(fake)
+    assert repro(fake) == []
+    assert {name for name, state in states(fake).items() if before[name][1] != state[1]} == set()
+    assert out_of_date(fake) == []
+
+
+def test_a_failed_stage_leaves_its_earlier_output(fake_with_dvc: FakeWorkspace) -> None:
+    fake = fake_with_dvc
+    repro(fake)
+    before = states(fake)
+    fake.edit_params("learning_rate: 0.002", "learning_rate: 0.003")
+    done = fake.call(str(BIN / "dvc"), "repro", "--quiet", FAKE_FAILS="training")
+    assert done.returncode != 0
+    assert "training was told to fail" in done.stderr
+    assert states(fake) == before
+    assert sorted(repro(fake)) == sorted([*TRAININGS, "evaluation-ink", "report-ink"])
+
+
+def test_a_mistake_in_params_yaml_leaves_every_artefact(fake_with_dvc: FakeWorkspace) -> None:
+    fake = fake_with_dvc
+    repro(fake)
+    before = states(fake)
+    fake.edit_params("learning_rate: 0.002", "learning_rate: 0.003\n  stpes: 9")
+    done = fake.call(str(BIN / "dvc"), "repro", "--quiet")
+    assert done.returncode != 0
+    assert "stpes: unknown key (did you mean steps?)" in done.stderr
+    assert states(fake) == before
+
+
+def test_everything_comes_back_from_a_remote(fake_with_dvc: FakeWorkspace) -> None:
+    fake = fake_with_dvc
+    repro(fake)
+    fake.dvc("remote", "add", "--local", "--default", "store", str(fake.root.parent / "remote"))
     fake.dvc("push", "--quiet")
-    for made in ("data", "models", "samples", "evaluation", "reports", ".dvc/cache"):
+    for made in (*MADE, ".dvc/cache", ".nsync"):
         shutil.rmtree(fake.root / made)
     fake.dvc("pull", "--quiet")
-    assert json.loads(fake.dvc("status", "--json").stdout) == {}
-    assert fake.ran() == []
+    assert out_of_date(fake) == []
+    assert repro(fake) == []
+    assert fake.nsync("status").stdout == "10 fresh\n"
+
+
+def test_an_artefact_in_the_run_cache_is_not_made_again(fake_with_dvc: FakeWorkspace) -> None:
+    """Of a setting from longer ago than the engine keeps earlier artefacts for."""
+    fake = fake_with_dvc
+    repro(fake)
+    fake.edit_params("learning_rate: 0.002", "learning_rate: 0.003")
+    repro(fake)
+    shutil.rmtree(fake.workspace.state)
+    fake.edit_params("learning_rate: 0.003", "learning_rate: 0.002")
+    assert not set(TRAININGS) & set(repro(fake))
+    assert out_of_date(fake) == []
+    assert fake.nsync("status").stdout == "10 fresh\n"
+
+
+def test_two_workspaces_record_the_same(tmp_path: Path) -> None:
+    locks = []
+    for place in ("one", "another/place"):
+        fake = make_fake_workspace(tmp_path / place)
+        repro(fake)
+        locks.append((fake.root / "dvc.lock").read_text())
+    assert locks[0] == locks[1]
+    assert str(tmp_path) not in locks[0]
+
+
+def test_the_ablation_is_a_file_of_its_own(fake_with_dvc: FakeWorkspace) -> None:
+    fake = fake_with_dvc
+    assert sorted(repro(fake)) == ALL
+    own = [
+        f"{stage}-ink-{variant}-{seed}"
+        for stage in ("training", "generation")
+        for variant in ("none", "orthogonal")
+        for seed in (0, 1)
+    ]
+    ablated = sorted([*own, "evaluation-ink", "report-ink"])
+    assert sorted(repro(fake, "ablations/dvc.yaml")) == ablated
+    assert (fake.root / "ablations" / "dvc.lock").is_file()
+    assert out_of_date(fake) == []
+    assert repro(fake, "ablations/dvc.yaml") == []
+    fake.edit_params("ablation:\n  training_seeds: [0, 1]", "ablation:\n  training_seeds: [0]")
+    assert fake.nsync("sync").returncode == 0
+    assert repro(fake) == []
+    assert repro(fake, "ablations/dvc.yaml") == ["evaluation-ink", "report-ink"]
 
 
 def test_stage_ends_when_dvc_is_killed_and_nothing_is_recorded(
@@ -82,44 +201,32 @@ def test_stage_ends_when_dvc_is_killed_and_nothing_is_recorded(
 ) -> None:
     fake = fake_with_dvc
     dvc = subprocess.Popen(
-        [str(BIN / "dvc"), "repro", "--quiet", "style_set@woodblock"], cwd=fake.root,
+        [str(BIN / "dvc"), "repro", "--quiet", "style_set@ink"], cwd=fake.root,
         env={**fake.environment, "FAKE_SECONDS": "60"},
     )  # fmt: skip
-    lock = fake.workspace.lock("style_set-woodblock")
-    partial = fake.root / "data" / "woodblock" / ".style_set.partial" / "first.json"
+    lock = fake.workspace.lock("style_set-ink")
+    partial = fake.root / "data" / "ink" / ".style_set.partial" / "first.json"
     _until(partial.exists)
     stage = int(lock.read_text())
     os.kill(dvc.pid, signal.SIGKILL)
     dvc.wait()
     _until(lambda: not Path(f"/proc/{stage}").exists())
     assert not (fake.root / "dvc.lock").exists()
-    fake.dvc("repro", "--quiet", "style_set@woodblock")
-    assert fake.ran() == ["style_set-woodblock"]
+    assert repro(fake, "style_set@ink") == ["style_set-ink"]
 
 
 def test_settings_edited_meanwhile_are_not_recorded(fake_with_dvc: FakeWorkspace) -> None:
     fake = fake_with_dvc
     dvc = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", "style_set@woodblock"], cwd=fake.root, text=True,
+        [sys.executable, "-m", "dvc", "repro", "style_set@ink"], cwd=fake.root, text=True,
         env={**fake.environment, "FAKE_SECONDS": "3"}, stderr=subprocess.PIPE,
     )  # fmt: skip
-    _until((fake.root / "data" / "woodblock" / ".style_set.partial" / "first.json").exists)
-    fake.edit_params("test_fraction: 0.45", "test_fraction: 0.25")
+    _until((fake.root / "data" / "ink" / ".style_set.partial" / "first.json").exists)
+    fake.edit_params("pictures: 8", "pictures: 9")
     _, stderr = dvc.communicate(timeout=120)
-    assert "inputs changed: style_set." in stderr
+    assert "inputs changed: settings: style.pictures 8 -> 9" in stderr
     assert "exited with 75" in stderr
     assert not (fake.root / "dvc.lock").exists()
-
-
-def test_forgotten_variant_stops_dvc_before_anything_is_computed(
-    fake_with_dvc: FakeWorkspace,
-) -> None:
-    fake = fake_with_dvc
-    fake.edit_params("  nsync_extended:\n", "  gentle:\n    update_rule: none\n  nsync_extended:\n")
-    done = fake.call(str(BIN / "dvc"), "repro", "--quiet")
-    assert done.returncode != 0
-    assert "`nsync sync` brings it in order" in done.stderr
-    assert fake.ran() == []
 
 
 def _commit(fake: FakeWorkspace, message: str) -> None:
