@@ -8,10 +8,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_workspace import BIN, COPIED, REPOSITORY
+from fake_workspace import BIN, REPOSITORY
 
 from nsync_pipeline.workspace import Workspace
 
+COPIED = (
+    "dvc.yaml", "ablations/dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",
+    "sources/woodblock/README.md", "choices/woodblock/README.md",
+)  # fmt: skip
 SMALL = {
     "    pictures": 16,
     "  steps": 4,
@@ -59,7 +63,7 @@ def make_small_workspace(folder: Path) -> SmallWorkspace:
         shutil.copytree(REPOSITORY / package, folder / package, ignore=ignored)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "DAGSTER_"))}
     environment |= {
-        "PYTHONPATH": str(folder),  # the copy is what runs: its code is what DVC hashes
+        "PYTHONPATH": str(folder),  # a checkout is worked on by its own engine
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "NSYNC_TRACKING": "off",
         "GIT_CONFIG_GLOBAL": "/dev/null",

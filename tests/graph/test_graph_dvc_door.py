@@ -33,7 +33,9 @@ def repro(fake: FakeWorkspace, *arguments: str, **environment: str) -> list[str]
 
 
 def out_of_date(fake: FakeWorkspace) -> list[str]:
-    return list(json.loads(fake.dvc("status", "--json").stdout))
+    """The stages of ``dvc.yaml`` that DVC would start; those of an ablation are not asked about."""
+    status = json.loads(fake.dvc("status", "--json").stdout)
+    return [name for name in status if not name.startswith("ablations/")]
 
 
 def states(fake: FakeWorkspace) -> dict[str, tuple[int, int]]:
@@ -188,7 +190,7 @@ def test_the_ablation_is_a_file_of_its_own(fake_with_dvc: FakeWorkspace) -> None
     ablated = sorted([*own, "evaluation-ink", "report-ink"])
     assert sorted(repro(fake, "ablations/dvc.yaml")) == ablated
     assert (fake.root / "ablations" / "dvc.lock").is_file()
-    assert out_of_date(fake) == []
+    assert json.loads(fake.dvc("status", "--json").stdout) == {}
     assert repro(fake, "ablations/dvc.yaml") == []
     fake.edit_params("ablation:\n  training_seeds: [0, 1]", "ablation:\n  training_seeds: [0]")
     assert fake.nsync("sync").returncode == 0
