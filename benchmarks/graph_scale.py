@@ -60,7 +60,9 @@ class Cost:
 def write_workspace(root: Path, styles: int, variants: int, seeds: int) -> int:
     """A workspace in which every artefact is fresh; gives how many there are."""
     lines = ["base_model: {device: cpu}", "styles:"]
-    lines += [f"  style_{n}: {{source: 'sketchbook:woodblock', pictures: 8}}" for n in range(styles)]
+    lines += [
+        f"  style_{n}: {{source: 'sketchbook:woodblock', pictures: 8}}" for n in range(styles)
+    ]
     lines += ["variants:"]
     lines += [
         f"  variant_{n}: {{update_rule: orthogonal, learning_rate: 0.00{n + 1}}}"

@@ -65,8 +65,7 @@ def describe(folder: Path, made: Made, result: StageResult) -> Made:
         path for path in folder.rglob("*") if path.is_file() and is_content(path, folder)
     )
     sums = "".join(
-        f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n"
-        for path in files
+        f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files
     )
     (folder / SUMS_FILE).write_text(sums, encoding="utf-8", newline="\n")
     said = asdict(made) | {
