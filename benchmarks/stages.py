@@ -43,7 +43,7 @@ def make_artefact(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    artefact.stage.run(
+    result = artefact.stage.run(
         StageContext(
             workspace, partial, graph.settings(artefact), style, variant, artefact.training_seed,
             progress=progress,
@@ -51,3 +51,5 @@ def make_artefact(
     )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+    for leftover in result.leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -92,7 +92,7 @@ VAE: dict[str, Any] = {
     "layers_per_block": 2,
 }
 TINY: dict[str, dict[str, Any]] = {
-    "sd15": {"block_out_channels": (32,) * 4, "sample_size": 8},
+    "sd15": {"block_out_channels": (32,) * 4, "sample_size": 16},
     "xl": {
         "block_out_channels": (32,) * 3,
         "sample_size": 8,

@@ -62,7 +62,7 @@ finally:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
 
-    commands = "run", "add-style", "generate", "ablate", "sync", "deliver", "doctor", "sketchbook"
+    commands = "run", "add-style", "generate", "ablate", "sync", "deliver", "doctor"
     assert all(f" {command} " in done.stdout for command in commands)
     assert "heavy: []" in done.stdout
 
