@@ -168,9 +168,7 @@ app.command()(ablate)
 
 @app.command()
 def init(
-    folder: Annotated[
-        Path, typer.Argument(help="Becomes a workspace; may be new.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Becomes a workspace; may be new.")],
 ) -> None:
     """Make a workspace: settings, a place for pictures, git, DVC and Dagster set up."""
     from nsync_pipeline.new_workspace import init_workspace
