@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nsync_pipeline.contrast.rules import branches_of, negative_number
+from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, TrainingError
 from nsync_pipeline.graph.dagster_line import dagster_line
 from nsync_pipeline.graph.inputs import ReadParams, Tree, read_tree, tree_digest
@@ -111,8 +111,7 @@ class Ablation:
         params.style(self.style)
         for name in params.variants:
             settings = params.variant(name)
-            branches = branches_of(settings.update_rule, settings.contrast)
-            wanted = sum(negative_number(branch) is not None for branch in branches)
+            wanted = branches_of(settings.update_rule, settings.contrast).negatives
             drawn = params.negative_set.per_positive
             if wanted > drawn:
                 raise TrainingError(
