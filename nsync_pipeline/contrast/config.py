@@ -21,7 +21,10 @@ NegativeEstimateKind = Literal["step", "running_mean", "running_basis"]
 
 
 class ContrastConfig(Section):
-    """``training.contrast`` in params.yaml."""
+    """The options beside an update rule: ``training.contrast`` in params.yaml.
+
+    ``metric`` and ``negative_prompt`` tell a training what to compute; ``Refiner`` is given it.
+    """
 
     scope: Scope = Field(
         default="global",
