@@ -8,7 +8,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -79,8 +79,9 @@ def _fields(kind: type) -> Iterator[tuple[str, str, str, str]]:
                 _cell(field.description or ""),
             )
         return
+    names = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
     for name, annotation, default, comment in FIELD.findall(inspect.getsource(kind)):
-        if name in kind.__dataclass_fields__:
+        if name in names:
             shown = f"`{default}`" if default else ""
             yield f"`{name}`", f"`{_cell(annotation)}`", shown, _cell(comment)
 

@@ -83,7 +83,8 @@ def on_span(vector: Tensor, directions: Vectors, metric: Tensor | None = None) -
     The length is that of ``<a, b> = sum_i m_i a_i b_i``, ``m`` the metric (1 where None).
     """
     stretch, units = _units(vector, directions, metric)
-    return units @ torch.linalg.pinv(units, rtol=1e-6) @ (stretch * vector) / stretch
+    coefficients: Tensor = torch.linalg.pinv(units, rtol=1e-6) @ (stretch * vector)
+    return units @ coefficients / stretch
 
 
 def on_cone(vector: Tensor, directions: Vectors, metric: Tensor | None = None) -> Tensor:
