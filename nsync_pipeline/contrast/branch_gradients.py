@@ -16,9 +16,6 @@ logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")
 
-ALLOCATION_FAILED = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
-"""What errors of the CPU say, which have no class of their own; the last is oneDNN's."""
-
 BranchLosses = Callable[[Sequence[Branch]], Tensor]
 """A micro-batch: the mean loss of each branch asked for, ``(len(branches),)``, by one forward pass
 over these branches stacked in one batch in that order."""
@@ -63,7 +60,8 @@ def gradients_in_turn(
             loss = part.losses((branch,)).sum()
             total += float(loss.detach()) * part.share
             scaled = loss * (loss_scale * part.share)
-            summed = _added(summed, torch.autograd.grad(scaled, weights, materialize_grads=True))
+            gradient = torch.autograd.grad(scaled, weights, materialize_grads=True)
+            summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
         losses[branch] = total
         gradients[branch] = _divided(summed, loss_scale)
     return BranchGradients(losses, gradients)
@@ -89,18 +87,13 @@ def gradients_fused(
             found = losses.detach().tolist()
             totals = [a + b * part.share for a, b in zip(totals, found, strict=True)]
             scaled = losses.sum() * (loss_scale * part.share)
-            summed = _added(summed, torch.autograd.grad(scaled, leaves, materialize_grads=True))
+            gradient = torch.autograd.grad(scaled, leaves, materialize_grads=True)
+            summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
     stacked = _divided(summed, loss_scale)
     return BranchGradients(
         dict(zip(branches, totals, strict=True)),
         {b: tuple(tensor[i] for tensor in stacked) for i, b in enumerate(branches)},
     )
-
-
-def _added(summed: tuple[Tensor, ...], gradient: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    if not summed:
-        return gradient
-    return tuple(torch._foreach_add(summed, gradient))
 
 
 def _divided(summed: tuple[Tensor, ...], by: float) -> tuple[Tensor, ...]:
@@ -205,14 +198,12 @@ class BranchPass:
     def _use_less_memory(self, reason: str) -> None:
         plan = self.plan.more_careful() if self._may_change else None
         if plan is None:
-            change = (
-                "turn training.gradient_checkpointing on, or lower base_model.resolution"
-                if self._may_change
-                else "set training.branches to auto, or lower training.batch_size"
-            )
+            change = "set training.branches to auto, or lower training.batch_size"
+            if self._may_change:
+                change = "turn training.gradient_checkpointing on, or lower base_model.resolution"
+            at_once = "all branches at once" if self.plan.fused else "branches in turn"
             raise TrainingError(
-                f"out of memory with {self.plan.micro_batch} samples a pass, "
-                f"{'all branches at once' if self.plan.fused else 'branches in turn'}: {change}. "
+                f"out of memory with {self.plan.micro_batch} samples a pass, {at_once}: {change}. "
                 f"({reason})"
             )
         logger.warning(
@@ -228,6 +219,7 @@ class BranchPass:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that an allocation failed."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ALLOCATION_FAILED)
+    # Errors of the CPU have no class of their own; the last is oneDNN's.
+    words = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(word in str(error) for word in words)

@@ -1,5 +1,6 @@
 """From the branches' gradients of an optimizer step to the one that the optimizer sees."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -151,8 +152,11 @@ class Refiner:
         norms = squares.sqrt().tolist()
         by_branch = dict(zip(self.branches, norms, strict=True))
         positive = gradients[POSITIVE]
-        if not bool(squares.isfinite().all()):
-            return Refinement(tuple(positive), self._unrefined(norms), by_branch)
+        if not bool(squares.isfinite().all()):  # no figure but the norms means anything
+            negative = _mean(norms[1 : 1 + self._negatives])
+            of_anchor = by_branch.get(ANCHOR)
+            unknown = Diagnostics(norms[0], negative, of_anchor, None, None, 0.0, math.nan)
+            return Refinement(tuple(positive), unknown, by_branch)
         products = InnerProducts(plain, plain)
         if metric is not None:
             weighting = flat_vector(metric, self._layout)
@@ -242,18 +246,6 @@ class Refiner:
             ),
             cosine_estimate=_mean([_cosine_estimate(total, norms, n, kept) for n in negatives]),
             basis_rank=int(update.ranks.max()) if several else None,
-        )
-
-    def _unrefined(self, norms: Sequence[float]) -> Diagnostics:
-        """Of gradients that are not all finite: no figure but the norms means anything."""
-        return Diagnostics(
-            norm_positive=norms[0],
-            norm_negative=_mean(norms[1 : 1 + self._negatives]),
-            norm_anchor=None if self._anchor is None else norms[self._anchor],
-            cosine_negative=None,
-            cosine_anchor=None,
-            share_removed=0.0,
-            norm_refined=float("nan"),
         )
 
 
