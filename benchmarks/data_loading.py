@@ -27,6 +27,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE
 from nsync_pipeline.families.family import NoiseSchedule, PromptEmbeds
 from nsync_pipeline.training.batches import batch_maker
 from nsync_pipeline.training.config import TrainingConfig
@@ -38,7 +39,7 @@ from nsync_pipeline.training.encoded_set import (
 )
 from nsync_pipeline.training.triplets import triplet_order
 
-BRANCHES = ("positive", "negative", "anchor")
+BRANCHES = (POSITIVE, NEGATIVE, ANCHOR)
 BATCH = 8
 SIDE = 512
 

@@ -34,10 +34,9 @@ from torch import Tensor, nn
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
 from nsync_pipeline.contrast.branch_copies import BranchCopies
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.config import ContrastConfig, UpdateRule, branches_of
 from nsync_pipeline.contrast.refiner import Refiner
-from nsync_pipeline.contrast.rules import UpdateRule, branches_of
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.placement import (
     Placement,
@@ -161,12 +160,12 @@ def prompts(family: Any, count: int) -> PromptEmbeds:
 def training_step(family: Any, way: str, batch: int, checkpointing: bool) -> Callable[[], object]:
     """One optimizer step; its norms are read, so a GPU has finished when it returns."""
     rule: UpdateRule = "none" if way == "lora" else RULE
-    branches = branches_of(rule, ContrastConfig())
+    branches = branches_of(rule, ContrastConfig()).ordered
     lora = add_lora(family, LoraSettings(rank=8, alpha=8.0), torch.Generator().manual_seed(0))
     if checkpointing:
         family.denoiser.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(lora.weights, lr=1e-4)
-    refiner = Refiner(rule, ContrastConfig(), lora.names, [w.shape for w in lora.weights])
+    refiner = Refiner(dict(zip(lora.names, lora.weights, strict=True)), rule)
     batches = {
         branch: (
             NoisyBatch(
@@ -186,7 +185,8 @@ def training_step(family: Any, way: str, batch: int, checkpointing: bool) -> Cal
             found = gradients_fused(copies, branches, whole)
         else:
             found = gradients_in_turn(lora.weights, branches, whole)
-        for weight, gradient in zip(lora.weights, refiner(found.gradients).gradient, strict=True):
+        refined = refiner.of_branches(found.gradients)
+        for weight, gradient in zip(lora.weights, refined.gradient, strict=True):
             weight.grad = gradient
         optimizer.step()
         waited_for(lora.weights[0])

@@ -12,7 +12,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
+from nsync_pipeline.contrast.branch_gradients import MemoryPlan
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
 from nsync_pipeline.training.watch_score import Best

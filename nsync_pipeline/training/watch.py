@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from nsync_pipeline.contrast.update import ABSENT
+from nsync_pipeline.contrast.rules import ABSENT
 from nsync_pipeline.pace import Pace
 from nsync_pipeline.stage import StageContext
 from nsync_pipeline.training.config import TrainingConfig, TrainingSettings

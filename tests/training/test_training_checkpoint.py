@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
+from nsync_pipeline.contrast.branch_gradients import MemoryPlan
 from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale

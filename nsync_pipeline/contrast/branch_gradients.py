@@ -1,27 +1,103 @@
-"""How an optimizer step's gradients are taken in the memory there is."""
+"""One gradient a branch: in turn (a pass each) or fused (one pass for all), as memory allows."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
-from nsync_pipeline.contrast.gradients import (
-    BranchGradients,
-    BranchLosses,
-    MicroBatch,
-    gradients_fused,
-    gradients_in_turn,
-)
-from nsync_pipeline.contrast.rules import Branch, BranchMode
+from nsync_pipeline.contrast.config import Branch, BranchMode
 from nsync_pipeline.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")
+
+BranchLosses = Callable[[Sequence[Branch]], Tensor]
+"""A micro-batch: the mean loss of each branch asked for, ``(len(branches),)``, by one forward pass
+over these branches stacked in one batch in that order."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of an optimizer step's samples."""
+
+    losses: BranchLosses
+    share: float  # of the step's samples, over all processes: what its means count for
+
+
+@dataclass(frozen=True)
+class BranchGradients:
+    """Loss and gradient of each branch: means over the samples of an optimizer step.
+
+    Where only a part of the step's samples is here, the sum of all parts' is the mean.
+    """
+
+    losses: Mapping[Branch, float]
+    gradients: Mapping[Branch, tuple[Tensor, ...]]  # each of its weight's shape
+
+
+def gradients_in_turn(
+    weights: Sequence[nn.Parameter],
+    branches: Sequence[Branch],
+    micro_batches: Sequence[MicroBatch],
+    loss_scale: float = 1.0,
+) -> BranchGradients:
+    """A forward and a backward pass a branch and micro-batch: the memory of one branch at a time.
+
+    ``weights`` are the trainable ones; one that a loss does not reach has the gradient zero. Losses
+    are multiplied by ``loss_scale`` on the way back, and the gradients divided by it.
+    """
+    losses: dict[Branch, float] = {}
+    gradients: dict[Branch, tuple[Tensor, ...]] = {}
+    for branch in branches:
+        total = 0.0
+        summed: tuple[Tensor, ...] = ()
+        for part in micro_batches:
+            loss = part.losses((branch,)).sum()
+            total += float(loss.detach()) * part.share
+            scaled = loss * (loss_scale * part.share)
+            gradient = torch.autograd.grad(scaled, weights, materialize_grads=True)
+            summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
+        losses[branch] = total
+        gradients[branch] = _divided(summed, loss_scale)
+    return BranchGradients(losses, gradients)
+
+
+def gradients_fused(
+    copies: BranchCopies,
+    branches: Sequence[Branch],
+    micro_batches: Sequence[MicroBatch],
+    loss_scale: float = 1.0,
+) -> BranchGradients:
+    """One forward and one backward pass a micro-batch for all branches; the same gradients.
+
+    Each branch's part of the stacked batch is multiplied by that branch's own copy of the trainable
+    weights. The loss of a branch then depends on its own copy only, so the gradient of the summed
+    losses with respect to the stacked copies holds every branch's gradient, apart.
+    """
+    totals = [0.0] * len(branches)
+    summed: tuple[Tensor, ...] = ()
+    with copies.in_use(len(branches)) as leaves:
+        for part in micro_batches:
+            losses = part.losses(branches)
+            found = losses.detach().tolist()
+            totals = [a + b * part.share for a, b in zip(totals, found, strict=True)]
+            scaled = losses.sum() * (loss_scale * part.share)
+            gradient = torch.autograd.grad(scaled, leaves, materialize_grads=True)
+            summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
+    stacked = _divided(summed, loss_scale)
+    return BranchGradients(
+        dict(zip(branches, totals, strict=True)),
+        {b: tuple(tensor[i] for tensor in stacked) for i, b in enumerate(branches)},
+    )
+
+
+def _divided(summed: tuple[Tensor, ...], by: float) -> tuple[Tensor, ...]:
+    return summed if by == 1 else tuple(torch._foreach_div(summed, by))
 
 
 @dataclass(frozen=True)
@@ -122,14 +198,12 @@ class BranchPass:
     def _use_less_memory(self, reason: str) -> None:
         plan = self.plan.more_careful() if self._may_change else None
         if plan is None:
-            change = (
-                "turn training.gradient_checkpointing on, or lower base_model.resolution"
-                if self._may_change
-                else "set training.branches to auto, or lower training.batch_size"
-            )
+            change = "set training.branches to auto, or lower training.batch_size"
+            if self._may_change:
+                change = "turn training.gradient_checkpointing on, or lower base_model.resolution"
+            at_once = "all branches at once" if self.plan.fused else "branches in turn"
             raise TrainingError(
-                f"out of memory with {self.plan.micro_batch} samples a pass, "
-                f"{'all branches at once' if self.plan.fused else 'branches in turn'}: {change}. "
+                f"out of memory with {self.plan.micro_batch} samples a pass, {at_once}: {change}. "
                 f"({reason})"
             )
         logger.warning(
@@ -143,12 +217,9 @@ class BranchPass:
             torch.cuda.empty_cache()
 
 
-ALLOCATION_FAILED = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
-"""What errors of the CPU say, which have no class of their own; the last is oneDNN's."""
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that an allocation failed."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ALLOCATION_FAILED)
+    # Errors of the CPU have no class of their own; the last is oneDNN's.
+    words = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(word in str(error) for word in words)
