@@ -10,6 +10,7 @@ from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.picture_store import write_png, written_behind
 from nsync_pipeline.drawing.sampling import PictureRequest, SampledPicture, draw_pictures
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generate.model import DrawingModel, set_strength
@@ -17,7 +18,6 @@ from nsync_pipeline.generate.picture_settings import PictureSettings
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
 from nsync_pipeline.params import Params
-from nsync_pipeline.report.lineage import public_name
 from nsync_pipeline.stage import Progress, silent_progress
 from nsync_pipeline.training.determinism import deterministic_algorithms
 

@@ -1,4 +1,4 @@
-"""The table of figures, and the two primary ones as charts."""
+"""The figures as numbers on a page, and their table."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.catalogue import METRICS, Metric
-from nsync_pipeline.report.charts import Estimate, interval_chart
-from nsync_pipeline.report.trainings import Chart
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -70,42 +68,6 @@ def figures_table(columns: Sequence[Measured]) -> list[TableRow]:
         if any(found):
             rows.append(TableRow(metric, tuple(_cells(metric, found))))
     return rows
-
-
-def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
-    """The primary metrics with their intervals; the floor, where there is one, is shaded."""
-    charts = []
-    for metric in METRICS:
-        rows = [
-            Estimate(
-                column.name,
-                column.colour,
-                figure.value,
-                figure.low,
-                figure.high,
-                tuple(
-                    of_one[metric.name].value
-                    for of_one in column.trainings
-                    if metric.name in of_one
-                ),
-            )
-            for column in columns
-            if (figure := column.figures.get(metric.name)) is not None
-        ]
-        if not (metric.primary and rows):
-            continue
-        chance = floor.get(metric.name)
-        band = None
-        if chance is not None and chance.low is not None and chance.high is not None:
-            band = (chance.low, chance.high)
-        meaning = f"{metric.meaning} {metric.better.capitalize()} is better."
-        if band:
-            meaning += " Shaded: what two random halves of the real pictures differ by."
-        if any(row.each for row in rows):
-            meaning += " Small dots: single trainings."
-        label = f"{metric.title}: " + ", ".join(f"{row.name} {row.value:.3g}" for row in rows)
-        charts.append(Chart(metric.title, meaning, interval_chart(label, rows, band)))
-    return charts
 
 
 def _cells(metric: Metric, found: Sequence[Interval | None]) -> list[Cell]:

@@ -5,9 +5,11 @@ from typing import Any
 
 from nsync_pipeline.blind.choices import preferences, read_choices
 from nsync_pipeline.evaluation.record import EvaluationRecord, read_evaluation
+from nsync_pipeline.families.config import public_name
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
+from nsync_pipeline.report.charts import primary_charts
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.report.figures import (
@@ -16,18 +18,18 @@ from nsync_pipeline.report.figures import (
     digits_for,
     figures_table,
     percent,
-    primary_charts,
     shown,
 )
-from nsync_pipeline.report.lineage import (
-    lineage,
-    public_name,
-    read_training,
-    settings_text,
-)
+from nsync_pipeline.report.lineage import lineage, settings_text
 from nsync_pipeline.report.page import Column, Page, VerdictCard, render
 from nsync_pipeline.report.pictures import ReportPictures, read_picture_values
-from nsync_pipeline.report.trainings import film_strips, training_charts, training_notes
+from nsync_pipeline.report.trainings import (
+    film_strips,
+    read_training,
+    training_charts,
+    training_notes,
+    write_training_table,
+)
 from nsync_pipeline.report.words import (
     EMBEDDED_BASE,
     EMBEDDED_EXTRACTOR,
@@ -98,7 +100,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         ),
         paired_over=_resampled(evaluation),
         primary=tuple(primary_charts(measured, evaluation.floor)),
-        choices=choices_section(style, variants, preferred, kept.outdated, asks),
+        choices=choices_section(style, variants, preferred, kept.set_aside, asks),
         table_columns=(*measured, Measured("chance", evaluation.floor)),
         table=tuple(figures_table([*measured, Measured("chance", evaluation.floor)])),
         readings=_readings(params, evaluation),
@@ -112,11 +114,16 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         settings=settings_text({run.variant: summaries[run] for run in shown_runs}),
         picture_side=settings.picture_side,
     )
+    write_training_table(
+        folder / "plots" / "training.csv", {run: found for run, (found, _) in trainings.items()}
+    )
     (folder / REPORT_FILE).write_text(render(page), encoding="utf-8", newline="\n")
     figures: dict[str, int | float | str] = {"verdict": head}
     figures |= {f"{name}, share of the way": round(share, 3) for name, share in shares.items()}
-    chosen = {f"people chose {one.a} over {one.b}": one.told.win_rate.value for one in preferred}
-    figures |= {name: round(rate, 3) for name, rate in chosen.items()}
+    figures |= {
+        f"people chose {pair.a} over {pair.b}": round(pair.preference.win_rate.value, 3)
+        for pair in preferred
+    }
     return StageResult(
         figures=figures,
         previews=(Preview(f"{style}, side by side", shown_pictures.preview(style)),),

@@ -1,19 +1,82 @@
-"""How each training went, for the report: its warnings, and what it drew on the way."""
+"""How each training went: its curves, its warnings, and what it drew on the way."""
 
+import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.report.charts import Line, line_chart
-from nsync_pipeline.report.lineage import shown_names
+from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.pictures.embedded import as_stored
+from nsync_pipeline.report.charts import Chart, Line, line_chart
 from nsync_pipeline.report.page import FilmStrip, TrainingNote
-from nsync_pipeline.report.pictures import as_stored
 from nsync_pipeline.training.film_strip import STRIP_FILE
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
+PLOTTED = ("loss_positive", "norm_refined")
+"""The columns of ``history.csv`` that the table for ``dvc plots`` has."""
+
+Row = Mapping[str, float | None]
+"""One optimizer step of ``history.csv``; None where a branch is not there."""
+
+
 Summaries = Mapping[TrainingRun, Mapping[str, Any]]
 """``training.json`` of each training."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One variant's training, as it left it."""
+
+    variant: str
+    history: Sequence[Row]
+    held_out: Mapping[int, float]  # loss on held-out pictures by steps done
+    looks: Mapping[int, float] = field(default_factory=dict)  # style margin by steps done
+
+
+def read_training(
+    workspace: Workspace, style: str, run: TrainingRun
+) -> tuple[Training, dict[str, Any]]:
+    """The history of a training, and the whole of its ``training.json``.
+
+    Raises:
+        MissingArtifactError: one of them is missing or damaged.
+    """
+    folder = workspace.model(style, run.variant, run.training_seed)
+    try:
+        summary: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
+        with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+            history = [
+                {column: float(cell) if cell else None for column, cell in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        held_out = {int(done): loss for done, loss in summary["held_out_losses"].items()}
+        looks = {int(done): found["style_margin"] for done, found in summary["looks"].items()}
+    except (OSError, ValueError, KeyError) as error:
+        raise MissingArtifactError(
+            f"{folder} holds no whole training: run the training stage of {run.variant!r} at "
+            f"training seed {run.training_seed}. ({error})"
+        ) from error
+    return Training(run.variant, history, held_out, looks), summary
+
+
+def shown_names(runs: Sequence[TrainingRun]) -> dict[TrainingRun, str]:
+    """What each training is called on a page: by its variant alone where that has only one."""
+    seeds = {run.training_seed for run in runs}
+    return {run: run.variant if len(seeds) == 1 else run.name for run in runs}
+
+
+def write_training_table(path: Path, trainings: Mapping[TrainingRun, Training]) -> None:
+    """All trainings' curves as one table that ``dvc plots`` reads: a row a training and step."""
+    path.parent.mkdir()
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("variant", "training_seed", "step", *PLOTTED))
+        for run, training in trainings.items():
+            for row in training.history:
+                values = (row[column] for column in PLOTTED)
+                writer.writerow((run.variant, run.training_seed, int(row["step"] or 0), *values))
 
 
 def training_notes(summaries: Summaries, variants: Sequence[str]) -> tuple[TrainingNote, ...]:
@@ -67,29 +130,6 @@ def _scores(summary: Mapping[str, Any]) -> str:
         f"The highest style margin, {margin}, is at step {best['step']}; it leads the last by "
         f"{lead}{sure}."
     )
-
-
-Row = Mapping[str, float | None]
-"""One optimizer step of ``history.csv``; None where a branch is not there."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """One variant's training, as it left it."""
-
-    variant: str
-    history: Sequence[Row]
-    held_out: Mapping[int, float]  # loss on held-out pictures by steps done
-    looks: Mapping[int, float] = field(default_factory=dict)  # style margin by steps done
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart with what it says."""
-
-    title: str
-    meaning: str
-    svg: str
 
 
 @dataclass(frozen=True)

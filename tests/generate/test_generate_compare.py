@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drawing_workspace import STYLE, drawing_params
 from PIL import Image
-from test_stages_generate_pictures import save_random_lora
+from test_generate_pictures import save_random_lora
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.generate import compare as compare_models
