@@ -11,9 +11,8 @@ from PIL import Image
 
 from nsync_pipeline.evaluation.config import EvaluationConfig
 from nsync_pipeline.files import file_sha256
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
 from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.extractor import Extractor, unit_rows
+from nsync_pipeline.metrics.extractor import ClipExtractor, Extractor, unit_rows
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import load_clip, load_extractor
 from nsync_pipeline.metrics.inception import load_inception

@@ -15,8 +15,8 @@ from nsync_pipeline.evaluation.features import (
 from nsync_pipeline.evaluation.record import Evaluation, write_evaluation
 from nsync_pipeline.families.placement import choose_device
 from nsync_pipeline.metrics.bootstrap import prompt_draws
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
 from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.extractor import ClipExtractor
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import EMBEDDED
 from nsync_pipeline.metrics.scores import (

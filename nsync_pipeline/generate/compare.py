@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from nsync_pipeline.adaptation.trainables import remove_trained
+from nsync_pipeline.drawing.picture_store import write_png
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.loading import load_family
@@ -66,14 +68,14 @@ def compare(
 
     Args:
         workspace: where the variants lie.
-        params: the base model, the style's words, and the sampler of ``generation``.
+        params: the base model, the style's words, and what is taken where it is not given: the
+            sampler of ``generation``, the first of ``training_seeds``.
         style: a style of params.yaml.
         prompts: what the pictures show, without the style.
         file: the picture, a PNG; nothing is overwritten.
-        variants: the columns, ``base`` among them where wanted; empty: the base and all variants
-            that are trained.
-        training_seed: which training of each variant; None: the first of ``training_seeds``.
-        manner: None: as ``params.generation`` says. It has one strength.
+        variants: the columns, ``base`` among them; empty: the base and all trained variants.
+        training_seed: which training of each variant.
+        manner: of one strength.
         progress: told how many pictures are drawn.
 
     Raises:
@@ -121,15 +123,6 @@ def compare(
             for row, (text, seed) in enumerate(rows)
         ],
     )
-    _save(grid, file)
-    return ComparedModels(file, columns, len(rows))
-
-
-def _save(grid: Image.Image, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        grid.save(partial, "PNG")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_png(file, np.asarray(grid))
+    return ComparedModels(file, columns, len(rows))

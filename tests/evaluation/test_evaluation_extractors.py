@@ -17,8 +17,8 @@ from torch import Tensor
 from nsync_pipeline.evaluation import features as evaluation_features
 from nsync_pipeline.evaluation import stage as evaluation
 from nsync_pipeline.evaluation.config import EvaluationSettings
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
 from nsync_pipeline.metrics.distances import Floats, frechet_distance
+from nsync_pipeline.metrics.extractor import ClipExtractor
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
@@ -68,7 +68,7 @@ def inception(monkeypatch: pytest.MonkeyPatch) -> MeanColours:
 def clip_batches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the batches that CLIP is asked for."""
     asked: Counter[str] = Counter()
-    vision, text = ClipExtractor._vision, ClipExtractor._text
+    vision, text = ClipExtractor._features, ClipExtractor._text
 
     def see(self: ClipExtractor, images: Sequence[Image.Image]) -> Tensor:
         asked["pictures"] += 1
@@ -78,7 +78,7 @@ def clip_batches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         asked["texts"] += 1
         return text(self, texts)
 
-    monkeypatch.setattr(ClipExtractor, "_vision", see)
+    monkeypatch.setattr(ClipExtractor, "_features", see)
     monkeypatch.setattr(ClipExtractor, "_text", read)
     return asked
 
