@@ -16,7 +16,7 @@ from nsync_pipeline.generate.model import drawing_model
 from nsync_pipeline.generate.pictures import Manner
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
-from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 from nsync_pipeline.stage import Progress, silent_progress
 from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.workspace import BASE, Workspace, trained_files

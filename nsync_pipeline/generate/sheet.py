@@ -8,7 +8,7 @@ from PIL import Image
 
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.generate.prompts import AskedPrompt
-from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 
 MOST_ROWS, MOST_COLUMNS = 32, 12
 """A sheet shows the first ones."""

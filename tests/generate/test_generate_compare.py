@@ -16,7 +16,7 @@ from nsync_pipeline.generate.model import drawing_model
 from nsync_pipeline.generate.pictures import generate
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
-from nsync_pipeline.pictures.labelled_grid import fitted
+from nsync_pipeline.pictures.sheets import fitted
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
 
 PROMPTS = [AskedPrompt("a tree", (1, 2)), AskedPrompt("a fish", (3,))]
