@@ -158,7 +158,7 @@ def read_choices(
 
 def preferences(kept: KeptChoices, style: str, seed: int, draws: int) -> tuple[Preferred, ...]:
     """The win rate of each two that people chose between; the same whoever is named first."""
-    found = []
+    results = []
     for choices in kept.choices:
         first, second = sorted((choices.a, choices.b))
         rng = numpy_stream(seed, "preference", style, first, second)
@@ -166,8 +166,8 @@ def preferences(kept: KeptChoices, style: str, seed: int, draws: int) -> tuple[P
         outcomes = [1.0 - value for value in choices.outcomes] if turned else choices.outcomes
         own = preference(choices.prompts, outcomes, draws, rng)
         result = own.turned() if turned else own
-        found.append(Preferred(choices.a, choices.b, choices.people, result))
-    return tuple(found)
+        results.append(Preferred(choices.a, choices.b, choices.people, result))
+    return tuple(results)
 
 
 @dataclass(frozen=True)

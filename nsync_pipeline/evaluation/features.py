@@ -164,13 +164,13 @@ class FeatureReader:
     def seen_styles(self, seed: int) -> dict[str, Floats]:
         """Fresh drawings in each style the embedded base was pretrained on: (N, s) a style."""
         stream = stream_seed(seed, "seen styles")
-        found = {}
+        features = {}
         for done, style in enumerate(SEEN_STYLES):
             self.progress("drawing seen styles", done, len(SEEN_STYLES))
             images = [p.image for p in draw_style_set(style, SEEN_STYLE_PICTURES, stream)]
-            found[style] = unit_rows(self._drawn_features(images))
+            features[style] = unit_rows(self._drawn_features(images))
         self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
-        return found
+        return features
 
     def _set(
         self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]

@@ -115,7 +115,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         runs=runs,
         scores=scores,
         measured=measured,
-        judged={name: found.judged for name, found in shown.items()},
+        judged={name: pictures_of.judged for name, pictures_of in shown.items()},
         ceiling=ceiling,
         floor=floor,
         comparisons=compare(pairs, measured, ceiling, settings.guardrails),
@@ -142,10 +142,10 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
 def _figures(evaluation: Evaluation) -> dict[str, int | float | str]:
     count = len(evaluation.scores[BASE].pictures.copied)
     figures: dict[str, int | float | str] = {"pictures": count}
-    for name, found in evaluation.measured.items():
+    for name, scores in evaluation.measured.items():
         for metric in FIGURES:
-            if metric in found.figures:
-                figures[f"{name} {metric}"] = float(f"{found.figures[metric].value:.4g}")
+            if metric in scores.figures:
+                figures[f"{name} {metric}"] = float(f"{scores.figures[metric].value:.4g}")
     for found_pair in evaluation.comparisons:
         figures[f"{found_pair.a} against {found_pair.b}"] = found_pair.verdict
     return figures

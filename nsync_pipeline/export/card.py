@@ -180,7 +180,7 @@ def _comparison(workspace: Workspace, trained: TrainedVariant, folder: Path) -> 
     rows = {name: _rows(source) for name, source in sources.items()}
     pairs = list(zip(*rows.values(), strict=False))
     alike = all(base["id"] == own["id"] and base["seed"] == own["seed"] for base, own in pairs)
-    if not pairs or not alike or len({len(found) for found in rows.values()}) > 1:
+    if not pairs or not alike or len({len(samples) for samples in rows.values()}) > 1:
         return None
     grid = labelled_grid(
         f"{model.style.replace('_', ' ')}: untrained and trained, from the same noise",
@@ -215,9 +215,9 @@ def _evaluation(workspace: Workspace, trained: TrainedVariant) -> EvaluationReco
     folder = workspace.evaluation(trained.model.style)
     if not (folder / EVALUATION_FILE).is_file():
         return None
-    found = read_evaluation(folder)
-    of_seeds = found.trainings.get(trained.model.variant, {})
-    return found if trained.training_seed in of_seeds else None
+    evaluation = read_evaluation(folder)
+    of_seeds = evaluation.trainings.get(trained.model.variant, {})
+    return evaluation if trained.training_seed in of_seeds else None
 
 
 def _metrics(evaluation: EvaluationRecord, trained: TrainedVariant) -> tuple[MetricRow, ...]:
@@ -253,10 +253,10 @@ def _metrics_note(evaluation: EvaluationRecord) -> str:
 
 
 def _verdict(evaluation: EvaluationRecord, variant: str) -> str | None:
-    for found in evaluation.against_base:
-        if found.a == variant:
-            over = f", over {found.trainings} trainings" if found.trainings > 1 else ""
-            return f"Against the base{over}: {found.verdict}. {explained(found)}"
+    for comparison in evaluation.against_base:
+        if comparison.a == variant:
+            over = f", over {comparison.trainings} trainings" if comparison.trainings > 1 else ""
+            return f"Against the base{over}: {comparison.verdict}. {explained(comparison)}"
     return None
 
 

@@ -35,10 +35,10 @@ def trained_variants(
     """
     params.style(style)
     models = {name: workspace.model(style, name, training_seed) for name in params.variants}
-    found = tuple(name for name, model in models.items() if trained_files(model))
-    if not found:
+    trained = tuple(name for name, model in models.items() if trained_files(model))
+    if not trained:
         raise MissingArtifactError(f"no variant of {style!r} is trained yet: `dvc repro` first")
-    return found
+    return trained
 
 
 @dataclass(frozen=True)

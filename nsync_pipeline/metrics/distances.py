@@ -80,20 +80,20 @@ def _ranked(blocks: Callable[[], Iterable[Floats]], ranks: Sequence[int]) -> Flo
     highest digit, then those that share the digit of the value with the rank by the next one.
     """
     mask = np.uint64((1 << DIGIT) - 1)
-    found = [(0, rank) for rank in ranks]  # the digits known so far, and the rank among those
+    known = [(0, rank) for rank in ranks]  # the digits known so far, and the rank among those
     for shift in (2 * DIGIT, DIGIT, 0):
-        counts = {digits: np.zeros(1 << DIGIT, np.int64) for digits, _ in found}
+        counts = {digits: np.zeros(1 << DIGIT, np.int64) for digits, _ in known}
         for values in blocks():
             bits = values.view(np.uint64)
             for digits, count in counts.items():
                 alike = bits[bits >> np.uint64(shift + DIGIT) == digits] >> np.uint64(shift)
                 count += np.bincount((alike & mask).astype(np.int64), minlength=1 << DIGIT)
         below = {digits: np.cumsum(count) for digits, count in counts.items()}
-        for index, (digits, rank) in enumerate(found):
+        for index, (digits, rank) in enumerate(known):
             digit = int(np.searchsorted(below[digits], rank, side="right"))
             rank -= int(below[digits][digit - 1]) if digit else 0
-            found[index] = (digits << DIGIT | digit, rank)
-    return np.array([digits for digits, _ in found], dtype=np.uint64).view(np.float64)
+            known[index] = (digits << DIGIT | digit, rank)
+    return np.array([digits for digits, _ in known], dtype=np.uint64).view(np.float64)
 
 
 def mmd_biased(x: Floats, y: Floats, sigma: float) -> float:

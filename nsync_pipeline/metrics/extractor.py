@@ -123,8 +123,8 @@ def in_batches(
         forward(batch + [batch[-1]] * (batch_size - len(batch)))[: len(batch)]
         for batch in _batches(items, batch_size)
     )
-    found: Floats = torch.cat([part.to("cpu", torch.float64) for part in rows]).numpy()
-    return found
+    features: Floats = torch.cat([part.to("cpu", torch.float64) for part in rows]).numpy()
+    return features
 
 
 def unit_rows(features: Floats) -> Floats:

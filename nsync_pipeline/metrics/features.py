@@ -40,13 +40,13 @@ def load_clip(
     name: str, revision: str | None, root: Path, device: str, where: str = "evaluation.extractor"
 ) -> ClipExtractor:
     """Load a CLIP: as ``load_extractor``, and an error for anything else."""
-    found = load_extractor(name, revision, root, device, where)
-    if not isinstance(found, ClipExtractor):
+    extractor = load_extractor(name, revision, root, device, where)
+    if not isinstance(extractor, ClipExtractor):
         raise EvaluationError(
             f"{where} {name!r} sees pictures only; a CLIP model (model_type `clip`) is needed "
             "here, to compare pictures with their captions."
         )
-    return found
+    return extractor
 
 
 def load_extractor(
@@ -93,8 +93,8 @@ def _loaded(folder: Path, weights: Sequence[Path], shown: str, device: str, what
         return Extractor(PooledVision(model, nn.Identity()), preprocessing, shown, sha256)
     if len(weights) == 1:
         # Saved from several processes, a checkpoint's keys begin with `module.`.
-        found = load_file(weights[0])
-        state = {key.removeprefix("module."): tensor.float() for key, tensor in found.items()}
+        loaded = load_file(weights[0])
+        state = {key.removeprefix("module."): tensor.float() for key, tensor in loaded.items()}
         if csd.STYLE in state:
             return _csd(state, shown, sha256, device, what)
     raise EvaluationError(
@@ -110,10 +110,10 @@ def _csd(
     model = CLIPVisionModel(config)
     own = set(model.state_dict())
     prefix = "vision_model." if any(key.startswith("vision_model.") for key in own) else ""
-    found = csd.vision_weights(state, prefix)
+    weights = csd.vision_weights(state, prefix)
     # Some versions keep the positions' numbers beside the weights.
-    refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(found), what)
-    model.load_state_dict(found, strict=False)
+    refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(weights), what)
+    model.load_state_dict(weights, strict=False)
     side = int(config.image_size)
     preprocessing = Preprocessing(side, side, OPENAI_MEAN, OPENAI_DEVIATION)
     model = model.eval().requires_grad_(False).to(device)

@@ -182,14 +182,14 @@ class Block(nn.Module):
             self.width += sum(end.width for end in path.ends) or width
 
     def forward(self, x: Tensor) -> Tensor:
-        found = []
+        outputs = []
         for path in self._paths:
             y = x if path.pool is None else path.pool(x)
             for step in path.steps:
                 y = self.get_submodule(step.name)(y)
             ends = [self.get_submodule(end.name)(y) for end in path.ends]
-            found += ends or [y]
-        return torch.cat(found, dim=1)
+            outputs += ends or [y]
+        return torch.cat(outputs, dim=1)
 
 
 class InceptionV3(nn.Module):
@@ -266,14 +266,14 @@ def load_inception(name: str, revision: str | None, root: Path, device: str) -> 
     what = f"{WHERE} {name!r}"
     place = root / name
     if not place.exists():
-        found = _weights_in(download(name, revision, WHERE, PATTERNS), what)
+        file = _weights_in(download(name, revision, WHERE, PATTERNS), what)
         shown = name
     else:
-        found = _weights_in(place, what) if place.is_dir() else place
+        file = _weights_in(place, what) if place.is_dir() else place
         shown = place.name
     try:
-        model = _model(_read(found), what).to(device)
-        return Extractor(model, InceptionPixels(), shown, sha256_of([found]))
+        model = _model(_read(file), what).to(device)
+        return Extractor(model, InceptionPixels(), shown, sha256_of([file]))
     except (
         OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError,
         pickle.UnpicklingError,
@@ -285,13 +285,13 @@ def load_inception(name: str, revision: str | None, root: Path, device: str) -> 
 
 def _weights_in(folder: Path, what: str) -> Path:
     for pattern in PATTERNS:
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        files = sorted(folder.glob(pattern))
+        if len(files) == 1:
+            return files[0]
+        if files:
             raise EvaluationError(
-                f"{what}: {len(found)} {pattern} files in it, such as {found[0].name} and "
-                f"{found[1].name}; name the one that is meant."
+                f"{what}: {len(files)} {pattern} files in it, such as {files[0].name} and "
+                f"{files[1].name}; name the one that is meant."
             )
     raise EvaluationError(f"{what}: neither a .safetensors nor a .pth file in it.")
 

@@ -64,19 +64,19 @@ def figures_table(columns: Sequence[Measured]) -> list[TableRow]:
     """A row a metric that any column has; all cells of a row have the same decimals."""
     rows = []
     for metric in METRICS:
-        found = [column.figures.get(metric.name) for column in columns]
-        if any(found):
-            rows.append(TableRow(metric, tuple(_cells(metric, found))))
+        figures = [column.figures.get(metric.name) for column in columns]
+        if any(figures):
+            rows.append(TableRow(metric, tuple(_cells(metric, figures))))
     return rows
 
 
-def _cells(metric: Metric, found: Sequence[Interval | None]) -> list[Cell]:
+def _cells(metric: Metric, figures: Sequence[Interval | None]) -> list[Cell]:
     scale = 100.0 if metric.percent else 1.0
     unit = " %" if metric.percent else ""
-    there = [figure for figure in found if figure is not None]
+    there = [figure for figure in figures if figure is not None]
     digits = 0 if metric.percent else digits_for(figure.value for figure in there)
     cells = []
-    for figure in found:
+    for figure in figures:
         if figure is None:
             cells.append(Cell("", ""))
             continue

@@ -62,7 +62,7 @@ def lineage(
                     str(run.training_seed) for run in summaries
                 ))),
                 ("placeholder", ", ".join(dict.fromkeys(
-                    found["origin"]["placeholder"] for found in summaries.values()
+                    summary["origin"]["placeholder"] for summary in summaries.values()
                 ))),
                 ("generic style", origin["generic_style"]),
             ),
@@ -78,9 +78,9 @@ def lineage(
         Facts(
             "Checkpoints (SHA-256)",
             tuple(
-                (f"{names[run]} ({found['origin']['update_rule']})"
+                (f"{names[run]} ({summary['origin']['update_rule']})"
                  + (", token vectors" if file.name == EMBEDDINGS_FILE else ""), _sha256(file))
-                for run, found in summaries.items()
+                for run, summary in summaries.items()
                 for file in trained_files(workspace.model(style, run.variant, run.training_seed))
             ),
         ),

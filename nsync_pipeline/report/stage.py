@@ -96,7 +96,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
             (name, variants.index(name), percent(share)) for name, share in shares.items()
         ),
         verdicts=tuple(
-            _card(found) for found in (*evaluation.comparisons, *evaluation.against_base)
+            _card(comparison) for comparison in (*evaluation.comparisons, *evaluation.against_base)
         ),
         paired_over=_resampled(evaluation),
         primary=tuple(primary_charts(measured, evaluation.floor)),
@@ -115,7 +115,8 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         picture_side=settings.picture_side,
     )
     write_training_table(
-        folder / "plots" / "training.csv", {run: found for run, (found, _) in trainings.items()}
+        folder / "plots" / "training.csv",
+        {run: training for run, (training, _) in trainings.items()},
     )
     (folder / REPORT_FILE).write_text(render(page), encoding="utf-8", newline="\n")
     figures: dict[str, int | float | str] = {"verdict": head}
@@ -161,12 +162,12 @@ def _honest_note(
     """What a reader must know where real pictures meet the embedded base or its features."""
     if config.source.startswith("sketchbook:"):
         return None
-    told = []
+    notes = []
     if pictures.base_model == EMBEDDED:
-        told.append(EMBEDDED_BASE.format(side=pictures.side))
+        notes.append(EMBEDDED_BASE.format(side=pictures.side))
     if evaluation.extractors["CLIP"][0] == EMBEDDED:
-        told.append(EMBEDDED_EXTRACTOR)
-    return " ".join([*told, WAY_OUT]) if told else None
+        notes.append(EMBEDDED_EXTRACTOR)
+    return " ".join([*notes, WAY_OUT]) if notes else None
 
 
 def _columns(
@@ -213,7 +214,9 @@ def _each(evaluation: EvaluationRecord, variant: str) -> tuple[Figures, ...]:
 
 def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
     """How far each variant's style margin is on the way from the base's to the real pictures'."""
-    base, real = (found["style_margin"].value for found in (evaluation.base, evaluation.ceiling))
+    base, real = (
+        figures["style_margin"].value for figures in (evaluation.base, evaluation.ceiling)
+    )
     shares = {
         name: way_to_real(figures["style_margin"].value, base, real)
         for name, figures in evaluation.variants.items()
@@ -221,13 +224,13 @@ def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
     return {name: share for name, share in shares.items() if share is not None}
 
 
-def _card(found: Comparison) -> VerdictCard:
+def _card(comparison: Comparison) -> VerdictCard:
     return VerdictCard(
-        title=f"{found.a} against {found.b}",
-        verdict=found.verdict,
-        reason=explained(found),
-        style_margin=difference(found.style_margin),
-        cmmd=difference(found.cmmd),
+        title=f"{comparison.a} against {comparison.b}",
+        verdict=comparison.verdict,
+        reason=explained(comparison),
+        style_margin=difference(comparison.style_margin),
+        cmmd=difference(comparison.cmmd),
     )
 
 

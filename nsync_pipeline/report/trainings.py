@@ -52,7 +52,7 @@ def read_training(
                 for row in csv.DictReader(file)
             ]
         held_out = {int(done): loss for done, loss in summary["held_out_losses"].items()}
-        looks = {int(done): found["style_margin"] for done, found in summary["looks"].items()}
+        looks = {int(done): look["style_margin"] for done, look in summary["looks"].items()}
     except (OSError, ValueError, KeyError) as error:
         raise MissingArtifactError(
             f"{folder} holds no whole training: run the training stage of {run.variant!r} at "
@@ -86,10 +86,10 @@ def training_notes(summaries: Summaries, variants: Sequence[str]) -> tuple[Train
         TrainingNote(
             names[run],
             variants.index(run.variant),
-            f"from step {found['step']} on, {found['text']}",
+            f"from step {warning['step']} on, {warning['text']}",
         )
         for run, summary in summaries.items()
-        for found in summary["warnings"]
+        for warning in summary["warnings"]
     )
 
 
@@ -194,9 +194,9 @@ def training_charts(trainings: Sequence[Training]) -> list[Chart]:
         ),
     ):
         lines = [
-            Line(training.variant, colour, tuple(sorted(found.items())), noisy=False)
-            for colour, (training, found) in enumerate(zip(trainings, values, strict=True))
-            if found
+            Line(training.variant, colour, tuple(sorted(of_steps.items())), noisy=False)
+            for colour, (training, of_steps) in enumerate(zip(trainings, values, strict=True))
+            if of_steps
         ]
         if lines:
             charts.insert(1, _chart(title, meaning, lines, zero=False))
