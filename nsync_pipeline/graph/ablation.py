@@ -57,11 +57,8 @@ def in_order(graph: Graph, style: str) -> Iterator[Artefact]:
 
 def pending(graph: Graph, style: str) -> list[Artefact]:
     """What running it now would make; of what is to be made of something that is, all."""
-    shared = {a: s for a, s in graph.standings([style]).items() if a.stage.shared}
-    own = graph.standings([style], of_ablation=True)
-    stale = {a for a, s in (shared | own).items() if s.state is not State.FRESH}
-    again = any(artefact in stale for artefact in shared)
-    return [a for a in in_order(graph, style) if a in stale or (again and a.of_ablation)]
+    standings = graph.standings([style], of_ablation=True)
+    return [a for a in in_order(graph, style) if standings[a].state is not State.FRESH]
 
 
 def run_ablation(graph: Graph, style: str, say: Callable[[str], None]) -> list[Outcome]:
