@@ -25,22 +25,6 @@ MOST_ROWS = 64
 """More would not be looked at in one picture."""
 
 
-def trained_variants(
-    workspace: Workspace, params: Params, style: str, training_seed: int
-) -> tuple[str, ...]:
-    """The variants of ``style`` that are trained at this seed, in the order of params.yaml.
-
-    Raises:
-        MissingArtifactError: there is none.
-    """
-    params.style(style)
-    models = {name: workspace.model(style, name, training_seed) for name in params.variants}
-    trained = tuple(name for name, model in models.items() if trained_files(model))
-    if not trained:
-        raise MissingArtifactError(f"no variant of {style!r} is trained yet: `dvc repro` first")
-    return trained
-
-
 @dataclass(frozen=True)
 class ComparedModels:
     """What was drawn."""
@@ -87,9 +71,13 @@ def compare(
     manner = manner or Manner(params.generation.sampler)
     (strength,) = manner.strengths
     seed = params.training_seed(training_seed)
-    columns = tuple(
-        dict.fromkeys(variants or (BASE, *trained_variants(workspace, params, style, seed)))
-    )
+    params.style(style)
+    if not variants:
+        trained = [n for n in params.variants if trained_files(workspace.model(style, n, seed))]
+        if not trained:
+            raise MissingArtifactError(f"no variant of {style!r} is trained yet: `dvc repro` first")
+        variants = (BASE, *trained)
+    columns = tuple(dict.fromkeys(variants))
     models = [drawing_model(workspace, params, style, name, training_seed=seed) for name in columns]
     rows = [(prompt.text, seed) for prompt in prompts for seed in prompt.seeds]
     if not 1 <= len(rows) <= MOST_ROWS:

@@ -59,15 +59,9 @@ class PictureSet:
 
     def first(self, count: int) -> "PictureSet":
         """The first ``count`` rows, or all."""
-        return PictureSet(
-            pictures=self.pictures[:count],
-            captions=self.captions[:count],
-            plain=self.plain[:count],
-            style=self.style[:count],
-            likeness=self.likeness[:count],
-            unit=self.unit[:count],
-            judged={name: values[:count] for name, values in self.judged.items()},
-        )
+        features = (self.pictures, self.captions, self.plain, self.style, self.likeness)
+        judged = {name: values[:count] for name, values in self.judged.items()}
+        return PictureSet(*(rows[:count] for rows in features), self.unit[:count], judged)
 
 
 @dataclass(frozen=True)

@@ -116,21 +116,19 @@ def _differences(
     real: Mapping[str, Interval],
     guardrails: GuardrailConfig,
 ) -> Comparison:
-    differences = {
-        name: interval(
-            first.figures[name].value - second.figures[name].value,
-            first.draws[name] - second.draws[name],
-        )
-        for name in ("style_margin", "cmmd")
-    }
-    p_values = {name: two_sided_p(first.draws[name] - second.draws[name]) for name in differences}
+    def difference(name: str) -> tuple[Interval, float]:
+        draws = first.draws[name] - second.draws[name]
+        value = first.figures[name].value - second.figures[name].value
+        return interval(value, draws), two_sided_p(draws)
+
+    (style_margin, p_style_margin), (cmmd, p_cmmd) = map(difference, ("style_margin", "cmmd"))
     return Comparison(
         a=a,
         b=b,
-        style_margin=differences["style_margin"],
-        cmmd=differences["cmmd"],
-        p_style_margin=p_values["style_margin"],
-        p_cmmd=p_values["cmmd"],
+        style_margin=style_margin,
+        cmmd=cmmd,
+        p_style_margin=p_style_margin,
+        p_cmmd=p_cmmd,
         a_breaks=broken_guardrails(first, second, real, guardrails),
         b_breaks=broken_guardrails(second, first, real, guardrails),
         verdict="inconclusive",

@@ -96,7 +96,7 @@ def line_chart(label: str, lines: Sequence[Line], zero: bool = False) -> str:
     if zero:
         parts.append(f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_level(y, 0.0)}/>')
     for line in lines:
-        css = f"series-{line.colour % SERIES_COLOURS}"
+        css = series_class(line.colour)
         if line.noisy:
             parts.append(_path(line.points, x, y, f"{css} raw"))
             parts.append(_path(_smooth(line.points), x, y, css))
@@ -137,7 +137,7 @@ def interval_chart(
     ]
     for index, row in enumerate(rows):
         middle = TOP + step * index + step / 2
-        css = "plain" if row.colour is None else f"series-{row.colour % SERIES_COLOURS}"
+        css = series_class(row.colour)
         parts.append(
             f'<text class="name" x="{left - 12}" y="{middle + 4:.1f}" text-anchor="end">'
             f"{escape(row.name)}</text>"
@@ -189,6 +189,11 @@ def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
         label = f"{metric.title}: " + ", ".join(f"{row.name} {row.value:.3g}" for row in rows)
         charts.append(Chart(metric.title, meaning, interval_chart(label, rows, band)))
     return charts
+
+
+def series_class(colour: int | None) -> str:
+    """The class of a variant's colour; None for what is no variant."""
+    return "plain" if colour is None else f"series-{colour % SERIES_COLOURS}"
 
 
 def _axis(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from nsync_pipeline.blind.choices import Preferred, SetAside
 from nsync_pipeline.blind.preference import Preference
-from nsync_pipeline.report.charts import SERIES_COLOURS, svg
+from nsync_pipeline.report.charts import series_class, svg
 from nsync_pipeline.report.figures import percent, shown
 from nsync_pipeline.report.page import ChoiceCard, Choices, Side
 from nsync_pipeline.report.words import number
@@ -82,7 +82,7 @@ def preference_chart(
     """
     parts, start = [], 0.0
     shares = (("won", result.wins), ("tied", result.ties), ("lost", result.losses))
-    css = {"won": _css(colour), "tied": "band", "lost": _css(other_colour)}
+    css = {"won": series_class(colour), "tied": "band", "lost": series_class(other_colour)}
     for name, count in shares:
         width = WIDTH * count / result.choices
         if count:
@@ -106,10 +106,6 @@ def preference_chart(
         for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
     ]
     return svg(label, WIDTH, HEIGHT, parts)
-
-
-def _css(colour: int | None) -> str:
-    return "plain" if colour is None else f"series-{colour % SERIES_COLOURS}"
 
 
 def choices_section(
