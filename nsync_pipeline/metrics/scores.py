@@ -59,9 +59,15 @@ class PictureSet:
 
     def first(self, count: int) -> "PictureSet":
         """The first ``count`` rows, or all."""
-        features = (self.pictures, self.captions, self.plain, self.style, self.likeness)
-        judged = {name: values[:count] for name, values in self.judged.items()}
-        return PictureSet(*(rows[:count] for rows in features), self.unit[:count], judged)
+        return PictureSet(
+            pictures=self.pictures[:count],
+            captions=self.captions[:count],
+            plain=self.plain[:count],
+            style=self.style[:count],
+            likeness=self.likeness[:count],
+            unit=self.unit[:count],
+            judged={name: values[:count] for name, values in self.judged.items()},
+        )
 
 
 @dataclass(frozen=True)
