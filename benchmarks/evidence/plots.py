@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.evidence.comparison import CONTENT, LEAK, STYLE, Trials, measure
 from benchmarks.evidence.matrix import SETS
 from benchmarks.evidence.results import REAL, TAUGHT_BY, sample_file
-from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 from nsync_pipeline.workspace import BASE
 
 INK, GRID = "#33312e", "#dedbd4"

@@ -15,8 +15,9 @@ from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.export.kohya import LoraShape, SharedModel
+from nsync_pipeline.families.config import public_name
 from nsync_pipeline.params import Params
-from nsync_pipeline.report.lineage import public_name, read_training
+from nsync_pipeline.report.trainings import read_training
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.workspace import (
     EMBEDDINGS_FILE,
