@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.pictures.pixels import file_sha256
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.style_pictures import Sample, StylePictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.workspace import BASE, TrainingRun

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from nsync_pipeline.evaluation.config import EvaluationConfig
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.metrics.clip_extractor import ClipExtractor
 from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.extractor import Extractor, unit_rows
@@ -17,7 +18,7 @@ from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import load_clip, load_extractor
 from nsync_pipeline.metrics.inception import load_inception
 from nsync_pipeline.metrics.scores import PictureSet
-from nsync_pipeline.pictures.pixels import file_sha256, open_squares
+from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded

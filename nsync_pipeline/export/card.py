@@ -16,9 +16,10 @@ from nsync_pipeline.evaluation.record import (
 )
 from nsync_pipeline.export.kohya import SharedModel
 from nsync_pipeline.export.model import TrainedVariant, embeddings_name
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.labelled_grid import GridRow, fitted, labelled_grid
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
-from nsync_pipeline.pictures.pixels import file_sha256, open_picture
+from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import evenly_spaced
 from nsync_pipeline.report.figures import Cell, Measured, figures_table
 from nsync_pipeline.report.lineage import public_name, settings_text

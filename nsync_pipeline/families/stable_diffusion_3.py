@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, T5EncoderModel, T5TokenizerFast
 
-from nsync_pipeline.families.autoencoder import VAES, Autoencoder
 from nsync_pipeline.families.clip_tokenizers import (
     TOKENIZER_CLASSES,
     PromptTokenizers,
     load_tokenizers,
 )
 from nsync_pipeline.families.family import PromptEmbeds
+from nsync_pipeline.families.latent_diffusion import VAES, Autoencoder
 from nsync_pipeline.families.noise_schedules import flow_schedule, load_scheduler
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement, compile_in_place

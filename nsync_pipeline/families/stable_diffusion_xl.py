@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.autoencoder import VAES, Autoencoder
 from nsync_pipeline.families.clip_tokenizers import (
     TOKENIZER_CLASSES,
     PromptTokenizers,
     load_tokenizers,
 )
 from nsync_pipeline.families.family import PromptEmbeds
+from nsync_pipeline.families.latent_diffusion import VAES, Autoencoder
 from nsync_pipeline.families.noise_schedules import diffusion_schedule, load_scheduler
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement, compile_in_place

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from nsync_pipeline.adaptation.trainables import remove_trained
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.loading import load_family
@@ -16,7 +17,6 @@ from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
 from nsync_pipeline.stage import Progress, silent_progress
-from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.workspace import BASE, Workspace, trained_files
 
 MOST_ROWS = 64

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.picture_store import write_png, written_behind
 from nsync_pipeline.drawing.sampling import PictureRequest, SampledPicture, draw_pictures
@@ -19,7 +20,6 @@ from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
 from nsync_pipeline.params import Params
 from nsync_pipeline.report.lineage import public_name
 from nsync_pipeline.stage import Progress, silent_progress
-from nsync_pipeline.training.determinism import deterministic_algorithms
 
 SHEET_FILE = "contact_sheet.png"
 

@@ -10,8 +10,8 @@ from typing import Any
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.evaluation.record import EVALUATION_FILE, EvaluationRecord
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import BY_MODEL, CAPTIONS, read_manifest
-from nsync_pipeline.pictures.pixels import file_sha256
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.report.page import Facts
 from nsync_pipeline.report.trainings import Training

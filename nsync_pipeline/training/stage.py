@@ -10,22 +10,20 @@ from typing import Any
 import torch
 
 from nsync_pipeline import __version__
-from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word
+from nsync_pipeline.adaptation.textual_inversion import prompt_tokens, style_word
 from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
-from nsync_pipeline.families.architecture import architecture_of
-from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
 from nsync_pipeline.families.placement import choose_device
-from nsync_pipeline.pictures.pixels import load_pixels
-from nsync_pipeline.pictures.sizes import picture_sizes
+from nsync_pipeline.pictures.pixels import load_pixels, picture_sizes
 from nsync_pipeline.seeding import stream_seed, torch_stream
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.training.batches import apply_objective
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig, TrainingSettings
-from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
 from nsync_pipeline.training.film_strip import STRIP_FILE, strip_jpeg, strip_preview
 from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss

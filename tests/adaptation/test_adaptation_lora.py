@@ -10,6 +10,7 @@ from safetensors import safe_open
 from tiny_style import tiny_family
 from torch import Tensor
 
+from nsync_pipeline.adaptation.adapted_models import TrainedWeights
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
 from nsync_pipeline.adaptation.lora_file import (
@@ -18,7 +19,6 @@ from nsync_pipeline.adaptation.lora_file import (
     save_lora,
     write_lora_file,
 )
-from nsync_pipeline.adaptation.trainables import TrainedWeights
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.seeding import torch_stream

@@ -15,6 +15,7 @@ from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion
 from tiny_style import tiny_family
 from torch import Tensor, nn
 
+from nsync_pipeline.adaptation.adapted_models import TrainedWeights
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import (
     add_lora,
@@ -24,7 +25,6 @@ from nsync_pipeline.adaptation.lora import (
     remove_lora,
 )
 from nsync_pipeline.adaptation.lora_file import load_lora, read_lora_file, save_lora
-from nsync_pipeline.adaptation.trainables import TrainedWeights
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream

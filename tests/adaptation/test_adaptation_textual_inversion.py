@@ -14,11 +14,15 @@ from safetensors.torch import load_file
 from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from tiny_style import tiny_family
 
+from nsync_pipeline.adaptation.adapted_models import TrainedWeights
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word, trained_style_word
-from nsync_pipeline.adaptation.textual_inversion import TokenVectors
+from nsync_pipeline.adaptation.textual_inversion import (
+    TokenVectors,
+    prompt_tokens,
+    style_word,
+    trained_style_word,
+)
 from nsync_pipeline.adaptation.trainables import (
-    TrainedWeights,
     add_trainables,
     has_trained,
     load_trained,
