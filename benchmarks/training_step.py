@@ -236,9 +236,9 @@ def ours(
         ends.append(time.perf_counter())  # its norms have been read: a GPU has finished by then
         records.append(record)
 
-    checkpoints = CheckpointFolder(scratch, "0" * 64)
+    checkpoints = CheckpointFolder(scratch, {})
     train(family, trained, examples, config, 0, checkpoints, on_step=on_step)
-    checkpoints.remove()
+    shutil.rmtree(scratch)
     return [after - before for before, after in pairwise(ends)], records
 
 

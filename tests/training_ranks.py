@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, processes: Processes) -> None:
         if (rank, record.step) == tuple(arguments.dies):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints = CheckpointFolder(arguments.folder / "checkpoints", inputs="test")
+    checkpoints = CheckpointFolder(arguments.folder / "checkpoints", {})
     outcome = train(
         family, lora, examples, settings, 0, checkpoints, lambda: 0.5, on_step,
         look=lambda done: float(done % 5), processes=processes,

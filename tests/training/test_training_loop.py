@@ -74,7 +74,7 @@ def trained(
     )
     remove_lora(family)
     lora = add_lora(family, settings.lora, torch_stream(0, "lora"))
-    checkpoints = CheckpointFolder(folder, inputs="test")
+    checkpoints = CheckpointFolder(folder, {})
     outcome = train(family, lora, examples, settings, 0, checkpoints)
     return outcome, [weight.detach().clone() for weight in lora.weights]
 
