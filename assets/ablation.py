@@ -12,13 +12,13 @@ from dagster import (
     asset,
     open_pipes_session,
 )
+from nsync_pipeline.graph.inputs import read_tree, tree_digest
 
 from assets.artefact import said_of
 from assets.child_process import run_child
 from assets.lineage import GPU, OWNERS, base_samples, negative_set
 from assets.partitions import STYLES
 from assets.place import WORKSPACE
-from nsync_pipeline.graph.inputs import read_tree, tree_digest
 from nsync_pipeline.workspace import Workspace
 
 OF_ABLATION = Workspace(WORKSPACE.root, of_ablation=True)

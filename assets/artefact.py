@@ -13,6 +13,7 @@ from dagster import (
     MetadataValue,
     MultiPartitionKey,
 )
+from nsync_pipeline.graph.records import read_record
 
 from assets.keys import ASSET_OF, STAGE_OF, read_by, settings_key
 from assets.lock_file import LockEntry, json_digest, stage_name
@@ -28,7 +29,6 @@ from assets.provenance import (
     provenance_tags,
 )
 from nsync_pipeline.graph import STAGES, Place, Stage
-from nsync_pipeline.graph.records import read_record
 from nsync_pipeline.workspace import TrainingRun
 
 

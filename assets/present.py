@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dagster import AssetKey
+from nsync_pipeline.graph.inputs import Tree, read_tree, tree_digest
 from ruamel.yaml import YAML
 
 from assets.keys import CHOICES, SOURCES
 from assets.lock_file import CODE, json_digest
 from assets.place import WORKSPACE
 from nsync_pipeline.graph import Stage
-from nsync_pipeline.graph.inputs import Tree, read_tree, tree_digest
 
 _seen: dict[str, Tree] = {}
 

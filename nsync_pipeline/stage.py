@@ -81,5 +81,5 @@ class StageResult:
     figures: Mapping[str, Figure]  # e.g. {"pictures": 64, "train": 48}
     previews: tuple[Preview, ...] = ()
     leftovers: tuple[Path, ...] = ()
-    """Folders of scratch that are of no use once the artefact is in place; the runner removes
-    them."""
+    """Folders of scratch that are of no use once the artefact is in its place: the runner removes
+    them then."""

@@ -1,35 +1,12 @@
-"""The models of a family that can be adapted, and the weights that are trained on them."""
+"""The models of a family that can be adapted, and what a LoRA's file calls their layers."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from nsync_pipeline.adaptation.trained_weights import WeightGroup
 from nsync_pipeline.families.family import Family
-
-WeightGroup = Literal["denoiser", "text_encoder", "embedding"]
-
-
-@dataclass(frozen=True)
-class TrainedWeights:
-    """The trained parameters, in the order that makes them one vector: by name."""
-
-    names: tuple[str, ...]  # as in their file: unet.<module>.lora_A.weight
-    weights: tuple[
-        nn.Parameter, ...
-    ]  # float32; A (r, in), B (out, r); of convolutions (.., kh, kw)
-    groups: tuple[WeightGroup, ...]  # of each
-
-    @property
-    def count(self) -> int:
-        """How many numbers are trained."""
-        return sum(weight.numel() for weight in self.weights)
-
-    @property
-    def encode_prompts(self) -> bool:
-        """Whether some of them take part in encoding prompts."""
-        return any(group != "denoiser" for group in self.groups)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.adapted_models import (
     AdaptedModel,
-    TrainedWeights,
-    WeightGroup,
     adapted_models_of,
     clip_encoders_of,
     denoiser_of,
 )
 from nsync_pipeline.adaptation.config import LoraSettings, LoraStart, Targets
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 

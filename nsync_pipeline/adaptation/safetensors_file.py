@@ -69,7 +69,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
         MissingArtifactError: there is no such file, or it is damaged.
     """
     with _opened(path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
         return SafetensorsFile(tensors, dict(file.metadata() or {}))
 
 

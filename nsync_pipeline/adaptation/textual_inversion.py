@@ -15,12 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.adapted_models import (
-    AdaptedModel,
-    TrainedWeights,
-    WeightGroup,
-    clip_encoders_of,
-)
+from nsync_pipeline.adaptation.adapted_models import AdaptedModel, clip_encoders_of
 from nsync_pipeline.adaptation.config import TextualInversionSettings
 from nsync_pipeline.adaptation.lora import lora_dtype
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA
@@ -30,6 +25,7 @@ from nsync_pipeline.adaptation.safetensors_file import (
     read_safetensors,
     write_safetensors,
 )
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.clip_tokenizers import placeholder_tokens
 from nsync_pipeline.families.family import Family

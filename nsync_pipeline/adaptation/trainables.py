@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from nsync_pipeline.adaptation.adapted_models import TrainedWeights, WeightGroup
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
 from nsync_pipeline.adaptation.lora_file import load_lora, save_lora
@@ -19,6 +18,7 @@ from nsync_pipeline.adaptation.textual_inversion import (
     save_token_vectors,
     style_word,
 )
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import use_own_schedule

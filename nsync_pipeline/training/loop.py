@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.adapted_models import TrainedWeights
 from nsync_pipeline.adaptation.lora import ADAPTER
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
 from nsync_pipeline.contrast.refinement import Refinement
 from nsync_pipeline.contrast.refiner import Refiner

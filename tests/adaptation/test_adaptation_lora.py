@@ -10,7 +10,6 @@ from safetensors import safe_open
 from tiny_style import tiny_family
 from torch import Tensor
 
-from nsync_pipeline.adaptation.adapted_models import TrainedWeights
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
 from nsync_pipeline.adaptation.lora_file import (
@@ -19,6 +18,7 @@ from nsync_pipeline.adaptation.lora_file import (
     save_lora,
     write_lora_file,
 )
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.seeding import torch_stream
@@ -172,7 +172,7 @@ def test_it_has_the_keys_diffusers_itself_writes(family: Family, tmp_path: Path)
         safe_open(tmp_path / "theirs.safetensors", framework="pt") as theirs,
     ):
         assert set(ours.keys()) == set(theirs.keys())
-        for key in theirs.keys():  # noqa: SIM118 - not a dict
+        for key in theirs.keys():
             assert torch.equal(ours.get_tensor(key), theirs.get_tensor(key))
 
 

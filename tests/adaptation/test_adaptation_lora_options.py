@@ -15,7 +15,6 @@ from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion
 from tiny_style import tiny_family
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.adapted_models import TrainedWeights
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import (
     add_lora,
@@ -25,6 +24,7 @@ from nsync_pipeline.adaptation.lora import (
     remove_lora,
 )
 from nsync_pipeline.adaptation.lora_file import load_lora, read_lora_file, save_lora
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
@@ -146,7 +146,7 @@ def test_keys_of_text_encoders_are_those_of_older_versions_too(
     lora(family, settings_of({"text_encoder": True}))
     save_lora(family, tmp_path / LORA_FILE, {})
     with safe_open(tmp_path / LORA_FILE, framework="pt") as file:
-        keys = [key for key in file.keys() if key.startswith("text_encoder.")]  # noqa: SIM118
+        keys = [key for key in file.keys() if key.startswith("text_encoder.")]
     layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
     assert f"{layer}.lora_A.weight" in keys
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from tiny_style import tiny_family
 
-from nsync_pipeline.adaptation.adapted_models import TrainedWeights
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.textual_inversion import (
     TokenVectors,
@@ -29,6 +28,7 @@ from nsync_pipeline.adaptation.trainables import (
     remove_trained,
     save_trained,
 )
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream

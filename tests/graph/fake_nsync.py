@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
+from nsync_pipeline.graph.inputs import settings_of
 from PIL import Image
 
 from nsync_pipeline.cli.ablate import make_shared
@@ -25,7 +26,6 @@ from nsync_pipeline.errors import InputsChangedError, UserError
 from nsync_pipeline.graph import STAGES, Place, run_stage
 from nsync_pipeline.graph import run as run_module
 from nsync_pipeline.graph.ablation import Ablation, Asked, run_ablation
-from nsync_pipeline.graph.inputs import settings_of
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, write_manifest
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace

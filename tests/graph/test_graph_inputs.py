@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from fake_workspace import REPOSITORY
+from nsync_pipeline.graph.inputs import Inputs, read_tree, settings_of, tree_digest
 
 from nsync_pipeline.errors import InputsChangedError
-from nsync_pipeline.graph.inputs import Inputs, read_tree, settings_of, tree_digest
 from nsync_pipeline.params import read_params
 
 KEYS = ("seed", "variants.nsync", "styles.woodblock.placeholder")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from fake_workspace import FakeWorkspace
+from nsync_pipeline.graph.inputs import read_tree, tree_digest
+from nsync_pipeline.graph.records import read_record
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.graph import STAGES, Place, run_stage
 from nsync_pipeline.graph.disk_full import disk_full_explained
-from nsync_pipeline.graph.inputs import read_tree, tree_digest
-from nsync_pipeline.graph.records import read_record
 from nsync_pipeline.graph.run import read_inputs
 from nsync_pipeline.params import read_params
 
@@ -144,7 +144,7 @@ def test_full_disk_is_one_clear_message(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=f"The disk is full: {tmp_path} has"),
         disk_full_explained(tmp_path),
-        open("/dev/full", "wb", buffering=0) as full,  # noqa: PTH123
+        open("/dev/full", "wb", buffering=0) as full,
     ):
         full.write(b"x")
 

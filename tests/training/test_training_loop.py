@@ -164,7 +164,7 @@ def test_the_held_out_loss_is_taken_at_the_start_at_checkpoints_and_at_the_end(
     loss = HeldOutLoss(family, examples, seed=0)
     lora = add_lora(family, LORA, torch_stream(0, "lora"))
     seen: list[tuple[int, float]] = []
-    checkpoints = CheckpointFolder(tmp_path, "test")
+    checkpoints = CheckpointFolder(tmp_path, {})
     outcome = train(
         family, lora, examples, settings, 0, checkpoints, loss,
         on_held_out=lambda done, value: seen.append((done, value)),
