@@ -3,8 +3,10 @@
 import hashlib
 import json
 import logging
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from nsync_pipeline import sketchbook
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import CheckpointKind, kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.files import file_sha256, write_whole
 
 
 @contextmanager
@@ -146,9 +149,7 @@ class PipelineFolder:
             files.append(("checkpoint", self.checkpoint))
         whole = hashlib.sha256()
         for name, file in files:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            whole.update(f"{name}\0{digest}\n".encode())
+            whole.update(f"{name}\0{_remembered_sha256(file)}\n".encode())
         return f"sha256:{whole.hexdigest()[:16]}"
 
     def component(self, name: str) -> str | None:
@@ -168,6 +169,43 @@ class PipelineFolder:
             if kind is None or (allowed and kind not in allowed):
                 takes = " or ".join(allowed) if allowed else "a diffusers scheduler"
                 raise BaseModelError(f"{self.name}: its {name} is {kind}; taken is {takes}.")
+
+
+REMEMBERED_FROM = 2**20
+"""Bytes from which a file's digest is kept for the next load: a base has gigabytes."""
+
+SETTLED = 2.0
+"""Seconds without a change after which it is: the clock of some file systems is as coarse."""
+
+
+def _remembered_sha256(file: Path) -> str:
+    """As ``file_sha256``; of a large file that has not changed since the last time, from then.
+
+    It is changed where its size, time of change or inode is another.
+    """
+    before = _state(file)
+    if before[0] < REMEMBERED_FROM:
+        return file_sha256(file)
+    kept = _cache_folder() / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(kept.read_bytes())
+        if known["state"] == before:
+            return str(known["sha256"])
+    digest = file_sha256(file)
+    if _state(file) == before and time.time() - before[1] / 1e9 > SETTLED:
+        with suppress(OSError):  # a home that cannot be written to
+            write_whole(kept, json.dumps({"state": before, "sha256": digest}))
+    return digest
+
+
+def _state(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _cache_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "nsync-pipeline" / "sha256"
 
 
 def find_pipeline(config: BaseModelConfig) -> PipelineFolder:

@@ -102,8 +102,8 @@ def test_offloaded_models_are_moved_for_each_use_and_away_again(
         moves.append((type(self).__name__, str(args[0])))
         return own(self, "cpu")
 
-    loader, folder = find_base(BaseModelConfig(name=str(bases[base])))
-    family: Any = loader.load(folder, None, Placement(CPU, torch.float32, offload=True))
+    family_class, folder = find_base(BaseModelConfig(name=str(bases[base])))
+    family: Any = family_class(folder, None, Placement(CPU, torch.float32, offload=True))
     monkeypatch.setattr(nn.Module, "to", counted)
     object.__setattr__(family._placement, "device", torch.device("cpu", 0))
     family.encode_prompts(["a tree"])
