@@ -6,6 +6,7 @@ at all: what is left of a run that was cut off falls into the same batches as in
 """
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from nsync_pipeline.drawing.sampling import (
     latent_size,
 )
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.files import file_sha256
+from nsync_pipeline.files import file_sha256, whole_folder
 from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.sheets import evenly_spaced, preview
 from nsync_pipeline.stage import Preview, StageContext
@@ -65,8 +66,7 @@ def written_behind(items: Iterable[Item], write: Callable[[Item], None]) -> Iter
             yield behind[0]
 
 
-BATCH = "[0-9a-f]*"  # folders named by a digest, which PARTIAL is not
-PARTIAL = "partial"
+BATCH = "[0-9a-f]*"  # folders named by a digest
 
 
 class PictureStore:
@@ -81,18 +81,15 @@ class PictureStore:
 
     def put(self, batch: Mapping[str, NDArray[np.uint8]]) -> None:
         """Keep a batch of pictures (H, W, 3) by key, whole or not at all."""
-        partial = self.folder / PARTIAL
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for key, pixels in batch.items():
-            write_png(partial / f"{key}.png", pixels)
-        final = self.folder / _digest(list(batch))
-        shutil.rmtree(final, ignore_errors=True)  # there only where all of it is damaged
-        partial.rename(final)
+        # It is there already only where all of it is damaged.
+        with whole_folder(self.folder / _digest(list(batch))) as written:
+            for key, pixels in batch.items():
+                (written / f"{key}.png").write_bytes(png_bytes(pixels))
 
     def keep_only(self, files: Collection[Path]) -> None:
         """Remove everything but ``files``, so that the folder never holds more than one set."""
-        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        for cut_off in self.folder.glob(".*.partial"):
+            shutil.rmtree(cut_off)
         for batch in list(self.folder.glob(BATCH)):
             for file in list(batch.iterdir()):
                 if file not in files:
@@ -171,20 +168,14 @@ def picture_key(
     return _digest(recipe)
 
 
-def write_png(path: Path, pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
-    """Write ``pixels`` (H, W, 3) as a PNG with ``text`` alone: the same of both, the same bytes.
-
-    The file appears whole or not at all.
-    """
-    partial = path.with_name(path.name + ".partial")
+def png_bytes(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
+    """``pixels`` (H, W, 3) as a PNG with ``text`` alone: the same of both, the same bytes."""
     said = PngInfo()
     for name, value in (text or {}).items():
         said.add_itxt(name, value)
-    try:
-        Image.fromarray(pixels, "RGB").save(partial, "PNG", compress_level=6, pnginfo=said)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, "RGB").save(buffer, "PNG", compress_level=6, pnginfo=said)
+    return buffer.getvalue()
 
 
 def _digest(content: object) -> str:

@@ -8,11 +8,12 @@ from PIL import Image
 
 from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import SamplerConfig
-from nsync_pipeline.drawing.picture_store import write_png, written_behind
+from nsync_pipeline.drawing.picture_store import png_bytes, written_behind
 from nsync_pipeline.drawing.sampling import PictureRequest, SampledPicture, draw_pictures
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.generate.model import DrawingModel, set_strength
 from nsync_pipeline.generate.picture_settings import PictureSettings
 from nsync_pipeline.generate.prompts import AskedPrompt
@@ -146,6 +147,6 @@ def _drawn(
                 weights_sha256=weights_sha256,
                 strength=one.strength,
             )
-            write_png(one.file, drawn.pixels, settings.as_text())
+            write_whole(one.file, png_bytes(drawn.pixels, settings.as_text()))
 
     yield from written_behind(batches(), write)

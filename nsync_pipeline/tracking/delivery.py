@@ -34,8 +34,8 @@ SETTINGS = {
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
-from mlflow import MlflowClient
-from mlflow.entities import (
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import (  # noqa: E402
     Dataset,
     DatasetInput,
     InputTag,
@@ -43,8 +43,8 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
-from mlflow.exceptions import MlflowException
-from PIL import Image
+from mlflow.exceptions import MlflowException  # noqa: E402
+from PIL import Image  # noqa: E402
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 GONE = "RESOURCE_DOES_NOT_EXIST"

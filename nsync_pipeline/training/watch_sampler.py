@@ -21,7 +21,7 @@ from PIL import Image
 
 from nsync_pipeline.contrast.branch_pass import out_of_memory
 from nsync_pipeline.drawing.config import SamplerConfig
-from nsync_pipeline.drawing.picture_store import write_png
+from nsync_pipeline.drawing.picture_store import png_bytes
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
@@ -141,7 +141,8 @@ class WatchSampler:
             with whole_folder(self._place(done)) as folder, _undisturbed(self.family):
                 for batch in draw_pictures(self.family, self._requests, self._sampler):
                     for picture in batch:
-                        write_png(folder / f"{picture.request.id}.png", picture.pixels)
+                        png = png_bytes(picture.pixels)
+                        (folder / f"{picture.request.id}.png").write_bytes(png)
         except (BaseModelError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise

@@ -146,7 +146,7 @@ def test_keys_of_text_encoders_are_those_of_older_versions_too(
     lora(family, settings_of({"text_encoder": True}))
     save_lora(family, tmp_path / LORA_FILE, {})
     with safe_open(tmp_path / LORA_FILE, framework="pt") as file:
-        keys = [key for key in file.keys() if key.startswith("text_encoder.")]
+        keys = [key for key in file.keys() if key.startswith("text_encoder.")]  # noqa: SIM118
     layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
     assert f"{layer}.lora_A.weight" in keys
 

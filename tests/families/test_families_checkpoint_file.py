@@ -80,7 +80,7 @@ def test_a_checkpoint_is_the_pipeline_it_was_made_of(
     """Weight by weight to the last bit, and in what it encodes and predicts."""
     from_file, from_folder = of_file(files[name], settings[name]), tiny_family(pipelines[name])
     assert type(from_file) is type(from_folder)
-    models = lambda f: (f.denoiser, f.vae, *f.text_encoders)  # type: ignore[attr-defined]
+    models = lambda f: (f.denoiser, f.vae, *f.text_encoders)  # type: ignore[attr-defined] # noqa: E731
     for found, expected in zip(models(from_file), models(from_folder), strict=True):
         assert not found.training
         assert not any(weight.requires_grad for weight in found.parameters())

@@ -144,7 +144,7 @@ def test_full_disk_is_one_clear_message(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=f"The disk is full: {tmp_path} has"),
         disk_full_explained(tmp_path),
-        open("/dev/full", "wb", buffering=0) as full,
+        open("/dev/full", "wb", buffering=0) as full,  # noqa: PTH123
     ):
         full.write(b"x")
 
