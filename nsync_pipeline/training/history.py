@@ -35,14 +35,6 @@ class StepRecord:
     loss_scale: float | None = None  # float16: that the gradients were taken at
     overflows: int | None = None  # float16: attempts thrown away before
 
-    def figures(self) -> dict[str, float]:
-        """The values there are, by name, without the step."""
-        return {
-            key: float(value)
-            for key, value in asdict(self).items()
-            if value is not None and key != "step"
-        }
-
 
 HISTORY_FILE = "history.csv"
 COLUMNS = tuple(field.name for field in fields(StepRecord))
