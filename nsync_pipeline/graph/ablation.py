@@ -6,7 +6,7 @@ Pictures, captions, negatives and the base's drawings are the style's own.
 import gc
 from collections.abc import Callable, Iterator
 
-from nsync_pipeline.contrast.rules import branches_of, negative_number
+from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, State
 from nsync_pipeline.graph.locks import sole_writer
@@ -25,8 +25,7 @@ def check_ablation(graph: Graph, style: str) -> None:
     params.style(style)
     for name in params.variants:
         settings = params.variant(name)
-        branches = branches_of(settings.update_rule, settings.contrast)
-        wanted = sum(negative_number(branch) is not None for branch in branches)
+        wanted = branches_of(settings.update_rule, settings.contrast).negatives
         drawn = params.negative_set.per_positive
         if wanted > drawn:
             raise TrainingError(
@@ -57,11 +56,8 @@ def in_order(graph: Graph, style: str) -> Iterator[Artefact]:
 
 def pending(graph: Graph, style: str) -> list[Artefact]:
     """What running it now would make; of what is to be made of something that is, all."""
-    shared = {a: s for a, s in graph.standings([style]).items() if a.stage.shared}
-    own = graph.standings([style], of_ablation=True)
-    stale = {a for a, s in (shared | own).items() if s.state is not State.FRESH}
-    again = any(artefact in stale for artefact in shared)
-    return [a for a in in_order(graph, style) if a in stale or (again and a.of_ablation)]
+    standings = graph.standings([style], of_ablation=True)
+    return [a for a in in_order(graph, style) if standings[a].state is not State.FRESH]
 
 
 def run_ablation(graph: Graph, style: str, say: Callable[[str], None]) -> list[Outcome]:

@@ -132,11 +132,10 @@ class Graph:
     def params_of(self, of_ablation: bool) -> Params:
         return self.ablation_params if of_ablation else self.params
 
-    def artefacts(self, style: str, of_ablation: bool = False) -> Iterator[Artefact]:
-        """Those of a style (or of its ablation alone), each after what it is made from."""
+    def artefacts(self, style: str) -> Iterator[Artefact]:
+        """Those of a style, each after what it is made from."""
         for stage in STAGES.values():
-            if not (of_ablation and stage.shared):
-                yield from self.of_stage(stage, style, of_ablation)
+            yield from self.of_stage(stage, style)
 
     def of_stage(self, stage: Stage, style: str, of_ablation: bool = False) -> Iterator[Artefact]:
         """Every artefact of ``stage`` for ``style``."""
@@ -203,7 +202,7 @@ class Graph:
         inputs: dict[str, str] = {}
         for path in artefact.stage.reads:
             folder = path.format(style=artefact.style)
-            inputs[folder] = self._people_s(folder)
+            inputs[folder] = self.people_s(folder)
         for need in self.needs(artefact):
             content = self._content(need.path)
             if content is None:
@@ -227,11 +226,15 @@ class Graph:
         return read_made(self.workspace.root / artefact.path)
 
     def standings(self, styles: list[str], of_ablation: bool = False) -> dict[Artefact, Standing]:
-        """How every artefact of ``styles`` stands, each after what it is made from."""
+        """How every artefact of ``styles`` stands, each after what it is made from.
+
+        With those of an ablation come the ones it reads.
+        """
         found: dict[Artefact, Standing] = {}
         for style in styles:
-            for artefact in self.artefacts(style, of_ablation):
-                found[artefact] = self._standing(artefact, found)
+            for stage in STAGES.values():
+                for artefact in self.of_stage(stage, style, of_ablation and not stage.shared):
+                    found[artefact] = self._standing(artefact, found)
         return found
 
     def forget(self, artefact: Artefact) -> None:
@@ -260,7 +263,7 @@ class Graph:
             self._folders[path] = None if made is None else made.content
         return self._folders[path]
 
-    def _people_s(self, path: str) -> str:
+    def people_s(self, path: str) -> str:
         """The digest of a folder that people fill; of one that is not there, of an empty one."""
         if path not in self._folders:
             self._folders[path] = self.hashes.folder(self.workspace.root / path)

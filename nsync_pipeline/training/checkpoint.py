@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
+from nsync_pipeline.contrast.branch_gradients import MemoryPlan
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale

@@ -5,8 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.rules import BranchMode, UpdateRule, require_meaning
+from nsync_pipeline.contrast.config import BranchMode, ContrastConfig, UpdateRule, require_meaning
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.settings import Section, StageSettings, changes_of, of_params

@@ -8,8 +8,8 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from nsync_pipeline.contrast.refinement import Diagnostics
-from nsync_pipeline.contrast.rules import Branch, negative_number
+from nsync_pipeline.contrast.config import ANCHOR, POSITIVE, Branch
+from nsync_pipeline.contrast.refiner import Diagnostics
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ def step_record(
     overflows: int = 0,
 ) -> StepRecord:
     """The record of optimizer step ``step``, counted from 1 on."""
-    negatives = [loss for branch, loss in losses.items() if negative_number(branch) is not None]
+    negatives = [loss for branch, loss in losses.items() if branch.is_negative]
     return StepRecord(
         step=step,
-        loss_positive=losses["positive"],
+        loss_positive=losses[POSITIVE],
         loss_negative=fmean(negatives) if negatives else None,
-        loss_anchor=losses.get("anchor"),
+        loss_anchor=losses.get(ANCHOR),
         learning_rate=learning_rate,
         loss_scale=loss_scale,
         overflows=None if loss_scale is None else overflows,

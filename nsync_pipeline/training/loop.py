@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
-from nsync_pipeline.contrast.branch_pass import BranchPass
-from nsync_pipeline.contrast.refinement import Refinement
-from nsync_pipeline.contrast.refiner import Refiner
+from nsync_pipeline.contrast.branch_gradients import BranchPass
+from nsync_pipeline.contrast.refiner import Refinement, Refiner
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.training.batches import batch_maker
@@ -85,8 +84,8 @@ def train(
     _require_samples(settings, processes)
     processes.require_alike("the inputs", checkpoints.digest)
     is_first = processes.rank.is_first
-    shapes = [weight.shape for weight in trained.weights]
-    refiner = Refiner(settings.update_rule, settings.contrast, trained.names, shapes)
+    named = dict(zip(trained.names, trained.weights, strict=True))
+    refiner = Refiner(named, settings.update_rule, settings.contrast)
     order = triplet_order(examples, settings, seed)
     state = TrainingState(
         trained,
@@ -124,7 +123,7 @@ def train(
         for step in range(state.steps, settings.steps):
             triplets = order.triplets(step)
             found = state.gradients(step, triplets)
-            refinement = refiner(found.gradients, _metric(state, settings))
+            refinement = refiner.of_branches(found.gradients, _metric(state, settings))
             gradient = _clipped(refinement, settings.max_gradient_norm)
             rates = learning_rates(settings, step)
             take_step(state.optimizer, trained.weights, gradient, rates)
@@ -149,10 +148,7 @@ def train(
                 on_checkpoint()
 
     kept = state.put_in_place(best=settings.keep == "best")
-    processes.require_alike(
-        "the trained weights",
-        tensors_digest(dict(zip(trained.names, trained.weights, strict=True))),
-    )
+    processes.require_alike("the trained weights", tensors_digest(named))
     fused = state.gradients.branch_pass.plan.fused
     branches = ("fused" if fused else "in_turn") if len(refiner.branches) > 1 else "single"
     return TrainingOutcome(tuple(state.history), state.held_out, branches, kept)

@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
-from nsync_pipeline.contrast.gradients import BranchGradients
+from nsync_pipeline.contrast.branch_gradients import BranchGradients, MemoryPlan
 from nsync_pipeline.errors import LostProcessError, TrainingError
 from nsync_pipeline.ranks import Rank, this_rank
 

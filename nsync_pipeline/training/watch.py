@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, stdev
 
-from nsync_pipeline.contrast.update import ABSENT
+from nsync_pipeline.contrast.rules import ABSENT
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import StepRecord
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from nsync_pipeline.contrast.branch_pass import out_of_memory
+from nsync_pipeline.contrast.branch_gradients import out_of_memory
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.picture_store import png_bytes
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures

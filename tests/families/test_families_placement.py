@@ -20,7 +20,8 @@ from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trainables import add_trainables
 from nsync_pipeline.contrast.branch_copies import BranchCopies
-from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.config import NEGATIVE, POSITIVE
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.picture_store import picture_key
 from nsync_pipeline.drawing.sampling import PictureRequest
@@ -204,7 +205,7 @@ def test_a_compiled_denoiser_trains_in_turn_compiled_and_fused_as_it_is(
         return output.square().flatten(1).mean(dim=1)
 
     parts = [MicroBatch(losses, share=1.0)]
-    branches = ("positive", "negative")
+    branches = (POSITIVE, NEGATIVE)
     in_turn = gradients_in_turn(trained.weights, branches, parts)
     graphs = len(traced)
     assert graphs > compiled_plain

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
+from nsync_pipeline.contrast.branch_gradients import MemoryPlan
 from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder, differences
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale

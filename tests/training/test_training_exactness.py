@@ -17,7 +17,7 @@ from test_training_loop import LORA, examples, family, largest_difference
 from torch import Tensor
 
 from nsync_pipeline.adaptation.lora import add_lora, lora_weights, remove_lora
-from nsync_pipeline.contrast.branch_pass import BranchPass
+from nsync_pipeline.contrast.branch_gradients import BranchPass
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family, PromptEmbeds
