@@ -25,13 +25,14 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -236,9 +237,9 @@ def ours(
         ends.append(time.perf_counter())  # its norms have been read: a GPU has finished by then
         records.append(record)
 
-    checkpoints = CheckpointFolder(scratch, "0" * 64)
+    checkpoints = CheckpointFolder(scratch, {})
     train(family, trained, examples, config, 0, checkpoints, on_step=on_step)
-    checkpoints.remove()
+    shutil.rmtree(scratch)
     return [after - before for before, after in pairwise(ends)], records
 
 
@@ -301,7 +302,7 @@ def agreement(base: str, data: Data) -> str:
     with torch.no_grad():
         torch._foreach_copy_(trained.weights, before)
     _, records = ours(family, trained, examples, config, data.folder / "checkpoints")
-    figures = records[0].figures()
+    figures = asdict(records[0])
     apart = [abs(figures[f"loss_{b}"] / taken.losses[b] - 1) for b in BRANCHES]
     norm = abs(figures["norm_refined"] / taken.norm - 1)
     return f"the same LoRA step by both: losses apart by {max(apart):.0e}, |g'| by {norm:.0e}"

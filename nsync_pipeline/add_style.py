@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
+from nsync_pipeline.errors import CaptionError, ParamsError, PictureError, short_list
 from nsync_pipeline.graph.disk_full import disk_full_explained
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
@@ -26,7 +26,7 @@ from nsync_pipeline.style_set.source_copy import (
     files_of,
     plan_copy,
 )
-from nsync_pipeline.style_set.source_folder import SourceFolder, read_source, short_list
+from nsync_pipeline.style_set.source_folder import SourceFolder, read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
 

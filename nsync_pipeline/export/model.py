@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nsync_pipeline.adaptation.lora_file import LoraHeader, read_lora_file
-from nsync_pipeline.adaptation.placeholder import trained_style_word
+from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.errors import MissingArtifactError

@@ -8,17 +8,18 @@ import numpy as np
 from PIL import Image
 
 from nsync_pipeline.adaptation.trainables import remove_trained
-from nsync_pipeline.drawing.picture_store import write_png
+from nsync_pipeline.determinism import deterministic_algorithms
+from nsync_pipeline.drawing.picture_store import png_bytes
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.generate.model import drawing_model
 from nsync_pipeline.generate.pictures import Manner
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 from nsync_pipeline.stage import Progress, silent_progress
-from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.workspace import BASE, Workspace, trained_files
 
 MOST_ROWS = 64
@@ -112,5 +113,5 @@ def compare(
         ],
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_png(file, np.asarray(grid))
+    write_whole(file, png_bytes(np.asarray(grid)))
     return ComparedModels(file, columns, len(rows))

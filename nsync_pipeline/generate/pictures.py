@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import SamplerConfig
-from nsync_pipeline.drawing.picture_store import write_png, written_behind
+from nsync_pipeline.drawing.picture_store import png_bytes, written_behind
 from nsync_pipeline.drawing.sampling import PictureRequest, SampledPicture, draw_pictures
 from nsync_pipeline.errors import PictureError, UserError
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.generate.model import DrawingModel, set_strength
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import Progress, silent_progress
-from nsync_pipeline.training.determinism import deterministic_algorithms
 
 SHEET_FILE = "contact_sheet.png"
 
@@ -196,7 +197,7 @@ def _drawn(
                 weights_sha256=weights_sha256,
                 strength=one.strength,
             )
-            write_png(one.file, drawn.pixels, settings.as_text())
+            write_whole(one.file, png_bytes(drawn.pixels, settings.as_text()))
 
     yield from written_behind(batches(), write)
 

@@ -21,8 +21,8 @@ def diagram() -> str:
         each = ", one a training" if stage.per_training else ""
         called = f"{stage.asset} ({stage.name})" if stage.asset != stage.name else stage.name
         lines.append(f'    {stage.asset}["{called}{each}"]')
-        for folder in stage.reads:
-            lines.append(f"    {folder.split('/')[0]}([{folder.split('/')[0]}]) --> {stage.asset}")
+        people_s = [folder.split("/")[0] for folder in stage.reads]
+        lines += [f"    {name}([{name}]) --> {stage.asset}" for name in people_s]
         lines += [f"    {STAGES[need].asset} --> {stage.asset}" for need in _direct(stage.name)]
     return "\n".join(lines)
 

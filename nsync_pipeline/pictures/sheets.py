@@ -84,6 +84,23 @@ def as_jpeg(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def sharp_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The same, with colours at full resolution: of small pictures enlarged."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def small_jpeg(image: Image.Image) -> bytes:
+    """A sharp JPEG of less than ``PREVIEW_BYTES``: of lower quality first, then smaller."""
+    while True:
+        for quality in (88, 78, 65):
+            jpeg = sharp_jpeg(image, quality)
+            if len(jpeg) < PREVIEW_BYTES:
+                return jpeg
+        image = image.reduce(2)
+
+
 NOTE_INK = (176, 32, 32)
 SIDE = 72  # pixels of a picture's cell
 TEXT_WIDTH = 600

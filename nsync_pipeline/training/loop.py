@@ -56,6 +56,7 @@ def train(
     on_step: Callable[[StepRecord], None] = lambda record: None,
     on_held_out: Callable[[int, float], None] = lambda step, loss: None,
     look: Callable[[int], float | None] | None = None,
+    on_checkpoint: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Train what was added to the family, from its newest checkpoint on where there is one.
@@ -73,6 +74,7 @@ def train(
         look: is given the steps done before the first step, every ``watch.every`` steps and at the
             end; what it returns is the score of the weights there, higher being better. During
             both, the weights are those that would be saved (their average, where there is one).
+        on_checkpoint: is called before the first step that is taken, and at every checkpoint.
         processes: share the samples of each step; all but the first compute only.
 
     Raises:
@@ -80,7 +82,7 @@ def train(
             as asked.
     """
     _require_samples(settings, processes)
-    processes.require_alike("the inputs", checkpoints.inputs)
+    processes.require_alike("the inputs", checkpoints.digest)
     is_first = processes.rank.is_first
     named = dict(zip(trained.names, trained.weights, strict=True))
     refiner = Refiner(named, settings.update_rule, settings.contrast)
@@ -114,6 +116,8 @@ def train(
             on_step(record)
         for done, loss in state.held_out.items():
             on_held_out(done, loss)
+    if is_first:
+        on_checkpoint()
 
     with _checkpointed_activations(family.denoiser, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
@@ -141,6 +145,7 @@ def train(
                 state.steps % settings.checkpoint_every == 0 or state.steps == settings.steps
             ):
                 checkpoints.write(state.checkpoint())
+                on_checkpoint()
 
     kept = state.put_in_place(best=settings.keep == "best")
     processes.require_alike("the trained weights", tensors_digest(named))

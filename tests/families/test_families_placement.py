@@ -27,8 +27,8 @@ from nsync_pipeline.drawing.picture_store import picture_key
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families import placement as compiled
-from nsync_pipeline.families.autoencoder import Autoencoder
 from nsync_pipeline.families.config import BaseModelConfig, MemoryConfig
+from nsync_pipeline.families.latent_diffusion import Autoencoder
 from nsync_pipeline.families.loading import choose_dtype, find_base, load_family
 from nsync_pipeline.families.pipeline_folder import find_pipeline
 from nsync_pipeline.families.placement import Placement
@@ -103,8 +103,8 @@ def test_offloaded_models_are_moved_for_each_use_and_away_again(
         moves.append((type(self).__name__, str(args[0])))
         return own(self, "cpu")
 
-    loader, folder = find_base(BaseModelConfig(name=str(bases[base])))
-    family: Any = loader.load(folder, None, Placement(CPU, torch.float32, offload=True))
+    family_class, folder = find_base(BaseModelConfig(name=str(bases[base])))
+    family: Any = family_class(folder, None, Placement(CPU, torch.float32, offload=True))
     monkeypatch.setattr(nn.Module, "to", counted)
     object.__setattr__(family._placement, "device", torch.device("cpu", 0))
     family.encode_prompts(["a tree"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.families.family import Family, PromptEmbeds
-from nsync_pipeline.pictures.sizes import picture_sizes
+from nsync_pipeline.pictures.pixels import picture_sizes
 from nsync_pipeline.training.batches import BatchMaker, NoisyBatch, branch_losses
 from nsync_pipeline.training.encoded_set import (
     EncodedSet,

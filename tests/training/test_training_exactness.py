@@ -65,7 +65,7 @@ def run(
     assert of.lora is not None
     lora = add_lora(family, of.lora, torch_stream(0, "lora"))
     outcome = train(
-        family, lora, examples, of, 0, CheckpointFolder(folder, "test"), on_step=on_step, look=look
+        family, lora, examples, of, 0, CheckpointFolder(folder, {}), on_step=on_step, look=look
     )
     return outcome, [weight.detach().clone() for weight in lora.weights]
 

@@ -39,13 +39,6 @@ def test_overflows_are_counted_only_where_losses_are_scaled() -> None:
     assert (scaled.loss_scale, scaled.overflows) == (2.0, 3)
 
 
-def test_figures_leave_out_what_is_not_there() -> None:
-    figures = step_record(7, {POSITIVE: 1.0, NEGATIVE: 1.5}, DIAGNOSTICS, 1e-3).figures()
-    assert "step" not in figures
-    assert "loss_anchor" not in figures
-    assert figures["cosine_negative"] == -0.25
-
-
 def test_the_summary_is_of_the_last_tenth_and_of_all_steps() -> None:
     """Losses 1 .. 20: the last two are 19 and 20, their mean 19.5. Cosines -0.25 throughout."""
     history = [

@@ -80,7 +80,7 @@ def trained(
     )
     remove_lora(family)
     lora = add_lora(family, settings.lora, torch_stream(0, "lora"))
-    checkpoints = CheckpointFolder(folder, inputs="test")
+    checkpoints = CheckpointFolder(folder, {})
     outcome = train(family, lora, examples, settings, 0, checkpoints)
     return outcome, [weight.detach().clone() for weight in lora.weights]
 
@@ -170,7 +170,7 @@ def test_the_held_out_loss_is_taken_at_the_start_at_checkpoints_and_at_the_end(
     loss = HeldOutLoss(family, examples, seed=0)
     lora = add_lora(family, LORA, torch_stream(0, "lora"))
     seen: list[tuple[int, float]] = []
-    checkpoints = CheckpointFolder(tmp_path, "test")
+    checkpoints = CheckpointFolder(tmp_path, {})
     outcome = train(
         family, lora, examples, settings, 0, checkpoints, loss,
         on_held_out=lambda done, value: seen.append((done, value)),
