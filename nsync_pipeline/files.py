@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,3 +58,13 @@ def dvc_digest(path: Path) -> str:
     listing = [{"md5": file_md5(files[name]), "relpath": name} for name in sorted(files)]
     content = json.dumps(listing, sort_keys=True).encode()
     return hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``path`` whole or not at all: what is there before stays until the new is on disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
