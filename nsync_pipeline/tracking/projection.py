@@ -97,7 +97,7 @@ class Source:
 
     @property
     def is_artefact(self) -> bool:
-        return "content" in self.said
+        return bool(self.said.get("content"))
 
     @property
     def key(self) -> str:
@@ -379,7 +379,7 @@ def _steps(rows: Iterable[Row], machine: Iterable[Row]) -> Iterator[Figure]:
     """
     steps, times = [0], [0.0]  # milliseconds
     for row in machine:
-        if int(row["step"]) > steps[-1]:
+        if row["steps_a_second"] and int(row["step"]) > steps[-1]:
             pause = 1000 / float(row["steps_a_second"])
             times.append(times[-1] + pause * (int(row["step"]) - steps[-1]))
             steps.append(int(row["step"]))

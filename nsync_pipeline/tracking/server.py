@@ -86,6 +86,13 @@ class Server:
 
     def tell(self, part: Part) -> int:
         """Add what the run does not have; gives the number of values, files and pictures."""
+        try:
+            return self._tell(part)
+        except Exception:
+            self._experiments.clear()  # it may be another server by now
+            raise
+
+    def _tell(self, part: Part) -> int:
         key = (part.experiment, *part.match.values())
         # Where anything goes wrong, what the server has is asked again.
         known = self._under_way.pop(key, None) or self._known(part)
@@ -154,18 +161,21 @@ class Server:
 
     def _log(self, known: KnownRun, kind: str, values: Sequence[Any]) -> int:
         """In as many requests as are needed; gives how many were taken."""
-        if len(values) > MOST[kind]:
-            first, rest = values[: MOST[kind]], values[MOST[kind] :]
-            return self._log(known, kind, first) + self._log(known, kind, rest)
+        portions = range(0, len(values), MOST[kind])
+        return sum(self._log_batch(known, kind, values[i : i + MOST[kind]]) for i in portions)
+
+    def _log_batch(self, known: KnownRun, kind: str, values: Sequence[Any]) -> int:
         try:
-            if values:
-                self._client.log_batch(known.id, **{kind: values})
+            self._client.log_batch(known.id, **{kind: values})
         except MlflowException as error:
-            self._require_refusal(known, error)
+            refused = error.error_code in REFUSALS  # and not because the run was deleted meanwhile
+            if not refused or self._client.get_run(known.id).info.lifecycle_stage != "active":
+                raise
             if len(values) == 1:
-                return self._put_aside(known, kind, values[0], error)
-            half = len(values) // 2  # so that one that is refused leaves the others
-            return self._log(known, kind, values[:half]) + self._log(known, kind, values[half:])
+                self._put_aside(known, kind, values[0], error)
+                return 0
+            halves = values[: len(values) // 2], values[len(values) // 2 :]
+            return sum(self._log_batch(known, kind, half) for half in halves)
         return len(values)
 
     def _add_datasets(self, part: Part, known: KnownRun) -> int:
@@ -195,7 +205,10 @@ class Server:
 
     def _add_files(self, part: Part, known: KnownRun) -> int:
         """By names that are always the same: what is sent twice is there once."""
-        there = json.loads(known.run.data.tags.get(FILES, "{}"))
+        try:
+            there = json.loads(known.run.data.tags.get(FILES, "{}"))
+        except ValueError:  # MLflow cuts off what is too long: then all are sent again
+            there = {}
         digests = {name: file_sha256(path)[:16] for name, path in part.files.items()}
         new = [name for name, digest in digests.items() if there.get(name) != digest]
         looks = part.looks.keys() - set(there.get(LOOKS, ()))
@@ -213,13 +226,7 @@ class Server:
         known.run.data.tags.update(tags)
         return len(new) + len(looks)
 
-    def _require_refusal(self, known: KnownRun, error: MlflowException) -> None:
-        """Raise ``error`` again, unless it is for the value's sake."""
-        active = self._client.get_run(known.id).info.lifecycle_stage == "active"
-        if error.error_code not in REFUSALS or not active:
-            raise error
-
-    def _put_aside(self, known: KnownRun, kind: str, value: Any, error: MlflowException) -> int:
+    def _put_aside(self, known: KnownRun, kind: str, value: Any, error: MlflowException) -> None:
         told = {"run": known.run.info.run_name, "kind": kind, "name": value.key}
         told |= {"value": value.value, "step": getattr(value, "step", None)}
         line = json.dumps({**told, "reason": masked(str(error))})
@@ -227,7 +234,6 @@ class Server:
             file.seek(0)
             if json.dumps(told)[:-1] not in file.read():
                 file.write(line + "\n")
-        return 0
 
 
 def _metric(figure: Figure, known: KnownRun) -> Metric:

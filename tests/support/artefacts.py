@@ -52,10 +52,11 @@ def plan_of(
     variant: str | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """What ``made.json`` will say, without what is known only when it is made."""
+    """What ``made.json`` will say; what is known only when it is made is still empty."""
     return {
         "stage": stage, "recipe": 1, "engine": "0.2.0", "style": "ink", "variant": variant,
         "training_seed": seed, "settings": dict(settings), "inputs": dict(inputs),
+        "content": "", "figures": {}, "previews": [],
     }  # fmt: skip
 
 
