@@ -1,6 +1,6 @@
 """How fast a training step is, and how much memory it takes: this project's, and a plain one.
 
-    python benchmarks/training_step.py [--model sketchbook|shaped_like_sd] [--batch 1 2 4 8]
+    python -m benchmarks.training_step [--model sketchbook|shaped_like_sd] [--batch 1 2 4 8]
 
 Three comparisons in one run, of rule `orthogonal_anchor` (three branches) at B triplets a step,
 float32, on the same model, pictures and random draws; all ways by turns in every round, medians:
@@ -39,10 +39,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from straightforward_loop import BRANCHES, StraightforwardLoop
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.straightforward_loop import BRANCHES, StraightforwardLoop
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.trainables import add_trainables
 from nsync_pipeline.drawing.prompts import styled_prompt
@@ -371,8 +371,8 @@ def print_memory(arguments: argparse.Namespace, base: str) -> None:
     for batch in arguments.batch:
         mib = {}
         for name in MEMORY_WAYS:
-            command = [sys.executable, __file__, "--memory-of", name, "--base", base]
-            command += ["--batch", str(batch)]
+            command = [sys.executable, "-m", "benchmarks.training_step", "--memory-of", name]
+            command += ["--base", base, "--batch", str(batch)]
             # So that what is freed is given back, and not counted as there before.
             mapped = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
             found = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=mapped)

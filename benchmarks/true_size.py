@@ -1,6 +1,6 @@
 """What a step costs at the true sizes: Stable Diffusion 1.5 (860 M weights), XL (2.6 G), 3 (2 G).
 
-    python benchmarks/true_size.py [--models sd15 xl sd3] [--dtype bfloat16] [--batch 1]
+    python -m benchmarks.true_size [--models sd15 xl sd3] [--dtype bfloat16] [--batch 1]
                                    [--rounds 5] [--checkpointing] [--compile] [--tiny]
 
 Denoisers and VAEs are built from their settings, with random weights: how long a step takes and how
@@ -92,7 +92,7 @@ VAE: dict[str, Any] = {
     "layers_per_block": 2,
 }
 TINY: dict[str, dict[str, Any]] = {
-    "sd15": {"block_out_channels": (32,) * 4, "sample_size": 8},
+    "sd15": {"block_out_channels": (32,) * 4, "sample_size": 16},
     "xl": {
         "block_out_channels": (32,) * 3,
         "sample_size": 8,
@@ -294,7 +294,8 @@ def main() -> None:
 
 def row(model: str, name: str) -> str:
     """One measurement, in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", f"{model}:{name}"]
+    command = [sys.executable, "-m", "benchmarks.true_size", *sys.argv[1:]]
+    command += ["--one", f"{model}:{name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     what = f"{model:<6} {'':>8}  {MEASUREMENTS[name]:<26}"
     if done.returncode != 0:

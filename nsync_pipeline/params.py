@@ -134,6 +134,18 @@ class Params(Section):
         except ValueError as error:
             raise ParamsError(f"params.yaml: {error}") from error
 
+    def of_ablation(self) -> "Params":
+        """These with the ablation's variants and training seeds in place of their own.
+
+        Raises:
+            ParamsError: as ``ablation_matrix``.
+        """
+        variants = self.ablation_matrix().variants
+        assert self.ablation is not None, "its matrix was made"
+        return self.model_copy(
+            update={"variants": variants, "training_seeds": self.ablation.training_seeds}
+        )
+
     def training_seed(self, asked: int | None) -> int:
         """The training seed that is ``asked`` for; the first where none is.
 
@@ -188,6 +200,11 @@ def read_params(path: Path) -> Params:
         ParamsError: it is missing, is not YAML, or has an unknown key, a wrong type or a value out
             of range; the message names each such key, its value and what is allowed, a line each.
     """
+    return parse_params(read_yaml(path), path.name)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """``params.yaml`` as it is written, defaults not filled in; raises as ``read_params``."""
     if not path.is_file():
         raise ParamsError(f"{path} is not there: run this in the folder that holds params.yaml")
     try:
@@ -196,7 +213,7 @@ def read_params(path: Path) -> Params:
         raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ParamsError(f"{path} must be a mapping of sections, found {type(content).__name__}")
-    return parse_params(content, path.name)
+    return content
 
 
 def parse_params(content: dict[str, Any], where: str = "params.yaml") -> Params:

@@ -80,3 +80,6 @@ class StageResult:
 
     figures: Mapping[str, Figure]  # e.g. {"pictures": 64, "train": 48}
     previews: tuple[Preview, ...] = ()
+    leftovers: tuple[Path, ...] = ()
+    """Folders of scratch that are of no use once the artefact is in its place: the runner removes
+    them then."""

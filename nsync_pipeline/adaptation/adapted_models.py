@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from nsync_pipeline.adaptation.trainables import WeightGroup
+from nsync_pipeline.adaptation.trained_weights import WeightGroup
 from nsync_pipeline.families.family import Family
 
 

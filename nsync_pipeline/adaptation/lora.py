@@ -24,7 +24,7 @@ from nsync_pipeline.adaptation.adapted_models import (
     denoiser_of,
 )
 from nsync_pipeline.adaptation.config import LoraSettings, LoraStart, Targets
-from nsync_pipeline.adaptation.trainables import TrainedWeights, WeightGroup
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 

@@ -1,12 +1,9 @@
 """All that a variant trains: added to a family, saved, loaded, taken off."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import nn
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
@@ -20,33 +17,11 @@ from nsync_pipeline.adaptation.textual_inversion import (
     remove_token_vectors,
     save_token_vectors,
 )
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import use_own_schedule
 from nsync_pipeline.workspace import EMBEDDINGS_FILE, LORA_FILE, trained_files
-
-WeightGroup = Literal["denoiser", "text_encoder", "embedding"]
-
-
-@dataclass(frozen=True)
-class TrainedWeights:
-    """The trained parameters, in the order that makes them one vector: by name."""
-
-    names: tuple[str, ...]  # as in their file: unet.<module>.lora_A.weight
-    weights: tuple[
-        nn.Parameter, ...
-    ]  # float32; A (r, in), B (out, r); of convolutions (.., kh, kw)
-    groups: tuple[WeightGroup, ...]  # of each
-
-    @property
-    def count(self) -> int:
-        """How many numbers are trained."""
-        return sum(weight.numel() for weight in self.weights)
-
-    @property
-    def encode_prompts(self) -> bool:
-        """Whether some of them take part in encoding prompts."""
-        return any(group != "denoiser" for group in self.groups)
 
 
 def add_trainables(

@@ -10,10 +10,10 @@ from markupsafe import Markup
 from nsync_pipeline.blind.questions import draw_questions, picture_digests
 from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.params import Params
+from nsync_pipeline.pictures.embedded import Picture, embedded
 from nsync_pipeline.pictures.pixels import open_picture, open_squares
 from nsync_pipeline.pictures.sheets import evenly_spaced
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
-from nsync_pipeline.report.pictures import Picture, embedded
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent

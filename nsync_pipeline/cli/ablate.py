@@ -1,39 +1,25 @@
 """``nsync ablate``: the settings of the section ``ablation`` compared on one style."""
 
 import json
-import os
-import subprocess
-import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR
 from rich.console import Console
 from rich.table import Table
 
 from nsync_pipeline.cli.options import WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.evaluation.record import EvaluationRecord, read_evaluation
-from nsync_pipeline.graph.ablation import SHARED, Ablation, Outcome, Step
-from nsync_pipeline.graph.inputs import read_tree, tree_digest
-from nsync_pipeline.graph.processes import die_with_parent
-from nsync_pipeline.graph.records import read_record
-from nsync_pipeline.graph.run import make_artefact
-from nsync_pipeline.graph.table import Place, Stage
-from nsync_pipeline.metrics.bootstrap import Interval
-from nsync_pipeline.params import Params, read_params
-from nsync_pipeline.report.figures import digits_for, shown
-from nsync_pipeline.report.stage import REPORT_FILE
-from nsync_pipeline.report.words import what_is_compared
-from nsync_pipeline.tracking.placement import ABLATION, experiment_of
+from nsync_pipeline.report.numbers import digits_for, shown
 from nsync_pipeline.tracking.settings import flat
-from nsync_pipeline.workspace import BASE, Workspace
+from nsync_pipeline.workspace import BASE
 
 if TYPE_CHECKING:
-    from nsync_pipeline.graph.ablation import Ablation
+    from nsync_pipeline.evaluation.record import EvaluationRecord
+    from nsync_pipeline.graph.artefacts import Artefact, Graph
+    from nsync_pipeline.graph.run import Outcome
+    from nsync_pipeline.metrics.bootstrap import Interval
     from nsync_pipeline.params import Params
 
 
@@ -53,23 +39,22 @@ def ablate(
 ) -> None:
     """Train every variant of the section `ablation` on a style, and compare them in one report."""
     place = find_workspace(workspace)
-    from nsync_pipeline.cli.ablate import make_shared
-    from nsync_pipeline.graph.ablation import Ablation, Asked, pending_steps, run_ablation
+    from nsync_pipeline.graph.ablation import check_ablation, pending, run_ablation
+    from nsync_pipeline.graph.artefacts import AblationPart, Graph
 
     seeds = None if training_seeds is None else _seeds(training_seeds)
     names = None if only is None else tuple(name.strip() for name in only.split(","))
-    ablation = Ablation(place, style, Asked(names, seeds))
-    params = ablation.params()
-    for note in params.ablation_matrix().notes:
+    graph = Graph.read(place, AblationPart(names, seeds))
+    params = graph.ablation_params
+    check_ablation(graph, style)
+    for note in graph.params.ablation_matrix().notes:
         print(note)
-    print(_counted(ablation, params), flush=True)
-    from nsync_pipeline.cli.ablate import print_plan, print_summary
-
+    print(_counted(style, params), flush=True)
     if dry_run:
-        print_plan(params, pending_steps(ablation, params))
+        print_plan(params, pending(graph, style))
         return
-    outcome = run_ablation(ablation, make_shared)
-    print_summary(ablation, params, outcome)
+    outcomes = run_ablation(graph, style, lambda line: print(line, flush=True))
+    print_summary(graph, style, outcomes)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -80,10 +65,10 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def _counted(ablation: "Ablation", params: "Params") -> str:
+def _counted(style: str, params: "Params") -> str:
     variants, seeds = len(params.variants), len(params.training_seeds)
     return (
-        f"ablation of {ablation.style}: {variants} {_plural('variant', variants)}, "
+        f"ablation of {style}: {variants} {_plural('variant', variants)}, "
         f"{seeds} training {_plural('seed', seeds)}, "
         f"{variants * seeds} {_plural('training', variants * seeds)}"
     )
@@ -104,37 +89,41 @@ LINE = 120
 """Characters of a line where the output is no terminal."""
 
 
-def print_plan(params: Params, pending: Sequence[Step]) -> None:
+def print_plan(params: "Params", pending: "Sequence[Artefact]") -> None:
     """Each variant with what it changes, and what is still to be made."""
     table = _table("variant", "what it changes in `training`", "trainings to make")
-    to_train = [step.place.variant for step in pending if step.stage.name == "training"]
+    to_train = Counter(one.variant for one in pending if one.stage.name == "training")
     for name in params.variants:
-        count = f"{to_train.count(name)} of {len(params.training_seeds)}"
+        count = f"{to_train[name]} of {len(params.training_seeds)}"
         table.add_row(name, _changes(params, name), count)
     _print(table)
-    first = [step.stage.name for step in pending if step.stage.name in SHARED]
+    first = [artefact.stage.name for artefact in pending if not artefact.of_ablation]
     if first:
         print(f"first brought up to date: {', '.join(first)}")
-    print(f"trainings to make: {len(to_train)}" if pending else NOTHING)
+    print(f"trainings to make: {to_train.total()}" if pending else NOTHING)
 
 
-def print_summary(ablation: Ablation, params: Params, outcome: Outcome) -> None:
+def print_summary(graph: "Graph", style: str, outcomes: "Sequence[Outcome]") -> None:
     """The figures of each variant, the verdict on it, and where the rest is."""
-    evaluation = read_evaluation(outcome.evaluation)
-    _print(_figures(evaluation, list(params.variants)))
+    from nsync_pipeline.evaluation.record import read_evaluation
+    from nsync_pipeline.report.stage import REPORT_FILE
+    from nsync_pipeline.report.words import what_is_compared
+
+    by_stage = {outcome.artefact.stage.name: outcome for outcome in outcomes}
+    root = graph.workspace.root
+    evaluation = read_evaluation(root / by_stage["evaluation"].artefact.path)
+    _print(_figures(evaluation, list(graph.ablation_params.variants)))
     for told in (*evaluation.warnings, what_is_compared(evaluation.counts["trainings"])):
         print(told)
-    headline = read_record(ablation.workspace, tree_digest(read_tree(outcome.report)))
-    if headline is not None:
-        print(headline.figures["verdict"])
-    trained = sum(step.stage.name == "training" for step in outcome.made)
-    print(f"trained now: {trained}" if outcome.made else NOTHING)
-    print(f"report: {outcome.report / REPORT_FILE}")
-    experiment = experiment_of(ablation.own, ablation.style)
-    print(f"MLflow: experiment {experiment}, tags.`{ABLATION}` = '{outcome.group}'")
+    report = by_stage["report"]
+    print(report.made.figures["verdict"])
+    new = [outcome for outcome in outcomes if outcome.is_new]
+    trained = sum(outcome.artefact.stage.name == "training" for outcome in new)
+    print(f"trained now: {trained}" if new else NOTHING)
+    print(f"report: {root / report.artefact.path / REPORT_FILE}")
 
 
-def verdicts(evaluation: EvaluationRecord, baseline: str) -> dict[str, str]:
+def verdicts(evaluation: "EvaluationRecord", baseline: str) -> dict[str, str]:
     """How each other variant stands to the baseline: better, worse, trade-off, inconclusive."""
     turned = {"better": "worse", "worse": "better"}
     found: dict[str, str] = {}
@@ -146,7 +135,7 @@ def verdicts(evaluation: EvaluationRecord, baseline: str) -> dict[str, str]:
     return found
 
 
-def _figures(evaluation: EvaluationRecord, variants: Sequence[str]) -> Table:
+def _figures(evaluation: "EvaluationRecord", variants: Sequence[str]) -> Table:
     baseline = variants[0]
     against = verdicts(evaluation, baseline)
     rows: dict[str, Mapping[str, Interval]] = {name: evaluation.variants[name] for name in variants}
@@ -162,7 +151,7 @@ def _figures(evaluation: EvaluationRecord, variants: Sequence[str]) -> Table:
     return table
 
 
-def _cell(figure: Interval | None, digits: int) -> str:
+def _cell(figure: "Interval | None", digits: int) -> str:
     if figure is None:
         return ""
     text = shown(figure.value, digits)
@@ -171,7 +160,7 @@ def _cell(figure: Interval | None, digits: int) -> str:
     return f"{text} ({shown(figure.low, digits)} to {shown(figure.high, digits)})"
 
 
-def _changes(params: Params, variant: str) -> str:
+def _changes(params: "Params", variant: str) -> str:
     changes = flat(params.variants[variant].model_dump(mode="json"))
     shown_values = {n: v if isinstance(v, str) else json.dumps(v) for n, v in changes.items()}
     return ", ".join(f"{name} {value}" for name, value in shown_values.items())
@@ -189,44 +178,3 @@ def _print(table: Table) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=LINE)
     console.print(table)
-
-
-OWN_LINE = (DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR)
-"""The line to Dagster is this process's: another that opened it would close it at its end."""
-
-
-def make_shared(stage: Stage, place: Place) -> None:
-    """By DVC where the workspace has it, which may know that nothing is to be done; else here.
-
-    Raises:
-        UserError: it failed.
-    """
-    if is_dvc_repository(place.workspace):
-        _repro(place.workspace, f"{stage.name}@{place.style}")
-    else:
-        make_artefact(stage, place, read_params, None)
-
-
-def is_dvc_repository(workspace: Workspace) -> bool:
-    """DVC is installed, and tracks this workspace."""
-    root = workspace.root
-    tracked = (root / ".dvc").is_dir() and (root / "dvc.yaml").is_file()
-    return tracked and find_spec("dvc") is not None
-
-
-def _repro(workspace: Workspace, stage: str) -> None:
-    programs = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
-    environment = {name: v for name, v in os.environ.items() if name not in OWN_LINE}
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--quiet", "--single-item",
-         stage],
-        cwd=workspace.root,
-        env=environment | {"PATH": programs},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=die_with_parent,
-        check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        said = done.stderr.strip() or f"it ended with {done.returncode}"
-        raise UserError(f"`dvc repro --single-item {stage}` failed: {said}")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,6 @@ from nsync_pipeline.cli.compare import compare
 from nsync_pipeline.cli.export import export
 from nsync_pipeline.cli.generate import generate
 from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
-from nsync_pipeline.cli.sketchbook import sketchbook
 from nsync_pipeline.errors import UserError
 
 app = typer.Typer(
@@ -23,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(sketchbook, name="sketchbook")
 app.add_typer(blind, name="blind")
 
 StyleOption = Annotated[str, typer.Option("--style", "-s", help="A style of params.yaml.")]
@@ -66,25 +65,44 @@ def run(
             help="For training: so many share each step's samples, on a GPU each.",
         ),
     ] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Make it even where it is fresh.")] = False,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="A training of the section `ablation`.")
+    ] = False,
+    recipe: Annotated[int | None, typer.Option(hidden=True, help="As dvc.yaml has it.")] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Run one stage of the pipeline, as `dvc repro` and Dagster do."""
+    """Bring one artefact up to date, as `dvc repro` and Dagster do."""
     place = find_workspace(workspace)
-    from nsync_pipeline.graph import run_stage, run_stage_in_processes
-    from nsync_pipeline.training.processes import this_rank
+    from nsync_pipeline.graph.run import Asked, run_in_processes, run_stage
+    from nsync_pipeline.ranks import this_rank
 
     if processes > 1 and stage != "training" and "NSYNC_PROCESSES" not in os.environ:
         raise UserError(f"--processes {processes}: only training takes several, {stage} does not")
+    asked = Asked(stage, style, variant, training_seed, ablation, force, recipe, processes)
     if processes > 1 and stage == "training" and this_rank().count == 1:
-        run_stage_in_processes(place, stage, style, variant, training_seed, processes)
+        run_in_processes(place, asked)
         return
-    result = run_stage(place, stage, style, variant, training_seed)
-    if not this_rank().is_first:
+    outcome = run_stage(place, asked)
+    if outcome is None:
         return
-    seed = None if training_seed is None else f"training seed {training_seed}"
-    print(" · ".join(part for part in (stage, style, variant, seed) if part))
-    for name, value in result.figures.items():
-        print(f"  {name}: {value}")
+    print(outcome.artefact.title + ("" if outcome.is_new else ": up to date, nothing to do"))
+    if outcome.is_new:
+        for name, value in outcome.made.figures.items():
+            print(f"  {name}: {value}")
+
+
+@app.command()
+def status(
+    style: Annotated[str | None, typer.Argument(help="A style; all of them where none.")] = None,
+    ablation: Annotated[bool, typer.Option("--ablation", help="Of the ablation.")] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Say what is there, what is out of date, and why."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.cli.status import print_status
+
+    print_status(place, style, ablation)
 
 
 @app.command("add-style")
@@ -146,6 +164,33 @@ app.command()(generate)
 app.command()(compare)
 app.command()(export)
 app.command()(ablate)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Becomes a workspace; may be new.")],
+) -> None:
+    """Make a workspace: settings, a place for pictures, git, DVC and Dagster set up."""
+    from nsync_pipeline.new_workspace import init_workspace
+
+    for line in init_workspace(folder):
+        print(line)
+    print(
+        f"{folder} is a workspace. In it: nsync add-style NAME FOLDER, then dvc repro or nsync ui"
+    )
+
+
+@app.command()
+def ui(workspace: WorkspaceOption = None) -> None:
+    """Start the Dagster and MLflow pages of the workspace, until Ctrl-C."""
+    from importlib.util import find_spec
+
+    place = find_workspace(workspace)
+    if find_spec("nsync_assets") is None or find_spec("dagster") is None:
+        raise UserError("the pages need Dagster: pip install 'nsync-pipeline[orchestration]'")
+    command = [sys.executable, "-m", "nsync_assets.pages"]
+    os.chdir(place.root)
+    os.execv(sys.executable, command)
 
 
 @app.command()

@@ -8,13 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nsync_pipeline.cli.options import find_workspace
-from nsync_pipeline.doctor.findings import (
-    Finding,
-    State,
-    machine_findings,
-    service_findings,
-    workspace_findings,
-)
+from nsync_pipeline.doctor.finding import Finding, State
+from nsync_pipeline.doctor.findings import machine_findings, service_findings, workspace_findings
 from nsync_pipeline.errors import ParamsError
 
 COLOURS = {State.OK: "green", State.WARN: "yellow", State.MISSING: "bold red"}

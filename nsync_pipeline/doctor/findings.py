@@ -8,8 +8,6 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from nsync_pipeline.doctor.finding import Finding, State
 from nsync_pipeline.doctor.memory_findings import memory_finding
 from nsync_pipeline.errors import BaseModelError, ParamsError
 from nsync_pipeline.families.config import BaseModelConfig
@@ -24,28 +23,6 @@ from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote
 from nsync_pipeline.tracking.sweep import events_left
 from nsync_pipeline.workspace import Workspace
-
-
-class State(StrEnum):
-    """How a line is to be read."""
-
-    OK = "ok"
-    WARN = "warn"
-    """Works, or is not needed by all."""
-    MISSING = "missing"
-    """The pipeline cannot run without it."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's screen."""
-
-    state: State
-    subject: str
-    found: str
-    advice: str = ""
-    """What to do; for lines that are not ok."""
-
 
 NEEDED = ("torch", "diffusers", "transformers", "peft", "mlflow")
 DOORS = ("dagster", "dvc")
@@ -227,10 +204,11 @@ def workspace_findings(workspace: Workspace) -> Iterator[Finding]:
 
 def dvc_file_finding(workspace: Workspace, params: Params) -> Finding:
     """Whether DVC is asked for what the settings say."""
+    from nsync_pipeline.graph.artefacts import Graph
     from nsync_pipeline.graph.dvc import check_dvc_file
 
     try:
-        check_dvc_file(workspace, params)
+        check_dvc_file(Graph(workspace, params))
     except ParamsError as error:
         return Finding(State.WARN, "DVC's stages", str(error), "nsync sync")
     return Finding(State.OK, "DVC's stages", "as params.yaml asks for")
@@ -266,15 +244,14 @@ def base_model_finding(config: BaseModelConfig) -> Finding:
 
 def style_finding(workspace: Workspace, params: Params, style: str) -> Finding:
     """How far the style is: which stages' artefacts are there."""
-    from nsync_pipeline.graph import STAGES, places
+    from nsync_pipeline.graph.artefacts import Graph
 
     here, missing = 0, []
-    for stage in STAGES.values():
-        for place in places(stage, workspace, style, params):
-            if stage.folder(place).is_dir():
-                here += 1
-            else:
-                missing.append(" ".join((stage.name, "-".join(place.parts[1:]))).strip())
+    for artefact in Graph(workspace, params).artefacts(style):
+        if (workspace.root / artefact.path).is_dir():
+            here += 1
+        else:
+            missing.append(" ".join((artefact.stage.name, artefact.training or "")).strip())
     total = here + len(missing)
     if not missing:
         return Finding(State.OK, f"Style {style}", f"whole: {total} artefacts")

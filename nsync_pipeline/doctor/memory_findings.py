@@ -10,7 +10,7 @@ import psutil
 
 from nsync_pipeline.contrast.rules import branches_of
 from nsync_pipeline.doctor.base_shapes import BaseShapes, read_base
-from nsync_pipeline.doctor.findings import Finding, State
+from nsync_pipeline.doctor.finding import Finding, State
 from nsync_pipeline.doctor.memory import MemoryEstimate, Way, estimate, ways_to_fit
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.params import Params

@@ -1,14 +1,1 @@
-"""The stages as a table, and how one of them is run."""
-
-from nsync_pipeline.graph.run import run_stage, run_stage_in_processes
-from nsync_pipeline.graph.table import STAGES, Place, Stage, find_stage, places
-
-__all__ = [
-    "STAGES",
-    "Place",
-    "Stage",
-    "find_stage",
-    "places",
-    "run_stage",
-    "run_stage_in_processes",
-]
+"""The graph of stages: said in a table, run artefact by artefact, written out for DVC."""

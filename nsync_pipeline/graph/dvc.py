@@ -1,12 +1,15 @@
-"""What ``dvc.yaml`` must list by hand, kept as ``params.yaml`` says.
+"""``dvc.yaml``, written from the table of stages and ``params.yaml``.
 
-A DVC matrix cannot loop inside a list of deps, so the stages that read every training list the
-folders of all variants and training seeds one by one (the parent folder would take leftovers in).
-``nsync sync`` writes these lists, the metrics and the plots; whoever adds a variant or a training
-seed and forgets it is told before anything is computed.
+DVC starts a stage when the content of what it reads, its settings or its recipe changed, and stores
+and restores what it made. Whether there is anything to do, the stage decides itself
+(``artefacts``): so outputs stay where they are until new ones are whole.
+
+The ablation of the styles is a file of its own, ``ablations/dvc.yaml``: ``dvc repro`` makes the
+styles, ``dvc repro ablations/dvc.yaml`` their ablations.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,152 +17,186 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from nsync_pipeline.errors import ParamsError
-from nsync_pipeline.graph.table import STAGES, Place, Stage
-from nsync_pipeline.params import Params, read_params
-from nsync_pipeline.workspace import TrainingRun, Workspace
+from nsync_pipeline.files import write_whole
+from nsync_pipeline.graph.artefacts import Artefact, Graph
+from nsync_pipeline.graph.made import SUMS_FILE
+from nsync_pipeline.graph.table import STAGES, Stage
+from nsync_pipeline.params import read_yaml
+from nsync_pipeline.workspace import ABLATIONS, Workspace
 
-README = "README.md"
-TEXT = """\
+DVC_FILE = "dvc.yaml"
+HEADER = """\
+# Written by `nsync sync`, from the stages of the engine and from params.yaml: do not edit it.
+# Run that after a change of styles, variants or training seeds. Stages of your own go into a
+# dvc.yaml in a folder of their own.
+"""
+STYLE, VARIANT, SEED = "${item.style}", "${item.variant}", "${item.training_seed}"
+# exec: the stage is a child of dvc itself, and ends when dvc is killed. PATH: the workspace's own
+# environment comes first, also where it is not activated.
+COMMAND = 'exec env PATH=".venv/bin:$PATH" nsync'
+CHOICES_README = "README.md"
+CHOICES_TEXT = """\
 What people chose on blind pages of `{style}`, a file each: `nsync blind make {style}` writes a
 page, `nsync blind read` brings in what people saved of it, and the report shows it.
 The files are people's own work and cannot be made again: keep them in git.
 """
-
-
-def without_choices_folder(workspace: Workspace, styles: Iterable[str]) -> list[str]:
-    """Those of ``styles`` that have none yet."""
-    return [style for style in styles if not workspace.choices(style).is_dir()]
-
-
-def make_choices_folder(workspace: Workspace, style: str) -> Path:
-    """Make ``choices/<style>`` with a file that says what it is for; gives the folder."""
-    folder = workspace.choices(style)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / README).write_text(TEXT.format(style=style), encoding="utf-8")
-    return folder
-
-
-STYLE = "${item.style}"
-VARIANT = "${item.variant}"
-TRAINING_SEED = "${item.training_seed}"
-ANY = Place(Workspace(Path("/")), STYLE, VARIANT, TRAINING_SEED)
-"""Every artefact of a stage, as dvc.yaml writes them."""
 SYNC = "`nsync sync` brings it in order"
 
 
-def dvc_deps(stage: Stage, runs: Sequence[TrainingRun]) -> list[str]:
-    """The deps of ``stage`` as dvc.yaml writes them: artefacts, then code."""
-    artefacts = [path.relative_to("/").as_posix() for path in stage.inputs(ANY, runs)]
-    return artefacts + [f"nsync_pipeline/{part}" for part in stage.code]
+def stage_name(artefact: Artefact) -> str:
+    """What DVC calls the stage that makes ``artefact``: ``training@ink-nsync-0``."""
+    name = f"{artefact.stage.name}@{'-'.join(artefact.parts)}"
+    return f"{ABLATIONS}/{DVC_FILE}:{name}" if artefact.of_ablation else name
 
 
-def dvc_out(stage: Stage) -> str:
-    """The one out of ``stage`` as dvc.yaml writes it."""
-    return stage.folder(ANY).relative_to("/").as_posix()
+def dvc_text(graph: Graph, of_ablation: bool = False) -> str:
+    """All of ``dvc.yaml``, or of ``ablations/dvc.yaml``."""
+    params = graph.params_of(of_ablation)
+    lines = [HEADER, f"vars:\n  - nsync: '{COMMAND}'\n\n"]
+    if not of_ablation:
+        lines.append("params:\n  - params.yaml\n\n")
+    lines.append("stages:\n")
+    for stage in STAGES.values():
+        if not (of_ablation and stage.shared):
+            lines.extend(_stage_lines(graph, stage, of_ablation))
+            lines.append("\n")
+    if not of_ablation:
+        lines.append("metrics:\n")
+        lines += [f"  - evaluation/{style}/metrics.json\n" for style in params.styles]
+        lines.append("plots:\n")
+        for style in params.styles:
+            lines.extend(_plot_lines(graph, style))
+    return "".join(lines)
 
 
-def dvc_params(stage: Stage) -> list[str]:
-    """The params of ``stage`` as dvc.yaml writes them."""
-    return list(stage.keys(STYLE, VARIANT))
-
-
-def check_dvc_file(workspace: Workspace, params: Params) -> None:
-    """Compare the lists of ``dvc.yaml`` with ``params``, and what DVC tracks with what is written.
+def check_dvc_file(graph: Graph) -> None:
+    """Compare ``dvc.yaml`` with what ``params.yaml`` asks for.
 
     Raises:
         ParamsError: they differ, or params.yaml leaves out a key that DVC tracks, or a folder for
             choices is missing.
     """
-    content = _yaml().load(_dvc_file(workspace).read_text(encoding="utf-8"))
-    for stage in STAGES.values():
-        if stage.fans_in:
-            listed = content["stages"][stage.name]["deps"]
-            if list(listed) != dvc_deps(stage, params.training_runs()):
-                seeds = ", ".join(map(str, params.training_seeds))
-                raise ParamsError(
-                    f"dvc.yaml: the deps of {stage.name} are not those of the variants in "
-                    f"params.yaml ({', '.join(params.variants)}) and its training_seeds "
-                    f"({seeds}): {SYNC}."
-                )
-    unasked = without_choices_folder(workspace, params.styles)
-    if unasked:
-        raise ParamsError(
-            f"{workspace.choices(unasked[0])} is not there, for what people choose: {SYNC}."
-        )
-    missing = _tracked_but_left_out(workspace, params)
+    for path, text in _files(graph):
+        if not path.is_file():
+            raise ParamsError(f"{path} is not there: run this in a workspace ({SYNC}).")
+        if path.read_text(encoding="utf-8") != text:
+            raise ParamsError(
+                f"{path.relative_to(graph.workspace.root)} is not what the styles, variants and "
+                f"training_seeds in params.yaml and this version of the engine ask for: {SYNC}."
+            )
+    for style in graph.params.styles:
+        if not graph.workspace.choices(style).is_dir():
+            folder = graph.workspace.choices(style)
+            raise ParamsError(f"{folder} is not there, for what people choose: {SYNC}.")
+    missing = _left_out(graph)
     if missing:
         raise ParamsError(f"params.yaml: DVC tracks {missing[0]}, which is left out: {SYNC}.")
 
 
 def sync_dvc_file(workspace: Workspace) -> list[str]:
-    """Bring ``dvc.yaml``, ``params.yaml`` and ``choices/`` in order; gives what was changed.
+    """Write ``dvc.yaml``, what ``params.yaml`` leaves out, and ``choices/``; a line a change.
 
-    A line each.
-
-    Comments stay. In params.yaml only keys that DVC tracks and that were left to their defaults are
-    added, with these.
+    In params.yaml comments stay, and only keys that DVC tracks and that were left to their defaults
+    are added, with these.
     """
-    params = read_params(workspace.params_file)
-    said = _write_left_out(workspace, params)
-    yaml, path = _yaml(), _dvc_file(workspace)
-    content = yaml.load(path.read_text(encoding="utf-8"))
-    runs = params.training_runs()
-    for stage in STAGES.values():
-        entry = content["stages"][stage.name]
-        for key, listed in (("params", dvc_params(stage)), ("deps", dvc_deps(stage, runs))):
-            if list(entry[key]) != listed:
-                entry[key] = listed
-                said.append(f"dvc.yaml: {key} of {stage.name}")
-    of_styles: dict[str, list[Any]] = {"metrics": dvc_metrics(params), "plots": dvc_plots(params)}
-    for key, entries in of_styles.items():
-        if content.get(key) != entries:
-            content[key] = entries
-            said.append(f"dvc.yaml: {key} of {', '.join(params.styles)}")
-    if any(line.startswith("dvc.yaml") for line in said):
-        _write(yaml, content, path)
-    for style in without_choices_folder(workspace, params.styles):
-        made = make_choices_folder(workspace, style).relative_to(workspace.root).as_posix()
-        said.append(f"{made}: for what people choose, and for git")
+    graph = Graph.read(workspace)
+    said = _write_left_out(graph)
+    for path, text in _files(graph):
+        before = path.read_text(encoding="utf-8") if path.is_file() else None
+        if before == text:
+            continue
+        if before is not None and not before.startswith(HEADER):
+            kept = path.with_name(f"{path.name}.before")
+            write_whole(kept, before)
+            said.append(f"{kept.relative_to(workspace.root)}: what it was before, as you wrote it")
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, text)
+        said.append(f"{path.relative_to(workspace.root)}: written anew")
+    for style in graph.params.styles:
+        folder = workspace.choices(style)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            write_whole(folder / CHOICES_README, CHOICES_TEXT.format(style=style))
+            said.append(
+                f"{folder.relative_to(workspace.root)}: for what people choose, and for git"
+            )
     return said
 
 
-def dvc_metrics(params: Params) -> list[str]:
-    """The file of metrics of each style."""
-    return [f"evaluation/{style}/metrics.json" for style in params.styles]
+def _files(graph: Graph) -> Iterator[tuple[Path, str]]:
+    """The files, and what they must say."""
+    yield graph.workspace.root / DVC_FILE, dvc_text(graph)
+    if graph.params.ablation is not None:
+        yield graph.workspace.root / ABLATIONS / DVC_FILE, dvc_text(graph, of_ablation=True)
 
 
-def dvc_plots(params: Params) -> list[dict[str, Any]]:
-    """The plots of each style: two with the curves of all its trainings, two of its evaluation."""
-    return [{title: plot} for style in params.styles for title, plot in _plots(params, style)]
+def _stage_lines(graph: Graph, stage: Stage, of_ablation: bool) -> Iterator[str]:
+    artefact = Artefact(stage, STYLE, of_ablation=of_ablation)
+    options = f"--style {STYLE}"
+    if stage.per_training:
+        artefact = replace(artefact, variant=VARIANT, training_seed=SEED)  # type: ignore[arg-type]
+        options += f" --variant {VARIANT} --training-seed {SEED}"
+    if of_ablation:
+        options += " --ablation"
+    params = graph.params_of(of_ablation)
+    yield f"  {stage.name}:\n    desc: {_quoted(stage.says)}\n"
+    if of_ablation:
+        yield "    wdir: ..\n"
+    yield "    matrix:\n"
+    matrix: dict[str, Sequence[object]] = {"style": list(params.styles)}
+    if stage.per_training:
+        matrix |= {"variant": list(params.variants), "training_seed": params.training_seeds}
+    for key, section in zip(matrix, ("styles", "variants", "training_seeds"), strict=False):
+        values = f"[{', '.join(map(str, matrix[key]))}]" if of_ablation else f"${{{section}}}"
+        yield f"      {key}: {values}\n"
+    yield f"    cmd: ${{nsync}} run {stage.name} {options} --recipe {stage.recipe}\n"
+    yield "    params:\n"
+    yield from (f"      - {key}\n" for key in tracked_keys(stage, STYLE, VARIANT, of_ablation))
+    yield "    deps:\n"
+    yield from (f"      - {path.format(style=STYLE)}\n" for path in stage.reads)
+    yield from (f"      - {need.path}/{SUMS_FILE}\n" for need in graph.needs(artefact))
+    yield f"    outs:\n      - {artefact.path}:\n          persist: true\n"
 
 
-def _plots(params: Params, style: str) -> list[tuple[str, dict[str, Any]]]:
-    root = Workspace(Path("/"))
-    models = [root.model(style, run.variant, run.training_seed) for run in params.training_runs()]
-    histories = [f"{model.relative_to('/').as_posix()}/history.csv" for model in models]
-    curves = {"loss": "loss_positive", "gradient norm": "norm_refined"}
-    trained: list[tuple[str, dict[str, Any]]] = [
-        (f"{style}: {title}", {"x": "step", "y": dict.fromkeys(histories, column)})
-        for title, column in curves.items()
-    ]
+def tracked_keys(stage: Stage, style: str, variant: str | None, of_ablation: bool) -> list[str]:
+    """The keys of ``params.yaml`` that DVC looks at for ``stage``."""
+    keys = []
+    for name, of_field in stage.settings.sources():
+        if name == "variants":
+            continue  # which there are, the deps say
+        for key in of_field:
+            made_by_grid = of_ablation and key in ("variants.{variant}", "training_seeds")
+            keys.append("ablation" if made_by_grid else key.format(style=style, variant=variant))
+    return list(dict.fromkeys(keys))
+
+
+def _plot_lines(graph: Graph, style: str) -> Iterator[str]:
+    """Two with the curves of the first training of each variant, two of the evaluation."""
+    seed = graph.params.training_seeds[0]
+    for title, column in {"loss": "loss_positive", "gradient norm": "norm_refined"}.items():
+        yield f"  - '{style}: {title}':\n      x: step\n      y:\n"
+        for variant in graph.params.variants:
+            yield f"        models/{style}/{variant}/{seed}/history.csv: {column}\n"
     table = f"evaluation/{style}/plots"
-    nearness = {"x": "style_margin", "y": {f"{table}/summary.csv": "variant"}}
-    pictures = {"x": "prompt_fidelity", "y": {f"{table}/pictures.csv": "style_margin"}}
-    return [
-        *trained,
-        (f"{style}: style margin", nearness | {"template": "bar_horizontal"}),
-        (f"{style}: style and content of each picture", pictures | {"template": "scatter"}),
-    ]
+    yield f"  - '{style}: style margin':\n      x: style_margin\n      y:\n"
+    yield f"        {table}/summary.csv: variant\n      template: bar_horizontal\n"
+    yield f"  - '{style}: style and content of each picture':\n      x: prompt_fidelity\n      y:\n"
+    yield f"        {table}/pictures.csv: style_margin\n      template: scatter\n"
 
 
-def _tracked_but_left_out(workspace: Workspace, params: Params) -> list[str]:
-    content = _yaml().load(workspace.params_file.read_text(encoding="utf-8"))
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _left_out(graph: Graph) -> list[str]:
+    """The keys that DVC tracks and ``params.yaml`` does not hold."""
+    content = read_yaml(graph.workspace.params_file)
     keys = {
         key
         for stage in STAGES.values()
-        for style in params.styles
-        for variant in params.variants
-        for key in stage.keys(style, variant)
+        for style in graph.params.styles
+        for variant in graph.params.variants
+        for key in tracked_keys(stage, style, variant, of_ablation=False)
     }
     return sorted(key for key in keys if not _has(content, key.split(".")))
 
@@ -172,31 +209,10 @@ def _has(content: Any, parts: list[str]) -> bool:
     return True
 
 
-def _write_left_out(workspace: Workspace, params: Params) -> list[str]:
-    missing = _tracked_but_left_out(workspace, params)
+def _write_left_out(graph: Graph) -> list[str]:
+    missing = _left_out(graph)
     if not missing:
         return []
-    yaml = _yaml()
-    content = yaml.load(workspace.params_file.read_text(encoding="utf-8"))
-    defaults = params.model_dump(mode="json")
-    for key in missing:
-        *parents, last = key.split(".")
-        section, default = content, defaults
-        for part in parents:
-            section, default = section[part], default[part]
-        section[last] = default[last]
-    _write(yaml, content, workspace.params_file)
-    return [f"params.yaml: {key} written out, as DVC tracks it" for key in missing]
-
-
-def _dvc_file(workspace: Workspace) -> Path:
-    path = workspace.root / "dvc.yaml"
-    if not path.is_file():
-        raise ParamsError(f"{path} is not there: run this in the folder that holds dvc.yaml")
-    return path
-
-
-def _yaml() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -204,12 +220,16 @@ def _yaml() -> YAML:
     yaml.representer.add_representer(
         type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
     )
-    return yaml
-
-
-def _write(yaml: YAML, content: Any, path: Path) -> None:
+    path = graph.workspace.params_file
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    defaults = graph.params.model_dump(mode="json")
+    for key in missing:
+        *parents, last = key.split(".")
+        section, default = content, defaults
+        for part in parents:
+            section, default = section[part], default[part]
+        section[last] = default[last]
     text = StringIO()
     yaml.dump(content, text)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text.getvalue())
+    return [f"params.yaml: {key} written out, as DVC tracks it" for key in missing]

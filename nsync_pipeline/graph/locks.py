@@ -1,13 +1,11 @@
-"""Locks between processes: one writer an artefact, one user of an accelerator.
+"""One writer an artefact.
 
 ``flock`` locks: the kernel lets go of them when the process ends, however it ends.
 """
 
 import fcntl
 import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -28,23 +26,6 @@ def sole_writer(lock: Path, artefact: Path | str) -> Iterator[None]:
                 f"{artefact} is being written by process {_holder(file)}: wait until it has ended "
                 "(or end it), then run this again."
             )
-        yield
-
-
-@contextmanager
-def accelerator_lease(device: str, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Hold the accelerator called ``device`` against this user's other stages, on this machine.
-
-    ``on_wait`` is told once, where another process has it, whom this one waits for.
-    """
-    folder = Path(tempfile.gettempdir()) / f"nsync-{os.getuid()}"
-    with _opened(folder / f"{device.replace(os.sep, '_')}.lock") as file:
-        waiting = False
-        while not _taken(file):
-            if not waiting:
-                on_wait(f"waiting for {device}, which process {_holder(file)} uses")
-                waiting = True
-            time.sleep(0.5)
         yield
 
 

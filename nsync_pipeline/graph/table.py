@@ -1,4 +1,4 @@
-"""The graph, said once: every stage, what it needs, what it reads of ``params.yaml``, what it makes.
+"""The graph, said once: every stage, what it reads of ``params.yaml``, needs and makes.
 
 ``dvc.yaml``, the Dagster assets, their dependencies and the diagram in the docs come from here.
 """

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nsync_pipeline.blind.choices import Preferred
 from nsync_pipeline.blind.preference import Preference
 from nsync_pipeline.report.charts import SERIES_COLOURS, svg
-from nsync_pipeline.report.figures import percent, shown
+from nsync_pipeline.report.numbers import percent, shown
 from nsync_pipeline.report.page import ChoiceCard, Choices, Side
 from nsync_pipeline.report.words import number
 from nsync_pipeline.workspace import BASE

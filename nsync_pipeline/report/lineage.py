@@ -14,7 +14,7 @@ from nsync_pipeline.pictures.manifest import BY_MODEL, CAPTIONS, read_manifest
 from nsync_pipeline.pictures.pixels import file_sha256
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.report.page import Facts
-from nsync_pipeline.report.trainings import Training
+from nsync_pipeline.report.training_charts import Training
 from nsync_pipeline.workspace import (
     BASE,
     EMBEDDINGS_FILE,

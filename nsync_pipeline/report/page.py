@@ -6,9 +6,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from nsync_pipeline.pictures.embedded import Picture
 from nsync_pipeline.report.figures import Measured, TableRow
-from nsync_pipeline.report.pictures import Picture
-from nsync_pipeline.report.trainings import Chart
+from nsync_pipeline.report.training_charts import Chart
 
 FOLDER = Path(__file__).parent
 

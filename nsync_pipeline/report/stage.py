@@ -10,24 +10,18 @@ from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
-from nsync_pipeline.report.figures import (
-    Figures,
-    Measured,
-    digits_for,
-    figures_table,
-    percent,
-    primary_charts,
-    shown,
-)
+from nsync_pipeline.report.figures import Figures, Measured, figures_table, primary_charts
 from nsync_pipeline.report.lineage import (
     lineage,
     public_name,
     read_training,
     settings_text,
 )
+from nsync_pipeline.report.numbers import digits_for, percent, shown
 from nsync_pipeline.report.page import Column, Page, VerdictCard, render
 from nsync_pipeline.report.pictures import ReportPictures, read_picture_values
-from nsync_pipeline.report.trainings import film_strips, training_charts, training_notes
+from nsync_pipeline.report.training_charts import training_charts
+from nsync_pipeline.report.trainings import film_strips, training_notes
 from nsync_pipeline.report.words import (
     EMBEDDED_BASE,
     EMBEDDED_EXTRACTOR,

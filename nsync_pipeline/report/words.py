@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
 from nsync_pipeline.metrics.verdict import SIGNIFICANCE, Comparison
-from nsync_pipeline.report.figures import digits_for, shown
+from nsync_pipeline.report.numbers import digits_for, shown
 
 GUARDRAILS = {
     "prompt_fidelity": "shows less of what the captions ask for",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.lora import ADAPTER
-from nsync_pipeline.adaptation.trainables import TrainedWeights
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_pass import BranchPass
 from nsync_pipeline.contrast.refinement import Refinement
 from nsync_pipeline.contrast.refiner import Refiner

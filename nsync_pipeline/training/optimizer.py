@@ -9,7 +9,7 @@ from diffusers import optimization
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from nsync_pipeline.adaptation.trainables import TrainedWeights, WeightGroup
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.training.config import TrainingConfig
 

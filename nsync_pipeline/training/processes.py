@@ -21,27 +21,7 @@ from torch import Tensor
 from nsync_pipeline.contrast.branch_pass import MemoryPlan
 from nsync_pipeline.contrast.gradients import BranchGradients
 from nsync_pipeline.errors import LostProcessError, TrainingError
-
-
-@dataclass(frozen=True)
-class Rank:
-    """One of ``count`` processes."""
-
-    index: int = 0
-    count: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """The first process writes, logs and tells; the others compute."""
-        return self.index == 0
-
-
-def this_rank(environ: Mapping[str, str] = os.environ) -> Rank:
-    """As ``nsync run --processes``, ``accelerate launch`` and ``torchrun`` say it; else alone."""
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(environ):
-        return Rank()
-    return Rank(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
-
+from nsync_pipeline.ranks import Rank, this_rank
 
 EVERY = 5.0
 """Seconds between two beats."""

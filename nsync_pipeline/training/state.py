@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.trainables import TrainedWeights
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.refiner import Refiner
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.training import optimizer as of_optimizer

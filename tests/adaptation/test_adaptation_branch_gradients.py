@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.lora import ADAPTER, START, lora_layers
-from nsync_pipeline.adaptation.trainables import TrainedWeights, add_trainables, remove_trained
+from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
 from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
 from nsync_pipeline.families.config import BaseModelConfig

@@ -18,7 +18,7 @@ from nsync_pipeline.adaptation.lora_file import (
     save_lora,
     write_lora_file,
 )
-from nsync_pipeline.adaptation.trainables import TrainedWeights
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.seeding import torch_stream

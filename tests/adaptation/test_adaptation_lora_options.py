@@ -24,7 +24,7 @@ from nsync_pipeline.adaptation.lora import (
     remove_lora,
 )
 from nsync_pipeline.adaptation.lora_file import load_lora, read_lora_file, save_lora
-from nsync_pipeline.adaptation.trainables import TrainedWeights
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream

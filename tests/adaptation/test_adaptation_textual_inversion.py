@@ -18,13 +18,13 @@ from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSetti
 from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word, trained_style_word
 from nsync_pipeline.adaptation.textual_inversion import TokenVectors
 from nsync_pipeline.adaptation.trainables import (
-    TrainedWeights,
     add_trainables,
     has_trained,
     load_trained,
     remove_trained,
     save_trained,
 )
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline.cli import doctor
+from nsync_pipeline.doctor.finding import Finding, State
 from nsync_pipeline.doctor.findings import (
-    Finding,
-    State,
     base_model_finding,
     captioner_finding,
     dvc_file_finding,

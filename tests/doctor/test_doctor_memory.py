@@ -14,7 +14,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nsync_pipeline.doctor.base_shapes import read_base, read_shapes
-from nsync_pipeline.doctor.findings import State, base_model_finding
+from nsync_pipeline.doctor.finding import State
+from nsync_pipeline.doctor.findings import base_model_finding
 from nsync_pipeline.doctor.memory import MemoryEstimate, Way, kept_bytes, lora_weights, ways_to_fit
 from nsync_pipeline.doctor.memory_findings import memory_finding
 from nsync_pipeline.errors import BaseModelError

@@ -3,7 +3,7 @@ import io
 
 from PIL import Image
 
-from nsync_pipeline.report.pictures import Picture, embedded
+from nsync_pipeline.pictures.embedded import Picture, embedded
 
 
 def content(picture: Picture) -> Image.Image:

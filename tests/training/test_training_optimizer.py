@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from nsync_pipeline.adaptation.trainables import TrainedWeights
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.optimizer import (

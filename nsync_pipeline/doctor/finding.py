@@ -1,0 +1,25 @@
+"""What ``nsync doctor`` finds, a line each."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """How a line is to be read."""
+
+    OK = "ok"
+    WARN = "warn"
+    """Works, or is not needed by all."""
+    MISSING = "missing"
+    """The pipeline cannot run without it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's screen."""
+
+    state: State
+    subject: str
+    found: str
+    advice: str = ""
+    """What to do; for lines that are not ok."""

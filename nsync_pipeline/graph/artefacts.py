@@ -1,0 +1,314 @@
+"""Every artefact that ``params.yaml`` asks for, what each is made from, and whether it is fresh.
+
+The one place that decides what is fresh: an artefact is, where its ``made.json`` says that it was
+made by the stage's recipe, with the settings and from the inputs of now.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel
+
+from nsync_pipeline.errors import MissingArtifactError, ParamsError
+from nsync_pipeline.graph.hashes import FileHashes
+from nsync_pipeline.graph.made import Made, read_made
+from nsync_pipeline.graph.table import STAGES, Stage, find_stage
+from nsync_pipeline.params import Params, read_params
+from nsync_pipeline.settings import StageSettings
+from nsync_pipeline.workspace import ABLATIONS, Workspace
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One folder that one stage makes: of a style, or of one training of a variant."""
+
+    stage: Stage
+    style: str
+    variant: str | None = None
+    training_seed: int | None = None
+    of_ablation: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its style, and its training where it has one."""
+        parts = (self.style, self.variant, self.training_seed)
+        return tuple(str(part) for part in parts if part is not None)
+
+    @property
+    def title(self) -> str:
+        """``training · ink · nsync · 0``."""
+        stage = f"{self.stage.name} of the ablation" if self.of_ablation else self.stage.name
+        return " · ".join((stage, *self.parts))
+
+    @property
+    def slot(self) -> str:
+        """Its name among locks: ``training-ink-nsync-0``."""
+        prefix = (ABLATIONS,) if self.of_ablation else ()
+        return "-".join((*prefix, self.stage.name, *self.parts))
+
+    @property
+    def training(self) -> str | None:
+        """``nsync-0``; None for what is made once a style."""
+        return None if self.variant is None else f"{self.variant}-{self.training_seed}"
+
+    @property
+    def path(self) -> str:
+        """Its folder, relative to the workspace."""
+        path = self.stage.folder.format(
+            style=self.style, variant=self.variant, training_seed=self.training_seed
+        )
+        if not self.of_ablation:
+            return path
+        kind, _, rest = path.partition(f"/{self.style}")
+        return f"{ABLATIONS}/{self.style}/{kind}{rest}"
+
+
+class State(Enum):
+    """How an artefact stands."""
+
+    FRESH = "fresh"
+    STALE = "stale"  # it is there, and would come out otherwise
+    MISSING = "missing"  # it is not there
+    WAITING = "waiting"  # what it is made from is not fresh
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An artefact's state, and why it is not fresh."""
+
+    state: State
+    why: str = ""
+    made: Made | None = None
+
+
+@dataclass(frozen=True)
+class AblationPart:
+    """Which part of the section ``ablation`` is meant."""
+
+    only: tuple[str, ...] | None = None  # variants; None: all
+    training_seeds: tuple[int, ...] | None = None  # None: those of the section
+
+
+class Graph:
+    """The artefacts of one workspace, as its ``params.yaml`` is now."""
+
+    def __init__(
+        self, workspace: Workspace, params: Params, part: AblationPart = AblationPart()
+    ) -> None:
+        self.workspace = workspace
+        self.params = params
+        self.part = part
+        self.hashes = FileHashes(workspace.state / "hashes")
+        self._settings: dict[tuple[str, str, str | None, bool], StageSettings] = {}
+        self._identities: dict[int, dict[str, Any]] = {}
+        self._folders: dict[str, str | None] = {}
+
+    @staticmethod
+    def read(workspace: Workspace, part: AblationPart = AblationPart()) -> "Graph":
+        """Of the settings as they are written; raises ``ParamsError`` as ``read_params`` does."""
+        return Graph(workspace, read_params(workspace.params_file), part)
+
+    @cached_property
+    def ablation_params(self) -> Params:
+        """The settings with the ablation's variants and training seeds in place of their own.
+
+        Raises:
+            ParamsError: there is no section ``ablation``, or not this variant in it.
+        """
+        params, only = self.params.of_ablation(), self.part.only
+        strangers = [name for name in only or () if name not in params.variants]
+        if strangers:
+            raise ParamsError(
+                f"variant {strangers[0]!r} is not in the ablation; there are: "
+                f"{', '.join(params.variants)}"
+            )
+        variants = {n: v for n, v in params.variants.items() if only is None or n in only}
+        seeds = self.part.training_seeds or params.training_seeds
+        return params.model_copy(update={"variants": variants, "training_seeds": seeds})
+
+    def params_of(self, of_ablation: bool) -> Params:
+        return self.ablation_params if of_ablation else self.params
+
+    def artefacts(self, style: str) -> Iterator[Artefact]:
+        """Those of a style, each after what it is made from."""
+        for stage in STAGES.values():
+            yield from self.of_stage(stage, style)
+
+    def of_stage(self, stage: Stage, style: str, of_ablation: bool = False) -> Iterator[Artefact]:
+        """Every artefact of ``stage`` for ``style``."""
+        if not stage.per_training:
+            yield Artefact(stage, style, of_ablation=of_ablation)
+            return
+        for run in self.params_of(of_ablation).training_runs():
+            yield Artefact(stage, style, run.variant, run.training_seed, of_ablation)
+
+    def artefact(
+        self,
+        stage: str,
+        style: str,
+        variant: str | None = None,
+        training_seed: int | None = None,
+        of_ablation: bool = False,
+    ) -> Artefact:
+        """The one that is named; of a variant without a seed, its first training.
+
+        Raises:
+            ParamsError: there is no such stage, style, variant or training seed.
+        """
+        found = find_stage(stage, variant, training_seed)
+        params = self.params_of(of_ablation)
+        params.style(style)
+        if variant is None:
+            return Artefact(found, style, of_ablation=of_ablation)
+        params.variant(variant)
+        seed = params.training_seed(training_seed)
+        return Artefact(found, style, variant, seed, of_ablation)
+
+    def needs(self, artefact: Artefact) -> Iterator[Artefact]:
+        """The artefacts it is made from."""
+        for name in artefact.stage.needs:
+            need = STAGES[name]
+            of_ablation = artefact.of_ablation and not need.shared
+            if need.per_training and artefact.stage.per_training:
+                yield Artefact(
+                    need, artefact.style, artefact.variant, artefact.training_seed, of_ablation
+                )
+            else:
+                yield from self.of_stage(need, artefact.style, of_ablation)
+
+    def settings(self, artefact: Artefact) -> StageSettings:
+        """All of ``params.yaml`` that reaches its stage."""
+        key = (artefact.stage.name, artefact.style, artefact.variant, artefact.of_ablation)
+        if key not in self._settings:
+            self._settings[key] = self._read_settings(artefact)
+        return self._settings[key]
+
+    def identity(self, artefact: Artefact) -> dict[str, Any]:
+        """What of its settings decides it."""
+        settings = self.settings(artefact)
+        if id(settings) not in self._identities:
+            self._identities[id(settings)] = settings.identity()
+        return self._identities[id(settings)]
+
+    def plan(self, artefact: Artefact) -> Made:
+        """What it would say of itself if it were made now.
+
+        Raises:
+            MissingArtifactError: something it is made from is not there.
+        """
+        inputs: dict[str, str] = {}
+        for path in artefact.stage.reads:
+            folder = path.format(style=artefact.style)
+            inputs[folder] = self.people_s(folder)
+        for need in self.needs(artefact):
+            content = self._content(need.path)
+            if content is None:
+                raise MissingArtifactError(
+                    f"{self.workspace.root / need.path} is not there, and {artefact.stage.name} "
+                    f"reads it: run {need.stage.name} first (`dvc repro` runs all that is missing)."
+                )
+            inputs[need.path] = content
+        return Made(
+            stage=artefact.stage.name,
+            recipe=artefact.stage.recipe,
+            style=artefact.style,
+            variant=artefact.variant,
+            training_seed=artefact.training_seed,
+            settings=self.identity(artefact),
+            inputs=inputs,
+        )
+
+    def made(self, artefact: Artefact) -> Made | None:
+        """What it says of itself; None where it is not there."""
+        return read_made(self.workspace.root / artefact.path)
+
+    def standings(self, styles: list[str], of_ablation: bool = False) -> dict[Artefact, Standing]:
+        """How every artefact of ``styles`` stands, each after what it is made from.
+
+        With those of an ablation come the ones it reads.
+        """
+        found: dict[Artefact, Standing] = {}
+        for style in styles:
+            for stage in STAGES.values():
+                for artefact in self.of_stage(stage, style, of_ablation and not stage.shared):
+                    found[artefact] = self._standing(artefact, found)
+        return found
+
+    def forget(self, artefact: Artefact) -> None:
+        """It was made anew: read what it says again."""
+        self._folders.pop(artefact.path, None)
+
+    def _standing(self, artefact: Artefact, known: Mapping[Artefact, Standing]) -> Standing:
+        made = self.made(artefact)
+        for need in self.needs(artefact):
+            if need in known and known[need].state is not State.FRESH:
+                return Standing(State.WAITING, f"{need.title} is not up to date", made)
+        if made is None:
+            return Standing(State.MISSING, "it is not there")
+        try:
+            plan = self.plan(artefact)
+        except MissingArtifactError as error:
+            return Standing(State.WAITING, str(error), made)
+        if made.made_alike(plan):
+            return Standing(State.FRESH, made=made)
+        return Standing(State.STALE, difference(made, plan), made)
+
+    def _content(self, path: str) -> str | None:
+        """The digest of the artefact's content, as it says itself."""
+        if path not in self._folders:
+            made = read_made(self.workspace.root / path)
+            self._folders[path] = None if made is None else made.content
+        return self._folders[path]
+
+    def people_s(self, path: str) -> str:
+        """The digest of a folder that people fill; of one that is not there, of an empty one."""
+        if path not in self._folders:
+            self._folders[path] = self.hashes.folder(self.workspace.root / path)
+        digest = self._folders[path]
+        assert digest is not None
+        return digest
+
+    def _read_settings(self, artefact: Artefact) -> StageSettings:
+        params = self.params_of(artefact.of_ablation)
+        values = {
+            name: self._value(artefact, params, keys, artefact.stage.settings.model_fields[name])
+            for name, keys in artefact.stage.settings.sources()
+        }
+        return artefact.stage.settings.model_validate(values)
+
+    def _value(self, artefact: Artefact, params: Params, keys: tuple[str, ...], field: Any) -> Any:
+        if len(keys) > 1:  # what a variant changes
+            return params.variant(str(artefact.variant))
+        value: Any = params
+        for part in keys[0].format(style=artefact.style, variant=artefact.variant).split("."):
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        if isinstance(value, dict):
+            return tuple(value)
+        kind = field.annotation
+        if isinstance(value, BaseModel) and not isinstance(value, kind):  # a part of it
+            return kind(**{name: getattr(value, name) for name in kind.model_fields})
+        return value
+
+
+def difference(made: Made, plan: Made) -> str:
+    """What is otherwise now: ``settings: training.learning_rate 0.002 -> 0.001``."""
+    if made.recipe != plan.recipe:
+        return f"the stage makes it otherwise now (recipe {made.recipe} -> {plan.recipe})"
+    changed = _changed_keys(made.settings, plan.settings)
+    if changed:
+        return f"settings: {'; '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}"
+    paths = [p for p in {**made.inputs, **plan.inputs} if made.inputs.get(p) != plan.inputs.get(p)]
+    return f"inputs: {', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}"
+
+
+def _changed_keys(before: Any, after: Any, name: str = "") -> list[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return [
+            line
+            for key in {**before, **after}
+            for line in _changed_keys(before.get(key), after.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if before == after else [f"{name} {before} -> {after}"]

@@ -1,0 +1,25 @@
+"""Which of several processes that train together this one is; by the names torchrun gave them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of ``count`` processes."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """The first process writes, logs and tells; the others compute."""
+        return self.index == 0
+
+
+def this_rank(environ: Mapping[str, str] = os.environ) -> Rank:
+    """As ``nsync run --processes``, ``accelerate launch`` and ``torchrun`` say it; else alone."""
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(environ):
+        return Rank()
+    return Rank(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
