@@ -37,7 +37,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException  # noqa: E402
 from PIL import Image  # noqa: E402
 
-logging.getLogger("alembic").setLevel(logging.WARNING)
+for _name in ("alembic", "mlflow.store.db.utils"):  # each migration of a new store
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 MOST = {"params": 100, "metrics": 1000, "tags": 100}
 """MLflow's limits of one ``log_batch``."""
