@@ -24,14 +24,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing the pinned dependencies into $(VENV) (a few minutes, once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "pip>=24"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[orchestration,dev]'
-	@$(BIN)/python -m assets.home
+	@$(BIN)/python -m assets.instance
 	@touch $@
 
 demo: setup ## Run the whole pipeline on the embedded style, through Dagster
-	@$(BIN)/python -m assets.materialize --style woodblock
+	@$(BIN)/python -m assets.demo --style woodblock
 
 ui: setup ## Start the Dagster and MLflow pages
-	@$(BIN)/python -m assets.pages
+	@$(BIN)/nsync ui
 
 evidence: setup ## Measure what the contrast does on the drawn world (about 1.5 hours, resumable)
 	@$(BIN)/python -m benchmarks.evidence run

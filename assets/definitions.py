@@ -1,17 +1,16 @@
 """All of the code location."""
 
-from dagster import Definitions
+from dagster import Definitions, in_process_executor
 
-from assets.ablation import ablation
-from assets.checks import CHECKS
-from assets.externals import choices, pictures, settings
-from assets.jobs import ablate, assess, learn, prepare, whole_style
-from assets.lineage import ASSETS
-from assets.sensors import dvc_lock
+from .checks import CHECKS
+from .jobs import JOBS
+from .lineage import external_assets, stage_assets
+from .sensors import keep_up_to_date, workspace
 
 defs = Definitions(
-    assets=[pictures, choices, *settings, *ASSETS, ablation],
+    assets=[*external_assets(), *stage_assets(), *stage_assets(of_ablation=True)],
     asset_checks=CHECKS,
-    jobs=[prepare, learn, assess, whole_style, ablate],
-    sensors=[dvc_lock],
+    jobs=JOBS,
+    sensors=[workspace, keep_up_to_date],
+    executor=in_process_executor,  # each step is a process of its own already: DVC's
 )

@@ -1,53 +1,107 @@
-"""DVC as a program: the one thing the assets start."""
+"""DVC as a program: the one thing the assets start.
 
-import json
+It runs the stage, with a line from the engine to the Dagster run, and records what was made.
+"""
+
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from assets.child_process import Ended, run_child
+from dagster import (
+    AssetExecutionContext,
+    PipesTempFileContextInjector,
+    PipesTempFileMessageReader,
+    PreviewWarning,
+    open_pipes_session,
+)
+
+from nsync_pipeline.graph.artefacts import Artefact
+from nsync_pipeline.graph.dvc import stage_name
+from nsync_pipeline.graph.processes import die_with_parent
+
+from .workspace import WORKSPACE
+
+# Raised by dagster's own code, at every session.
+warnings.filterwarnings("ignore", category=PreviewWarning)
 
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
 """What DVC says while another DVC command holds what this one needs."""
 PATIENCE = 24 * 3600.0  # seconds: another training may go first
 LONGEST_PAUSE = 30.0  # seconds between two tries
+OURS = "nsync: "
+"""How the command line begins what a person should read."""
 
 
 class DvcError(Exception):
-    """DVC, or the stage it ran, failed; the message is what was said on stderr."""
+    """DVC, or the stage it ran, failed; the message is what a person should read."""
+
+    may_pass = False
+    """It may go well when it is tried again: nobody made a mistake."""
 
 
-def repro(stage: str, environment: Mapping[str, str]) -> None:
-    """Bring one stage up to date, as ``dvc repro --single-item`` does.
-
-    Raises:
-        DvcError: it failed.
-    """
-    arguments = ("--wait-for-lock", "repro", "--quiet", "--single-item", stage)
-    ended = _run_dvc(arguments, environment)
-    print(ended.stderr, end="", file=sys.stderr)  # warnings, where there were any
+@dataclass(frozen=True)
+class _Ended:
+    code: int
+    stderr: str
 
 
-def stages_out_of_date(stages: Sequence[str]) -> set[str]:
-    """Those of ``stages`` that DVC would run now; what is only downstream of them is not in.
+def repro(context: AssetExecutionContext, artefact: Artefact) -> None:
+    """Bring one artefact up to date, as ``dvc repro --single-item`` does.
 
     Raises:
-        DvcError: DVC could not say.
+        DvcError: DVC or the stage failed.
     """
-    arguments = ("--wait-for-lock", "status", "--json", *stages)
-    status = json.loads(_run_dvc(arguments, {}, keep_stdout=True).stdout)
-    return {name for name in status if name in stages}
+    with open_pipes_session(
+        context=context,
+        context_injector=PipesTempFileContextInjector(),
+        message_reader=PipesTempFileMessageReader(),
+    ) as session:
+        environment = session.get_bootstrap_env_vars()
+        give_up, pause = time.monotonic() + PATIENCE, 1.0
+        while True:
+            ended = _run(environment, "repro", "--quiet", "--single-item", stage_name(artefact))
+            if ended.code == 0:
+                print(ended.stderr, end="", file=sys.stderr)  # warnings, where there were any
+                return
+            if time.monotonic() > give_up or not any(says in ended.stderr for says in BUSY):
+                raise _error(ended)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _run_dvc(
-    arguments: Sequence[str], environment: Mapping[str, str], keep_stdout: bool = False
-) -> Ended:
-    give_up, pause = time.monotonic() + PATIENCE, 1.0
-    while True:
-        ended = run_child((sys.executable, "-m", "dvc", *arguments), environment, keep_stdout)
-        if ended.code == 0:
-            return ended
-        if time.monotonic() > give_up or not any(saying in ended.stderr for saying in BUSY):
-            raise DvcError(ended.stderr.strip() or f"dvc ended with exit code {ended.code}")
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+def _run(environment: Mapping[str, str], *arguments: str) -> _Ended:
+    """DVC in the workspace until it ends; it ends when this process does."""
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+        cwd=WORKSPACE.root,
+        env={**os.environ, "PATH": programs, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    try:
+        _, stderr = process.communicate()
+    except BaseException:  # the run was ended: so is what it started
+        process.terminate()
+        process.wait()
+        raise
+    return _Ended(process.returncode, stderr)
+
+
+def _error(ended: _Ended) -> DvcError:
+    """What the engine said, without DVC's words around it; where it said nothing, DVC's own."""
+    lines = ended.stderr.strip().splitlines()
+    said = [number for number, line in enumerate(lines) if line.startswith(OURS)]
+    if said:
+        own = [line for line in lines[said[-1] :] if not line.startswith("ERROR: ")]
+        return DvcError("\n".join(own).removeprefix(OURS).strip())
+    reasons = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    error = DvcError("\n".join(reasons or lines) or f"DVC ended with exit code {ended.code}")
+    error.may_pass = "Traceback" not in ended.stderr
+    return error

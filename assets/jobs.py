@@ -1,54 +1,48 @@
-"""Jobs: the three parts of a style's graph, all of it in one, and the ablation beside it."""
+"""Jobs: the parts of a style's graph that are partitioned alike, so that one run can make each.
 
-from dagster import (
-    AssetSelection,
-    OpExecutionContext,
-    define_asset_job,
-    job,
-    op,
-)
+To make a style whole from the page, select its assets and materialize them: Dagster's backfill
+makes them part by part. Or turn on the sensor ``keep_up_to_date``.
+"""
 
-from assets.partitions import STYLES, STYLES_AND_TRAININGS
-from assets.whole_style import materialize_style
+from dagster import AssetSelection, define_asset_job
+
+from nsync_pipeline.graph.table import STAGES, Stage
+
+from .lineage import asset_key
+
+PREPARE, LEARN, ASSESS = "prepare", "learn", "assess"
+
+
+def part_of(stage: Stage) -> str:
+    """The job that makes the artefacts of ``stage``."""
+    if stage.per_training:
+        return LEARN
+    return PREPARE if stage.shared else ASSESS
+
+
+def _assets(part: str, of_ablation: bool = False) -> AssetSelection:
+    keys = (asset_key(stage, of_ablation) for stage in STAGES.values() if part_of(stage) == part)
+    return AssetSelection.assets(*keys)
+
 
 prepare = define_asset_job(
-    "prepare",
-    AssetSelection.assets("style_set", "captions", "negative_set", "base_samples"),
+    PREPARE, _assets(PREPARE),
     description="The pictures of a style, their captions, and what the base draws of them.",
-    partitions_def=STYLES,
-)
-
+)  # fmt: skip
 learn = define_asset_job(
-    "learn",
-    AssetSelection.assets("lora", "samples"),
+    LEARN, _assets(LEARN),
     description="The LoRA of one training of a variant, and what is drawn with it.",
-    partitions_def=STYLES_AND_TRAININGS,
-)
-
+)  # fmt: skip
 assess = define_asset_job(
-    "assess",
-    AssetSelection.assets("evaluation", "report"),
+    ASSESS, _assets(ASSESS),
     description="The evaluation of all variants of a style, and its report.",
-    partitions_def=STYLES,
-)
-
-ablate = define_asset_job(
-    "ablate",
-    AssetSelection.assets("ablation"),
-    description="The settings of the section `ablation`, trained on a style and compared.",
-    partitions_def=STYLES,
-)
-
-
-@op
-def materialize_out_of_date(context: OpExecutionContext) -> None:
-    """Run `prepare`, then `learn` for each training, then `assess`: what is fresh is left out."""
-    materialize_style(
-        context.repository_def.get_job, context.instance, context.partition_key, context.log.info
-    )
-
-
-@job(partitions_def=STYLES, description="A style whole, from its pictures to its report.")
-def whole_style() -> None:
-    """A run cannot mix partitions by style with those by training, so this one starts others."""
-    materialize_out_of_date()
+)  # fmt: skip
+ablation_learn = define_asset_job(
+    f"ablation_{LEARN}", _assets(LEARN, of_ablation=True),
+    description="One training of a variant of the section `ablation`, and what it draws.",
+)  # fmt: skip
+ablation_assess = define_asset_job(
+    f"ablation_{ASSESS}", _assets(ASSESS, of_ablation=True),
+    description="The comparison of all variants of the section `ablation`, and its report.",
+)  # fmt: skip
+JOBS = [prepare, learn, assess, ablation_learn, ablation_assess]

@@ -1,136 +1,104 @@
-"""The lineage graph: from a style's pictures to its LoRAs and their report.
+"""The lineage graph: an asset for each stage of the table, and for the two folders people fill.
 
-Each asset has DVC run one stage of the engine; figures and previews are what the stage said.
+Each asset has DVC run one stage of the engine; what it shows, the artefact says of itself.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
-from dagster import AssetExecutionContext, MaterializeResult, asset
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    AssetSpec,
+    Backoff,
+    Failure,
+    MaterializeResult,
+    RetryPolicy,
+    asset,
+)
 
-from assets.keys import CHOICES, SOURCES, settings_key
-from assets.partitions import STYLES, STYLES_AND_TRAININGS
-from assets.present import code_version
-from assets.stage_run import run_in_dvc
-from nsync_pipeline.graph import STAGES
+from nsync_pipeline.graph.artefacts import Artefact
+from nsync_pipeline.graph.table import CHOICES, SOURCES, STAGES, Stage
+
+from .dvc import DvcError, repro
+from .metadata import data_version, metadata_of
+from .partitions import STYLES, artefact_of, partitions_of
+from .workspace import graph_now
 
 OWNERS = ["team:nsync"]
-GPU = "gpu"
-"""The pool of assets that use the accelerator; its limit is in the instance's dagster.yaml."""
+DEVICES = "gpu"
+"""The pool of assets that use an accelerator: as many run at once as its limit says."""
+ABLATION = "ablation"
+GROUPS = {
+    "style_set": "pictures", "captions": "pictures", "negative_set": "pictures",
+    "training": "models", "generation": "drawings", "base_generation": "drawings",
+    "evaluation": "results", "report": "results",
+}  # fmt: skip
+PEOPLE_S = {SOURCES: AssetKey("sources"), CHOICES: AssetKey("choices")}
+"""The folders that people fill, and the assets that stand for them."""
+
+# A machine that is busy or a network that is gone for a moment; a mistake is not tried again.
+RETRIES = RetryPolicy(max_retries=2, delay=10, backoff=Backoff.EXPONENTIAL)
 
 
-@asset(
-    deps=[SOURCES, settings_key("style_set")],
-    partitions_def=STYLES,
-    group_name="pictures",
-    kinds={"dvc", "parquet"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["style_set"]),
-)
-def style_set(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """The pictures of a style: validated, normalised, without duplicates, split by content."""
-    return run_in_dvc(context, "style_set")
+def asset_key(stage: Stage, of_ablation: bool = False) -> AssetKey:
+    """What the asset of ``stage`` is called."""
+    own = of_ablation and not stage.shared
+    return AssetKey([ABLATION, stage.asset] if own else [stage.asset])
 
 
-@asset(
-    deps=[style_set, settings_key("captions")],
-    partitions_def=STYLES,
-    group_name="pictures",
-    kinds={"dvc", "parquet", "huggingface"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["captions"]),
-    pool=GPU,
-)
-def captions(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """What each picture shows, in words that say nothing of its style."""
-    return run_in_dvc(context, "captions")
+def external_assets() -> Iterator[AssetSpec]:
+    """What the graph does not make."""
+    yield AssetSpec(
+        PEOPLE_S[SOURCES],
+        description="The pictures of a style, as `nsync add-style` brought them in.",
+        partitions_def=STYLES, group_name="pictures", kinds={"image"}, owners=OWNERS,
+    )  # fmt: skip
+    yield AssetSpec(
+        PEOPLE_S[CHOICES],
+        description="What people chose on blind pages of a style (`nsync blind read`).",
+        partitions_def=STYLES, group_name="results", kinds={"json"}, owners=OWNERS,
+    )  # fmt: skip
 
 
-@asset(
-    deps=[style_set, captions, settings_key("negative_set")],
-    partitions_def=STYLES,
-    group_name="pictures",
-    kinds={"dvc", "parquet", "diffusers"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["negative_set"]),
-    pool=GPU,
-)
-def negative_set(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """Negative synthetic images: the same content as the frozen base draws it, styleless."""
-    return run_in_dvc(context, "negative_set")
+def stage_assets(of_ablation: bool = False) -> list[AssetsDefinition]:
+    """The assets of all stages, or of those that an ablation has of its own."""
+    stages = (stage for stage in STAGES.values() if not (of_ablation and stage.shared))
+    return [_stage_asset(stage, of_ablation) for stage in stages]
 
 
-@asset(
-    deps=[style_set, captions, negative_set, settings_key("lora")],
-    partitions_def=STYLES_AND_TRAININGS,
-    group_name="models",
-    kinds={"dvc", "pytorch", "safetensors"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["training"]),
-    pool=GPU,
-)
-def lora(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """The style as a LoRA, trained with the update rule of its variant from its training seed."""
-    return run_in_dvc(context, "lora")
+def _stage_asset(stage: Stage, of_ablation: bool) -> AssetsDefinition:
+    keys = [asset_key(STAGES[need], of_ablation) for need in stage.needs]
+
+    @asset(
+        key=asset_key(stage, of_ablation),
+        deps=[*keys, *(PEOPLE_S[folder] for folder in stage.reads)],
+        description=stage.says,
+        partitions_def=partitions_of(stage.per_training, of_ablation),
+        group_name=ABLATION if of_ablation else GROUPS[stage.name],
+        kinds={"dvc", *stage.kinds},
+        owners=OWNERS,
+        code_version=str(stage.recipe),
+        pool=DEVICES if stage.on_device else None,
+        retry_policy=RETRIES,
+    )
+    def stage_asset(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        return _materialized(context, artefact_of(stage.name, context.partition_key, of_ablation))
+
+    return stage_asset
 
 
-@asset(
-    deps=[style_set, captions, lora, settings_key("samples")],
-    partitions_def=STYLES_AND_TRAININGS,
-    group_name="pictures_drawn",
-    kinds={"dvc", "parquet", "diffusers"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["generation"]),
-    pool=GPU,
-)
-def samples(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """The captions held out of training, drawn with the LoRA from fixed seeds."""
-    return run_in_dvc(context, "samples")
-
-
-@asset(
-    deps=[style_set, captions, settings_key("base_samples")],
-    partitions_def=STYLES,
-    group_name="pictures_drawn",
-    kinds={"dvc", "parquet", "diffusers"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["base_generation"]),
-    pool=GPU,
-)
-def base_samples(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """The same captions from the same seeds, drawn by the untrained base."""
-    return run_in_dvc(context, "base_samples")
-
-
-@asset(
-    deps=[
-        style_set, captions, negative_set, base_samples, samples, settings_key("evaluation"),
-    ],
-    partitions_def=STYLES,
-    group_name="results",
-    kinds={"dvc", "json"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["evaluation"]),
-    pool=GPU,
-)  # fmt: skip
-def evaluation(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """How near each variant comes to the style, what it keeps of the content, what it copies."""
-    return run_in_dvc(context, "evaluation")
-
-
-@asset(
-    deps=[
-        style_set, captions, negative_set, lora, base_samples, samples, evaluation, CHOICES,
-        settings_key("report"),
-    ],
-    partitions_def=STYLES,
-    group_name="results",
-    kinds={"dvc", "html"},
-    owners=OWNERS,
-    code_version=code_version(STAGES["report"]),
-)  # fmt: skip
-def report(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """One page a style: pictures side by side, figures, what people chose, where all came from."""
-    return run_in_dvc(context, "report")
-
-
-ASSETS = [style_set, captions, negative_set, lora, samples, base_samples, evaluation, report]
+def _materialized(context: AssetExecutionContext, artefact: Artefact) -> MaterializeResult[Any]:
+    """Bring the artefact up to date, and say what it says of itself."""
+    failed: DvcError | None = None
+    try:
+        repro(context, artefact)
+    except DvcError as error:
+        failed = error
+    if failed is not None:  # raised out here: nothing is folded above the one message
+        raise Failure(description=str(failed), allow_retries=failed.may_pass)
+    graph = graph_now()
+    made = graph.made(artefact)
+    assert made is not None, "DVC said that it is there"
+    return MaterializeResult(data_version=data_version(made), metadata=metadata_of(artefact, made))

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from assets.home import write_home
-from assets.place import WORKSPACE
 from nsync_pipeline.tracking.destination import configured_uri, is_remote, resolved_uri
 from nsync_pipeline.workspace import Workspace
+
+from .instance import write_home
+from .workspace import WORKSPACE
 
 HOST = "127.0.0.1"
 DAGSTER_PORT = 3000
@@ -47,7 +48,7 @@ def main() -> int:
 
 
 def _dagster(workspace: Workspace) -> subprocess.Popen[bytes]:
-    environment = {"DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(write_home()))}
+    environment = {"DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(write_home(workspace)))}
     return _start(
         workspace, environment, "dagster", "dev", "--host", HOST, "--port", str(DAGSTER_PORT)
     )

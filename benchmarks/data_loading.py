@@ -1,6 +1,6 @@
 """What making a step's batches costs, with few pictures and with many.
 
-    python benchmarks/data_loading.py [--pictures 100 100000] [--steps 50] [--latent 4 64 64]
+    python -m benchmarks.data_loading [--pictures 100 100000] [--steps 50] [--latent 4 64 64]
 
 Writes encodings of as many made-up pictures (a negative and a prompt each) as a training would have
 kept on disk, in a folder that is removed afterwards, and then, in a process of its own for each
@@ -27,6 +27,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE
 from nsync_pipeline.families.family import NoiseSchedule, PromptEmbeds
 from nsync_pipeline.training.batches import batch_maker
 from nsync_pipeline.training.config import TrainingConfig
@@ -38,7 +39,7 @@ from nsync_pipeline.training.encoded_set import (
 )
 from nsync_pipeline.training.triplets import triplet_order
 
-BRANCHES = ("positive", "negative", "anchor")
+BRANCHES = (POSITIVE, NEGATIVE, ANCHOR)
 BATCH = 8
 SIDE = 512
 
@@ -82,7 +83,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="data_loading_") as folder:
             encoded(arguments, count, Path(folder))
             size = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
-            command = [sys.executable, *sys.argv, "--measure", str(count), "--cache", folder]
+            command = [sys.executable, "-m", "benchmarks.data_loading", *sys.argv[1:]]
+            command += ["--measure", str(count), "--cache", folder]
             answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found.append(json.loads(answer))
         last = found[-1]

@@ -75,7 +75,7 @@ def write_workspace(root: Path, styles: int, variants: int, seeds: int) -> int:
     graph = Graph.read(workspace)
     count = 0
     for style in graph.params.styles:
-        workspace.source(style).mkdir(parents=True)
+        workspace.source(style).mkdir(parents=True, exist_ok=True)
         for artefact in graph.artefacts(style):
             folder = root / artefact.path
             folder.mkdir(parents=True)

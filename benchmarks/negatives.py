@@ -1,6 +1,6 @@
 """How fast negatives are drawn, against one prompt at a time by the plain pipeline.
 
-    python benchmarks/negatives.py [--model sketchbook] [--prompts 128] [--block 32] [--threads 2]
+    python -m benchmarks.negatives [--model sketchbook] [--prompts 128] [--block 32] [--threads 2]
 
 Ours: what the negative_set stage does (`negative_set.sampler`'s defaults: batches, DPM-Solver++ 2M,
 20 steps, guidance 5), saving included. Theirs, as NSYNC's authors' script does: the diffusers
@@ -29,7 +29,7 @@ import torch
 from diffusers import DiffusionPipeline, PNDMScheduler
 from PIL import Image
 
-from nsync_pipeline.drawing.config import NegativeSetConfig, SamplerConfig
+from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.picture_store import PictureStore, draw_into_store
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.drawing.sampling import PictureRequest
@@ -45,6 +45,7 @@ from nsync_pipeline.metrics.distances import (
     rbf,
 )
 from nsync_pipeline.metrics.features import EMBEDDED, load_extractor
+from nsync_pipeline.negative_set.config import NegativeSetConfig
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook import PIPELINE_FOLDER
 from nsync_pipeline.sketchbook.world import draw_style_set

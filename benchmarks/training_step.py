@@ -1,6 +1,6 @@
 """How fast a training step is, and how much memory it takes: this project's, and a plain one.
 
-    python benchmarks/training_step.py [--model sketchbook|shaped_like_sd] [--batch 1 2 4 8]
+    python -m benchmarks.training_step [--model sketchbook|shaped_like_sd] [--batch 1 2 4 8]
 
 Three comparisons in one run, of rule `orthogonal_anchor` (three branches) at B triplets a step,
 float32, on the same model, pictures and random draws; all ways by turns in every round, medians:
@@ -25,13 +25,14 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -39,10 +40,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from straightforward_loop import BRANCHES, StraightforwardLoop
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.straightforward_loop import BRANCHES, StraightforwardLoop
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.trainables import add_trainables
 from nsync_pipeline.drawing.prompts import styled_prompt
@@ -236,9 +237,9 @@ def ours(
         ends.append(time.perf_counter())  # its norms have been read: a GPU has finished by then
         records.append(record)
 
-    checkpoints = CheckpointFolder(scratch, "0" * 64)
+    checkpoints = CheckpointFolder(scratch, {})
     train(family, trained, examples, config, 0, checkpoints, on_step=on_step)
-    checkpoints.remove()
+    shutil.rmtree(scratch)
     return [after - before for before, after in pairwise(ends)], records
 
 
@@ -301,7 +302,7 @@ def agreement(base: str, data: Data) -> str:
     with torch.no_grad():
         torch._foreach_copy_(trained.weights, before)
     _, records = ours(family, trained, examples, config, data.folder / "checkpoints")
-    figures = records[0].figures()
+    figures = asdict(records[0])
     apart = [abs(figures[f"loss_{b}"] / taken.losses[b] - 1) for b in BRANCHES]
     norm = abs(figures["norm_refined"] / taken.norm - 1)
     return f"the same LoRA step by both: losses apart by {max(apart):.0e}, |g'| by {norm:.0e}"
@@ -371,8 +372,8 @@ def print_memory(arguments: argparse.Namespace, base: str) -> None:
     for batch in arguments.batch:
         mib = {}
         for name in MEMORY_WAYS:
-            command = [sys.executable, __file__, "--memory-of", name, "--base", base]
-            command += ["--batch", str(batch)]
+            command = [sys.executable, "-m", "benchmarks.training_step", "--memory-of", name]
+            command += ["--base", base, "--batch", str(batch)]
             # So that what is freed is given back, and not counted as there before.
             mapped = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
             found = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=mapped)

@@ -1,6 +1,6 @@
 """What a step costs at the true sizes: Stable Diffusion 1.5 (860 M weights), XL (2.6 G), 3 (2 G).
 
-    python benchmarks/true_size.py [--models sd15 xl sd3] [--dtype bfloat16] [--batch 1]
+    python -m benchmarks.true_size [--models sd15 xl sd3] [--dtype bfloat16] [--batch 1]
                                    [--rounds 5] [--checkpointing] [--compile] [--tiny]
 
 Denoisers and VAEs are built from their settings, with random weights: how long a step takes and how
@@ -34,10 +34,9 @@ from torch import Tensor, nn
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
 from nsync_pipeline.contrast.branch_copies import BranchCopies
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.config import ContrastConfig, UpdateRule, branches_of
 from nsync_pipeline.contrast.refiner import Refiner
-from nsync_pipeline.contrast.rules import UpdateRule, branches_of
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.placement import (
     Placement,
@@ -92,7 +91,7 @@ VAE: dict[str, Any] = {
     "layers_per_block": 2,
 }
 TINY: dict[str, dict[str, Any]] = {
-    "sd15": {"block_out_channels": (32,) * 4, "sample_size": 8},
+    "sd15": {"block_out_channels": (32,) * 4, "sample_size": 16},
     "xl": {
         "block_out_channels": (32,) * 3,
         "sample_size": 8,
@@ -161,12 +160,12 @@ def prompts(family: Any, count: int) -> PromptEmbeds:
 def training_step(family: Any, way: str, batch: int, checkpointing: bool) -> Callable[[], object]:
     """One optimizer step; its norms are read, so a GPU has finished when it returns."""
     rule: UpdateRule = "none" if way == "lora" else RULE
-    branches = branches_of(rule, ContrastConfig())
+    branches = branches_of(rule, ContrastConfig()).ordered
     lora = add_lora(family, LoraSettings(rank=8, alpha=8.0), torch.Generator().manual_seed(0))
     if checkpointing:
         family.denoiser.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(lora.weights, lr=1e-4)
-    refiner = Refiner(rule, ContrastConfig(), lora.names, [w.shape for w in lora.weights])
+    refiner = Refiner(dict(zip(lora.names, lora.weights, strict=True)), rule)
     batches = {
         branch: (
             NoisyBatch(
@@ -186,7 +185,8 @@ def training_step(family: Any, way: str, batch: int, checkpointing: bool) -> Cal
             found = gradients_fused(copies, branches, whole)
         else:
             found = gradients_in_turn(lora.weights, branches, whole)
-        for weight, gradient in zip(lora.weights, refiner(found.gradients).gradient, strict=True):
+        refined = refiner.of_branches(found.gradients)
+        for weight, gradient in zip(lora.weights, refined.gradient, strict=True):
             weight.grad = gradient
         optimizer.step()
         waited_for(lora.weights[0])
@@ -294,7 +294,8 @@ def main() -> None:
 
 def row(model: str, name: str) -> str:
     """One measurement, in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", f"{model}:{name}"]
+    command = [sys.executable, "-m", "benchmarks.true_size", *sys.argv[1:]]
+    command += ["--one", f"{model}:{name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     what = f"{model:<6} {'':>8}  {MEASUREMENTS[name]:<26}"
     if done.returncode != 0:

@@ -1,6 +1,6 @@
 """Train every update rule, and its main options, on the drawn world's woodblock style.
 
-    python benchmarks/update_rules.py FOLDER [--steps 150] [--batch 8] [--only orthogonal ...]
+    python -m benchmarks.update_rules FOLDER [--steps 150] [--batch 8] [--only orthogonal ...]
 
 Pictures, captions and negatives (two a picture, drawn by the embedded base) are made once and kept
 in FOLDER; each row is trained by the training stage itself, all with the same data, order and
@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.graph.table import find_stage
+from benchmarks.stages import make_artefact
 from nsync_pipeline.params import Params, parse_params
-from nsync_pipeline.stage import StageContext
 from nsync_pipeline.workspace import Workspace
 
 STYLE = "woodblock"
@@ -147,8 +146,7 @@ def make_data(workspace: Workspace, params: Params) -> None:
             raise SystemExit(f"{record} is of other pictures: give another folder")
         return
     for stage in ("style_set", "captions", "negative_set"):
-        clock = StepClock(stage)
-        find_stage(stage, None).run(StageContext(workspace, params, STYLE, progress=clock))
+        make_artefact(workspace, params, stage, STYLE, progress=StepClock(stage))
     record.write_text(json.dumps(told, indent=2) + "\n")
 
 
@@ -163,7 +161,7 @@ def made(workspace: Workspace, params: Params, row: str) -> dict[str, Any]:
     # A row that was broken off is trained anew, so that all its steps are timed alike.
     shutil.rmtree(workspace.scratch("training", STYLE, row, "0"), ignore_errors=True)
     clock = StepClock(row)
-    find_stage("training", row).run(StageContext(workspace, params, STYLE, row, progress=clock))
+    make_artefact(workspace, params, "training", STYLE, row, progress=clock)
     model = workspace.model(STYLE, row, 0)
     summary = json.loads((model / "training.json").read_text())
     figures = {name: summary.get(name) for name in COLUMNS}

@@ -11,8 +11,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
+from nsync_pipeline.errors import CaptionError, ParamsError, PictureError, short_list
 from nsync_pipeline.graph.disk_full import disk_full_explained
+from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import NAME, Params, parse_params, read_params
 from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few
@@ -25,7 +26,7 @@ from nsync_pipeline.style_set.source_copy import (
     files_of,
     plan_copy,
 )
-from nsync_pipeline.style_set.source_folder import SourceFolder, read_source, short_list
+from nsync_pipeline.style_set.source_folder import SourceFolder, read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
 
@@ -108,11 +109,6 @@ def _dumped(content: Any) -> str:
 
 
 FOLDER = "folder"
-DRAWN_README = """\
-There are no pictures in this folder: `{name}` is drawn by the embedded world
-(`{source}` in `params.yaml`).
-A style of your own keeps its pictures in such a folder; `nsync add-style` brings them in.
-"""
 
 
 @dataclass(frozen=True)
@@ -185,7 +181,7 @@ def _add_drawn(workspace: Workspace, params: Params, asked: NewStyle) -> AddedSt
     folder = workspace.source(asked.name)
     if folder.is_dir() and any(path.name != README for path in folder.iterdir()):
         raise PictureError(f"{folder} holds files already: choose another name, or move them away")
-    readme = DRAWN_README.format(name=asked.name, source=asked.source)
+    readme = DRAWN_TEXT.format(style=asked.name, source=asked.source)
     _write_whole(folder / README, readme)
     _write_whole(workspace.params_file, text)
     return AddedStyle(folder, is_folder=False, copied=0, figures={"pictures": offer.count})

@@ -1,5 +1,7 @@
 """Errors a user can cause: one message that says what, where, and what to do."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake in the input or the settings; the command line prints it without a traceback."""
@@ -61,3 +63,20 @@ class InputsChangedError(UserError):
     """The inputs of a stage changed while it ran, so its result must not be recorded."""
 
     exit_code = 75
+
+
+LISTED = 20
+
+
+def bullet_list(items: Sequence[object], most: int = LISTED) -> str:
+    """``items`` one a line; those after the first ``most`` are counted."""
+    lines = [f"  - {item}" for item in items[:most]]
+    if len(items) > most:
+        lines.append(f"  - and {len(items) - most} more")
+    return "\n".join(lines)
+
+
+def short_list(items: Sequence[object], most: int = 5) -> str:
+    """``items`` in one line; those after the first ``most`` are counted."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(str(item) for item in items[:most]) + more

@@ -1,4 +1,4 @@
-"""Writing a stage's folder whole or not at all."""
+"""Files and folders that appear whole or not at all, and the digests of what they hold."""
 
 import hashlib
 import json
@@ -7,6 +7,31 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; that file takes its place once it is on the disk.
+
+    Where writing fails, ``path`` stays as it was. The file to write ends in ``.partial`` and has
+    the process's number in its name, so that several processes may write to one place: the last to
+    end wins. What a killed process leaves is never taken for the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _to_disk(partial)
+        partial.replace(path)
+        _to_disk(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all; text is UTF-8, line ends as they are."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -23,28 +48,40 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
+        _to_disk(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-CHUNK = 1 << 20  # bytes
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    return _digest(path, "sha256")
+
+
+def folder_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in ``folder``, by its relative POSIX path, in their order."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {name: file_sha256(files[name]) for name in sorted(files)}
 
 
 def file_md5(path: Path) -> str:
     return _digest(path, "md5")
 
 
-def file_sha256(path: Path) -> str:
-    return _digest(path, "sha256")
-
-
 def _digest(path: Path, algorithm: str) -> str:
     # Not for security: DVC's own names of contents are MD5.
-    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
 
 
 def dvc_digest(path: Path) -> str:
@@ -58,13 +95,3 @@ def dvc_digest(path: Path) -> str:
     listing = [{"md5": file_md5(files[name]), "relpath": name} for name in sorted(files)]
     content = json.dumps(listing, sort_keys=True).encode()
     return hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``path`` whole or not at all: what is there before stays until the new is on disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -1,6 +1,6 @@
 """The base of every settings section: frozen, and closed to unknown keys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
@@ -97,3 +97,14 @@ class StageSettings(Section):
     def identity(self) -> dict[str, Any]:
         """What of it decides the artefact, as JSON: with another, it would come out otherwise."""
         return self.model_dump(mode="json")
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"training": {"steps": 5}}`` as ``{"training.steps": 5}``; an empty section is a value."""
+    leaves: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves

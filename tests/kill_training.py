@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL at random moments; compare what comes of it with an unbroken one.
 
-    python tests/kill_training.py --kills 20
+    PYTHONPATH=. python tests/kill_training.py --kills 20
 
 Every run is a process of its own on a tiny base, with a running estimate of the negatives, an
 average of the weights and looks that choose the weights to keep. Where a training comes to its end
@@ -22,6 +22,7 @@ import training_process
 from tiny_models import save_tiny_stable_diffusion
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
+from nsync_pipeline.files import folder_sums
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import Workspace
 
@@ -97,8 +98,8 @@ class Killer:
     def _take_result(self, when: str) -> None:
         folder = self.workspace.model(STYLE, VARIANT, 0)
         digest = hashlib.sha256()
-        for path in sorted(folder.iterdir()):
-            digest.update(path.name.encode() + path.read_bytes())
+        for name, sha256 in folder_sums(folder).items():
+            digest.update(f"{name} {sha256}".encode())
         (lora,) = folder.glob("*.safetensors")
         print(f"{when}: {hashlib.sha256(lora.read_bytes()).hexdigest()}  {lora.name}", flush=True)
         self.hashes.add(digest.hexdigest())

@@ -39,13 +39,13 @@ def trained(base: Path, megabytes: int | None) -> dict[str, object]:
     )
     warm = settings.model_copy(update={"steps": 1, "batch_size": 1})
     with tempfile.TemporaryDirectory() as folder:
-        train(family, lora, examples, warm, 0, CheckpointFolder(Path(folder), "warm"))
+        train(family, lora, examples, warm, 0, CheckpointFolder(Path(folder), {"run": 0}))
     if megabytes is not None:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = taken + megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with tempfile.TemporaryDirectory() as folder:
-        outcome = train(family, lora, examples, settings, 0, CheckpointFolder(Path(folder), "a"))
+        outcome = train(family, lora, examples, settings, 0, CheckpointFolder(Path(folder), {}))
     losses = [record.loss_negative for record in outcome.history]
     return {"branches": outcome.branches, "losses": losses}
 

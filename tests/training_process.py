@@ -1,6 +1,7 @@
 """The training stage in a process of its own, that can be told where to die."""
 
 import os
+import shutil
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import torch
 
 from nsync_pipeline.params import Params
-from nsync_pipeline.stage import StageContext
 from nsync_pipeline.training import stage as training
+from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import Workspace
+from tests.support.contexts import stage_context
 
 IN_A_CHECKPOINT = "in a checkpoint"
 IN_THE_RESULT = "in the result"
@@ -32,27 +34,32 @@ def train_in_process(
     """
     torch.set_num_threads(1)
     if dies == IN_A_CHECKPOINT:
-        _die_in_the_second_fsync()
+        _die_in_the_second_checkpoint()
     if dies == IN_THE_RESULT:
-        training._write = _die  # type: ignore[assignment]
+        training.history_csv = _die  # type: ignore[assignment]
 
     def progress(what: str, done: int, total: int) -> None:
         if what == "training":
             steps.send(done)
 
-    training.run(StageContext(Workspace(root), params, style, variant, progress=progress))
+    result = training.run(
+        stage_context(TrainingSettings, Workspace(root), params, style, variant, progress=progress)
+    )
+    for leftover in result.leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _die_in_the_second_fsync() -> None:
-    calls = 0
+def _die_in_the_second_checkpoint() -> None:
+    files: set[str] = set()
     fsync = os.fsync
 
     def dying_fsync(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-            _die()
+        file = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if file.endswith(".partial") and ".checkpoint." in file:
+            files.add(file)
+            if len(files) == 2:
+                os.truncate(file, os.fstat(descriptor).st_size // 2)
+                _die()
         fsync(descriptor)
 
     os.fsync = dying_fsync

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, remove_lora
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
-from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.training.encoded_set import Example, StoredPicture, encode_examples
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.loop import train
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, processes: Processes) -> None:
         if (rank, record.step) == tuple(arguments.dies):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints = CheckpointFolder(arguments.folder / "checkpoints", inputs="test")
+    checkpoints = CheckpointFolder(arguments.folder / "checkpoints", {})
     outcome = train(
         family, lora, examples, settings, 0, checkpoints, lambda: 0.5, on_step,
         look=lambda done: float(done % 5), processes=processes,

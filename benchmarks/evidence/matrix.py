@@ -180,13 +180,12 @@ def settings(trial: Trial, scale: Scale) -> dict[str, Any]:
     """What ``params.yaml`` says for ``trial``: one style, one variant."""
     of, method = SETS[trial.set], METHODS[trial.method]
     most = scale.most_pictures or of.pictures
+    confound = "" if of.confound is None else f"+{of.confound}"
     style: dict[str, Any] = {
-        "source": f"sketchbook:{trial.style}",
+        "source": f"sketchbook:{trial.style}{confound}",
         "pictures": min(of.pictures, most),
         "test_pictures": scale.test_pictures,
     }
-    if of.confound is not None:
-        style["confound"] = of.confound
     attention = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
     return {
         "styles": {trial.style_key: style},
@@ -216,5 +215,17 @@ def settings(trial: Trial, scale: Scale) -> dict[str, Any]:
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Of what a trial asks for; not of defaults, so that a new setting makes no result old."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    """Of what a trial asks for; not of defaults, so that a new setting makes no result old.
+
+    A confound counts as a key of its own, apart from its source: so it was written when the kept
+    results were made.
+    """
+    styles = {name: _confound_apart(style) for name, style in settings["styles"].items()}
+    asked = {**settings, "styles": styles}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _confound_apart(style: Mapping[str, Any]) -> dict[str, Any]:
+    source, _, confound = style["source"].partition("+")
+    apart = {"confound": confound} if confound else {}
+    return {**style, "source": source, **apart}

@@ -10,9 +10,8 @@ from PIL import Image
 
 from benchmarks.evidence.comparison import CONTENT, LEAK, STYLE, Trials, measure
 from benchmarks.evidence.matrix import SETS
-from benchmarks.evidence.results import sample_file
-from benchmarks.evidence.trial import REAL, TAUGHT_BY
-from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from benchmarks.evidence.results import REAL, TAUGHT_BY, sample_file
+from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 from nsync_pipeline.workspace import BASE
 
 INK, GRID = "#33312e", "#dedbd4"

@@ -8,6 +8,8 @@ from pathlib import Path
 from benchmarks.evidence.matrix import Scale, Trial, digest, settings
 
 RESULTS = Path(__file__).with_name("results")
+REAL, TAUGHT_BY = "real", "taught_by"
+"""Samples that are of no method: what was asked for in the style, and what the training saw."""
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,21 @@ import torch
 from PIL import Image
 
 from benchmarks.evidence.matrix import Scale, Trial, digest, settings
-from benchmarks.evidence.results import Result, sample_file
+from benchmarks.evidence.results import REAL, TAUGHT_BY, Result, sample_file
+from benchmarks.stages import artefact_folder, make_artefact
 from nsync_pipeline import __version__
 from nsync_pipeline.evaluation.features import (
     FeatureReader,
     drawn_world_judge,
     load_extractors,
 )
-from nsync_pipeline.graph.table import STAGES, Place
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.scores import SetScores, make_reference, score_set
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
-from nsync_pipeline.stage import Progress, StageContext
+from nsync_pipeline.stage import Progress
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 
 JUDGED = ("style_recognised", "content_recognised", "leak")
@@ -36,8 +36,6 @@ EARLY = 20
 ACROSS = 2
 """Pictures of a sample, across and down."""
 SIDE = 64
-REAL, TAUGHT_BY = "real", "taught_by"
-"""Samples that are of no method: what was asked for in the style, and what the training saw."""
 
 
 def workspace_of(folder: Path, asked: Mapping[str, Any]) -> Workspace:
@@ -50,11 +48,8 @@ def prepare(workspace: Workspace, params: Params, progress: Progress) -> None:
     """Draw what the trials of one set share, where it is not there yet."""
     style = next(iter(params.styles))
     for name in ("style_set", "captions", "negative_set", "base_generation"):
-        stage = STAGES[name]
-        if not stage.folder(Place(workspace, style)).is_dir():
-            stage.run(
-                StageContext(workspace, params, style, stage.fixed_variant, progress=progress)
-            )
+        if not artefact_folder(workspace, params, name, style).is_dir():
+            make_artefact(workspace, params, name, style, progress=progress)
 
 
 def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> Result:
@@ -67,11 +62,9 @@ def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> R
     params, workspace = parse_params(asked), workspace_of(folder, asked)
     clock = StepClock(progress)
     for stage in ("training", "generation"):
-        STAGES[stage].run(
-            StageContext(
-                workspace, params, trial.style_key, trial.method,
-                progress=clock if stage == "training" else progress, training_seed=trial.seed,
-            )
+        make_artefact(
+            workspace, params, stage, trial.style_key, trial.method, trial.seed,
+            progress=clock if stage == "training" else progress,
         )  # fmt: skip
     run = TrainingRun(trial.method, trial.seed)
     pictures = read_style_pictures(workspace, trial.style_key, [run])
@@ -125,7 +118,7 @@ def _measured(
         extractors,
         FeatureCache(workspace.scratch("features")),
         params.evaluation.batch_size,
-        drawn_world_judge(params.style(style)),
+        drawn_world_judge(params.style(style).source),
         progress,
     )
     rivals = {"negatives": reader.negatives(), "base": reader.samples(BASE).style}

@@ -6,8 +6,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.rules import SETTINGS
+from nsync_pipeline.contrast.config import SETTINGS, ContrastConfig
 from nsync_pipeline.settings import Section
 from nsync_pipeline.training.config import TrainingConfig, VariantConfig
 

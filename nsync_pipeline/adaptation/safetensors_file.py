@@ -5,7 +5,6 @@ of the format: https://github.com/huggingface/safetensors, "Format".
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,7 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
     """Write the file, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(safetensors_bytes(tensors, metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, safetensors_bytes(tensors, metadata))
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:

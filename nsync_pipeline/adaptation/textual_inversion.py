@@ -6,6 +6,7 @@ stands for in a prompt. Source: arXiv 2208.01618.
 
 import copy
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from nsync_pipeline.adaptation.adapted_models import AdaptedModel, clip_encoders
 from nsync_pipeline.adaptation.config import TextualInversionSettings
 from nsync_pipeline.adaptation.lora import lora_dtype
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA
-from nsync_pipeline.adaptation.placeholder import PLACEHOLDER_METADATA
 from nsync_pipeline.adaptation.safetensors_file import (
     not_ours,
+    read_metadata,
     read_safetensors,
     write_safetensors,
 )
@@ -30,6 +31,46 @@ from nsync_pipeline.families.clip_tokenizers import placeholder_tokens
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import draw_as_trained
 from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.workspace import trained_files
+
+PLACEHOLDER_METADATA = "placeholder"
+"""Where the file of token vectors keeps their word."""
+
+
+def style_word(placeholder: str, textual_inversion: TextualInversionSettings | None) -> str:
+    """What prompts of a variant with these settings call the style."""
+    if textual_inversion is None:
+        return placeholder
+    word = re.sub(r"[^\w]+", "-", placeholder.lower()).strip("-")
+    return f"<{word or 'style'}>"
+
+
+def prompt_tokens(
+    family: Family, prompt: str, word: str, textual_inversion: TextualInversionSettings | None
+) -> int:
+    """How many tokens ``prompt`` has for a variant, start and end not counted.
+
+    It may be asked before the variant's own tokens are added: each ``word`` takes one a vector.
+    """
+    if textual_inversion is None:
+        return family.prompt_tokens(prompt)
+    others = family.prompt_tokens(prompt.replace(word, " "))
+    return others + prompt.count(word) * textual_inversion.vectors
+
+
+def trained_style_word(place: Path, placeholder: str) -> str:
+    """The same, of what was trained: as its file of token vectors says, where there is one.
+
+    ``place`` is a model's folder, or one of its files.
+
+    Raises:
+        MissingArtifactError: a file is damaged.
+    """
+    for file in trained_files(place):
+        metadata = read_metadata(file)
+        if PLACEHOLDER_METADATA in metadata:
+            return metadata[PLACEHOLDER_METADATA]
+    return placeholder
 
 
 class TokenVectors(nn.Module):

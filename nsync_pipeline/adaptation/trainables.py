@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
+from nsync_pipeline.adaptation.lora import add_lora, remove_lora
 from nsync_pipeline.adaptation.lora_file import load_lora, save_lora
-from nsync_pipeline.adaptation.placeholder import PLACEHOLDER_METADATA, style_word
 from nsync_pipeline.adaptation.safetensors_file import read_metadata
 from nsync_pipeline.adaptation.textual_inversion import (
+    PLACEHOLDER_METADATA,
     add_token_vectors,
-    has_token_vectors,
     load_token_vectors,
     remove_token_vectors,
     save_token_vectors,
+    style_word,
 )
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import MissingArtifactError, TrainingError
@@ -102,11 +102,6 @@ def remove_trained(family: Family) -> None:
     remove_lora(family)
     remove_token_vectors(family)
     use_own_schedule(family)
-
-
-def has_trained(family: Family) -> bool:
-    """Whether the family holds anything that was trained, or is to be."""
-    return has_lora(family) or has_token_vectors(family)
 
 
 def _together(parts: list[TrainedWeights]) -> TrainedWeights:

@@ -1,9 +1,14 @@
-"""What people chose on blind pages: taken into the workspace, and read with who drew what."""
+"""What people chose on blind pages: taken into the workspace, and read with who drew what.
 
+No choice is ever dropped. Choices about pictures that are not there (any more) are kept and set
+aside: they count again once the pictures are back.
+"""
+
+import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,17 +19,24 @@ from nsync_pipeline.blind.preference import LOST, TIED, WON, Preference, prefere
 from nsync_pipeline.blind.questions import (
     Question,
     Questions,
-    draw_questions,
+    find_questions,
+    pair_id,
     picture_digests,
 )
 from nsync_pipeline.errors import ChoicesError
-from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
-from nsync_pipeline.workspace import BASE, Workspace, training_runs
+from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace, training_runs
 
-SITTING = re.compile(r"[0-9a-f]{16}")
-"""One person at one page; drawn by the page, and anew for who comes next."""
+FORMATS = ("nsync-choices-2", FORMAT)
+SIDES = ("left", "right", "neither")
+ID = re.compile(r"[0-9a-f]{16}")
+"""Of a page, and of a sitting: one person at one page, drawn anew for who comes next."""
+
+DRAWN_AGAIN = "the pictures were drawn again since"
+GONE = "a variant or training seed they are about is no longer in params.yaml"
+EITHER = "the pictures were drawn again since, or their variant is gone"
+"""Why choices are set aside; the last of files of ``nsync-choices-2``, which do not say more."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,16 @@ class Choices:
     b: str
     prompts: tuple[str, ...]  # of each choice, the prompt's id
     outcomes: tuple[float, ...]  # for a
-    people: int  # a file each
+    people: int  # a sitting each
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A file whose choices are kept and do not count."""
+
+    file: Path
+    choices: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,7 @@ class TakenFile:
     style: str
     choices: int
     kept: Path
+    set_aside: str | None  # why they do not count; None: they do
 
 
 @dataclass(frozen=True)
@@ -52,7 +74,7 @@ class KeptChoices:
     """All that is kept of one style."""
 
     choices: tuple[Choices, ...]  # between variants, then against the base
-    outdated: int  # files about pictures that are there no more; not among the choices
+    set_aside: tuple[SetAside, ...]
 
 
 @dataclass(frozen=True)
@@ -62,106 +84,144 @@ class Preferred:
     a: str
     b: str
     people: int
-    told: Preference  # of a
+    preference: Preference  # of a
 
 
-def take_choices(workspace: Workspace, params: Params, file: Path) -> TakenFile:
+def take_choices(
+    workspace: Workspace,
+    file: Path,
+    styles: Collection[str],
+    variants: Sequence[str],
+    training_seeds: Sequence[int],
+) -> TakenFile:
     """Check a choices file and copy it into ``choices/<style>``; the file itself stays as it is.
 
     What one person saved later takes the place of what the same person saved before.
 
     Raises:
-        ChoicesError: it is no choices file, or about pictures that are not there (any more).
+        ChoicesError: it is no choices file, or of a style that is not among ``styles``, or it holds
+            choices that its page did not offer.
     """
     content = _read(file)
     style = content["style"]
-    if style not in params.styles:
+    if style not in styles:
         raise ChoicesError(f"{file} is about the style {style!r}, which is not in params.yaml")
-    pictures = read_style_pictures(workspace, style, params.training_runs())
-    questions = _questions_of(
-        content,
-        pictures,
-        picture_digests(pictures),
-        style,
-        list(params.variants),
-        params.training_seeds,
-    )
-    if questions is None:
-        raise ChoicesError(
-            f"{file} is about pictures of {style!r} that are not there: they were drawn again "
-            "since its page was made, or it is another workspace's. Make a new one: "
-            "`nsync blind make`."
-        )
-    made = _outcomes(content, questions, file)
-    folder = workspace.choices(style)
-    kept = folder / f"{content['page']}-{content['sitting']}.json"
-    if not (kept.is_file() and _read(kept)["saved"] > content["saved"]):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
-        shutil.copyfile(file, partial)
-        partial.replace(kept)
-    return TakenFile(style, len(made), kept)
+    reader = _Reader.of(workspace, style, variants, training_seeds)
+    questions = reader.questions(content)
+    if questions is not None:
+        _check_offered(content, questions, file)
+    kept = _kept_at(workspace.choices(style), file, content)
+    reason = None if questions is not None else reader.reason(content)
+    return TakenFile(style, len(content["choices"]), kept, reason)
 
 
 def read_choices(
     workspace: Workspace, style: str, variants: Sequence[str], training_seeds: Sequence[int]
 ) -> KeptChoices:
-    """What was chosen about the pictures there are.
+    """What was chosen about the pictures there are, and what is set aside.
 
     Raises:
         ChoicesError: a file in ``choices/<style>`` is none of choices, or was spoiled.
     """
     files = sorted(workspace.choices(style).glob("*.json"))
     if not files:
-        return KeptChoices((), 0)
-    pictures = read_style_pictures(workspace, style, training_runs(variants, training_seeds))
-    digests = picture_digests(pictures)
-    together: dict[tuple[str, str], list[list[tuple[str, float]]]] = {}
-    outdated = 0
-    for file in files:
-        content = _read(file)
-        questions = _questions_of(content, pictures, digests, style, variants, training_seeds)
+        return KeptChoices((), ())
+    reader = _Reader.of(workspace, style, variants, training_seeds)
+    sittings: dict[tuple[str, str], tuple[Questions, dict[str, str]]] = {}
+    set_aside = []
+    contents = [(_read(file), file) for file in files]
+    for content, file in sorted(contents, key=lambda read: read[0]["saved"]):
+        questions = reader.questions(content)
         if questions is None:
-            outdated += 1
+            set_aside.append(SetAside(file, len(content["choices"]), reader.reason(content)))
             continue
-        between = (questions.a, questions.b)
-        together.setdefault(between, []).append(_outcomes(content, questions, file))
-    joined = [_joined(a, b, of_each) for (a, b), of_each in together.items()]
+        _check_offered(content, questions, file)
+        sitting = (content["page"], content["sitting"])
+        sittings.setdefault(sitting, (questions, {}))[1].update(content["choices"])
+    of_pairs: dict[tuple[str, str], list[list[tuple[str, float]]]] = {}
+    for _, (questions, made) in sorted(sittings.items(), key=lambda item: item[0]):
+        outcomes = [
+            (question.of_a.prompt_id, _outcome(question, made[question.id]))
+            for question in sorted(questions.asked, key=lambda question: question.id)
+            if question.id in made
+        ]
+        of_pairs.setdefault((questions.a, questions.b), []).append(outcomes)
+    # The later variant of params.yaml is asked about against the earlier one, or the base.
+    order = [BASE, *variants]
+    joined = [
+        _joined(a, b, of_each) if order.index(a) > order.index(b) else _joined(b, a, of_each, True)
+        for (a, b), of_each in of_pairs.items()
+    ]
     joined.sort(key=lambda choices: (choices.b == BASE, choices.a, choices.b))
-    return KeptChoices(tuple(joined), outdated)
+    return KeptChoices(tuple(joined), tuple(sorted(set_aside, key=lambda one: one.file)))
 
 
 def preferences(kept: KeptChoices, style: str, seed: int, draws: int) -> tuple[Preferred, ...]:
-    """The win rate of each two that people chose between."""
-    found = []
+    """The win rate of each two that people chose between; the same whoever is named first."""
+    results = []
     for choices in kept.choices:
-        rng = numpy_stream(seed, "preference", style, choices.a, choices.b)
-        told = preference(choices.prompts, choices.outcomes, draws, rng)
-        found.append(Preferred(choices.a, choices.b, choices.people, told))
-    return tuple(found)
+        first, second = sorted((choices.a, choices.b))
+        rng = numpy_stream(seed, "preference", style, first, second)
+        turned = first != choices.a
+        outcomes = [1.0 - value for value in choices.outcomes] if turned else choices.outcomes
+        own = preference(choices.prompts, outcomes, draws, rng)
+        result = own.turned() if turned else own
+        results.append(Preferred(choices.a, choices.b, choices.people, result))
+    return tuple(results)
 
 
-def _joined(a: str, b: str, of_each: Sequence[Sequence[tuple[str, float]]]) -> Choices:
+@dataclass(frozen=True)
+class _Reader:
+    """The pictures there are, by which choices files are understood."""
+
+    style: str
+    names: Sequence[str]  # the base and the variants
+    training_seeds: Sequence[int]
+    pictures: StylePictures
+    digests: Mapping[Path, str]
+
+    @classmethod
+    def of(
+        cls,
+        workspace: Workspace,
+        style: str,
+        variants: Sequence[str],
+        training_seeds: Sequence[int],
+    ) -> "_Reader":
+        """Over the trainings that have drawn; choices about the others are set aside."""
+        runs = [
+            run
+            for run in training_runs(variants, training_seeds)
+            if (workspace.samples(style, run.variant, run.training_seed) / MANIFEST_FILE).is_file()
+        ]
+        pictures = read_style_pictures(workspace, style, runs)
+        return cls(style, (BASE, *variants), training_seeds, pictures, picture_digests(pictures))
+
+    def questions(self, content: Mapping[str, Any]) -> Questions | None:
+        """The page of a file; None where it is about other pictures."""
+        return find_questions(
+            self.pictures, self.digests, self.style, self.names, self.training_seeds, content
+        )
+
+    def reason(self, content: Mapping[str, Any]) -> str:
+        """Why a file about other pictures is set aside."""
+        if content.get("pair") is None:
+            return EITHER
+        present = {
+            pair_id(content["page"], a, b, seed)
+            for a, b in combinations(self.names, 2)
+            for seed in self.training_seeds
+        }
+        return DRAWN_AGAIN if content["pair"] in present else GONE
+
+
+def _joined(
+    a: str, b: str, of_each: Sequence[Sequence[tuple[str, float]]], turned: bool = False
+) -> Choices:
+    """``of_each`` sitting the outcomes of a; ``turned``: of b."""
     made = [choice for of_one in of_each for choice in of_one]
-    prompts = tuple(prompt for prompt, _ in made)
-    return Choices(a, b, prompts, tuple(outcome for _, outcome in made), len(of_each))
-
-
-def _outcomes(
-    content: Mapping[str, Any], questions: Questions, file: Path
-) -> list[tuple[str, float]]:
-    """Of each choice in a file the prompt's id, and what came out for a.
-
-    Raises:
-        ChoicesError: it names pairs or sides that its page did not offer.
-    """
-    asked = {question.id: question for question in questions.asked}
-    made = []
-    for name, side in sorted(content["choices"].items()):
-        if name not in asked or side not in ("left", "right", "neither"):
-            raise ChoicesError(f"{file}: {name!r}: {side!r} is no choice its page offered")
-        made.append((asked[name].of_a.prompt_id, _outcome(asked[name], side)))
-    return made
+    outcomes = (1.0 - outcome if turned else outcome for _, outcome in made)
+    return Choices(a, b, tuple(prompt for prompt, _ in made), tuple(outcomes), len(of_each))
 
 
 def _outcome(question: Question, side: str) -> float:
@@ -171,43 +231,58 @@ def _outcome(question: Question, side: str) -> float:
     return WON if (side == "left") == question.a_is_left else LOST
 
 
-def _questions_of(
-    content: Mapping[str, Any],
-    pictures: StylePictures,
-    digests: Mapping[Path, str],
-    style: str,
-    variants: Sequence[str],
-    training_seeds: Sequence[int],
-) -> Questions | None:
-    """The page a file is about: it does not say of whom, so each two of a seed are tried.
+def _check_offered(content: Mapping[str, Any], questions: Questions, file: Path) -> None:
+    offered = {question.id for question in questions.asked}
+    for name in content["choices"].keys() - offered:
+        raise ChoicesError(f"{file}: {name!r} is no choice its page offered")
 
-    None where it is about other pictures.
+
+def _kept_at(folder: Path, file: Path, content: Mapping[str, Any]) -> Path:
+    """Where the file is kept, copied if it is not there already.
+
+    A person with the same page in two tabs saves two files, of which neither holds all of the
+    other's choices: then both are kept.
     """
-    for seed in training_seeds:
-        for b, a in combinations((BASE, *variants), 2):
-            questions = draw_questions(pictures, digests, style, a, b, content["asked"], seed)
-            if questions.page_id == content["page"]:
-                return questions
-    return None
+    kept = folder / f"{content['page']}-{content['sitting']}.json"
+    if kept.is_file():
+        before = _read(kept)
+        if _holds(before, content):
+            return kept
+        if not _holds(content, before):
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            kept = kept.with_stem(f"{kept.stem}-{digest[:8]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_suffix(".partial")
+    shutil.copyfile(file, partial)
+    partial.replace(kept)
+    return kept
+
+
+def _holds(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Whether nothing of ``earlier`` is lost where ``later`` is kept in its place."""
+    if later["saved"] > earlier["saved"]:
+        return bool(later["choices"].keys() >= earlier["choices"].keys())
+    return bool(later["choices"].items() >= earlier["choices"].items())
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         whole = (
-            content["format"] == FORMAT
+            content["format"] in FORMATS
             and isinstance(content["style"], str)
-            and isinstance(content["page"], str)
             and isinstance(content["asked"], int)
             and isinstance(content["saved"], int)
-            and isinstance(content["sitting"], str)
-            and SITTING.fullmatch(content["sitting"]) is not None
-            and isinstance(content["choices"], dict)
+            and all(ID.fullmatch(content[key]) is not None for key in ("page", "sitting"))
             and len(content["choices"]) > 0
         )
+        sides = dict(content["choices"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ChoicesError(f"{file} is no choices file: {error}") from error
     if not whole:
         raise ChoicesError(f"{file} is no choices file of this version, or holds no choice")
+    for name, side in sides.items():
+        if side not in SIDES:
+            raise ChoicesError(f"{file}: {name!r}: {side!r} is no choice its page offered")
     checked: dict[str, Any] = content
     return checked

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from nsync_pipeline.blind.questions import draw_questions, picture_digests
 from nsync_pipeline.errors import ChoicesError
-from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.embedded import Picture, embedded
 from nsync_pipeline.pictures.pixels import open_picture, open_squares
 from nsync_pipeline.pictures.sheets import evenly_spaced
@@ -17,8 +16,12 @@ from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent
-FORMAT = "nsync-choices-2"
+FORMAT = "nsync-choices-3"
 """What a choices file says it is."""
+
+SHOWN_SIDE = 480  # pixels
+REFERENCE_PICTURES = 10
+REFERENCE_SIDE = 168  # pixels
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class BlindPage:
 
     style: str
     page_id: str  # of the two sets of pictures
+    pair_id: str  # of the two names; which they are cannot be read from it
     asked: int  # at most so many pairs were asked for
     reference: tuple[Picture, ...]  # real pictures of the style
     pairs: tuple[BlindPair, ...]
@@ -60,6 +64,7 @@ def render_blind_page(page: BlindPage) -> str:
                     "format": FORMAT,
                     "style": page.style,
                     "page": page.page_id,
+                    "pair": page.pair_id,
                     "asked": page.asked,
                 }
             )
@@ -73,37 +78,23 @@ def _script_json(content: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-SHOWN_SIDE = 480  # pixels
-REFERENCE_PICTURES = 10
-REFERENCE_SIDE = 168  # pixels
-
-
 def blind_page(
-    workspace: Workspace,
-    params: Params,
-    style: str,
-    a: str,
-    b: str,
-    most: int,
-    training_seed: int | None = None,
+    workspace: Workspace, style: str, a: str, b: str, most: int, training_seed: int
 ) -> BlindPage:
-    """The page that asks between the pictures of ``a`` and ``b``.
+    """The page that asks between the pictures of ``a`` and ``b``, in whichever order.
 
-    Of a variant they are those of its training with ``training_seed``; None: the first of
-    ``training_seeds``.
+    Of a variant they are those of its training with ``training_seed``.
 
     Raises:
         MissingArtifactError: pictures are missing.
-        ParamsError: there is no such training seed.
         ChoicesError: a and b are the same.
     """
     if a == b:
         raise ChoicesError(f"a choice is between two: {a!r} is named twice")
-    seed = params.training_seed(training_seed)
-    runs = [TrainingRun(name, seed) for name in (a, b) if name != BASE]
+    runs = [TrainingRun(name, training_seed) for name in (a, b) if name != BASE]
     pictures = read_style_pictures(workspace, style, runs)
     digests = picture_digests(pictures)
-    questions = draw_questions(pictures, digests, style, a, b, most, seed)
+    questions = draw_questions(pictures, digests, style, a, b, most, training_seed)
     chosen = evenly_spaced(len(pictures.train), REFERENCE_PICTURES)
     real = [pictures.train[index].path for index in chosen]
     pairs = []
@@ -115,6 +106,7 @@ def blind_page(
     return BlindPage(
         style=style,
         page_id=questions.page_id,
+        pair_id=questions.pair_id,
         asked=most,
         reference=tuple(
             embedded(square, "a real picture of the style", REFERENCE_SIDE)

@@ -30,6 +30,13 @@ class Preference:
     def choices(self) -> int:
         return self.wins + self.ties + self.losses
 
+    def turned(self) -> "Preference":
+        """The same choices, for b."""
+        rate = self.win_rate
+        ends = (None if end is None else 1.0 - end for end in (rate.high, rate.low))
+        win_rate = Interval(1.0 - rate.value, *ends)
+        return Preference(win_rate, self.losses, self.ties, self.wins, self.prompts)
+
     @property
     def beyond_chance(self) -> bool:
         """The interval leaves out 1/2, which is where no preference is."""

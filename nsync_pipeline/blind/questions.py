@@ -1,17 +1,19 @@
 """What a blind page asks: which pairs, in which order, and which side is whose.
 
-All of it is drawn from named streams over the pictures' digests. So nothing but the pictures is
-needed to read choices later, and choices about pictures that are no longer there are known for
-what they are.
+All of it is drawn from named streams over the pictures' digests: neither the order in which two
+variants are named nor what they are called decides anything. So nothing but the pictures is needed
+to read choices later.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
-from nsync_pipeline.pictures.pixels import file_sha256
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.style_pictures import Sample, StylePictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.workspace import BASE, TrainingRun
@@ -31,12 +33,23 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions:
-    """A page, to whom it was drawn for."""
+    """A page, and which two it was drawn for."""
 
     a: str
     b: str
     page_id: str
+    pair_id: str  # of the two names and the training seed, which cannot be read from it
     asked: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What a and b drew of one prompt and seed."""
+
+    of_a: Sample
+    of_b: Sample
+    a_is_first: bool
+    digests: tuple[str, str]  # of the first and the second
 
 
 def picture_digests(pictures: StylePictures) -> dict[Path, str]:
@@ -56,31 +69,83 @@ def draw_questions(
     b: str,
     most: int,
     training_seed: int,
+    first: str | None = None,
 ) -> Questions:
     """At most ``most`` pairs of a's and b's pictures of one prompt and seed, in random order.
 
-    The pictures of a variant are those of its training with ``training_seed``.
+    The pictures of a variant are those of its training with ``training_seed``. ``first`` is for
+    pages of ``nsync-choices-2``, where the picture of the one named first was the first of each
+    pair; now it is the one with the smaller digest.
     """
-    of = {name: pictures.samples[_sampled(name, training_seed)] for name in (a, b)}
-    pairs = list(zip(of[a], of[b], strict=True))
-    told = [[digests[sample.path] for sample in pair] for pair in pairs]
-    content = json.dumps([style, sorted(told), most]).encode()
-    page_id = hashlib.sha256(content).hexdigest()[:ID_DIGITS]
+    pairs = _pairs(pictures, digests, a, b, training_seed, first)
+    page_id = _page_id(style, pairs, most)
     seed = int(page_id, 16) >> 1
     order = numpy_stream(seed, "blind order").permutation(len(pairs))[:most]
     asked = []
-    for place in order.tolist():
-        of_a, of_b = pairs[place]
-        name = _question_id(page_id, told[place], of_a.id)
-        side = numpy_stream(seed, "blind side", name).integers(2)
-        asked.append(Question(name, of_a, of_b, a_is_left=bool(side)))
-    return Questions(a, b, page_id, tuple(asked))
+    for pair in (pairs[place] for place in order.tolist()):
+        name = _short(f"{page_id} {min(pair.digests)} {max(pair.digests)} {pair.of_a.id}")
+        first_is_left = bool(numpy_stream(seed, "blind side", name).integers(2))
+        a_is_left = first_is_left == pair.a_is_first
+        asked.append(Question(name, pair.of_a, pair.of_b, a_is_left))
+    return Questions(a, b, page_id, pair_id(page_id, a, b, training_seed), tuple(asked))
 
 
-def _question_id(page_id: str, digests: list[str], sample_id: str) -> str:
-    """The same whichever of the two is named first."""
-    told = f"{page_id} {min(digests)} {max(digests)} {sample_id}"
-    return hashlib.sha256(told.encode()).hexdigest()[:ID_DIGITS]
+def find_questions(
+    pictures: StylePictures,
+    digests: Mapping[Path, str],
+    style: str,
+    names: Sequence[str],
+    training_seeds: Sequence[int],
+    content: Mapping[str, Any],
+) -> Questions | None:
+    """The page that the choices file with this ``content`` is about, between any two of ``names``.
+
+    None where it is about other pictures. Several can have drawn the same pictures, such as
+    variants that were not trained for a step: then the pair that the file was made for is taken.
+    """
+    page_id, most = content["page"], content["asked"]
+    matches = []
+    for seed, (a, b) in product(sorted(training_seeds), combinations(sorted(names), 2)):
+        if not {_sampled(a, seed), _sampled(b, seed)} <= pictures.samples.keys():
+            continue
+        for first in (None, a, b):
+            if _page_id(style, _pairs(pictures, digests, a, b, seed, first), most) == page_id:
+                is_other = pair_id(page_id, a, b, seed) != content.get("pair")
+                matches.append((is_other, seed, a, b, first))
+    if not matches:
+        return None
+    _, seed, a, b, first = min(matches, key=lambda match: match[0])
+    return draw_questions(pictures, digests, style, a, b, most, seed, first)
+
+
+def pair_id(page_id: str, a: str, b: str, training_seed: int) -> str:
+    """A digest of the two names, in any order, and the training seed; salted by the page."""
+    return _short(json.dumps([page_id, sorted((a, b)), training_seed]))
+
+
+def _pairs(
+    pictures: StylePictures,
+    digests: Mapping[Path, str],
+    a: str,
+    b: str,
+    training_seed: int,
+    first: str | None,
+) -> list[_Pair]:
+    pairs = []
+    samples = (pictures.samples[_sampled(name, training_seed)] for name in (a, b))
+    for of_a, of_b in zip(*samples, strict=True):
+        own = digests[of_a.path], digests[of_b.path]
+        a_is_first = first == a if first is not None else (own[0], a) < (own[1], b)
+        pairs.append(_Pair(of_a, of_b, a_is_first, own if a_is_first else own[::-1]))
+    return pairs
+
+
+def _page_id(style: str, pairs: Sequence[_Pair], most: int) -> str:
+    return _short(json.dumps([style, sorted(pair.digests for pair in pairs), most]))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
 def _sampled(name: str, training_seed: int) -> str:

@@ -11,11 +11,10 @@ from typing import Any
 from nsync_pipeline.captions.answers import AnswerStore, answer_key
 from nsync_pipeline.captions.config import CaptionModelConfig, CaptionsSettings
 from nsync_pipeline.captions.vision_language_model import CaptionModelFiles, find_model
-from nsync_pipeline.errors import BaseModelError, CaptionError
+from nsync_pipeline.errors import BaseModelError, CaptionError, bullet_list
 from nsync_pipeline.families.loading import choose_device, choose_dtype
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import StageContext
-from nsync_pipeline.style_set.source_folder import bullet_list
 
 ANSWERS_FILE = "answers.jsonl"
 PROGRESS = "pictures described by the model"

@@ -15,7 +15,7 @@ from nsync_pipeline.captions.model_captions import model_captions
 from nsync_pipeline.captions.prompt_length import FittedCaption, fit
 from nsync_pipeline.captions.style_words import ScrubbedCaption, scrub
 from nsync_pipeline.drawing.prompts import styled_prompt
-from nsync_pipeline.errors import CaptionError
+from nsync_pipeline.errors import CaptionError, bullet_list, short_list
 from nsync_pipeline.families.loading import tokenizer_of
 from nsync_pipeline.pictures.manifest import (
     BY_MODEL,
@@ -27,7 +27,6 @@ from nsync_pipeline.pictures.manifest import (
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import CaptionedThumbnail, captioned_preview, evenly_spaced
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.style_set.source_folder import bullet_list, short_list
 from nsync_pipeline.workspace import MANIFEST_FILE
 
 PREVIEW_ROWS = 12

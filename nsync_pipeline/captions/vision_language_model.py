@@ -24,7 +24,7 @@ from transformers import (
 
 from nsync_pipeline.captions.config import CaptionModelConfig
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.hub import hub_errors
+from nsync_pipeline.families.pipeline_folder import hub_errors
 from nsync_pipeline.families.weights import loading_errors, quiet_libraries
 
 SIDE = 768

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from nsync_pipeline.cli.options import WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.report.numbers import digits_for, shown
+from nsync_pipeline.report.figures import digits_for, shown
 from nsync_pipeline.tracking.settings import flat
 from nsync_pipeline.workspace import BASE
 

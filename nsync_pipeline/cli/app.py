@@ -14,7 +14,6 @@ from nsync_pipeline.cli.compare import compare
 from nsync_pipeline.cli.export import export
 from nsync_pipeline.cli.generate import generate
 from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
-from nsync_pipeline.cli.sketchbook import sketchbook
 from nsync_pipeline.errors import UserError
 
 app = typer.Typer(
@@ -24,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(sketchbook, name="sketchbook")
 app.add_typer(blind, name="blind")
 
 StyleOption = Annotated[str, typer.Option("--style", "-s", help="A style of params.yaml.")]
@@ -170,9 +168,7 @@ app.command()(ablate)
 
 @app.command()
 def init(
-    folder: Annotated[
-        Path, typer.Argument(help="Becomes a workspace; may be new.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Becomes a workspace; may be new.")],
 ) -> None:
     """Make a workspace: settings, a place for pictures, git, DVC and Dagster set up."""
     from nsync_pipeline.new_workspace import init_workspace

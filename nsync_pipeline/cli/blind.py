@@ -7,6 +7,7 @@ import typer
 
 from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
 from nsync_pipeline.errors import ChoicesError
+from nsync_pipeline.workspace import BASE
 
 blind = typer.Typer(
     name="blind",
@@ -35,7 +36,11 @@ def make(
     names = [name.strip() for name in between.split(",")]
     if len(names) != 2:
         raise ChoicesError(f"--between names two checkpoints, as `nsync,lora`; found {between!r}")
-    page = blind_page(place, params, style, names[0], names[1], pairs, training_seed)
+    for name in names:
+        if name != BASE:
+            params.variant(name)
+    seed = params.training_seed(training_seed)
+    page = blind_page(place, style, names[0], names[1], pairs, seed)
     file = output or Path(f"blind-{style}-{page.page_id}.html")
     if file.exists():
         raise ChoicesError(f"{file} is there already: name another by --output")
@@ -56,26 +61,25 @@ def read(
     from nsync_pipeline.params import read_params
 
     params = read_params(place.params_file)
+    variants, seeds = list(params.variants), params.training_seeds
     styles = []
     for file in files:
-        taken = take_choices(place, params, file)
-        kept = taken.kept.relative_to(place.root)
-        print(f"{file}: {taken.choices} choices, kept as {kept}")
+        taken = take_choices(place, file, params.styles, variants, seeds)
+        kept_as = taken.kept.relative_to(place.root)
+        print(f"{file}: {taken.choices} choices, kept as {kept_as}")
         styles.append(taken.style)
     for style in dict.fromkeys(styles):
-        kept_choices = read_choices(place, style, list(params.variants), params.training_seeds)
-        for found in preferences(
-            kept_choices, style, params.seed, params.evaluation.bootstrap_draws
-        ):
-            told, rate = found.told, found.told.win_rate
+        kept = read_choices(place, style, variants, seeds)
+        for pair in preferences(kept, style, params.seed, params.evaluation.bootstrap_draws):
+            result, rate = pair.preference, pair.preference.win_rate
             print(
-                f"{style}: {found.a} over {found.b}: chosen in {rate.value:.0%} "
-                f"[{rate.low:.0%}, {rate.high:.0%}] of {told.choices} "
-                f"({told.wins} won, {told.ties} cannot tell, {told.losses} lost)"
+                f"{style}: {pair.a} over {pair.b}: chosen in {rate.value:.0%} "
+                f"[{rate.low:.0%}, {rate.high:.0%}] of {result.choices} "
+                f"({result.wins} won, {result.ties} cannot tell, {result.losses} lost)"
             )
-        if kept_choices.outdated:
+        for file_aside in kept.set_aside:
             print(
-                f"{style}: not counted: {kept_choices.outdated} files in choices/{style} whose "
-                "pictures were drawn again since, or whose variant is gone"
+                f"{file_aside.file.relative_to(place.root)}: kept, and not counted "
+                f"({file_aside.choices} choices): {file_aside.reason}"
             )
     print("The report shows them after `dvc repro`, or once it is made in Dagster")

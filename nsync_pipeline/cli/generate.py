@@ -84,9 +84,8 @@ def generate(
 
 
 def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path) -> None:
-    from nsync_pipeline.generate.draw_again import draw_again
     from nsync_pipeline.generate.model import drawing_model, training_with
-    from nsync_pipeline.generate.picture_settings import read_settings
+    from nsync_pipeline.generate.pictures import draw_again, read_settings
     from nsync_pipeline.graph.progress import shown_progress
     from nsync_pipeline.params import read_params
 

@@ -78,27 +78,29 @@ def _tables(prefix: str, section: type[BaseModel]) -> Iterator[list[str]]:
 
 def _row(key: str, field: FieldInfo) -> str:
     description = field.description or ""
-    cells = (f"`{key}`", _type(field.annotation), _default(field), _allowed(field), description)
+    cells = (f"`{key}`", type_of(field.annotation), default_of(field), _allowed(field), description)
     return "| " + " | ".join(cells) + " |"
 
 
-def _type(annotation: Any) -> str:
+def type_of(annotation: Any) -> str:
+    """In words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(f"`{value}`" for value in arguments)
     if origin in (types.UnionType, Union):
-        return " or ".join(_type(argument) for argument in arguments)
+        return " or ".join(type_of(argument) for argument in arguments)
     if origin is tuple:
-        return f"list of {_type(arguments[0])}"
+        return f"list of {type_of(arguments[0])}"
     if origin is dict:
-        return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
+        return f"mapping of {type_of(arguments[0])} to {type_of(arguments[1])}"
     if origin is Annotated:
         allowed = _allowed(arguments[1])
-        return f"{_type(arguments[0])} ({allowed})" if allowed else _type(arguments[0])
+        return f"{type_of(arguments[0])} ({allowed})" if allowed else type_of(arguments[0])
     return "`null`" if annotation is type(None) else PLAIN[annotation]
 
 
-def _default(field: FieldInfo) -> str:
+def default_of(field: FieldInfo) -> str:
+    """As it is written in the file."""
     if field.is_required():
         return "*needed*"
     if field.default is None:

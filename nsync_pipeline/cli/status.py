@@ -3,6 +3,7 @@
 from collections import Counter
 
 from nsync_pipeline.graph.artefacts import Graph, State
+from nsync_pipeline.graph.progress import running
 from nsync_pipeline.workspace import Workspace
 
 
@@ -17,6 +18,8 @@ def print_status(workspace: Workspace, style: str | None, of_ablation: bool) -> 
     if style is not None:
         graph.params.style(style)
         styles = [style]
+    for line in running(workspace).values():
+        print(f"running  {line}")
     standings = graph.standings(styles, of_ablation)
     for artefact, standing in standings.items():
         if standing.state in (State.STALE, State.MISSING):

@@ -10,7 +10,6 @@ how it computes by branches (``Branched``).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -41,66 +40,52 @@ class Branched(Protocol):
         ...
 
 
-@dataclass
-class _BranchLinear:
-    """Stands in for the forward of a PEFT LoRA ``Linear``."""
+def _linear(base: Forward, scaling: float, down: Tensor, up: Tensor) -> Forward:
+    """The forward of a PEFT LoRA ``Linear``; ``down`` (n, r, in), ``up`` (n, out, r)."""
 
-    base: Forward
-    scaling: float
-    down: Tensor  # (n, r, in)
-    up: Tensor  # (n, out, r)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``x`` (n * B, ..., in) to (n * B, ..., out)."""
-        result: Tensor = self.base(x)
-        n = self.down.shape[0]
-        hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]).to(self.down.dtype), self.down.mT)
-        stacked = result.reshape(n, -1, result.shape[-1]).to(self.down.dtype)
-        adapted = torch.baddbmm(stacked, hidden, self.up.mT, alpha=self.scaling)
+    def forward(x: Tensor) -> Tensor:  # (n * B, ..., in) to (n * B, ..., out)
+        result = base(x)
+        n = down.shape[0]
+        hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]).to(down.dtype), down.mT)
+        stacked = result.reshape(n, -1, result.shape[-1]).to(down.dtype)
+        adapted = torch.baddbmm(stacked, hidden, up.mT, alpha=scaling)
         return adapted.view(result.shape).to(x.dtype)
 
+    return forward
 
-@dataclass
-class _BranchConv2d:
-    """Stands in for the forward of a PEFT LoRA ``Conv2d``."""
 
-    base: Forward
-    convolution: nn.Conv2d
-    scaling: float
-    down: Tensor  # (n, r, in, kh, kw)
-    up: Tensor  # (n, out, r, 1, 1)
+def _convolution(
+    base: Forward, convolution: nn.Conv2d, scaling: float, down: Tensor, up: Tensor
+) -> Forward:
+    """That of a PEFT LoRA ``Conv2d``; ``down`` (n, r, in, kh, kw), ``up`` (n, out, r, 1, 1)."""
+    stride, padding = convolution.stride, convolution.padding
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``x`` (n * B, in, H, W) to (n * B, out, H', W')."""
-        result: Tensor = self.base(x)
-        n = self.down.shape[0]
+    def forward(x: Tensor) -> Tensor:  # (n * B, in, H, W) to (n * B, out, H', W')
+        result = base(x)
+        n = down.shape[0]
         # (n * B, C, H, W) to (B, n * C, H, W): a group of channels a branch.
-        branches = x.to(self.down.dtype).reshape(n, -1, *x.shape[1:])
+        branches = x.to(down.dtype).reshape(n, -1, *x.shape[1:])
         side_by_side = branches.transpose(0, 1).flatten(1, 2)
-        base = self.convolution
-        hidden = F.conv2d(
-            side_by_side, self.down.flatten(0, 1), None, base.stride, base.padding, groups=n
-        )
-        adapted = F.conv2d(hidden, self.up.flatten(0, 1), groups=n)
+        hidden = F.conv2d(side_by_side, down.flatten(0, 1), None, stride, padding, groups=n)
+        adapted = F.conv2d(hidden, up.flatten(0, 1), groups=n)
         apart = adapted.reshape(adapted.shape[0], n, -1, *adapted.shape[2:])
         stacked = apart.transpose(0, 1).reshape(result.shape)
-        return result.add(stacked, alpha=self.scaling).to(x.dtype)
+        return result.add(stacked, alpha=scaling).to(x.dtype)
+
+    return forward
 
 
-@dataclass
-class _WithFrozen:
-    """A LoRA layer's base with its frozen adapters on it."""
+def _with_frozen(layer: Any, adapters: Sequence[str]) -> Forward:
+    """A LoRA layer's base with its frozen ``adapters`` on it."""
 
-    layer: Any
-    adapters: tuple[str, ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        layer = self.layer
+    def forward(x: Tensor) -> Tensor:
         result: Tensor = layer.base_layer(x)
-        for adapter in self.adapters:
+        for adapter in adapters:
             down, up = layer.lora_A[adapter], layer.lora_B[adapter]
             result = result + up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
         return result  # rounded to the layer's own type once all is added, as PEFT does
+
+    return forward
 
 
 class BranchCopies:
@@ -170,11 +155,11 @@ class BranchCopies:
             return layer.branch_forward(copies)
         down, up = copies
         scaling = float(layer.scaling[self._adapter])
-        frozen = tuple(a for a in layer.active_adapters if a != self._adapter)
-        base = _WithFrozen(layer, frozen) if frozen else layer.base_layer
+        frozen = [a for a in layer.active_adapters if a != self._adapter]
+        base = _with_frozen(layer, frozen) if frozen else layer.base_layer
         if isinstance(layer, LoraLinear):
-            return _BranchLinear(base, scaling, down, up)
-        return _BranchConv2d(base, layer.base_layer, scaling, down, up)
+            return _linear(base, scaling, down, up)
+        return _convolution(base, layer.base_layer, scaling, down, up)
 
 
 def _require_fusable(name: str, layer: Any, adapter: str) -> None:

@@ -1,10 +1,19 @@
-"""How the branches' gradients become one: what lies beside the update rule."""
+"""The update rules by name, the branches each takes the gradients of, and the settings of each.
 
+What a rule computes is in ``rules``.
+"""
+
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from nsync_pipeline.settings import Section
+
+UpdateRule = Literal["none", "orthogonal", "orthogonal_anchor", "mean", "released"]
+
+BranchMode = Literal["auto", "fused", "in_turn"]
+"""One pass for all branches, a pass each, or the first where it fits."""
 
 Scope = Literal["global", "block", "module", "tensor"]
 
@@ -12,7 +21,10 @@ NegativeEstimateKind = Literal["step", "running_mean", "running_basis"]
 
 
 class ContrastConfig(Section):
-    """``training.contrast`` in params.yaml."""
+    """The options beside an update rule: ``training.contrast`` in params.yaml.
+
+    ``metric`` and ``negative_prompt`` tell a training what to compute; ``Refiner`` is given it.
+    """
 
     scope: Scope = Field(
         default="global",
@@ -75,3 +87,72 @@ class ContrastConfig(Section):
         """The settings that differ from their defaults."""
         fields = type(self).model_fields.items()
         return frozenset(name for name, field in fields if getattr(self, name) != field.default)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One of the losses of a step whose gradient is taken."""
+
+    kind: Literal["positive", "negative", "anchor"]
+    number: int = 0  # of a negative: which of its positive's, from 0 on
+
+    def __str__(self) -> str:
+        """``positive``, ``negative``, ``negative_1``, ``negative_2``, ... or ``anchor``."""
+        return f"{self.kind}_{self.number}" if self.number else self.kind
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it is a negative, whichever."""
+        return self.kind == "negative"
+
+
+POSITIVE, NEGATIVE, ANCHOR = Branch("positive"), Branch("negative"), Branch("anchor")
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The branches that a rule takes the gradients of."""
+
+    negatives: int  # of a positive
+    anchor: bool
+
+    @property
+    def ordered(self) -> tuple[Branch, ...]:
+        """All of them, in the order in which they are stacked in one batch."""
+        negatives = (Branch("negative", number) for number in range(self.negatives))
+        return (POSITIVE, *negatives, *((ANCHOR,) if self.anchor else ()))
+
+
+def branches_of(rule: UpdateRule, contrast: ContrastConfig) -> Branches:
+    """The branches of ``rule``; ``released`` takes no anchor's gradient in either form."""
+    if rule == "none":
+        return Branches(0, anchor=False)
+    anchor = rule == "orthogonal_anchor" or (rule == "mean" and contrast.anchor)
+    return Branches(contrast.negatives, anchor)
+
+
+_PROJECTION = frozenset(
+    {
+        "scope", "strength", "positive_part", "metric", "negatives", "negative_prompt",
+        "negative_estimate", "running_decay", "basis_size",
+    }
+)  # fmt: skip
+
+SETTINGS: dict[UpdateRule, frozenset[str]] = {
+    "none": frozenset(),
+    "orthogonal": _PROJECTION,
+    "orthogonal_anchor": _PROJECTION,
+    "mean": frozenset({"negatives", "negative_prompt", "anchor"}),
+    "released": frozenset({"scope", "negatives", "negative_prompt", "anchor"}),
+}
+"""The settings of ``training.contrast`` that have a meaning for each rule."""
+
+
+def require_meaning(rule: UpdateRule, contrast: ContrastConfig) -> None:
+    """Raise ``ValueError`` where ``contrast`` sets what has no effect with ``rule``."""
+    for setting in sorted(contrast.changed() - SETTINGS[rule]):
+        others = [name for name, settings in SETTINGS.items() if setting in settings]
+        raise ValueError(
+            f"contrast.{setting} has no effect with update_rule {rule}: leave it out here, and set "
+            f"it in the variants whose rule is one of {', '.join(others)}"
+        )

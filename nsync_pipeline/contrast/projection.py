@@ -1,4 +1,6 @@
-"""The projection of a vector on a span or a cone, from inner products alone.
+"""Each update rule as a linear combination of a step's vectors, from inner products alone.
+
+The vectors are ``v = (g+, negatives.., anchor, further..)``, each scope's for itself.
 
 With directions ``d_1..d_m``, their inner products ``C_jk = <d_j, d_k>`` and those with the vector,
 ``h_j = <d_j, g>``, the projection of ``g`` is ``r = sum_j c_j d_j``:
@@ -15,6 +17,11 @@ from dataclasses import dataclass
 import torch
 from scipy.optimize import nnls
 from torch import Tensor
+
+from nsync_pipeline.contrast.rules import ABSENT
+
+ABSENT_ESTIMATE = 1e-6
+"""Of 1, near which the length of a running estimate's directions is."""
 
 SMALLEST_EIGENVALUE = 1e-12
 """Of the cosines of the directions, a direction: below it they count as dependent. Two directions
@@ -70,3 +77,68 @@ def _nonnegative(matrices: Tensor, targets: Tensor) -> Tensor:
         for matrix, target in zip(matrices, targets, strict=True)
     ]
     return torch.stack(found)
+
+
+@dataclass(frozen=True)
+class InnerProducts:
+    """Of all pairs of a step's vectors, the first of which is ``g+``."""
+
+    plain: Tensor  # (scopes, K, K) float64
+    metric: Tensor  # the same, in the inner product of the projections
+
+
+@dataclass(frozen=True)
+class Update:
+    """``g'`` as a combination of the vectors, and what of ``g+`` it lacks."""
+
+    weights: Tensor  # (scopes, K)
+    removed: Tensor  # (scopes,): the length of what is removed, in the metric
+    ranks: Tensor  # (scopes,): the number of independent directions removed
+
+
+def averaged(products: InnerProducts, branches: int) -> Update:
+    """``g' = (v_1 + .. + v_n) / n``: rule ``mean``; for one branch, ``none``."""
+    scopes, count = products.plain.shape[:2]
+    weights = torch.zeros(scopes, count, dtype=torch.float64)
+    weights[:, :branches] = 1 / branches
+    nothing = torch.zeros(scopes, dtype=torch.float64)
+    return Update(weights, nothing, nothing)
+
+
+def without_projection(
+    products: InnerProducts,
+    directions: Tensor,
+    unit: bool = False,
+    strength: float = 1.0,
+    cone: bool = False,
+) -> Update:
+    """``g' = g+ - strength * (the projection of g+ on the span, or cone, of the directions)``.
+
+    ``directions`` (m, K) float64 are combinations of the vectors, each of a gradient's length, or
+    near the length 1 (``unit``).
+    """
+    lengths = ((directions @ products.plain) * directions).sum(dim=-1).clamp(min=0.0).sqrt()
+    projection = project(
+        directions @ products.metric @ directions.T,
+        products.metric[:, 0] @ directions.T,
+        lengths > (ABSENT_ESTIMATE if unit else _shortest(products)),
+        cone,
+    )
+    weights = -strength * projection.coefficients @ directions
+    weights[:, 0] += 1.0
+    return Update(weights, strength * projection.lengths, projection.ranks)
+
+
+def with_anchor(update: Update, products: InnerProducts, anchor: int) -> Update:
+    """``update`` and the projection of ``g+`` on the vector at place ``anchor``."""
+    at = slice(anchor, anchor + 1)
+    present = products.plain[:, at, anchor].sqrt() > _shortest(products)
+    projection = project(products.metric[:, at, at], products.metric[:, 0, at], present, cone=False)
+    weights = update.weights.clone()
+    weights[:, at] += projection.coefficients
+    return Update(weights, update.removed, update.ranks)
+
+
+def _shortest(products: InnerProducts) -> Tensor:
+    """The length above which a gradient is present, (scopes, 1)."""
+    return ABSENT * products.plain[:, :1, 0].sqrt()

@@ -1,77 +1,130 @@
-"""The update rules by name, the branches each needs a gradient of, and the settings each takes.
+"""Every update rule as a formula over plain vectors: what the contrast computes, on one page.
 
-With ``proj_b(a) = (a.b / b.b) b``:
+``g+`` is the gradient of the positives' loss over all trained weights as one vector (d,), ``g-``
+that of a negative's, ``ga`` the anchor's, and ``g'`` what the optimizer is to see. ``P_N(a)`` is
+the projection of ``a`` on the span of the vectors ``N``; with one vector ``b``,
+``P_b(a) = (<a, b> / <b, b>) b``.
 
-- ``none``: ``g' = g+``
-- ``orthogonal``: ``g' = g+ - proj_{g-}(g+)``
-- ``orthogonal_anchor``: ``g' = g+ - proj_{g-}(g+) + proj_{ga}(g+)``
-- ``mean``: ``g' = (g+ + g- [+ ga]) / n``, over the ``n`` branches
-- ``released``: ``g' = g+ - proj_G(g+)``, or with the anchor ``2 g+ - proj_G(g+)``; ``G = g+ + g-``
+A training computes the same from the vectors' inner products (``gram``, ``projection``), with its
+estimates as combinations of vectors (``negative_estimate``); the tests hold the two equal.
 
 Source: NSYNC, arXiv 2511.01517 (``orthogonal``); the anchor term as its readers implement it;
-``mean`` is the authors' ablation; ``released`` is what their released loop computes, where
-gradients are not set to zero between the branches and the anchor term projects ``g+`` on itself.
+``mean`` is the authors' ablation; ``released`` is what their released loop computes. Scopes,
+strength, positive part, metric, several negatives and running estimates are this project's own.
 """
 
-from typing import Literal
+from collections.abc import Callable, Sequence
 
-from nsync_pipeline.contrast.config import ContrastConfig
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
 
-UpdateRule = Literal["none", "orthogonal", "orthogonal_anchor", "mean", "released"]
+ABSENT = 1e-8
+"""Of ``|g+|``: a gradient this short counts as absent. Relative, as the loss scale is free."""
 
-Branch = str
-"""``positive``, ``negative``, ``negative_1``, ``negative_2``, ... or ``anchor``."""
-
-BranchMode = Literal["auto", "fused", "in_turn"]
-"""One pass for all branches, a pass each, or the first where it fits."""
-
-_PROJECTION = frozenset(
-    {
-        "scope", "strength", "positive_part", "metric", "negatives", "negative_prompt",
-        "negative_estimate", "running_decay", "basis_size",
-    }
-)  # fmt: skip
-
-SETTINGS: dict[UpdateRule, frozenset[str]] = {
-    "none": frozenset(),
-    "orthogonal": _PROJECTION,
-    "orthogonal_anchor": _PROJECTION,
-    "mean": frozenset({"negatives", "negative_prompt", "anchor"}),
-    "released": frozenset({"scope", "negatives", "negative_prompt", "anchor"}),
-}
-"""The settings of ``training.contrast`` that have a meaning for each rule."""
+Vectors = Sequence[Tensor]
 
 
-def branches_of(rule: UpdateRule, contrast: ContrastConfig) -> tuple[Branch, ...]:
-    """The branches of ``rule``, in the order in which they are stacked in one batch.
+def none(positive: Tensor) -> Tensor:
+    """``g' = g+``: plain fine-tuning."""
+    return positive
 
-    ``released`` does not need the anchor's gradient in either form.
+
+def orthogonal(
+    positive: Tensor,
+    negatives: Vectors,
+    strength: float = 1.0,
+    positive_part: bool = False,
+    metric: Tensor | None = None,
+) -> Tensor:
+    """``g' = g+ - s P_{g-}(g+)``, ``s`` the strength (1 in the paper).
+
+    With ``positive_part``, the projection is on the cone of the negatives: only what is shared is
+    removed, and a conflict is left alone. With one negative, ``max(0, <g+, g->)`` replaces
+    ``<g+, g->``.
     """
-    if rule == "none":
-        return ("positive",)
-    with_anchor = rule == "orthogonal_anchor" or (rule == "mean" and contrast.anchor)
-    anchor = ("anchor",) if with_anchor else ()
-    return ("positive", *negative_branches(contrast.negatives), *anchor)
+    on = on_cone if positive_part else on_span
+    return positive - strength * on(positive, negatives, metric)
 
 
-def negative_branches(negatives: int) -> tuple[Branch, ...]:
-    """The names of so many negatives of a positive: ``negative``, ``negative_1``, ..."""
-    return ("negative", *(f"negative_{number}" for number in range(1, negatives)))
+def orthogonal_anchor(
+    positive: Tensor,
+    negatives: Vectors,
+    anchor: Tensor,
+    strength: float = 1.0,
+    positive_part: bool = False,
+    metric: Tensor | None = None,
+) -> Tensor:
+    """``g' = g+ - s P_{g-}(g+) + P_{ga}(g+)``: what the style's pictures share counts more."""
+    refined = orthogonal(positive, negatives, strength, positive_part, metric)
+    return refined + on_span(positive, [anchor], metric)
 
 
-def negative_number(branch: Branch) -> int | None:
-    """Which of a positive's negatives ``branch`` is, from 0 on; None for another branch."""
-    if branch == "negative":
-        return 0
-    kind, _, number = branch.partition("_")
-    return int(number) if kind == "negative" else None
+def mean(positive: Tensor, negatives: Vectors, anchor: Tensor | None = None) -> Tensor:
+    """``g' = (g+ + g- [+ ga]) / n``, over the ``n`` branches."""
+    branches = [positive, *negatives, *([] if anchor is None else [anchor])]
+    return torch.stack(branches).mean(dim=0)
 
 
-def require_meaning(rule: UpdateRule, contrast: ContrastConfig) -> None:
-    """Raise ``ValueError`` where ``contrast`` sets what has no effect with ``rule``."""
-    for setting in sorted(contrast.changed() - SETTINGS[rule]):
-        others = [name for name, settings in SETTINGS.items() if setting in settings]
-        raise ValueError(
-            f"contrast.{setting} has no effect with update_rule {rule}: leave it out here, and set "
-            f"it in the variants whose rule is one of {', '.join(others)}"
-        )
+def released(positive: Tensor, negatives: Vectors, anchor: bool = False) -> Tensor:
+    """``g' = g+ - P_G(g+) [+ P_{g+}(g+)]`` with ``G = g+ + g-``.
+
+    In the released loop gradients are not set to zero between the branches, and the anchor's term
+    projects ``g+`` on itself.
+    """
+    accumulated = torch.stack([positive, *negatives]).sum(dim=0)
+    refined = positive - on_span(positive, [accumulated])
+    return refined + positive if anchor else refined
+
+
+def on_span(vector: Tensor, directions: Vectors, metric: Tensor | None = None) -> Tensor:
+    """``P_D(a) = D c``, ``c`` with the smallest ``|a - D c|``: the orthogonal projection.
+
+    The length is that of ``<a, b> = sum_i m_i a_i b_i``, ``m`` the metric (1 where None).
+    """
+    stretch, units = _units(vector, directions, metric)
+    coefficients: Tensor = torch.linalg.pinv(units, rtol=1e-6) @ (stretch * vector)
+    return units @ coefficients / stretch
+
+
+def on_cone(vector: Tensor, directions: Vectors, metric: Tensor | None = None) -> Tensor:
+    """``D c`` with the smallest ``|a - D c|`` among ``c >= 0`` (non-negative least squares)."""
+    stretch, units = _units(vector, directions, metric)
+    coefficients, _ = nnls(units.numpy(), (stretch * vector).numpy())
+    return units @ torch.from_numpy(coefficients) / stretch
+
+
+def _units(vector: Tensor, directions: Vectors, metric: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``sqrt(m)``, in which the metric is Euclidean; there, unit directions (d, n), or zeros."""
+    stretch = torch.ones_like(vector) if metric is None else metric.sqrt()
+    shortest = ABSENT * vector.norm()
+    there = [d / (stretch * d).norm() if d.norm() > shortest else 0 * d for d in directions]
+    return stretch, stretch[:, None] * torch.stack(there, dim=1)
+
+
+def in_scopes(rule: Callable[[Vectors], Tensor], vectors: Vectors, scopes: Vectors) -> Tensor:
+    """``g'_s = rule(g+_s, g-_s, ..)``: each scope is refined as vectors of its own.
+
+    A scope is the places (int64) of its numbers in the vectors: all, or those of a block, a module
+    or a tensor.
+    """
+    refined = torch.zeros_like(vectors[0])
+    for places in scopes:
+        refined[places] = rule([vector[places] for vector in vectors])
+    return refined
+
+
+def running_mean(before: Tensor, negatives: Vectors, step: int, decay: float) -> Tensor:
+    """``e_t = (b (1 - b^(t-1)) e_(t-1) + (1 - b) x_t) / (1 - b^t)``, in the place of ``g-``.
+
+    ``x_t`` is the mean of the negatives' directions ``g- / |g-|`` at step ``t`` = 1, 2, ..: a
+    running mean of decay ``b``, corrected for its start as Adam's moments are.
+    """
+    direction = torch.stack([negative / negative.norm() for negative in negatives]).mean(dim=0)
+    past = decay * (1 - decay ** (step - 1)) * before
+    return (past + (1 - decay) * direction) / (1 - decay**step)
+
+
+def running_basis(before: Vectors, negatives: Vectors, size: int) -> list[Tensor]:
+    """The last ``size`` directions ``g- / |g-|``, this step's included, in the place of ``g-``."""
+    return [*before, *(negative / negative.norm() for negative in negatives)][-size:]

@@ -9,7 +9,7 @@ from typing import Any
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig, FamilyName
-from nsync_pipeline.families.hub import WEIGHTS
+from nsync_pipeline.families.pipeline_folder import WEIGHTS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -150,8 +150,7 @@ def local_copy(config: BaseModelConfig) -> BaseModelConfig | None:
     """``config`` with a hub model's snapshot on this machine in its place; None without one."""
     from huggingface_hub import try_to_load_from_cache
 
-    from nsync_pipeline.families.hub import INDEX, is_hub_id
-    from nsync_pipeline.families.pipeline_folder import SKETCHBOOK
+    from nsync_pipeline.families.pipeline_folder import INDEX, SKETCHBOOK, is_hub_id
 
     is_here = Path(config.name).expanduser().exists()
     if config.name == SKETCHBOOK or is_here or not is_hub_id(config.name):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from nsync_pipeline.contrast.rules import branches_of
+from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.doctor.base_shapes import BaseShapes, read_base
 from nsync_pipeline.doctor.finding import Finding, State
 from nsync_pipeline.doctor.memory import MemoryEstimate, Way, estimate, ways_to_fit
@@ -76,7 +76,7 @@ def _estimate(base: BaseShapes, training: TrainingConfig, number_bytes: int) -> 
     return estimate(
         base.components,
         training,
-        branches=len(branches_of(training.update_rule, training.contrast)),
+        branches=len(branches_of(training.update_rule, training.contrast).ordered),
         targets=targets,
         latent_side=base.resolution // base.pixels_per_latent,
         resolution=base.resolution,

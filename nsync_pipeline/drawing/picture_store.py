@@ -6,12 +6,13 @@ at all: what is left of a run that was cut off falls into the same batches as in
 """
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.sampling import (
     PictureRequest,
@@ -28,6 +30,11 @@ from nsync_pipeline.drawing.sampling import (
     latent_size,
 )
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.files import file_sha256, whole_folder
+from nsync_pipeline.pictures.pixels import open_squares
+from nsync_pipeline.pictures.sheets import evenly_spaced, preview
+from nsync_pipeline.stage import Preview, StageContext
+from nsync_pipeline.workspace import BASE
 
 Item = TypeVar("Item")
 
@@ -59,8 +66,7 @@ def written_behind(items: Iterable[Item], write: Callable[[Item], None]) -> Iter
             yield behind[0]
 
 
-BATCH = "[0-9a-f]*"  # folders named by a digest, which PARTIAL is not
-PARTIAL = "partial"
+BATCH = "[0-9a-f]*"  # folders named by a digest
 
 
 class PictureStore:
@@ -75,18 +81,15 @@ class PictureStore:
 
     def put(self, batch: Mapping[str, NDArray[np.uint8]]) -> None:
         """Keep a batch of pictures (H, W, 3) by key, whole or not at all."""
-        partial = self.folder / PARTIAL
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for key, pixels in batch.items():
-            write_png(partial / f"{key}.png", pixels)
-        final = self.folder / _digest(list(batch))
-        shutil.rmtree(final, ignore_errors=True)  # there only where all of it is damaged
-        partial.rename(final)
+        # It is there already only where all of it is damaged.
+        with whole_folder(self.folder / _digest(list(batch))) as written:
+            for key, pixels in batch.items():
+                (written / f"{key}.png").write_bytes(png_bytes(pixels))
 
     def keep_only(self, files: Collection[Path]) -> None:
         """Remove everything but ``files``, so that the folder never holds more than one set."""
-        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        for cut_off in self.folder.glob(".*.partial"):
+            shutil.rmtree(cut_off)
         for batch in list(self.folder.glob(BATCH)):
             for file in list(batch.iterdir()):
                 if file not in files:
@@ -165,20 +168,14 @@ def picture_key(
     return _digest(recipe)
 
 
-def write_png(path: Path, pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
-    """Write ``pixels`` (H, W, 3) as a PNG with ``text`` alone: the same of both, the same bytes.
-
-    The file appears whole or not at all.
-    """
-    partial = path.with_name(path.name + ".partial")
+def png_bytes(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
+    """``pixels`` (H, W, 3) as a PNG with ``text`` alone: the same of both, the same bytes."""
     said = PngInfo()
     for name, value in (text or {}).items():
         said.add_itxt(name, value)
-    try:
-        Image.fromarray(pixels, "RGB").save(partial, "PNG", compress_level=6, pnginfo=said)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, "RGB").save(buffer, "PNG", compress_level=6, pnginfo=said)
+    return buffer.getvalue()
 
 
 def _digest(content: object) -> str:
@@ -192,3 +189,62 @@ def _is_whole(file: Path) -> bool:
     except (OSError, SyntaxError):
         return False
     return True
+
+
+PREVIEW_SIDE = 96  # pixels
+PREVIEW_COLUMNS = 8
+
+
+def draw_set(
+    context: StageContext[Any],
+    family: Family,
+    requests: Sequence[PictureRequest],
+    sampler: SamplerConfig,
+    *,
+    stage: str,
+    lora_sha256: str | None = None,
+) -> Mapping[str, Path]:
+    """The files of ``requests`` by id: drawn, or taken from what ``stage`` drew here before.
+
+    They lie in the workspace's scratch, one set a stage, style and training.
+
+    Raises:
+        BaseModelError: a picture came out broken; what was drawn before is kept.
+    """
+    slot = [stage, context.style] + ([context.variant] if context.variant else [])
+    if context.variant not in (None, BASE):
+        slot.append(str(context.training_seed))
+    store = PictureStore(context.workspace.scratch(*slot))
+
+    def tell(done: int, total: int) -> None:
+        context.progress("pictures", done, total)
+
+    with deterministic_algorithms():
+        return draw_into_store(family, requests, sampler, store, tell, lora_sha256)
+
+
+def place_pictures(drawn: Mapping[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
+    """Copy the drawn pictures to ``folder/images/<id>.png``; their manifest columns by id."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    columns = {}
+    for name, source in drawn.items():
+        file = images / f"{name}.png"
+        shutil.copyfile(source, file)
+        with Image.open(file) as image:
+            width, height = image.size
+        columns[name] = {
+            "id": name,
+            "file": f"images/{name}.png",
+            "sha256": file_sha256(file),
+            "width": width,
+            "height": height,
+        }
+    return columns
+
+
+def sheet(title: str, groups: Sequence[Sequence[Path]], most: int) -> Preview:
+    """At most ``most`` of ``groups`` of pictures that belong side by side, evenly spaced."""
+    shown = [groups[index] for index in evenly_spaced(len(groups), most)]
+    squares = open_squares([path for group in shown for path in group], PREVIEW_SIDE)
+    return Preview(title, preview(title, list(squares), PREVIEW_COLUMNS, PREVIEW_SIDE))

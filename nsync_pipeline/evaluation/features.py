@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from nsync_pipeline.evaluation.config import EvaluationConfig
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.extractor import Extractor, unit_rows
+from nsync_pipeline.metrics.extractor import ClipExtractor, Extractor, unit_rows
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import load_clip, load_extractor
 from nsync_pipeline.metrics.inception import load_inception
 from nsync_pipeline.metrics.scores import PictureSet
-from nsync_pipeline.pictures.pixels import file_sha256, open_squares
+from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
@@ -164,13 +164,13 @@ class FeatureReader:
     def seen_styles(self, seed: int) -> dict[str, Floats]:
         """Fresh drawings in each style the embedded base was pretrained on: (N, s) a style."""
         stream = stream_seed(seed, "seen styles")
-        found = {}
+        features = {}
         for done, style in enumerate(SEEN_STYLES):
             self.progress("drawing seen styles", done, len(SEEN_STYLES))
             images = [p.image for p in draw_style_set(style, SEEN_STYLE_PICTURES, stream)]
-            found[style] = unit_rows(self._drawn_features(images))
+            features[style] = unit_rows(self._drawn_features(images))
         self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
-        return found
+        return features
 
     def _set(
         self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]

@@ -100,8 +100,10 @@ def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluati
                     for name, of_seeds in trainings.items()
                 },
             },
-            "comparisons": [_rounded(asdict(found)) for found in evaluation.comparisons],
-            "against_base": [_rounded(asdict(found)) for found in evaluation.against_base],
+            "comparisons": [_rounded(asdict(comparison)) for comparison in evaluation.comparisons],
+            "against_base": [
+                _rounded(asdict(comparison)) for comparison in evaluation.against_base
+            ],
             "warnings": evaluation.warnings,
             "counts": {
                 "train": len(reference.train.unit),
@@ -155,21 +157,21 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
         sets = content["sets"]
         return EvaluationRecord(
             base=_read_figures(sets["base"]),
-            variants={name: _read_figures(found) for name, found in sets["variants"].items()},
+            variants={name: _read_figures(figures) for name, figures in sets["variants"].items()},
             trainings={
-                name: {int(seed): _read_figures(found) for seed, found in of_seeds.items()}
+                name: {int(seed): _read_figures(figures) for seed, figures in of_seeds.items()}
                 for name, of_seeds in sets["trainings"].items()
             },
             ceiling=_read_figures(sets["ceiling"]),
             floor=_read_figures(sets["floor"]),
-            comparisons=[_read_comparison(found) for found in content["comparisons"]],
-            against_base=[_read_comparison(found) for found in content["against_base"]],
+            comparisons=[_read_comparison(comparison) for comparison in content["comparisons"]],
+            against_base=[_read_comparison(comparison) for comparison in content["against_base"]],
             warnings=tuple(content["warnings"]),
             counts=content["counts"],
             side=content["side"],
             extractors={
-                role: (str(found[0]), str(found[1]))
-                for role, found in content["extractors"].items()
+                role: (str(extractor[0]), str(extractor[1]))
+                for role, extractor in content["extractors"].items()
             },
             rivals=tuple(content["rivals"]),
             copy_threshold=content["copy_threshold"],
@@ -204,7 +206,7 @@ def _picture_rows(pictures: StylePictures, evaluation: Evaluation) -> Iterable[d
                 "style_margin": _digits(values.style_margin[row]),
                 "style_cosine": _digits(values.style_cosine[row]),
                 "rival": evaluation.reference.rival_names[values.rival[row]],
-                **{metric: _digits(found[row]) for metric, found in judged.items()},
+                **{metric: _digits(of_metric[row]) for metric, of_metric in judged.items()},
                 "prompt_fidelity": _digits(values.prompt_fidelity[row]),
                 "nearest_id": pictures.train[values.nearest[row]].id,
                 "distance": _digits(values.distance[row]),

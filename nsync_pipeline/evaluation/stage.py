@@ -1,6 +1,6 @@
 """Evaluation: every training of every variant, and the base, against the held-out real pictures."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
@@ -12,14 +12,11 @@ from nsync_pipeline.evaluation.features import (
     drawn_world_judge,
     load_extractors,
 )
-from nsync_pipeline.evaluation.record import (
-    Evaluation,
-    write_evaluation,
-)
-from nsync_pipeline.families.loading import choose_device
+from nsync_pipeline.evaluation.record import Evaluation, write_evaluation
+from nsync_pipeline.families.placement import choose_device
 from nsync_pipeline.metrics.bootstrap import prompt_draws
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
 from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.extractor import ClipExtractor
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import EMBEDDED
 from nsync_pipeline.metrics.scores import (
@@ -30,7 +27,6 @@ from nsync_pipeline.metrics.scores import (
     score_set,
 )
 from nsync_pipeline.metrics.trainings import (
-    VariantScores,
     of_base,
     over_trainings,
     seed_weights,
@@ -84,35 +80,42 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
             f"{context.style}: the extractor cannot tell its real pictures apart: {error}."
         ) from error
 
-    rng = numpy_stream(params.seed, "evaluation", context.style)
+    # Each draw has a stream of its own, so that no set changes another's figures.
+    def stream(what: str, name: str) -> np.random.Generator:
+        return numpy_stream(params.seed, "evaluation", context.style, what, name)
+
     # Held-out captions and training pictures are resampled apart: how many there are is fixed.
     draws = np.concatenate(
-        [prompt_draws(len(part.unit), settings.bootstrap_draws, rng) for part in (test, train)],
+        [
+            prompt_draws(len(part.unit), settings.bootstrap_draws, stream("units", name))
+            for name, part in (("test", test), ("train", train))
+        ],
         axis=1,
     )
+    size = len(shown[BASE].unit)
     scores: dict[str, SetScores] = {}
-
-    def score(names: Iterable[str]) -> None:
-        for name in names:
-            context.progress("scoring", len(scores), len(shown))
-            scores[name] = score_set(shown[name], reference, draws, rng)
-
-    # Real pictures after the first training seed: another seed changes none of their draws.
-    size, first = len(shown[BASE].unit), params.training_seeds[0]
-    score([BASE, *(run.name for run in runs if run.training_seed == first)])
-    ceiling = score_ceiling(reference, size, draws, rng)
-    floor = score_floor(reference, size, rng)
-    for seed in params.training_seeds[1:]:
-        score(run.name for run in runs if run.training_seed == seed)
+    for name, pictures_of in shown.items():
+        context.progress("scoring", len(scores), len(shown))
+        scores[name] = score_set(pictures_of, reference, draws, stream("diversity", name))
     context.progress("scoring", len(shown), len(shown))
-    measured = _over_trainings(context, scores)
+    ceiling = score_ceiling(reference, size, draws, stream("diversity", "real"))
+    floor = score_floor(reference, size, stream("halves", "real"))
+    # The same seeds for all variants: trainings of one seed share their batches and noise, so the
+    # difference of two variants is paired over seeds as it is over captions.
+    weights = seed_weights(
+        len(params.training_seeds), settings.bootstrap_draws, stream("training seeds", "all")
+    )
+    measured = {BASE: of_base(scores[BASE])}
+    for variant in params.variants:
+        of_seeds = [scores[run.name] for run in runs if run.variant == variant]
+        measured[variant] = over_trainings(of_seeds, weights)
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
     evaluation = Evaluation(
         runs=runs,
         scores=scores,
         measured=measured,
-        judged={name: found.judged for name, found in shown.items()},
+        judged={name: pictures_of.judged for name, pictures_of in shown.items()},
         ceiling=ceiling,
         floor=floor,
         comparisons=compare(pairs, measured, ceiling, settings.guardrails),
@@ -136,29 +139,13 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     return StageResult(figures=_figures(evaluation))
 
 
-def _over_trainings(
-    context: StageContext[EvaluationSettings], scores: Mapping[str, SetScores]
-) -> dict[str, VariantScores]:
-    """The base, then each variant over its trainings."""
-    params = context.settings
-    rng = numpy_stream(params.seed, "training seeds", context.style)
-    # The same seeds for all variants: trainings of one seed share their batches and noise, so the
-    # difference of two variants is paired over seeds as it is over captions.
-    weights = seed_weights(len(params.training_seeds), params.evaluation.bootstrap_draws, rng)
-    measured = {BASE: of_base(scores[BASE])}
-    for variant in params.variants:
-        of_variant = [run for run in params.runs if run.variant == variant]
-        measured[variant] = over_trainings([scores[run.name] for run in of_variant], weights)
-    return measured
-
-
 def _figures(evaluation: Evaluation) -> dict[str, int | float | str]:
     count = len(evaluation.scores[BASE].pictures.copied)
     figures: dict[str, int | float | str] = {"pictures": count}
-    for name, found in evaluation.measured.items():
+    for name, scores in evaluation.measured.items():
         for metric in FIGURES:
-            if metric in found.figures:
-                figures[f"{name} {metric}"] = float(f"{found.figures[metric].value:.4g}")
+            if metric in scores.figures:
+                figures[f"{name} {metric}"] = float(f"{scores.figures[metric].value:.4g}")
     for found_pair in evaluation.comparisons:
         figures[f"{found_pair.a} against {found_pair.b}"] = found_pair.verdict
     return figures

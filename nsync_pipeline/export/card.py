@@ -16,12 +16,13 @@ from nsync_pipeline.evaluation.record import (
 )
 from nsync_pipeline.export.kohya import SharedModel
 from nsync_pipeline.export.model import TrainedVariant, embeddings_name
-from nsync_pipeline.pictures.labelled_grid import GridRow, fitted, labelled_grid
+from nsync_pipeline.families.config import public_name
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
-from nsync_pipeline.pictures.pixels import file_sha256, open_picture
-from nsync_pipeline.pictures.sheets import evenly_spaced
+from nsync_pipeline.pictures.pixels import open_picture
+from nsync_pipeline.pictures.sheets import GridRow, evenly_spaced, fitted, labelled_grid
 from nsync_pipeline.report.figures import Cell, Measured, figures_table
-from nsync_pipeline.report.lineage import public_name, settings_text
+from nsync_pipeline.report.lineage import settings_text
 from nsync_pipeline.report.words import explained
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
 
@@ -179,7 +180,7 @@ def _comparison(workspace: Workspace, trained: TrainedVariant, folder: Path) -> 
     rows = {name: _rows(source) for name, source in sources.items()}
     pairs = list(zip(*rows.values(), strict=False))
     alike = all(base["id"] == own["id"] and base["seed"] == own["seed"] for base, own in pairs)
-    if not pairs or not alike or len({len(found) for found in rows.values()}) > 1:
+    if not pairs or not alike or len({len(samples) for samples in rows.values()}) > 1:
         return None
     grid = labelled_grid(
         f"{model.style.replace('_', ' ')}: untrained and trained, from the same noise",
@@ -214,9 +215,9 @@ def _evaluation(workspace: Workspace, trained: TrainedVariant) -> EvaluationReco
     folder = workspace.evaluation(trained.model.style)
     if not (folder / EVALUATION_FILE).is_file():
         return None
-    found = read_evaluation(folder)
-    of_seeds = found.trainings.get(trained.model.variant, {})
-    return found if trained.training_seed in of_seeds else None
+    evaluation = read_evaluation(folder)
+    of_seeds = evaluation.trainings.get(trained.model.variant, {})
+    return evaluation if trained.training_seed in of_seeds else None
 
 
 def _metrics(evaluation: EvaluationRecord, trained: TrainedVariant) -> tuple[MetricRow, ...]:
@@ -252,10 +253,10 @@ def _metrics_note(evaluation: EvaluationRecord) -> str:
 
 
 def _verdict(evaluation: EvaluationRecord, variant: str) -> str | None:
-    for found in evaluation.against_base:
-        if found.a == variant:
-            over = f", over {found.trainings} trainings" if found.trainings > 1 else ""
-            return f"Against the base{over}: {found.verdict}. {explained(found)}"
+    for comparison in evaluation.against_base:
+        if comparison.a == variant:
+            over = f", over {comparison.trainings} trainings" if comparison.trainings > 1 else ""
+            return f"Against the base{over}: {comparison.verdict}. {explained(comparison)}"
     return None
 
 

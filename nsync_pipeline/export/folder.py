@@ -27,10 +27,9 @@ from nsync_pipeline.export.model import (
     kohya_name,
     read_trained_variant,
 )
-from nsync_pipeline.files import whole_folder
+from nsync_pipeline.families.config import public_name
+from nsync_pipeline.files import file_sha256, whole_folder
 from nsync_pipeline.params import Params
-from nsync_pipeline.pictures.pixels import file_sha256
-from nsync_pipeline.report.lineage import public_name
 from nsync_pipeline.workspace import LORA_FILE, TrainingRun, Workspace
 
 Form = Literal["diffusers", "kohya", "all"]

@@ -82,7 +82,7 @@ def _layers(
     header: LoraHeader, tensors: Mapping[str, Tensor]
 ) -> dict[str, tuple[Tensor, Tensor, float]]:
     """``A``, ``B`` and the scale of each layer, by ``<component>.<layer>``."""
-    found = {}
+    layers = {}
     for key in sorted(tensors):
         if key.endswith(DOWN):
             layer = key.removesuffix(DOWN)
@@ -90,8 +90,8 @@ def _layers(
             adapter = header.adapters[component]
             if name not in adapter.targets:  # as newer versions of transformers call it
                 name = name.removeprefix("text_model.")
-            found[layer] = (tensors[key], tensors[f"{layer}{UP}"], adapter.scale(name))
-    return found
+            layers[layer] = (tensors[key], tensors[f"{layer}{UP}"], adapter.scale(name))
+    return layers
 
 
 LEGACY_START, LEGACY_LENGTH = 0x100000, 0x10000

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nsync_pipeline.adaptation.lora_file import LoraHeader, read_lora_file
-from nsync_pipeline.adaptation.placeholder import trained_style_word
-from nsync_pipeline.contrast.rules import UpdateRule
+from nsync_pipeline.adaptation.textual_inversion import trained_style_word
+from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.export.kohya import LoraShape, SharedModel
+from nsync_pipeline.families.config import public_name
 from nsync_pipeline.params import Params
-from nsync_pipeline.report.lineage import public_name, read_training
+from nsync_pipeline.report.trainings import read_training
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.workspace import (
     EMBEDDINGS_FILE,

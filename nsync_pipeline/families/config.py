@@ -1,5 +1,6 @@
 """Which base model is adapted, and how it is loaded."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -77,3 +78,8 @@ class BaseModelConfig(Section):
         description="also read weights that are not safetensors (.bin, .ckpt), as tensors only; "
         "code in them is never run",
     )
+
+
+def public_name(model: str) -> str:
+    """A model's name without the folders of this machine it may lie in."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model

@@ -1,18 +1,19 @@
 """Loading the base model that the settings name."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families import stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from nsync_pipeline.families.clip_tokenizers import load_tokenizers
 from nsync_pipeline.families.config import BaseModelConfig, FamilyName
 from nsync_pipeline.families.family import Family, PromptCounter
+from nsync_pipeline.families.latent_diffusion import LatentDiffusion
 from nsync_pipeline.families.pipeline_folder import (
     PipelineFolder,
     find_pipeline,
     with_components,
 )
-from nsync_pipeline.families.placement import Placement, choose_device, choose_dtype, place
+from nsync_pipeline.families.placement import choose_device, choose_dtype, place
+from nsync_pipeline.families.stable_diffusion import StableDiffusion
+from nsync_pipeline.families.stable_diffusion_3 import StableDiffusion3
+from nsync_pipeline.families.stable_diffusion_xl import StableDiffusionXL
 
 __all__ = [
     "FAMILIES",
@@ -23,44 +24,10 @@ __all__ = [
     "tokenizer_of",
 ]
 
-
-@dataclass(frozen=True)
-class FamilyLoader:
-    """How the models of one family are loaded."""
-
-    models: str  # for messages
-    pipeline_class: str  # what the index of a diffusers pipeline calls it
-    components: tuple[str, ...]  # the pipeline's subfolders a whole model needs
-    load: Callable[[PipelineFolder, int | None, Placement], Family]
-    tokenizer_components: tuple[str, ...]
-    load_tokenizer: Callable[[PipelineFolder], PromptCounter]
-
-
-FAMILIES: dict[FamilyName, FamilyLoader] = {
-    "stable_diffusion": FamilyLoader(
-        models="Stable Diffusion 1 or 2",
-        pipeline_class=stable_diffusion.PIPELINE_CLASS,
-        components=stable_diffusion.COMPONENTS,
-        load=stable_diffusion.StableDiffusion,
-        tokenizer_components=stable_diffusion.TOKENIZER_COMPONENTS,
-        load_tokenizer=stable_diffusion.load_tokenizer,
-    ),
-    "stable_diffusion_xl": FamilyLoader(
-        models="Stable Diffusion XL",
-        pipeline_class=stable_diffusion_xl.PIPELINE_CLASS,
-        components=stable_diffusion_xl.COMPONENTS,
-        load=stable_diffusion_xl.StableDiffusionXL,
-        tokenizer_components=stable_diffusion_xl.TOKENIZER_COMPONENTS,
-        load_tokenizer=stable_diffusion_xl.load_tokenizer,
-    ),
-    "stable_diffusion_3": FamilyLoader(
-        models="Stable Diffusion 3 or 3.5",
-        pipeline_class=stable_diffusion_3.PIPELINE_CLASS,
-        components=stable_diffusion_3.COMPONENTS,
-        load=stable_diffusion_3.StableDiffusion3,
-        tokenizer_components=stable_diffusion_3.TOKENIZER_COMPONENTS,
-        load_tokenizer=stable_diffusion_3.load_tokenizer,
-    ),
+FAMILIES: dict[FamilyName, type[LatentDiffusion]] = {
+    "stable_diffusion": StableDiffusion,
+    "stable_diffusion_xl": StableDiffusionXL,
+    "stable_diffusion_3": StableDiffusion3,
 }
 
 
@@ -72,9 +39,9 @@ def load_family(config: BaseModelConfig) -> Family:
             device it is asked for is not there.
     """
     placement = place(config)
-    loader, folder = find_base(config)
-    folder = with_components(folder, loader.components)
-    return loader.load(folder, config.resolution, placement)
+    family, folder = find_base(config)
+    folder = with_components(folder, family.components)
+    return family(folder, config.resolution, placement)
 
 
 def tokenizer_of(config: BaseModelConfig) -> PromptCounter:
@@ -83,14 +50,13 @@ def tokenizer_of(config: BaseModelConfig) -> PromptCounter:
     Raises:
         BaseModelError: it cannot be found, reached or loaded.
     """
-    loader, folder = find_base(config)
-    return loader.load_tokenizer(
-        with_components(folder, loader.tokenizer_components, weights=False)
-    )
+    family, folder = find_base(config)
+    folder = with_components(folder, family.tokenizer_components, weights=False)
+    return load_tokenizers(folder, count=len(family.clip_encoders))
 
 
-def find_base(config: BaseModelConfig) -> tuple[FamilyLoader, PipelineFolder]:
-    """The base model that ``config`` names, and what loads it; of a hub model, the index alone.
+def find_base(config: BaseModelConfig) -> tuple[type[LatentDiffusion], PipelineFolder]:
+    """The base model that ``config`` names, and its class; of a hub model, the index alone.
 
     Raises:
         BaseModelError: it cannot be found or reached, or is of another family than asked for.

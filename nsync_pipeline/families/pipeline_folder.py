@@ -3,16 +3,111 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from nsync_pipeline import sketchbook
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import CheckpointKind, kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.families.hub import INDEX, downloaded, is_hub_id
+from nsync_pipeline.files import file_sha256, write_whole
+
+
+@contextmanager
+def hub_errors(where: str, name: str) -> Iterator[None]:
+    """Make a ``BaseModelError`` of what the hub's client raises.
+
+    Args:
+        where: the setting and its value, which the message begins with.
+        name: the hub id.
+    """
+    try:
+        yield
+    except GatedRepoError as error:
+        raise BaseModelError(
+            f"{where} is gated: accept its terms at https://huggingface.co/{name}, then log in by "
+            "`hf auth login` or set HF_TOKEN."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise BaseModelError(f"{where} does not exist: the hub has no such revision.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise BaseModelError(
+            f"{where} is neither a folder here nor a model on the hub (a private one needs "
+            "HF_TOKEN)."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise BaseModelError(
+            f"{where} is not in the local cache, and the hub cannot be reached. Connect once to "
+            "download it, or give a local folder."
+        ) from error
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+        reason = str(error).strip().split("\n")[0]
+        raise BaseModelError(f"{where} could not be downloaded: {reason}") from error
+
+
+INDEX = "model_index.json"
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+"""The weight files of a component that are loaded: never another precision."""
+
+PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` can be a hub id, ``organisation/model``."""
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+
+
+def downloaded(
+    name: str,
+    revision: str | None,
+    components: Sequence[str],
+    setting: str,
+    weights: bool = True,
+    pickles: bool = False,
+) -> Path:
+    """The snapshot of a hub model in the local cache; its folder's name is the commit.
+
+    Args:
+        name: the hub id.
+        revision: a commit, tag or branch; the newest where None.
+        components: the subfolders that are needed; none: the index alone.
+        setting: which setting names the model, for the messages.
+        weights: whether their weights are needed too, or only settings and vocabularies.
+        pickles: whether weights may be pickled.
+
+    Raises:
+        BaseModelError: there is no such model, it cannot be reached, or it asks for an agreement
+            first.
+    """
+    patterns = [INDEX]
+    files = (WEIGHTS + PICKLES if pickles else WEIGHTS) if weights else ()
+    for component in components:
+        patterns += [f"{component}/*.json", f"{component}/*.txt", f"{component}/*.model"]
+        for file in files:
+            stem, ending = file.rsplit(".", 1)
+            patterns += [f"{component}/{file}", f"{component}/{stem}-*-of-*.{ending}"]
+    where = f"{setting}: {name!r}" + (f" at revision {revision!r}" if revision else "")
+    with hub_errors(where, name):
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=["*.fp16*"]
+            )
+        )
+
 
 SKETCHBOOK = "sketchbook"
 
@@ -54,9 +149,7 @@ class PipelineFolder:
             files.append(("checkpoint", self.checkpoint))
         whole = hashlib.sha256()
         for name, file in files:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            whole.update(f"{name}\0{digest}\n".encode())
+            whole.update(f"{name}\0{_remembered_sha256(file)}\n".encode())
         return f"sha256:{whole.hexdigest()[:16]}"
 
     def component(self, name: str) -> str | None:
@@ -76,6 +169,43 @@ class PipelineFolder:
             if kind is None or (allowed and kind not in allowed):
                 takes = " or ".join(allowed) if allowed else "a diffusers scheduler"
                 raise BaseModelError(f"{self.name}: its {name} is {kind}; taken is {takes}.")
+
+
+REMEMBERED_FROM = 2**20
+"""Bytes from which a file's digest is kept for the next load: a base has gigabytes."""
+
+SETTLED = 2.0
+"""Seconds without a change after which it is: the clock of some file systems is as coarse."""
+
+
+def _remembered_sha256(file: Path) -> str:
+    """As ``file_sha256``; of a large file that has not changed since the last time, from then.
+
+    It is changed where its size, time of change or inode is another.
+    """
+    before = _state(file)
+    if before[0] < REMEMBERED_FROM:
+        return file_sha256(file)
+    kept = _cache_folder() / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(kept.read_bytes())
+        if known["state"] == before:
+            return str(known["sha256"])
+    digest = file_sha256(file)
+    if _state(file) == before and time.time() - before[1] / 1e9 > SETTLED:
+        with suppress(OSError):  # a home that cannot be written to
+            write_whole(kept, json.dumps({"state": before, "sha256": digest}))
+    return digest
+
+
+def _state(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _cache_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "nsync-pipeline" / "sha256"
 
 
 def find_pipeline(config: BaseModelConfig) -> PipelineFolder:

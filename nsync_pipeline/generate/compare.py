@@ -4,39 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from nsync_pipeline.adaptation.trainables import remove_trained
+from nsync_pipeline.determinism import deterministic_algorithms
+from nsync_pipeline.drawing.picture_store import png_bytes
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.generate.model import drawing_model
 from nsync_pipeline.generate.pictures import Manner
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
-from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 from nsync_pipeline.stage import Progress, silent_progress
-from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.workspace import BASE, Workspace, trained_files
 
 MOST_ROWS = 64
 """More would not be looked at in one picture."""
-
-
-def trained_variants(
-    workspace: Workspace, params: Params, style: str, training_seed: int
-) -> tuple[str, ...]:
-    """The variants of ``style`` that are trained at this seed, in the order of params.yaml.
-
-    Raises:
-        MissingArtifactError: there is none.
-    """
-    params.style(style)
-    models = {name: workspace.model(style, name, training_seed) for name in params.variants}
-    found = tuple(name for name, model in models.items() if trained_files(model))
-    if not found:
-        raise MissingArtifactError(f"no variant of {style!r} is trained yet: `dvc repro` first")
-    return found
 
 
 @dataclass(frozen=True)
@@ -66,14 +53,14 @@ def compare(
 
     Args:
         workspace: where the variants lie.
-        params: the base model, the style's words, and the sampler of ``generation``.
+        params: the base model, the style's words, and what is taken where it is not given: the
+            sampler of ``generation``, the first of ``training_seeds``.
         style: a style of params.yaml.
         prompts: what the pictures show, without the style.
         file: the picture, a PNG; nothing is overwritten.
-        variants: the columns, ``base`` among them where wanted; empty: the base and all variants
-            that are trained.
-        training_seed: which training of each variant; None: the first of ``training_seeds``.
-        manner: None: as ``params.generation`` says. It has one strength.
+        variants: the columns, ``base`` among them; empty: the base and all trained variants.
+        training_seed: which training of each variant.
+        manner: of one strength.
         progress: told how many pictures are drawn.
 
     Raises:
@@ -85,9 +72,13 @@ def compare(
     manner = manner or Manner(params.generation.sampler)
     (strength,) = manner.strengths
     seed = params.training_seed(training_seed)
-    columns = tuple(
-        dict.fromkeys(variants or (BASE, *trained_variants(workspace, params, style, seed)))
-    )
+    params.style(style)
+    if not variants:
+        trained = [n for n in params.variants if trained_files(workspace.model(style, n, seed))]
+        if not trained:
+            raise MissingArtifactError(f"no variant of {style!r} is trained yet: `dvc repro` first")
+        variants = (BASE, *trained)
+    columns = tuple(dict.fromkeys(variants))
     models = [drawing_model(workspace, params, style, name, training_seed=seed) for name in columns]
     rows = [(prompt.text, seed) for prompt in prompts for seed in prompt.seeds]
     if not 1 <= len(rows) <= MOST_ROWS:
@@ -121,15 +112,6 @@ def compare(
             for row, (text, seed) in enumerate(rows)
         ],
     )
-    _save(grid, file)
-    return ComparedModels(file, columns, len(rows))
-
-
-def _save(grid: Image.Image, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        grid.save(partial, "PNG")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(file, png_bytes(np.asarray(grid)))
+    return ComparedModels(file, columns, len(rows))

@@ -1,29 +1,80 @@
-"""Pictures on demand: a person's own prompts, drawn by a variant, the base, or a LoRA's file."""
+"""Pictures on demand: a person's own prompts, drawn by a variant, the base, or a LoRA's file.
 
+Each picture's file says all that it was drawn from: enough to draw it again.
+"""
+
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import SamplerConfig
-from nsync_pipeline.drawing.picture_store import write_png, written_behind
+from nsync_pipeline.drawing.picture_store import png_bytes, written_behind
 from nsync_pipeline.drawing.sampling import PictureRequest, SampledPicture, draw_pictures
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import PictureError, UserError
+from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.generate.model import DrawingModel, set_strength
-from nsync_pipeline.generate.picture_settings import PictureSettings
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
 from nsync_pipeline.params import Params
-from nsync_pipeline.report.lineage import public_name
+from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import Progress, silent_progress
-from nsync_pipeline.training.determinism import deterministic_algorithms
 
 SHEET_FILE = "contact_sheet.png"
 
+PNG_TEXT = "nsync"
+"""The name of the text in a PNG file."""
+
 _Batch = list[tuple[AskedPicture, SampledPicture]]
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What decides a picture, in plain values."""
+
+    prompt: str  # as the text encoder got it
+    seed: int
+    height: int  # pixels
+    width: int
+    scheduler: str
+    steps: int
+    guidance_scale: float
+    base_model: str
+    base_revision: str
+    model: str  # base, a variant, or a LoRA's file
+    style: str | None
+    weights_sha256: str | None  # of what was put on the base; None: nothing
+    strength: float
+
+    def as_text(self) -> dict[str, str]:
+        """The text of the file."""
+        return {PNG_TEXT: json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)}
+
+
+def read_settings(path: Path) -> PictureSettings:
+    """What the picture at ``path`` says of itself.
+
+    Raises:
+        PictureError: it is not there, is no picture, or says nothing that this version reads.
+    """
+    try:
+        with Image.open(path) as image:
+            content: dict[str, Any] = json.loads(image.info[PNG_TEXT])
+        return PictureSettings(
+            **{field.name: content[field.name] for field in fields(PictureSettings)}
+        )
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise PictureError(
+            f"{path} does not say how it was drawn: only pictures of `nsync generate` do. ({error})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -146,6 +197,57 @@ def _drawn(
                 weights_sha256=weights_sha256,
                 strength=one.strength,
             )
-            write_png(one.file, drawn.pixels, settings.as_text())
+            write_whole(one.file, png_bytes(drawn.pixels, settings.as_text()))
 
     yield from written_behind(batches(), write)
+
+
+@dataclass(frozen=True)
+class DrawnAgain:
+    """The picture, drawn again."""
+
+    file: Path
+    same_base: bool
+    largest_difference: int  # of 255 levels, over pixels and colours
+
+
+def draw_again(
+    params: Params,
+    settings: PictureSettings,
+    picture: Path,
+    model: DrawingModel,
+    folder: Path,
+    progress: Progress = silent_progress,
+) -> DrawnAgain:
+    """Draw ``picture``, of these ``settings``, again into ``folder``.
+
+    ``model`` is what ``settings`` name, found here.
+
+    Raises:
+        UserError: what is put on the base has changed since; and as ``generate``.
+    """
+    if model.weights_sha256() != settings.weights_sha256:
+        raise UserError(
+            f"{picture} was drawn by {settings.model} as it was then: its weights are others now"
+        )
+    sampler = params.generation.sampler.model_dump() | {
+        "scheduler": settings.scheduler,
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+    }
+    size = (settings.height, settings.width)
+    manner = Manner(SamplerConfig.model_validate(sampler), size, (settings.strength,))
+    drawn = generate(
+        params,
+        replace(model, words=None),  # the prompt names the style already
+        [AskedPrompt(settings.prompt, (settings.seed,))],
+        folder,
+        manner=manner,
+        progress=progress,
+    )
+    before, after = (np.asarray(open_picture(file), int) for file in (picture, drawn.files[0]))
+    return DrawnAgain(
+        file=drawn.files[0],
+        same_base=read_settings(drawn.files[0]).base_revision == settings.base_revision,
+        largest_difference=int(np.abs(before - after).max()),
+    )

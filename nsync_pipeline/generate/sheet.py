@@ -1,6 +1,6 @@
 """The contact sheet of pictures on demand: planned before they are drawn, so that few are kept."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.generate.prompts import AskedPrompt
-from nsync_pipeline.pictures.labelled_grid import GridRow, labelled_grid
+from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 
 MOST_ROWS, MOST_COLUMNS = 32, 12
 """A sheet shows the first ones."""
@@ -55,28 +55,19 @@ def sheet_plan(
     seed, then by strength.
     """
     seeds = prompts[0].seeds
+    by_prompt = False
     if len(strengths) > 1:
         title = f"{title}: strength of the LoRA"
         headings = [f"{strength:g}" for strength in strengths]
-        rows = _by_seed(prompts, asked)
     elif all(prompt.seeds == seeds for prompt in prompts):
         headings = [f"seed {seed}" for seed in seeds]
-        rows = (
-            (prompt.text, [one.file for one in asked if one.row == row])
-            for row, prompt in enumerate(prompts[:MOST_ROWS])
-        )
+        by_prompt = True
     else:
         headings = ["one seed a row"]
-        rows = _by_seed(prompts, asked)
-    kept = [(label, tuple(files[:MOST_COLUMNS])) for label, files in rows]
+    rows: dict[tuple[int, str], list[Path]] = {}
+    for picture in asked:
+        text = prompts[picture.row].text
+        label = text if by_prompt else f"{text} · seed {picture.request.seed}"
+        rows.setdefault((picture.row, label), []).append(picture.file)
+    kept = [(label, tuple(files[:MOST_COLUMNS])) for (_, label), files in rows.items()]
     return SheetPlan(title, tuple(headings[:MOST_COLUMNS]), tuple(kept[:MOST_ROWS]))
-
-
-def _by_seed(
-    prompts: Sequence[AskedPrompt], asked: Sequence[AskedPicture]
-) -> Iterator[tuple[str, list[Path]]]:
-    rows: dict[tuple[int, int], list[Path]] = {}
-    for one in asked:
-        rows.setdefault((one.row, one.request.seed), []).append(one.file)
-    for (row, seed), files in rows.items():
-        yield f"{prompts[row].text} · seed {seed}", files

@@ -6,7 +6,7 @@ Pictures, captions, negatives and the base's drawings are the style's own.
 import gc
 from collections.abc import Callable, Iterator
 
-from nsync_pipeline.contrast.rules import branches_of, negative_number
+from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, State
 from nsync_pipeline.graph.locks import sole_writer
@@ -25,8 +25,7 @@ def check_ablation(graph: Graph, style: str) -> None:
     params.style(style)
     for name in params.variants:
         settings = params.variant(name)
-        branches = branches_of(settings.update_rule, settings.contrast)
-        wanted = sum(negative_number(branch) is not None for branch in branches)
+        wanted = branches_of(settings.update_rule, settings.contrast).negatives
         drawn = params.negative_set.per_positive
         if wanted > drawn:
             raise TrainingError(

@@ -133,10 +133,10 @@ class Graph:
     def params_of(self, of_ablation: bool) -> Params:
         return self.ablation_params if of_ablation else self.params
 
-    def artefacts(self, style: str, of_ablation: bool = False) -> Iterator[Artefact]:
-        """Those of a style, or all that its ablation takes; each after what it is made from."""
+    def artefacts(self, style: str) -> Iterator[Artefact]:
+        """Those of a style, each after what it is made from."""
         for stage in STAGES.values():
-            yield from self.of_stage(stage, style, of_ablation and not stage.shared)
+            yield from self.of_stage(stage, style)
 
     def of_stage(self, stage: Stage, style: str, of_ablation: bool = False) -> Iterator[Artefact]:
         """Every artefact of ``stage`` for ``style``."""
@@ -203,7 +203,7 @@ class Graph:
         inputs: dict[str, str] = {}
         for path in artefact.stage.reads:
             folder = path.format(style=artefact.style)
-            inputs[folder] = self._people_s(folder)
+            inputs[folder] = self.people_s(folder)
         for need in self.needs(artefact):
             made = self.made(need)
             if made is None:
@@ -231,12 +231,13 @@ class Graph:
     def standings(self, styles: list[str], of_ablation: bool = False) -> dict[Artefact, Standing]:
         """How every artefact of ``styles`` stands, each after what it is made from.
 
-        Of an ablation, also what it shares with the style.
+        With those of an ablation come the ones it reads.
         """
         found: dict[Artefact, Standing] = {}
         for style in styles:
-            for artefact in self.artefacts(style, of_ablation):
-                found[artefact] = self._standing(artefact, found)
+            for stage in STAGES.values():
+                for artefact in self.of_stage(stage, style, of_ablation and not stage.shared):
+                    found[artefact] = self._standing(artefact, found)
         return found
 
     def refresh(self) -> None:
@@ -259,7 +260,7 @@ class Graph:
             return Standing(State.FRESH, made=made)
         return Standing(State.STALE, difference(made, plan), made)
 
-    def _people_s(self, path: str) -> str:
+    def people_s(self, path: str) -> str:
         """The digest of a folder that people fill; of one that is not there, of an empty one."""
         if path not in self._people_filled:
             self._people_filled[path] = self.hashes.folder(self.workspace.root / path)

@@ -23,7 +23,7 @@ from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import read_yaml
-from nsync_pipeline.workspace import ABLATIONS, Workspace
+from nsync_pipeline.workspace import ABLATIONS, SKETCHBOOK_PREFIX, Workspace
 
 DVC_FILE = "dvc.yaml"
 HEADER = """\
@@ -35,7 +35,12 @@ STYLE, VARIANT, SEED = "${item.style}", "${item.variant}", "${item.training_seed
 # exec: the stage is a child of dvc itself, and ends when dvc is killed. PATH: the workspace's own
 # environment comes first, also where it is not activated.
 COMMAND = 'exec env PATH=".venv/bin:$PATH" nsync'
-CHOICES_README = "README.md"
+README = "README.md"
+DRAWN_TEXT = """\
+There are no pictures in this folder: `{style}` is drawn by the embedded world
+(`{source}` in `params.yaml`).
+A style of your own keeps its pictures in such a folder; `nsync add-style` brings them in.
+"""
 CHOICES_TEXT = """\
 What people chose on blind pages of `{style}`, a file each: `nsync blind make {style}` writes a
 page, `nsync blind read` brings in what people saved of it, and the report shows it.
@@ -85,10 +90,9 @@ def check_dvc_file(graph: Graph) -> None:
                 f"{path.relative_to(graph.workspace.root)} is not what the styles, variants and "
                 f"training_seeds in params.yaml and this version of the engine ask for: {SYNC}."
             )
-    for style in graph.params.styles:
-        if not graph.workspace.choices(style).is_dir():
-            folder = graph.workspace.choices(style)
-            raise ParamsError(f"{folder} is not there, for what people choose: {SYNC}.")
+    for folder, _ in _people_s(graph):
+        if not folder.is_dir():
+            raise ParamsError(f"{folder} is not there, and DVC wants it: {SYNC}.")
     missing = _left_out(graph)
     if missing:
         raise ParamsError(f"params.yaml: DVC tracks {missing[0]}, which is left out: {SYNC}.")
@@ -113,14 +117,11 @@ def sync_dvc_file(workspace: Workspace) -> list[str]:
         path.parent.mkdir(exist_ok=True)
         write_whole(path, text)
         said.append(f"{path.relative_to(workspace.root)}: written anew")
-    for style in graph.params.styles:
-        folder = workspace.choices(style)
+    for folder, text in _people_s(graph):
         if not folder.is_dir():
             folder.mkdir(parents=True)
-            write_whole(folder / CHOICES_README, CHOICES_TEXT.format(style=style))
-            said.append(
-                f"{folder.relative_to(workspace.root)}: for what people choose, and for git"
-            )
+            write_whole(folder / README, text)
+            said.append(f"{folder.relative_to(workspace.root)}: made, as DVC and git want it there")
     return said
 
 
@@ -128,6 +129,15 @@ def _free(path: Path) -> Path:
     """``path``, or the first of ``<path>-2``, ``<path>-3``... that is not there yet."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
     return next(one for one in chain((path,), numbered) if not one.exists())
+
+
+def _people_s(graph: Graph) -> Iterator[tuple[Path, str]]:
+    """The folders that a stage reads and nothing may have made yet, and what they say they are."""
+    for name, style in graph.params.styles.items():
+        if style.source.startswith(SKETCHBOOK_PREFIX):
+            text = DRAWN_TEXT.format(style=name, source=style.source)
+            yield graph.workspace.source(name), text
+        yield graph.workspace.choices(name), CHOICES_TEXT.format(style=name)
 
 
 def _files(graph: Graph) -> Iterator[tuple[Path, str]]:

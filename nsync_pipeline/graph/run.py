@@ -19,7 +19,7 @@ from nsync_pipeline.graph.dvc import check_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.made import Made, describe, read_made, require_whole
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent, run_workers
-from nsync_pipeline.graph.progress import shown_progress
+from nsync_pipeline.graph.progress import progress_file, shown_progress
 from nsync_pipeline.ranks import this_rank
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.stage import Progress, StageContext
@@ -145,7 +145,11 @@ def bring_up_to_date(
         devices = _devices(graph, artefact)
         open_until_end.enter_context(leased_devices(devices, 1, say))
         tell = open_until_end.enter_context(
-            shown_progress(artefact.title, line.say if line else None)
+            shown_progress(
+                artefact.title,
+                line.say if line else None,
+                progress_file(workspace, artefact.slot),
+            )
         )
         return Outcome(artefact, _make(graph, artefact, plan, tell), is_new=True)
 

@@ -5,7 +5,7 @@ that bandwidth the kernel is nearly linear, so CMMD compares means; with the ban
 median distance between real pictures MMD sees the spread, too (Gretton et al., JMLR 2012).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +43,57 @@ def rbf_kernel(x: Floats, y: Floats, sigma: float) -> Floats:
 def median_distance(x: Floats) -> float:
     """The median Euclidean distance over pairs of different rows of x (N, d), N >= 2.
 
+    Exact in bounded memory: the distances are gone through in blocks of ``BLOCK`` values, once for
+    each of the digits by which the middle one is found.
+
     Raises:
         ValueError: fewer than two rows, or half of the pairs are the same point.
     """
     if len(x) < 2:
         raise ValueError("the median distance needs at least two rows")
-    upper = np.triu_indices(len(x), k=1)
-    median = float(np.median(np.sqrt(squared_distances(x, x)[upper])))
+    pairs = len(x) * (len(x) - 1) // 2
+    middle = _ranked(lambda: _pair_blocks(x), ((pairs - 1) // 2, pairs // 2))
+    median = float(np.sqrt(middle).mean())
     if median <= 0.0:
         raise ValueError("half of the pairs are the same point: their distance is no bandwidth")
     return median
+
+
+BLOCK = 1 << 20
+"""Distances that are held at once."""
+DIGIT = 21
+"""Bits: three digits are a float64 that is not negative."""
+
+
+def _pair_blocks(x: Floats) -> Iterator[Floats]:
+    """``|x_i - x_j|^2`` of every pair i < j of rows of x, some rows at a time."""
+    rows = max(1, BLOCK // len(x))
+    for start in range(0, len(x) - 1, rows):
+        block = squared_distances(x[start : start + rows], x[start:])
+        yield block[np.triu_indices_from(block, k=1)]
+
+
+def _ranked(blocks: Callable[[], Iterable[Floats]], ranks: Sequence[int]) -> Floats:
+    """The values that have these ranks, from 0 on, among those of all blocks; none is negative.
+
+    Floats that are not negative are ordered as their bits are. So values are counted by their
+    highest digit, then those that share the digit of the value with the rank by the next one.
+    """
+    mask = np.uint64((1 << DIGIT) - 1)
+    known = [(0, rank) for rank in ranks]  # the digits known so far, and the rank among those
+    for shift in (2 * DIGIT, DIGIT, 0):
+        counts = {digits: np.zeros(1 << DIGIT, np.int64) for digits, _ in known}
+        for values in blocks():
+            bits = values.view(np.uint64)
+            for digits, count in counts.items():
+                alike = bits[bits >> np.uint64(shift + DIGIT) == digits] >> np.uint64(shift)
+                count += np.bincount((alike & mask).astype(np.int64), minlength=1 << DIGIT)
+        below = {digits: np.cumsum(count) for digits, count in counts.items()}
+        for index, (digits, rank) in enumerate(known):
+            digit = int(np.searchsorted(below[digits], rank, side="right"))
+            rank -= int(below[digits][digit - 1]) if digit else 0
+            known[index] = (digits << DIGIT | digit, rank)
+    return np.array([digits for digits, _ in known], dtype=np.uint64).view(np.float64)
 
 
 def mmd_biased(x: Floats, y: Floats, sigma: float) -> float:

@@ -1,4 +1,4 @@
-"""What a feature extractor offers, and how its batches are taken."""
+"""Feature extractors: what they offer, how a picture becomes their input, how batches are taken."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.distances import Floats
@@ -17,24 +17,98 @@ from nsync_pipeline.metrics.distances import Floats
 Item = TypeVar("Item")
 
 
-class Extractor(Protocol):
-    """A frozen network that turns pictures into features."""
+class Preprocesses(Protocol):
+    """How a picture becomes the network's input."""
 
-    name: str  # `sketchbook`, a hub id, or a folder's name
-    sha256: str  # of the weights
-
-    @property
-    def preprocessing(self) -> object:
-        """How a picture becomes the network's input; its ``repr`` says all of it."""
+    def pixels(self, image: Image.Image) -> Tensor:
+        """(3, s, s) float32."""
         ...
 
+
+class Extractor:
+    """A frozen network that turns pictures into features.
+
+    Args:
+        network: pixels (B, 3, s, s) to features (B, d).
+        preprocessing: how a picture becomes its pixels; its ``repr`` says all of it.
+        name: `sketchbook`, a hub id, or a folder's or file's name.
+        sha256: of the weights.
+    """
+
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocesses, name: str, sha256: str
+    ) -> None:
+        self.name = name
+        self.sha256 = sha256
+        self.preprocessing = preprocessing
+        self._network = network
+
+    @torch.inference_mode()
     def plain_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
         """(N, d) float64, of pictures of any size; not scaled to unit length."""
-        ...
+        return in_batches(images, batch_size, self._features)
 
     def image_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
         """The same rows, each of unit length."""
-        ...
+        return unit_rows(self.plain_features(images, batch_size))
+
+    def _features(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = torch.stack([self.preprocessing.pixels(image) for image in images])
+        features: Tensor = self._network(pixels.to(next(self._network.parameters()).device))
+        return features
+
+
+class ClipExtractor(Extractor):
+    """CLIP: pictures and texts in one space (Radford et al., arXiv 2103.00020)."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, preprocessing: Preprocesses, name: str, sha256: str
+    ) -> None:
+        super().__init__(
+            PooledVision(model.vision_model, model.visual_projection), preprocessing, name, sha256
+        )
+        self._model = model
+        self._tokenizer = tokenizer
+        self._window = int(model.config.text_config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[str], batch_size: int) -> Floats:
+        """(N, d) unit rows; a text longer than the model's window is cut (see ``too_long``)."""
+        return unit_rows(in_batches(texts, batch_size, self._text))
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """The texts of which the model reads the beginning only."""
+        return [text for text in texts if len(self._tokenizer(text)["input_ids"]) > self._window]
+
+    def _text(self, texts: Sequence[str]) -> Tensor:
+        # Always padded to the whole window, so that a text's features do not depend on its batch.
+        tokens = self._tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self._window,
+            return_tensors="pt",
+        ).to(self._model.device)  # fmt: skip
+        pooled = self._model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
+        features: Tensor = self._model.text_projection(pooled)
+        return features
+
+
+class PooledVision(nn.Module):
+    """A vision transformer's pooled output, the class token after the last norm, projected.
+
+    Args:
+        model: a ``CLIPVisionModel`` or ``Dinov2Model``.
+        projection: (B, width) to (B, d).
+    """
+
+    def __init__(self, model: nn.Module, projection: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.projection = projection
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.projection(self.model(pixel_values=pixels).pooler_output)
+        return features
 
 
 def in_batches(
@@ -49,8 +123,8 @@ def in_batches(
         forward(batch + [batch[-1]] * (batch_size - len(batch)))[: len(batch)]
         for batch in _batches(items, batch_size)
     )
-    found: Floats = torch.cat([part.to("cpu", torch.float64) for part in rows]).numpy()
-    return found
+    features: Floats = torch.cat([part.to("cpu", torch.float64) for part in rows]).numpy()
+    return features
 
 
 def unit_rows(features: Floats) -> Floats:

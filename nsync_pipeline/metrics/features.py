@@ -13,14 +13,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel, Dinov2Model
 from transformers.utils import logging as transformers_logging
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics import vision_extractor as csd
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
-from nsync_pipeline.metrics.extractor import Extractor, Preprocessing, read_json, read_preprocessing
-from nsync_pipeline.metrics.vision_extractor import VisionExtractor
+from nsync_pipeline.metrics import csd
+from nsync_pipeline.metrics.extractor import (
+    ClipExtractor,
+    Extractor,
+    PooledVision,
+    Preprocessing,
+    read_json,
+    read_preprocessing,
+)
 from nsync_pipeline.sketchbook.folders import CLIP_FOLDER
 
 EMBEDDED = "sketchbook"
@@ -34,13 +40,13 @@ def load_clip(
     name: str, revision: str | None, root: Path, device: str, where: str = "evaluation.extractor"
 ) -> ClipExtractor:
     """Load a CLIP: as ``load_extractor``, and an error for anything else."""
-    found = load_extractor(name, revision, root, device, where)
-    if not isinstance(found, ClipExtractor):
+    extractor = load_extractor(name, revision, root, device, where)
+    if not isinstance(extractor, ClipExtractor):
         raise EvaluationError(
             f"{where} {name!r} sees pictures only; a CLIP model (model_type `clip`) is needed "
             "here, to compare pictures with their captions."
         )
-    return found
+    return extractor
 
 
 def load_extractor(
@@ -84,11 +90,11 @@ def _loaded(folder: Path, weights: Sequence[Path], shown: str, device: str, what
     if kind == "dinov2":
         preprocessing = read_preprocessing(folder)
         model = _transformers_model(Dinov2Model, folder, what).to(device)
-        return VisionExtractor(model, None, preprocessing, shown, sha256)
+        return Extractor(PooledVision(model, nn.Identity()), preprocessing, shown, sha256)
     if len(weights) == 1:
         # Saved from several processes, a checkpoint's keys begin with `module.`.
-        found = load_file(weights[0])
-        state = {key.removeprefix("module."): tensor.float() for key, tensor in found.items()}
+        loaded = load_file(weights[0])
+        state = {key.removeprefix("module."): tensor.float() for key, tensor in loaded.items()}
         if csd.STYLE in state:
             return _csd(state, shown, sha256, device, what)
     raise EvaluationError(
@@ -99,19 +105,21 @@ def _loaded(folder: Path, weights: Sequence[Path], shown: str, device: str, what
 
 def _csd(
     state: dict[str, torch.Tensor], shown: str, sha256: str, device: str, what: str
-) -> VisionExtractor:
+) -> Extractor:
     config = csd.vision_config(state)
     model = CLIPVisionModel(config)
     own = set(model.state_dict())
     prefix = "vision_model." if any(key.startswith("vision_model.") for key in own) else ""
-    found = csd.vision_weights(state, prefix)
+    weights = csd.vision_weights(state, prefix)
     # Some versions keep the positions' numbers beside the weights.
-    refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(found), what)
-    model.load_state_dict(found, strict=False)
+    refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(weights), what)
+    model.load_state_dict(weights, strict=False)
     side = int(config.image_size)
     preprocessing = Preprocessing(side, side, OPENAI_MEAN, OPENAI_DEVIATION)
     model = model.eval().requires_grad_(False).to(device)
-    return VisionExtractor(model, state[csd.STYLE].to(device), preprocessing, shown, sha256)
+    projection = state[csd.STYLE].to(device)
+    network = PooledVision(model, lambda pooled: pooled @ projection)
+    return Extractor(network, preprocessing, shown, sha256)
 
 
 def _transformers_model(kind: Any, folder: Path, what: str) -> Any:

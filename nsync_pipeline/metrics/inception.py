@@ -8,7 +8,7 @@ Names are those of its checkpoints.
 """
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.extractor import in_batches, unit_rows
+from nsync_pipeline.metrics.extractor import Extractor
 from nsync_pipeline.metrics.features import download, refuse_misplaced, sha256_of
 
 FEATURES = 2048
@@ -58,6 +57,14 @@ def halving(name: str, width: int) -> Step:
     return Step(name, width, (3, 3), stride=2, padded=False)
 
 
+def numbered(name: str, *sizes: tuple[int, int, int]) -> tuple[Step, ...]:
+    """Steps ``<name>_1`` and on, each of so many channels and a kernel of this height and width."""
+    return tuple(
+        Step(f"{name}_{number}", width, (height, across))
+        for number, (width, height, across) in enumerate(sizes, 1)
+    )
+
+
 def mean_pool(x: Tensor) -> Tensor:
     """The mean of the up to nine pixels that there are."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
@@ -77,39 +84,19 @@ def wide_paths(pooled: int) -> tuple[Route, ...]:
     """Of the blocks at 35 x 35; ``pooled`` channels come from the pool."""
     return (
         Route((Step("branch1x1", 64),)),
-        Route((Step("branch5x5_1", 48), Step("branch5x5_2", 64, (5, 5)))),
-        Route(
-            (
-                Step("branch3x3dbl_1", 64),
-                Step("branch3x3dbl_2", 96, (3, 3)),
-                Step("branch3x3dbl_3", 96, (3, 3)),
-            )
-        ),
+        Route(numbered("branch5x5", (48, 1, 1), (64, 5, 5))),
+        Route(numbered("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3))),
         Route((Step("branch_pool", pooled),), pool=mean_pool),
     )
 
 
 def middle_paths(inner: int) -> tuple[Route, ...]:
     """Of the blocks at 17 x 17, their 7 x 7 convolutions in two; ``inner`` channels between."""
-    across, down = (1, 7), (7, 1)
+    across, down = (inner, 1, 7), (inner, 7, 1)
     return (
         Route((Step("branch1x1", 192),)),
-        Route(
-            (
-                Step("branch7x7_1", inner),
-                Step("branch7x7_2", inner, across),
-                Step("branch7x7_3", 192, down),
-            )
-        ),
-        Route(
-            (
-                Step("branch7x7dbl_1", inner),
-                Step("branch7x7dbl_2", inner, down),
-                Step("branch7x7dbl_3", inner, across),
-                Step("branch7x7dbl_4", inner, down),
-                Step("branch7x7dbl_5", 192, across),
-            )
-        ),
+        Route(numbered("branch7x7", (inner, 1, 1), across, (192, 7, 1))),
+        Route(numbered("branch7x7dbl", (inner, 1, 1), down, across, down, (192, 1, 7))),
         Route((Step("branch_pool", 192),), pool=mean_pool),
     )
 
@@ -122,11 +109,8 @@ def deep_paths(pool: Callable[[Tensor], Tensor]) -> tuple[Route, ...]:
 
     return (
         Route((Step("branch1x1", 320),)),
-        Route((Step("branch3x3_1", 384),), ends("branch3x3_2")),
-        Route(
-            (Step("branch3x3dbl_1", 448), Step("branch3x3dbl_2", 384, (3, 3))),
-            ends("branch3x3dbl_3"),
-        ),
+        Route(numbered("branch3x3", (384, 1, 1)), ends("branch3x3_2")),
+        Route(numbered("branch3x3dbl", (448, 1, 1), (384, 3, 3)), ends("branch3x3dbl_3")),
         Route((Step("branch_pool", 192),), pool=pool),
     )
 
@@ -146,13 +130,7 @@ BLOCKS: dict[str, tuple[Route, ...]] = {
     "Mixed_5d": wide_paths(64),
     "Mixed_6a": (
         Route((halving("branch3x3", 384),)),
-        Route(
-            (
-                Step("branch3x3dbl_1", 64),
-                Step("branch3x3dbl_2", 96, (3, 3)),
-                halving("branch3x3dbl_3", 96),
-            )
-        ),
+        Route((*numbered("branch3x3dbl", (64, 1, 1), (96, 3, 3)), halving("branch3x3dbl_3", 96))),
         Route(pool=halving_pool),
     ),
     "Mixed_6b": middle_paths(128),
@@ -160,12 +138,10 @@ BLOCKS: dict[str, tuple[Route, ...]] = {
     "Mixed_6d": middle_paths(160),
     "Mixed_6e": middle_paths(192),
     "Mixed_7a": (
-        Route((Step("branch3x3_1", 192), halving("branch3x3_2", 320))),
+        Route((*numbered("branch3x3", (192, 1, 1)), halving("branch3x3_2", 320))),
         Route(
             (
-                Step("branch7x7x3_1", 192),
-                Step("branch7x7x3_2", 192, (1, 7)),
-                Step("branch7x7x3_3", 192, (7, 1)),
+                *numbered("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
                 halving("branch7x7x3_4", 192),
             )
         ),
@@ -206,14 +182,14 @@ class Block(nn.Module):
             self.width += sum(end.width for end in path.ends) or width
 
     def forward(self, x: Tensor) -> Tensor:
-        found = []
+        outputs = []
         for path in self._paths:
             y = x if path.pool is None else path.pool(x)
             for step in path.steps:
                 y = self.get_submodule(step.name)(y)
             ends = [self.get_submodule(end.name)(y) for end in path.ends]
-            found += ends or [y]
-        return torch.cat(found, dim=1)
+            outputs += ends or [y]
+        return torch.cat(outputs, dim=1)
 
 
 class InceptionV3(nn.Module):
@@ -280,31 +256,7 @@ COUNTER = "num_batches_tracked"
 """What a batch norm counts in training; some files have it, and no feature depends on it."""
 
 
-class InceptionExtractor:
-    """FID's Inception-v3, frozen; an ``Extractor``."""
-
-    def __init__(self, model: InceptionV3, name: str, sha256: str) -> None:
-        self.name = name
-        self.sha256 = sha256
-        self.preprocessing = InceptionPixels()
-        self._model = model
-
-    @torch.inference_mode()
-    def plain_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
-        """(N, 2048) float64, of pictures of any size; not scaled to unit length."""
-        return in_batches(images, batch_size, self._features)
-
-    def image_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
-        """The same rows, each of unit length."""
-        return unit_rows(self.plain_features(images, batch_size))
-
-    def _features(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([self.preprocessing.pixels(image) for image in images])
-        features: Tensor = self._model(pixels.to(self._model.fc.weight.device))
-        return features
-
-
-def load_inception(name: str, revision: str | None, root: Path, device: str) -> InceptionExtractor:
+def load_inception(name: str, revision: str | None, root: Path, device: str) -> Extractor:
     """Load the weights in a file or folder (relative to ``root``), or of a hub id at a revision.
 
     Raises:
@@ -314,13 +266,14 @@ def load_inception(name: str, revision: str | None, root: Path, device: str) -> 
     what = f"{WHERE} {name!r}"
     place = root / name
     if not place.exists():
-        found = _weights_in(download(name, revision, WHERE, PATTERNS), what)
+        file = _weights_in(download(name, revision, WHERE, PATTERNS), what)
         shown = name
     else:
-        found = _weights_in(place, what) if place.is_dir() else place
+        file = _weights_in(place, what) if place.is_dir() else place
         shown = place.name
     try:
-        return InceptionExtractor(_model(_read(found), what).to(device), shown, sha256_of([found]))
+        model = _model(_read(file), what).to(device)
+        return Extractor(model, InceptionPixels(), shown, sha256_of([file]))
     except (
         OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError,
         pickle.UnpicklingError,
@@ -332,13 +285,13 @@ def load_inception(name: str, revision: str | None, root: Path, device: str) -> 
 
 def _weights_in(folder: Path, what: str) -> Path:
     for pattern in PATTERNS:
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        files = sorted(folder.glob(pattern))
+        if len(files) == 1:
+            return files[0]
+        if files:
             raise EvaluationError(
-                f"{what}: {len(found)} {pattern} files in it, such as {found[0].name} and "
-                f"{found[1].name}; name the one that is meant."
+                f"{what}: {len(files)} {pattern} files in it, such as {files[0].name} and "
+                f"{files[1].name}; name the one that is meant."
             )
     raise EvaluationError(f"{what}: neither a .safetensors nor a .pth file in it.")
 

@@ -63,11 +63,13 @@ def over_trainings(scores: Sequence[SetScores], weights: Floats) -> VariantScore
     """
     draws: dict[str, Floats] = {}
     for name in scores[0].draws:
-        each = np.stack([found.draws[name] for found in scores], axis=1)  # (D or fewer, trainings)
+        each = np.stack(
+            [training.draws[name] for training in scores], axis=1
+        )  # (D or fewer, trainings)
         draws[name] = (weights[: len(each)] * each).mean(axis=1)
     figures: dict[str, Interval] = {}
     for name in scores[0].figures:
-        values = [found.figures[name].value for found in scores if name in found.figures]
+        values = [training.figures[name].value for training in scores if name in training.figures]
         if len(values) < len(scores):
             continue
         value = float(np.mean(values))
@@ -88,5 +90,5 @@ def _copy_rate(scores: Sequence[SetScores]) -> Interval:
     resampling them would call a rate of none certain.
     """
     total = len(scores[0].pictures.copied)
-    copies = sum(int(found.pictures.copied.sum()) for found in scores) / len(scores)
+    copies = sum(int(training.pictures.copied.sum()) for training in scores) / len(scores)
     return Interval(copies / total, *clopper_pearson(copies, total))

@@ -71,16 +71,16 @@ def compare(
     point to different ones or the better one breaks a guardrail, else *inconclusive*.
     A pair with a metric that could not be computed is left out.
     """
-    found = [
+    unadjusted = [
         _differences(a, b, scores[a], scores[b], real, guardrails)
         for a, b in pairs
         if all("cmmd" in scores[name].figures for name in (a, b))
     ]
-    margins = holm([comparison.p_style_margin for comparison in found])
-    distances = holm([comparison.p_cmmd for comparison in found])
+    margins = holm([comparison.p_style_margin for comparison in unadjusted])
+    distances = holm([comparison.p_cmmd for comparison in unadjusted])
     adjusted = [
         replace(comparison, p_style_margin=margin, p_cmmd=distance)
-        for comparison, margin, distance in zip(found, margins, distances, strict=True)
+        for comparison, margin, distance in zip(unadjusted, margins, distances, strict=True)
     ]
     return [replace(comparison, verdict=_verdict(comparison)) for comparison in adjusted]
 
@@ -116,25 +116,23 @@ def _differences(
     real: Mapping[str, Interval],
     guardrails: GuardrailConfig,
 ) -> Comparison:
-    differences = {
-        name: interval(
-            first.figures[name].value - second.figures[name].value,
-            first.draws[name] - second.draws[name],
-        )
-        for name in ("style_margin", "cmmd")
-    }
-    p_values = {name: two_sided_p(first.draws[name] - second.draws[name]) for name in differences}
+    def difference(name: str) -> tuple[Interval, float]:
+        draws = first.draws[name] - second.draws[name]
+        value = first.figures[name].value - second.figures[name].value
+        return interval(value, draws), two_sided_p(draws)
+
+    (style_margin, p_style_margin), (cmmd, p_cmmd) = map(difference, ("style_margin", "cmmd"))
     return Comparison(
         a=a,
         b=b,
-        style_margin=differences["style_margin"],
-        cmmd=differences["cmmd"],
-        p_style_margin=p_values["style_margin"],
-        p_cmmd=p_values["cmmd"],
+        style_margin=style_margin,
+        cmmd=cmmd,
+        p_style_margin=p_style_margin,
+        p_cmmd=p_cmmd,
         a_breaks=broken_guardrails(first, second, real, guardrails),
         b_breaks=broken_guardrails(second, first, real, guardrails),
         verdict="inconclusive",
-        trainings=min(found.trainings for found in (first, second) if found.trainings),
+        trainings=min(scores.trainings for scores in (first, second) if scores.trainings),
     )
 
 

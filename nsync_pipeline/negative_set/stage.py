@@ -7,14 +7,14 @@ negative. Drawn pictures stay in the workspace's scratch (one set a style), whic
 interrupted run picks up.
 """
 
-from nsync_pipeline.drawing.picture_set import draw_set, place_pictures, sheet
+from nsync_pipeline.drawing.picture_store import draw_set, place_pictures, sheet
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.drawing.schedulers import build_scheduler
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, write_manifest
-from nsync_pipeline.pictures.sizes import picture_sizes
+from nsync_pipeline.pictures.pixels import picture_sizes
 from nsync_pipeline.pictures.style_pictures import captioned_split
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stage import StageContext, StageResult

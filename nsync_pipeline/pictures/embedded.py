@@ -1,4 +1,4 @@
-"""Pictures inside the page: small ones pixel for pixel, large ones as a JPEG of what is shown."""
+"""Pictures inside an HTML page: small ones pixel for pixel, large ones as a JPEG."""
 
 import base64
 import io

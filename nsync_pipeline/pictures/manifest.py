@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.files import whole_file
 
 TEXT = pa.string()
 
@@ -98,10 +99,8 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Sch
     for field in schema:
         if not field.nullable and table[field.name].null_count:
             raise ValueError(f"{path}: column {field.name} has empty cells")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(table, partial)
 
 
 def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:

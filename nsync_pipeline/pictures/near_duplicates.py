@@ -10,6 +10,9 @@ turned by 1 degree) both were 0.83 or more, and no block differed by more than 0
 cropped by 4 % a side is not found. The blocks tell pictures apart that share all but one thing.
 """
 
+import math
+import os
+import tempfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +29,8 @@ BLOCKS = 8  # a side
 MOST_BLOCK_DIFFERENCE = 0.20  # of the range from black to white
 MOST_ASPECT_RATIO = 1.05
 
-Hash = NDArray[np.uint8]  # (32,) 256 bits
+Hash = NDArray[np.uint64]  # (4,) 256 bits
+Pixels = NDArray[np.uint8]  # (32, 32, 3)
 Plane = NDArray[np.float32]
 
 
@@ -37,65 +41,117 @@ class Look:
     aspect: float  # width / height
     difference_hash: Hash  # is each of 16 x 16 cells brighter than its right neighbour
     mirrored_hash: Hash  # the same of the mirrored picture
-    colour: Plane  # (32, 32, 3) in [0, 1]
-    detail: Plane  # (32, 32) the grey picture less its blur: edges and texture
+    pixels: Pixels
 
 
 def look_of(image: Image.Image) -> Look:
     """The look of an RGB image."""
     small = image.resize((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BOX)
     grey = small.convert("L")
-    sharp = np.asarray(grey, dtype=np.float32)
-    blurred = np.asarray(grey.filter(ImageFilter.GaussianBlur(BLUR_RADIUS)), dtype=np.float32)
     return Look(
         aspect=image.width / image.height,
         difference_hash=_difference_hash(grey),
         mirrored_hash=_difference_hash(grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
-        colour=np.asarray(small, dtype=np.float32) / np.float32(255),
-        detail=(sharp - blurred) / np.float32(255),
+        pixels=np.asarray(small),
     )
 
 
 class LookIndex:
-    """Looks by the order they were added in, searched for those that show the same picture."""
+    """Looks by the order they were added in, searched for those that show the same picture.
+
+    A search compares hashes with those of about the same aspect, 64 bits at a time: 0.3 ms among
+    20,000 of one shape. No index of hashes is both exact and much faster here: where 72 of 256 bits
+    may differ, looking up parts of the hash (multi-index hashing) proposes about half of all.
+    Hashes are in memory, about 50 bytes a picture; pixels in a temporary file, 3 KB a picture.
+    """
 
     def __init__(self) -> None:
-        self._looks: list[Look] = []
-        self._hashes = np.empty((64, HASH_SIDE * HASH_SIDE // 8), dtype=np.uint8)
+        self._shapes: dict[int, _Hashes] = {}
+        self._aspects: list[float] = []
+        self._pixels = tempfile.TemporaryFile()  # noqa: SIM115 # goes with the index
 
     def __len__(self) -> int:
-        return len(self._looks)
+        return len(self._aspects)
 
     def add(self, look: Look) -> None:
         """Add ``look``; its index is the number of looks before it."""
-        if len(self._looks) == len(self._hashes):
-            self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
-        self._hashes[len(self._looks)] = look.difference_hash
-        self._looks.append(look)
+        self._shapes.setdefault(_shape(look), _Hashes()).add(len(self), look.difference_hash)
+        self._aspects.append(look.aspect)
+        self._pixels.seek(0, os.SEEK_END)
+        self._pixels.write(look.pixels.tobytes())
 
     def same(self, look: Look) -> list[int]:
         """The indices, ascending, of all looks that show the same picture as ``look``."""
-        hashes = self._hashes[: len(self._looks)]
-        plain = np.bitwise_count(hashes ^ look.difference_hash).sum(axis=1)
-        mirrored = np.bitwise_count(hashes ^ look.mirrored_hash).sum(axis=1)
-        proposed = np.flatnonzero(np.minimum(plain, mirrored) <= MOST_HASH_DISTANCE)
-        return [int(index) for index in proposed if _same_picture(look, self._looks[index])]
+        shape = _shape(look)
+        alike = [self._shapes[s] for s in (shape - 1, shape, shape + 1) if s in self._shapes]
+        proposed = sorted(index for hashes in alike for index in hashes.near(look))
+        return [index for index in proposed if self._is_same(look, index)]
+
+    def _is_same(self, look: Look, index: int) -> bool:
+        aspects = (look.aspect, self._aspects[index])
+        if max(aspects) > MOST_ASPECT_RATIO * min(aspects):
+            return False
+        self._pixels.seek(index * look.pixels.nbytes)
+        stored = np.frombuffer(self._pixels.read(look.pixels.nbytes), np.uint8)
+        return same_picture(look.pixels, stored.reshape(look.pixels.shape))
 
 
-def _same_picture(a: Look, b: Look) -> bool:
-    if max(a.aspect, b.aspect) > MOST_ASPECT_RATIO * min(a.aspect, b.aspect):
-        return False
+class _Hashes:
+    """Hashes of some looks, by their indices."""
+
+    def __init__(self) -> None:
+        self._indices: list[int] = []
+        self._words = np.empty((4, 64), dtype=np.uint64)
+
+    def add(self, index: int, difference_hash: Hash) -> None:
+        if len(self._indices) == self._words.shape[1]:
+            self._words = np.concatenate([self._words, np.empty_like(self._words)], axis=1)
+        self._words[:, len(self._indices)] = difference_hash
+        self._indices.append(index)
+
+    def near(self, look: Look) -> list[int]:
+        """The indices of those whose hash is near that of ``look``, or of its mirror image."""
+        words = self._words[:, : len(self._indices)]
+        is_near = np.zeros(words.shape[1], dtype=bool)
+        for own in (look.difference_hash, look.mirrored_hash):
+            distance = np.zeros(words.shape[1], dtype=np.uint16)
+            for word, part in zip(words, own, strict=True):
+                distance += np.bitwise_count(word ^ part)
+            is_near |= distance <= MOST_HASH_DISTANCE
+        return [self._indices[place] for place in np.flatnonzero(is_near)]
+
+
+def _shape(look: Look) -> int:
+    """A number for the aspect: where they may be the same, these differ by 1 at most."""
+    return math.floor(math.log(look.aspect) / math.log(1.001 * MOST_ASPECT_RATIO))
+
+
+def same_picture(a: Pixels, b: Pixels) -> bool:
+    """Whether two pictures of near hashes and about one aspect are the same, or mirrored."""
+    colour, detail = _planes(a)
+    other_colour, other_detail = _planes(b)
     return any(
-        correlation(a.colour, colour) >= LEAST_COLOUR_CORRELATION
-        and correlation(a.detail, detail) >= LEAST_DETAIL_CORRELATION
-        and block_difference(a.colour, colour) <= MOST_BLOCK_DIFFERENCE
-        for colour, detail in ((b.colour, b.detail), (b.colour[:, ::-1], b.detail[:, ::-1]))
+        correlation(colour, c) >= LEAST_COLOUR_CORRELATION
+        and correlation(detail, d) >= LEAST_DETAIL_CORRELATION
+        and block_difference(colour, c) <= MOST_BLOCK_DIFFERENCE
+        for c, d in (
+            (other_colour, other_detail),
+            (other_colour[:, ::-1], other_detail[:, ::-1]),
+        )
     )
+
+
+def _planes(pixels: Pixels) -> tuple[Plane, Plane]:
+    """Colour (32, 32, 3) in [0, 1]; detail (32, 32): grey less its blur, edges and texture."""
+    grey = Image.fromarray(pixels).convert("L")
+    sharp = np.asarray(grey, dtype=np.float32)
+    blurred = np.asarray(grey.filter(ImageFilter.GaussianBlur(BLUR_RADIUS)), dtype=np.float32)
+    return pixels.astype(np.float32) / np.float32(255), (sharp - blurred) / np.float32(255)
 
 
 def _difference_hash(grey: Image.Image) -> Hash:
     cells = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX))
-    return np.packbits(cells[:, :-1] > cells[:, 1:])
+    return np.packbits(cells[:, :-1] > cells[:, 1:]).view(np.uint64)
 
 
 def correlation(a: Plane, b: Plane) -> float:

@@ -1,11 +1,14 @@
-"""Contact sheets: a set of pictures at a glance."""
+"""Sheets: a set of pictures at a glance, with captions, or side by side under labels."""
 
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND = (244, 242, 238)
 INK = (40, 40, 40)
@@ -81,6 +84,23 @@ def as_jpeg(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def sharp_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The same, with colours at full resolution: of small pictures enlarged."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def small_jpeg(image: Image.Image) -> bytes:
+    """A sharp JPEG of less than ``PREVIEW_BYTES``: of lower quality first, then smaller."""
+    while True:
+        for quality in (88, 78, 65):
+            jpeg = sharp_jpeg(image, quality)
+            if len(jpeg) < PREVIEW_BYTES:
+                return jpeg
+        image = image.reduce(2)
+
+
 NOTE_INK = (176, 32, 32)
 SIDE = 72  # pixels of a picture's cell
 TEXT_WIDTH = 600
@@ -116,8 +136,8 @@ def captioned_preview(title: str, rows: Sequence[CaptionedThumbnail]) -> bytes:
 def _sheet(rows: Sequence[CaptionedThumbnail]) -> Image.Image:
     font = ImageFont.load_default(TEXT_SIZE)
     texts = [
-        [(line, INK) for line in _wrapped(row.caption, font)]
-        + [(line, NOTE_INK) for line in _wrapped(row.note, font)]
+        [(line, INK) for line in _wrapped(row.caption, font, TEXT_WIDTH)]
+        + [(line, NOTE_INK) for line in _wrapped(row.note, font, TEXT_WIDTH)]
         for row in rows
     ]
     heights = [max(SIDE, len(lines) * LINE) for lines in texts]
@@ -133,13 +153,127 @@ def _sheet(rows: Sequence[CaptionedThumbnail]) -> Image.Image:
     return sheet
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """``text`` in lines of at most ``TEXT_WIDTH`` pixels; a longer word is a line of its own."""
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """``text`` in lines of at most ``width`` pixels; a longer word is a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= TEXT_WIDTH:
+        if lines and font.getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
+
+
+GRID_BACKGROUND = (250, 249, 246)
+GRID_INK = (33, 33, 36)
+LABEL_INK = (96, 94, 90)
+SMALL = 128
+"""Pixels: a picture up to this side is shown with its pixels, enlarged a whole number of times."""
+
+SHOWN_SIDE = 256
+"""What small pictures are enlarged towards, never beyond."""
+
+LARGEST_SIDE = 384
+"""Larger pictures are shown at it."""
+
+MARGIN = 24
+CELL_GAP = 10
+GRID_TITLE_SIZE, HEADING_SIZE, LABEL_SIZE = 22, 17, 15
+LINE_HEIGHT = 1.35
+"""The height of a line of text, in its size."""
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """Pictures of one row, and what is written above them."""
+
+    label: str
+    pictures: Sequence[Image.Image]
+
+
+def labelled_grid(title: str, headings: Sequence[str], rows: Sequence[GridRow]) -> Image.Image:
+    """One picture of all ``rows``: the title, a heading over each column, a label over each row.
+
+    Raises:
+        ValueError: there are no rows, or one has not as many pictures as there are headings.
+    """
+    if not rows or any(len(row.pictures) != len(headings) for row in rows):
+        raise ValueError("a grid needs rows, each with as many pictures as there are headings")
+    shown = [[fitted(picture) for picture in row.pictures] for row in rows]
+    cell_width = max(picture.width for row in shown for picture in row)
+    inner = max(
+        len(headings) * (cell_width + CELL_GAP) - CELL_GAP,
+        *(_width(text, _font(HEADING_SIZE, bold=True)) for text in headings),
+    )
+    title_lines = _wrapped(title, _font(GRID_TITLE_SIZE, bold=True), inner) or [""]
+    labels = [_wrapped(row.label, _font(LABEL_SIZE), inner) or [""] for row in rows]
+    heights = [max(picture.height for picture in row) for row in shown]
+    height = (
+        2 * MARGIN + _lines(title_lines, GRID_TITLE_SIZE) + CELL_GAP + _lines([""], HEADING_SIZE)
+    )
+    height += sum(
+        CELL_GAP + _lines(lines, LABEL_SIZE) + CELL_GAP // 2 + tall + CELL_GAP
+        for lines, tall in zip(labels, heights, strict=True)
+    )
+    grid = Image.new("RGB", (inner + 2 * MARGIN, height), GRID_BACKGROUND)
+    pen = ImageDraw.Draw(grid)
+
+    top = _write(pen, title_lines, MARGIN, _font(GRID_TITLE_SIZE, bold=True), GRID_INK) + CELL_GAP
+    for column, heading in enumerate(headings):
+        middle = MARGIN + column * (cell_width + CELL_GAP) + cell_width / 2
+        pen.text(
+            (middle, top), heading, fill=GRID_INK, font=_font(HEADING_SIZE, bold=True), anchor="ma"
+        )
+    top += _lines([""], HEADING_SIZE)
+    for lines, row, tall in zip(labels, shown, heights, strict=True):
+        top = _write(pen, lines, top + CELL_GAP, _font(LABEL_SIZE), LABEL_INK) + CELL_GAP // 2
+        for column, picture in enumerate(row):
+            left = MARGIN + column * (cell_width + CELL_GAP) + (cell_width - picture.width) // 2
+            grid.paste(picture, (left, top + (tall - picture.height) // 2))
+        top += tall + CELL_GAP
+    return grid
+
+
+def fitted(picture: Image.Image) -> Image.Image:
+    """``picture`` at the size it is shown: small ones enlarged, large ones reduced."""
+    picture = picture.convert("RGB")
+    longer = max(picture.size)
+    if longer <= SMALL:
+        times = max(1, SHOWN_SIDE // longer)
+        size = (picture.width * times, picture.height * times)
+        return picture.resize(size, Image.Resampling.NEAREST)
+    if longer > LARGEST_SIDE:
+        picture = picture.copy()
+        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings: it has Greek and Cyrillic, unlike Pillow's own."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    with as_file(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / name) as path:
+        return ImageFont.truetype(path, size)
+
+
+def _width(text: str, font: ImageFont.FreeTypeFont) -> int:
+    return round(font.getlength(text))
+
+
+def _lines(lines: Sequence[str], size: int) -> int:
+    return round(len(lines) * size * LINE_HEIGHT)
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    lines: Sequence[str],
+    top: int,
+    font: ImageFont.FreeTypeFont,
+    colour: tuple[int, int, int],
+) -> int:
+    """Write ``lines`` from ``top`` down; where the next thing may begin."""
+    for number, line in enumerate(lines):
+        pen.text(
+            (MARGIN, top + round(number * font.size * LINE_HEIGHT)), line, fill=colour, font=font
+        )
+    return top + _lines(lines, round(font.size))

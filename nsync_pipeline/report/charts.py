@@ -9,13 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from nsync_pipeline.report.numbers import shown
+from nsync_pipeline.metrics.catalogue import METRICS
+from nsync_pipeline.report.figures import Figures, Measured, shown
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26
 SERIES_COLOURS = 6
 SMOOTHING = 0.06
 """The share of the steps over which a line is averaged."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with what it says."""
+
+    title: str
+    meaning: str
+    svg: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def line_chart(label: str, lines: Sequence[Line], zero: bool = False) -> str:
     if zero:
         parts.append(f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_level(y, 0.0)}/>')
     for line in lines:
-        css = f"series-{line.colour % SERIES_COLOURS}"
+        css = series_class(line.colour)
         if line.noisy:
             parts.append(_path(line.points, x, y, f"{css} raw"))
             parts.append(_path(_smooth(line.points), x, y, css))
@@ -127,7 +137,7 @@ def interval_chart(
     ]
     for index, row in enumerate(rows):
         middle = TOP + step * index + step / 2
-        css = "plain" if row.colour is None else f"series-{row.colour % SERIES_COLOURS}"
+        css = series_class(row.colour)
         parts.append(
             f'<text class="name" x="{left - 12}" y="{middle + 4:.1f}" text-anchor="end">'
             f"{escape(row.name)}</text>"
@@ -143,6 +153,47 @@ def interval_chart(
             for value in row.each
         ]
     return svg(label, width, bottom + 26, parts)
+
+
+def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
+    """The primary metrics with their intervals; the floor, where there is one, is shaded."""
+    charts = []
+    for metric in METRICS:
+        rows = [
+            Estimate(
+                column.name,
+                column.colour,
+                figure.value,
+                figure.low,
+                figure.high,
+                tuple(
+                    of_one[metric.name].value
+                    for of_one in column.trainings
+                    if metric.name in of_one
+                ),
+            )
+            for column in columns
+            if (figure := column.figures.get(metric.name)) is not None
+        ]
+        if not (metric.primary and rows):
+            continue
+        chance = floor.get(metric.name)
+        band = None
+        if chance is not None and chance.low is not None and chance.high is not None:
+            band = (chance.low, chance.high)
+        meaning = f"{metric.meaning} {metric.better.capitalize()} is better."
+        if band:
+            meaning += " Shaded: what two random halves of the real pictures differ by."
+        if any(row.each for row in rows):
+            meaning += " Small dots: single trainings."
+        label = f"{metric.title}: " + ", ".join(f"{row.name} {row.value:.3g}" for row in rows)
+        charts.append(Chart(metric.title, meaning, interval_chart(label, rows, band)))
+    return charts
+
+
+def series_class(colour: int | None) -> str:
+    """The class of a variant's colour; None for what is no variant."""
+    return "plain" if colour is None else f"series-{colour % SERIES_COLOURS}"
 
 
 def _axis(

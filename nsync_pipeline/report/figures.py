@@ -1,13 +1,35 @@
-"""The table of figures, and the two primary ones as charts."""
+"""The figures as numbers on a page, and their table."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.catalogue import METRICS, Metric
-from nsync_pipeline.report.charts import Estimate, interval_chart
-from nsync_pipeline.report.numbers import digits_for, shown
-from nsync_pipeline.report.training_charts import Chart
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def digits_for(values: Iterable[float]) -> int:
+    """Decimals that show three significant digits of the largest of ``values``: 0 .. 6."""
+    largest = max((abs(value) for value in values), default=0.0)
+    if largest == 0.0:
+        return 2
+    return min(6, max(0, 2 - math.floor(math.log10(largest))))
+
+
+def shown(value: float, digits: int, signed: bool = False) -> str:
+    """``value`` at so many decimals; ``signed`` writes the plus, too. Zero has no sign."""
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0.0:
+        return text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def percent(value: float) -> str:
+    """A share in per cent, whole."""
+    return shown(100.0 * value, 0) + " %"
+
 
 Figures = Mapping[str, Interval]
 
@@ -42,55 +64,19 @@ def figures_table(columns: Sequence[Measured]) -> list[TableRow]:
     """A row a metric that any column has; all cells of a row have the same decimals."""
     rows = []
     for metric in METRICS:
-        found = [column.figures.get(metric.name) for column in columns]
-        if any(found):
-            rows.append(TableRow(metric, tuple(_cells(metric, found))))
+        figures = [column.figures.get(metric.name) for column in columns]
+        if any(figures):
+            rows.append(TableRow(metric, tuple(_cells(metric, figures))))
     return rows
 
 
-def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
-    """The primary metrics with their intervals; the floor, where there is one, is shaded."""
-    charts = []
-    for metric in METRICS:
-        rows = [
-            Estimate(
-                column.name,
-                column.colour,
-                figure.value,
-                figure.low,
-                figure.high,
-                tuple(
-                    of_one[metric.name].value
-                    for of_one in column.trainings
-                    if metric.name in of_one
-                ),
-            )
-            for column in columns
-            if (figure := column.figures.get(metric.name)) is not None
-        ]
-        if not (metric.primary and rows):
-            continue
-        chance = floor.get(metric.name)
-        band = None
-        if chance is not None and chance.low is not None and chance.high is not None:
-            band = (chance.low, chance.high)
-        meaning = f"{metric.meaning} {metric.better.capitalize()} is better."
-        if band:
-            meaning += " Shaded: what two random halves of the real pictures differ by."
-        if any(row.each for row in rows):
-            meaning += " Small dots: single trainings."
-        label = f"{metric.title}: " + ", ".join(f"{row.name} {row.value:.3g}" for row in rows)
-        charts.append(Chart(metric.title, meaning, interval_chart(label, rows, band)))
-    return charts
-
-
-def _cells(metric: Metric, found: Sequence[Interval | None]) -> list[Cell]:
+def _cells(metric: Metric, figures: Sequence[Interval | None]) -> list[Cell]:
     scale = 100.0 if metric.percent else 1.0
     unit = " %" if metric.percent else ""
-    there = [figure for figure in found if figure is not None]
+    there = [figure for figure in figures if figure is not None]
     digits = 0 if metric.percent else digits_for(figure.value for figure in there)
     cells = []
-    for figure in found:
+    for figure in figures:
         if figure is None:
             cells.append(Cell("", ""))
             continue

@@ -1,20 +1,20 @@
 """Where the report's figures come from: what was read, by hash, and what made it."""
 
-import csv
 import importlib.metadata
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.evaluation.record import EVALUATION_FILE, EvaluationRecord
+from nsync_pipeline.families.config import public_name
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import BY_MODEL, CAPTIONS, read_manifest
-from nsync_pipeline.pictures.pixels import file_sha256
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.report.page import Facts
-from nsync_pipeline.report.training_charts import Training
+from nsync_pipeline.report.trainings import shown_names
+from nsync_pipeline.settings import flat
 from nsync_pipeline.workspace import (
     BASE,
     EMBEDDINGS_FILE,
@@ -26,32 +26,6 @@ from nsync_pipeline.workspace import (
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 SHOWN_DIGITS = 16
-
-
-def read_training(
-    workspace: Workspace, style: str, run: TrainingRun
-) -> tuple[Training, dict[str, Any]]:
-    """The history of a training, and the whole of its ``training.json``.
-
-    Raises:
-        MissingArtifactError: one of them is missing or damaged.
-    """
-    folder = workspace.model(style, run.variant, run.training_seed)
-    try:
-        summary: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
-        with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-            history = [
-                {column: float(cell) if cell else None for column, cell in row.items()}
-                for row in csv.DictReader(file)
-            ]
-        held_out = {int(done): loss for done, loss in summary["held_out_losses"].items()}
-        looks = {int(done): found["style_margin"] for done, found in summary["looks"].items()}
-    except (OSError, ValueError, KeyError) as error:
-        raise MissingArtifactError(
-            f"{folder} holds no whole training: run the training stage of {run.variant!r} at "
-            f"training seed {run.training_seed}. ({error})"
-        ) from error
-    return Training(run.variant, history, held_out, looks), summary
 
 
 def lineage(
@@ -88,7 +62,7 @@ def lineage(
                     str(run.training_seed) for run in summaries
                 ))),
                 ("placeholder", ", ".join(dict.fromkeys(
-                    found["origin"]["placeholder"] for found in summaries.values()
+                    summary["origin"]["placeholder"] for summary in summaries.values()
                 ))),
                 ("generic style", origin["generic_style"]),
             ),
@@ -104,9 +78,9 @@ def lineage(
         Facts(
             "Checkpoints (SHA-256)",
             tuple(
-                (f"{names[run]} ({found['origin']['update_rule']})"
+                (f"{names[run]} ({summary['origin']['update_rule']})"
                  + (", token vectors" if file.name == EMBEDDINGS_FILE else ""), _sha256(file))
-                for run, found in summaries.items()
+                for run, summary in summaries.items()
                 for file in trained_files(workspace.model(style, run.variant, run.training_seed))
             ),
         ),
@@ -138,41 +112,27 @@ def lineage(
     )  # fmt: skip
 
 
-def shown_names(runs: Sequence[TrainingRun]) -> dict[TrainingRun, str]:
-    """What each training is called on a page: by its variant alone where that has only one."""
-    seeds = {run.training_seed for run in runs}
-    return {run: run.variant if len(seeds) == 1 else run.name for run in runs}
-
-
 def settings_text(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """The settings all trainings share, then what each has of its own."""
-    flat = {name: _flat(found["settings"]) for name, found in summaries.items()}
-    keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
-    shared = [key for key in keys if len({settings.get(key) for settings in flat.values()}) == 1]
+    texts = {
+        name: {key: _text(value) for key, value in flat(summary["settings"]).items() if value != {}}
+        for name, summary in summaries.items()
+    }
+    keys = list(dict.fromkeys(key for settings in texts.values() for key in settings))
+    shared = [key for key in keys if len({settings.get(key) for settings in texts.values()}) == 1]
     own = [key for key in keys if key not in shared]
-    first = next(iter(flat.values()))
+    first = next(iter(texts.values()))
     lines = [f"{key}: {first[key]}" for key in shared]
-    for name, settings in flat.items():
+    for name, settings in texts.items():
         if own:
             lines += ["", f"{name}:", *(f"  {key}: {settings.get(key)}" for key in own)]
     return "\n".join(lines)
 
 
-def public_name(model: str) -> str:
-    """A model's name without the folders of this machine it may lie in."""
-    return Path(model).name if model.startswith(("/", ".", "~")) else model
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            found[prefix + key] = ", ".join(str(item) for item in value)
-        else:
-            found[prefix + key] = "none" if value is None else str(value)
-    return found
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def _captions(folder: Path) -> str:

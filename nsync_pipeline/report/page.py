@@ -7,8 +7,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nsync_pipeline.pictures.embedded import Picture
+from nsync_pipeline.report.charts import Chart
 from nsync_pipeline.report.figures import Measured, TableRow
-from nsync_pipeline.report.training_charts import Chart
 
 FOLDER = Path(__file__).parent
 
@@ -80,7 +80,7 @@ class Choices:
     """All that people chose; without any, how to ask them."""
 
     cards: tuple[ChoiceCard, ...]
-    outdated: str  # about choices that are not counted; empty where there are none
+    not_counted: str  # about choices that are set aside; empty where there are none
     how_to_ask: str  # the command; empty where there is none
 
 

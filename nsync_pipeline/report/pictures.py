@@ -1,4 +1,4 @@
-"""Pictures inside the page: small ones pixel for pixel, large ones as a JPEG of what is shown."""
+"""The pictures on the report's page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from nsync_pipeline.pictures.embedded import Picture, embedded
 from nsync_pipeline.pictures.pixels import open_picture, open_squares
 from nsync_pipeline.pictures.sheets import preview
 from nsync_pipeline.pictures.style_pictures import StylePictures
-from nsync_pipeline.report.numbers import digits_for, shown
+from nsync_pipeline.report.figures import digits_for, shown
 from nsync_pipeline.report.page import Pair, PictureRow
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 

@@ -5,23 +5,31 @@ from typing import Any
 
 from nsync_pipeline.blind.choices import preferences, read_choices
 from nsync_pipeline.evaluation.record import EvaluationRecord, read_evaluation
+from nsync_pipeline.families.config import public_name
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
+from nsync_pipeline.report.charts import primary_charts
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
-from nsync_pipeline.report.figures import Figures, Measured, figures_table, primary_charts
-from nsync_pipeline.report.lineage import (
-    lineage,
-    public_name,
-    read_training,
-    settings_text,
+from nsync_pipeline.report.figures import (
+    Figures,
+    Measured,
+    digits_for,
+    figures_table,
+    percent,
+    shown,
 )
-from nsync_pipeline.report.numbers import digits_for, percent, shown
+from nsync_pipeline.report.lineage import lineage, settings_text
 from nsync_pipeline.report.page import Column, Page, VerdictCard, render
 from nsync_pipeline.report.pictures import ReportPictures, read_picture_values
-from nsync_pipeline.report.training_charts import training_charts
-from nsync_pipeline.report.trainings import film_strips, training_notes
+from nsync_pipeline.report.trainings import (
+    film_strips,
+    read_training,
+    training_charts,
+    training_notes,
+    write_training_table,
+)
 from nsync_pipeline.report.words import (
     EMBEDDED_BASE,
     EMBEDDED_EXTRACTOR,
@@ -88,11 +96,11 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
             (name, variants.index(name), percent(share)) for name, share in shares.items()
         ),
         verdicts=tuple(
-            _card(found) for found in (*evaluation.comparisons, *evaluation.against_base)
+            _card(comparison) for comparison in (*evaluation.comparisons, *evaluation.against_base)
         ),
         paired_over=_resampled(evaluation),
         primary=tuple(primary_charts(measured, evaluation.floor)),
-        choices=choices_section(style, variants, preferred, kept.outdated, asks),
+        choices=choices_section(style, variants, preferred, kept.set_aside, asks),
         table_columns=(*measured, Measured("chance", evaluation.floor)),
         table=tuple(figures_table([*measured, Measured("chance", evaluation.floor)])),
         readings=_readings(params, evaluation),
@@ -106,11 +114,17 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         settings=settings_text({run.variant: summaries[run] for run in shown_runs}),
         picture_side=settings.picture_side,
     )
+    write_training_table(
+        folder / "plots" / "training.csv",
+        {run: training for run, (training, _) in trainings.items()},
+    )
     (folder / REPORT_FILE).write_text(render(page), encoding="utf-8", newline="\n")
     figures: dict[str, int | float | str] = {"verdict": head}
     figures |= {f"{name}, share of the way": round(share, 3) for name, share in shares.items()}
-    chosen = {f"people chose {one.a} over {one.b}": one.told.win_rate.value for one in preferred}
-    figures |= {name: round(rate, 3) for name, rate in chosen.items()}
+    figures |= {
+        f"people chose {pair.a} over {pair.b}": round(pair.preference.win_rate.value, 3)
+        for pair in preferred
+    }
     return StageResult(
         figures=figures,
         previews=(Preview(f"{style}, side by side", shown_pictures.preview(style)),),
@@ -148,12 +162,12 @@ def _honest_note(
     """What a reader must know where real pictures meet the embedded base or its features."""
     if config.source.startswith("sketchbook:"):
         return None
-    told = []
+    notes = []
     if pictures.base_model == EMBEDDED:
-        told.append(EMBEDDED_BASE.format(side=pictures.side))
+        notes.append(EMBEDDED_BASE.format(side=pictures.side))
     if evaluation.extractors["CLIP"][0] == EMBEDDED:
-        told.append(EMBEDDED_EXTRACTOR)
-    return " ".join([*told, WAY_OUT]) if told else None
+        notes.append(EMBEDDED_EXTRACTOR)
+    return " ".join([*notes, WAY_OUT]) if notes else None
 
 
 def _columns(
@@ -200,7 +214,9 @@ def _each(evaluation: EvaluationRecord, variant: str) -> tuple[Figures, ...]:
 
 def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
     """How far each variant's style margin is on the way from the base's to the real pictures'."""
-    base, real = (found["style_margin"].value for found in (evaluation.base, evaluation.ceiling))
+    base, real = (
+        figures["style_margin"].value for figures in (evaluation.base, evaluation.ceiling)
+    )
     shares = {
         name: way_to_real(figures["style_margin"].value, base, real)
         for name, figures in evaluation.variants.items()
@@ -208,13 +224,13 @@ def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
     return {name: share for name, share in shares.items() if share is not None}
 
 
-def _card(found: Comparison) -> VerdictCard:
+def _card(comparison: Comparison) -> VerdictCard:
     return VerdictCard(
-        title=f"{found.a} against {found.b}",
-        verdict=found.verdict,
-        reason=explained(found),
-        style_margin=difference(found.style_margin),
-        cmmd=difference(found.cmmd),
+        title=f"{comparison.a} against {comparison.b}",
+        verdict=comparison.verdict,
+        reason=explained(comparison),
+        style_margin=difference(comparison.style_margin),
+        cmmd=difference(comparison.cmmd),
     )
 
 

@@ -1,17 +1,82 @@
-"""How each training went, for the report: its warnings, and what it drew on the way."""
+"""How each training went: its curves, its warnings, and what it drew on the way."""
 
+import csv
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.pictures.embedded import as_stored
-from nsync_pipeline.report.lineage import shown_names
+from nsync_pipeline.report.charts import Chart, Line, line_chart
 from nsync_pipeline.report.page import FilmStrip, TrainingNote
 from nsync_pipeline.training.film_strip import STRIP_FILE
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
+PLOTTED = ("loss_positive", "norm_refined")
+"""The columns of ``history.csv`` that the table for ``dvc plots`` has."""
+
+Row = Mapping[str, float | None]
+"""One optimizer step of ``history.csv``; None where a branch is not there."""
+
+
 Summaries = Mapping[TrainingRun, Mapping[str, Any]]
 """``training.json`` of each training."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One variant's training, as it left it."""
+
+    variant: str
+    history: Sequence[Row]
+    held_out: Mapping[int, float]  # loss on held-out pictures by steps done
+    looks: Mapping[int, float] = field(default_factory=dict)  # style margin by steps done
+
+
+def read_training(
+    workspace: Workspace, style: str, run: TrainingRun
+) -> tuple[Training, dict[str, Any]]:
+    """The history of a training, and the whole of its ``training.json``.
+
+    Raises:
+        MissingArtifactError: one of them is missing or damaged.
+    """
+    folder = workspace.model(style, run.variant, run.training_seed)
+    try:
+        summary: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
+        with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+            history = [
+                {column: float(cell) if cell else None for column, cell in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        held_out = {int(done): loss for done, loss in summary["held_out_losses"].items()}
+        looks = {int(done): look["style_margin"] for done, look in summary["looks"].items()}
+    except (OSError, ValueError, KeyError) as error:
+        raise MissingArtifactError(
+            f"{folder} holds no whole training: run the training stage of {run.variant!r} at "
+            f"training seed {run.training_seed}. ({error})"
+        ) from error
+    return Training(run.variant, history, held_out, looks), summary
+
+
+def shown_names(runs: Sequence[TrainingRun]) -> dict[TrainingRun, str]:
+    """What each training is called on a page: by its variant alone where that has only one."""
+    seeds = {run.training_seed for run in runs}
+    return {run: run.variant if len(seeds) == 1 else run.name for run in runs}
+
+
+def write_training_table(path: Path, trainings: Mapping[TrainingRun, Training]) -> None:
+    """All trainings' curves as one table that ``dvc plots`` reads: a row a training and step."""
+    path.parent.mkdir()
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("variant", "training_seed", "step", *PLOTTED))
+        for run, training in trainings.items():
+            for row in training.history:
+                values = (row[column] for column in PLOTTED)
+                writer.writerow((run.variant, run.training_seed, int(row["step"] or 0), *values))
 
 
 def training_notes(summaries: Summaries, variants: Sequence[str]) -> tuple[TrainingNote, ...]:
@@ -21,10 +86,10 @@ def training_notes(summaries: Summaries, variants: Sequence[str]) -> tuple[Train
         TrainingNote(
             names[run],
             variants.index(run.variant),
-            f"from step {found['step']} on, {found['text']}",
+            f"from step {warning['step']} on, {warning['text']}",
         )
         for run, summary in summaries.items()
-        for found in summary["warnings"]
+        for warning in summary["warnings"]
     )
 
 
@@ -65,3 +130,91 @@ def _scores(summary: Mapping[str, Any]) -> str:
         f"The highest style margin, {margin}, is at step {best['step']}; it leads the last by "
         f"{lead}{sure}."
     )
+
+
+@dataclass(frozen=True)
+class _Curve:
+    column: str
+    title: str
+    meaning: str
+    zero: bool = True
+    over: str | None = None  # divided by this column
+    noisy: bool = True
+
+
+_CURVES = (
+    _Curve("loss_positive", "Loss on style pictures", "What training brings down.", zero=False),
+    _Curve(
+        "loss_negative", "Loss on negatives",
+        "Grows as the style's word stops meaning a generic picture.",
+    ),
+    _Curve(
+        "cosine_negative", "Cosine of style and negative gradients",
+        "Above 0 they pull the same way; that part is what the method removes.",
+    ),
+    _Curve(
+        "cosine_anchor", "Cosine of style and anchor gradients",
+        "How far two style pictures agree; that part the anchor term adds again.",
+    ),
+    _Curve("share_removed", "Share of the gradient removed", "0 is plain training."),
+    _Curve("norm_positive", "Length of the style gradient", "Before anything is removed."),
+    _Curve(
+        "norm_negative", "Negative over style gradient", "The lengths' ratio.", over="norm_positive"
+    ),
+    _Curve("norm_refined", "Length of the refined gradient", "Before it is clipped."),
+    _Curve(
+        "cosine_estimate", "Cosine of a negative gradient with the running estimate",
+        "How much of one step's negatives the estimate knew before it.",
+    ),
+    _Curve("learning_rate", "Learning rate", "Of the denoiser's weights.", noisy=False),
+)  # fmt: skip
+
+
+def training_charts(trainings: Sequence[Training]) -> list[Chart]:
+    """A chart a quantity; what no variant has (an anchor, say) has no chart."""
+    charts = []
+    for curve in _CURVES:
+        lines = [
+            Line(training.variant, colour, points, curve.noisy, marked=False)
+            for colour, training in enumerate(trainings)
+            if (points := _points(training, curve))
+        ]
+        if lines and any(value for line in lines for _, value in line.points):
+            charts.append(_chart(curve.title, curve.meaning, lines, curve.zero))
+    for title, meaning, values in (
+        (
+            "Style margin of the looks",
+            "Of a few pictures of training captions: nearer to the style above 0.",
+            [training.looks for training in trainings],
+        ),
+        (
+            "Loss on held-out pictures",
+            "Always at the same noise: when it rises, training has gone too far.",
+            [training.held_out for training in trainings],
+        ),
+    ):
+        lines = [
+            Line(training.variant, colour, tuple(sorted(of_steps.items())), noisy=False)
+            for colour, (training, of_steps) in enumerate(zip(trainings, values, strict=True))
+            if of_steps
+        ]
+        if lines:
+            charts.insert(1, _chart(title, meaning, lines, zero=False))
+    return charts
+
+
+def _points(training: Training, curve: _Curve) -> tuple[tuple[float, float], ...]:
+    points = []
+    for row in training.history:
+        step, value = row["step"], row.get(curve.column)
+        under = 1.0 if curve.over is None else row[curve.over]
+        if step is not None and value is not None and under:
+            points.append((step, value / under))
+    return tuple(points)
+
+
+def _chart(title: str, meaning: str, lines: Sequence[Line], zero: bool) -> Chart:
+    ends = ", ".join(
+        f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines
+    )
+    return Chart(title, meaning, line_chart(f"{title} over the steps: {ends}.", lines, zero))

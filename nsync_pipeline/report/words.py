@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
 from nsync_pipeline.metrics.verdict import SIGNIFICANCE, Comparison
-from nsync_pipeline.report.numbers import digits_for, shown
+from nsync_pipeline.report.figures import digits_for, shown
 
 GUARDRAILS = {
     "prompt_fidelity": "shows less of what the captions ask for",
@@ -69,9 +69,9 @@ def headline(
     there = [name for name, share in nearer.items() if share >= TOOK_ON]
     started = [name for name, share in nearer.items() if MOVED <= share < TOOK_ON]
     compared = _compared(against_base[0].trainings) if against_base else "checkpoint"
-    told = _learned(there, started, len(against_base), compared)
+    sentences = _learned(there, started, len(against_base), compared)
     # Who is ahead among those that learned nothing is not worth a headline.
-    return " ".join([*told, *(_between(comparisons) if there or started else [])])
+    return " ".join([*sentences, *(_between(comparisons) if there or started else [])])
 
 
 def nearer_to_style(against_base: Comparison) -> bool:
@@ -142,15 +142,15 @@ def _learned(there: Sequence[str], started: Sequence[str], total: int, compared:
     if not there and not started:
         which = f"The {compared} did not" if total == 1 else f"None of the {compared}s"
         return [f"{which} measurably {'take' if total == 1 else 'took'} on the style."]
-    told = []
+    sentences = []
     if there:
-        told.append(f"{_those(there, total, compared)} took on the style.")
+        sentences.append(f"{_those(there, total, compared)} took on the style.")
     if started:
         who = _listed(started) if there else _those(started, total, compared)
-        told.append(
+        sentences.append(
             f"{who} moved towards {'it' if there else 'the style'}, but not half of the way."
         )
-    return told
+    return sentences
 
 
 def _those(names: Sequence[str], total: int, compared: str) -> str:
@@ -171,12 +171,14 @@ def _between(comparisons: Sequence[Comparison]) -> list[str]:
     order = _order(comparisons, beats)
     if len(order) > 2:
         return [f"Of them, {order[0]} is best, then {', then '.join(order[1:])}."]
-    told = [f"{first} beats {second}" for first, second in sorted(beats)]
-    told += [f"{c.a} against {c.b} is a trade-off" for c in comparisons if c.verdict == "trade-off"]
-    if not told:
+    verdicts = [f"{first} beats {second}" for first, second in sorted(beats)]
+    verdicts += [
+        f"{c.a} against {c.b} is a trade-off" for c in comparisons if c.verdict == "trade-off"
+    ]
+    if not verdicts:
         return ["Which of them is best cannot be told."]
-    rest = "; the rest cannot be told apart" if len(told) < len(comparisons) else ""
-    return [f"Between them, {_listed(told)}{rest}."]
+    rest = "; the rest cannot be told apart" if len(verdicts) < len(comparisons) else ""
+    return [f"Between them, {_listed(verdicts)}{rest}."]
 
 
 def _order(comparisons: Sequence[Comparison], beats: Sequence[tuple[str, str]]) -> list[str]:

@@ -6,17 +6,17 @@ start from the same noise, so that what differs between their pictures is the mo
 
 from dataclasses import replace
 
-from nsync_pipeline.adaptation.placeholder import trained_style_word
+from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.drawing.picture_set import draw_set, place_pictures, sheet
+from nsync_pipeline.drawing.picture_store import draw_set, place_pictures, sheet
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import SAMPLES, write_manifest
-from nsync_pipeline.pictures.pixels import file_sha256
-from nsync_pipeline.pictures.sizes import picture_sizes
+from nsync_pipeline.pictures.pixels import picture_sizes
 from nsync_pipeline.pictures.style_pictures import captioned_split
 from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.seeding import stream_seed

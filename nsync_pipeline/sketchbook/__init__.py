@@ -1,4 +1,7 @@
-"""The embedded base: a drawn world, and a small text-to-image model pretrained on it."""
+"""The embedded base: a drawn world, and a small text-to-image model pretrained on it.
+
+How it was pretrained is in ``pretraining``, which is no part of what is installed.
+"""
 
 from nsync_pipeline.sketchbook.folders import CLIP_FOLDER, JUDGES_FOLDER, PIPELINE_FOLDER
 from nsync_pipeline.sketchbook.scene import Scene, ScenePredicate, Thing
@@ -6,7 +9,6 @@ from nsync_pipeline.sketchbook.world import (
     HELD_OUT_STYLES,
     SEEN_STYLES,
     DrawnPicture,
-    content_prompts,
     draw_style_set,
 )
 
@@ -20,6 +22,5 @@ __all__ = [
     "Scene",
     "ScenePredicate",
     "Thing",
-    "content_prompts",
     "draw_style_set",
 ]

@@ -1,7 +1,5 @@
 """A flat colour drawing together with the map of its parts: what every style starts from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Trained on such a set and asked for other contents, a model may show the trivial
 *leaks*. In the drawn world that can be counted, because the judges see what a picture shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where the shipped weights lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"

@@ -1,7 +1,5 @@
 """The judges: two small classifiers that say what a picture shows and in which style."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +7,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nsync_pipeline.sketchbook.pretraining_data import JUDGED_STYLES
 from nsync_pipeline.sketchbook.scene import COLOURS, OBJECTS, PLACES, SKIES
-from nsync_pipeline.sketchbook.schedule import as_batch
+from nsync_pipeline.sketchbook.world import HELD_OUT_STYLES, SEEN_STYLES
 
 LABELS: dict[str, tuple[str, ...]] = {
     "objects": OBJECTS,
     "colours": tuple(COLOURS),
     "places": PLACES,
     "skies": tuple(SKIES),
-    "styles": JUDGED_STYLES,
+    "styles": SEEN_STYLES + HELD_OUT_STYLES,
 }
 HEADS: dict[str, tuple[int, ...]] = {  # for each network, the outputs of its heads
     "content": (len(OBJECTS), len(OBJECTS) * len(COLOURS), len(PLACES), len(SKIES)),
-    "style": (len(JUDGED_STYLES),),
+    "style": (len(LABELS["styles"]),),
 }
 
 
@@ -95,6 +92,12 @@ class Judges:
         return Verdicts(*joined)
 
 
+def as_batch(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(B, H, W, 3) bytes to (B, 3, H, W) floats in -1..1, channels last."""
+    batch = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
 def build_judges(width: int) -> Judges:
     """Untrained judges."""
     return Judges(
@@ -103,21 +106,8 @@ def build_judges(width: int) -> Judges:
     )
 
 
-def save_judges(judges: Judges, width: int, folder: Path) -> None:
-    """Both networks as float16 safetensors, and the labels' order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, net in (("content", judges.content), ("style", judges.style)):
-        state = {
-            key: value.detach().half().contiguous() if value.is_floating_point() else value
-            for key, value in net.state_dict().items()
-        }
-        save_file(state, folder / f"{name}.safetensors")
-    described = {"width": width, "labels": LABELS}
-    (folder / "judges.json").write_text(json.dumps(described, indent=2) + "\n")
-
-
 def load_judges(folder: Path) -> Judges:
-    """Judges as `save_judges` left them, in float32.
+    """The judges of a folder that pretraining wrote, in float32.
 
     Raises:
         ValueError: they were trained on labels other than the world's of today.

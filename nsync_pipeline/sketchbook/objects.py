@@ -1,7 +1,5 @@
 """The eight objects, as shapes in a unit box (x right, y down, both from -1 to 1)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is in a picture: a `Scene` of one or two coloured things, where, and under which sky."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The drawn world: picture i of a set depends on its seed, stream, style and i alone."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,18 +67,13 @@ def picture_scene(
 
 
 def content_scenes(count: int, seed: int) -> list[Scene]:
-    """`count` different scenes; the first n are the same whatever the count."""
+    """`count` different scenes that no set was drawn from; the first n are always the same."""
     found: dict[Scene, None] = {}
     index = 0
     while len(found) < count:
         found.setdefault(random_scene(_generator(seed, "prompts", "scene", index)))
         index += 1
     return list(found)
-
-
-def content_prompts(count: int, seed: int) -> list[str]:
-    """`count` different content-only captions, for prompts no set was drawn from."""
-    return [scene.caption for scene in content_scenes(count, seed)]
 
 
 def _generator(seed: int, stream: str, purpose: str, index: int) -> np.random.Generator:

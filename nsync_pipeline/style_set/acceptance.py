@@ -1,9 +1,8 @@
 """Whether what was taken in is a set to train on, and an account of what was left out."""
 
-from nsync_pipeline.errors import PictureError
+from nsync_pipeline.errors import PictureError, bullet_list, short_list
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.ingestion import Ingestion
-from nsync_pipeline.style_set.source_folder import bullet_list, short_list
 
 
 def refuse_bad_files(ingestion: Ingestion, config: StyleSetConfig, source: str) -> None:

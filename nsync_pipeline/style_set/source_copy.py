@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.errors import CaptionError, PictureError
-from nsync_pipeline.style_set.source_folder import (
-    READERS,
-    SourceFolder,
-    bullet_list,
-    read_metadata,
-    source_name,
-)
+from nsync_pipeline.errors import CaptionError, PictureError, bullet_list
+from nsync_pipeline.style_set.source_folder import READERS, SourceFolder, read_metadata, source_name
 
 README = "README.md"
 

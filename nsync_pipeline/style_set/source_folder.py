@@ -11,11 +11,11 @@ import json
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from nsync_pipeline.errors import CaptionError, PictureError
+from nsync_pipeline.errors import CaptionError, PictureError, short_list
 
 FILE_COLUMN = "file_name"
 TEXT_COLUMNS = ("text", "caption")
@@ -131,9 +131,6 @@ READERS: dict[str, Callable[[str], Iterator[tuple[int, Mapping[str, object]]]]] 
 }
 
 
-LISTED = 20
-
-
 @dataclass(frozen=True)
 class Problem:
     """A file that cannot be used."""
@@ -143,20 +140,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.name} {self.reason}"
-
-
-def bullet_list(items: Sequence[object], most: int = LISTED) -> str:
-    """``items`` one a line; those after the first ``most`` are counted."""
-    lines = [f"  - {item}" for item in items[:most]]
-    if len(items) > most:
-        lines.append(f"  - and {len(items) - most} more")
-    return "\n".join(lines)
-
-
-def short_list(items: Sequence[object], most: int = 5) -> str:
-    """``items`` in one line; those after the first ``most`` are counted."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(str(item) for item in items[:most]) + more
 
 
 READ_SUFFIXES = frozenset(

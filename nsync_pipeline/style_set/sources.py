@@ -5,11 +5,11 @@ from functools import partial
 
 from PIL import Image
 
-from nsync_pipeline.errors import CaptionError, ParamsError
+from nsync_pipeline.errors import CaptionError, ParamsError, bullet_list
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
 from nsync_pipeline.style_set.ingestion import TEST, TRAIN, Candidate, Offer
-from nsync_pipeline.style_set.source_folder import SourceFolder, bullet_list
+from nsync_pipeline.style_set.source_folder import SourceFolder
 from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, drawn_style
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from nsync_pipeline.errors import PictureError
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import STYLE_SET, write_manifest
-from nsync_pipeline.pictures.pixels import file_sha256
 from nsync_pipeline.pictures.sheets import evenly_spaced, preview
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few

@@ -1,20 +1,67 @@
-"""The tracking server figures are delivered to."""
+"""The MLflow server that is told, and what it is known to have."""
 
+import hashlib
+import json
 import os
+import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+from filelock import FileLock
+
+from nsync_pipeline.errors import UserError
+from nsync_pipeline.files import write_whole
+
 OWN = ""
-"""Stands for the workspace's own store in the spool, so that a workspace can be moved."""
+"""Stands for the workspace's own store."""
+
+OWN_FILES = "/.nsync/mlflow/artifacts"
+"""How the place of every own store's files ends."""
 
 
 def configured_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or ``OWN`` where it is not set."""
-    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or OWN
+    """``MLFLOW_TRACKING_URI``, or ``OWN`` where it is not set.
+
+    Raises:
+        UserError: it is the address of no server or database.
+    """
+    return usable_uri(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or OWN)
+
+
+def usable_uri(uri: str) -> str:
+    """The same ``uri``; raises ``UserError`` for addresses at which nothing would be recorded."""
+    if uri in (OWN, "databricks") or ("://" in uri and not uri.startswith("file:")):
+        return uri
+    raise UserError(
+        f"MLflow records nothing at {masked(uri)}: name a server (http://host:5000) or a database "
+        "(sqlite:////folder/mlflow.db) in MLFLOW_TRACKING_URI, or unset it: then the runs are in "
+        "the workspace's own store"
+    )
+
+
+def is_remote(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def masked(text: str) -> str:
+    """``text`` without the user and password of any address in it."""
+    text = re.sub(r"://[^\s'\"]*@", "://***@", text)
+    text = re.sub(r"(?<![\w/*])[\w.-]+:[^\s'\"/]*@", "***@", text)  # without a scheme
+    return re.sub(r"(?i)\b(password|token|secret)=[^&\s'\"]+", r"\1=***", text)
 
 
 def resolved_uri(uri: str, tracking: Path) -> str:
-    """The URI for MLflow: a database file in the workspace where ``uri`` is ``OWN``."""
-    return f"sqlite:///{tracking.absolute() / 'mlflow.db'}" if uri == OWN else uri
+    """The URI for MLflow; the workspace's own store is made where there is none that is whole."""
+    if uri != OWN:
+        return uri
+    database = tracking.absolute() / "mlflow.db"
+    tracking.mkdir(parents=True, exist_ok=True)
+    with FileLock(tracking / "store.lock"):
+        if not _is_whole(database):
+            _make_store(database)
+        _bring_files_home(database)
+    return f"sqlite:///{database}"
 
 
 def artifact_location(uri: str, tracking: Path) -> str | None:
@@ -22,5 +69,72 @@ def artifact_location(uri: str, tracking: Path) -> str | None:
     return (tracking.absolute() / "artifacts").as_uri() if uri == OWN else None
 
 
-def is_remote(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+def _is_whole(database: Path) -> bool:
+    """MLflow has opened it once: the experiment it makes then is the last thing of a new store."""
+    if not database.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(database)) as store:
+            return store.execute("SELECT 1 FROM experiments").fetchone() is not None
+    except sqlite3.DatabaseError as error:
+        if "no such table" in str(error) or not isinstance(error, sqlite3.OperationalError):
+            return False
+        raise  # it is locked, or cannot be read now
+
+
+def _make_store(database: Path) -> None:
+    """Beside its place, so that one that was cut off never is in it; all can be sent again."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    if database.is_file():
+        database.replace(database.with_suffix(".broken"))
+    partial = database.with_suffix(".partial")
+    for left in database.parent.glob(f"{partial.name}*"):
+        left.unlink()
+    location = artifact_location(OWN, database.parent)
+    SqlAlchemyStore(f"sqlite:///{partial}", location).engine.dispose()
+    partial.replace(database)
+
+
+def _bring_files_home(database: Path) -> None:
+    """MLflow keeps absolute paths: those of the workspace this was copied from become its own."""
+    here = artifact_location(OWN, database.parent)
+    columns = {"experiments": "artifact_location", "runs": "artifact_uri"}
+    with closing(sqlite3.connect(database)) as store, store:
+        for table, column in columns.items():
+            end = f"instr({column}, :files) + length(:files)"
+            store.execute(
+                f"UPDATE {table} SET {column} = :here || substr({column}, {end}) "
+                f"WHERE instr({column}, :files) AND substr({column}, 1, length(:here)) <> :here",
+                {"here": here, "files": OWN_FILES},
+            )
+
+
+class Sent:
+    """What one server is known to have, kept in ``sent.json``; it may be lost: servers are asked.
+
+    By experiment, and only as long as the server has the same one (``token``).
+    """
+
+    def __init__(self, tracking: Path, uri: str) -> None:
+        self._file = tracking / "sent.json"
+        self._server = hashlib.sha256(masked(uri).encode()).hexdigest()[:12]
+
+    def has(self, experiment: str, key: str, signature: str) -> bool:
+        known = self._read().get(f"{self._server} {experiment}", {})
+        return known.get(key) == signature
+
+    def note(self, experiment: str, token: str, key: str, signature: str) -> None:
+        content = self._read()
+        known = content.setdefault(f"{self._server} {experiment}", {})
+        if known.get("") != token:
+            known.clear()
+        known |= {"": token, key: signature}
+        write_whole(self._file, json.dumps(content))
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        try:
+            content = json.loads(self._file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}

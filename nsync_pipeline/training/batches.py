@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from nsync_pipeline.contrast.gradients import BranchLosses
-from nsync_pipeline.contrast.rules import Branch, negative_number
+from nsync_pipeline.contrast.branch_gradients import BranchLosses
+from nsync_pipeline.contrast.config import ANCHOR, Branch
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.diffusion.draws import SHARED, draw
 from nsync_pipeline.diffusion.objectives import (
@@ -91,7 +91,7 @@ class BatchMaker:
         latents, geometry = self._latents(branch, triplets)
         draws = draw(
             self.seed,
-            SHARED if self.shared_noise else branch,
+            SHARED if self.shared_noise else str(branch),
             step,
             [triplet.position for triplet in triplets],
             latents.shape[1:],
@@ -120,11 +120,10 @@ class BatchMaker:
     def _latents(self, branch: Branch, triplets: Sequence[Triplet]) -> tuple[Tensor, Tensor]:
         """Latents (B, C, h, w) and geometry (B, 6) of the branch's pictures."""
         examples = self.examples
-        number = negative_number(branch)
-        if number is None:
-            rows = [t.anchor if branch == "anchor" else t.positive for t in triplets]
+        if not branch.is_negative:
+            rows = [t.anchor if branch == ANCHOR else t.positive for t in triplets]
             return examples.latents.stacked(rows), examples.geometry[torch.tensor(rows)]
-        rows = [examples.negative_row(t.negatives_of, t.negatives[number]) for t in triplets]
+        rows = [examples.negative_row(t.negatives_of, t.negatives[branch.number]) for t in triplets]
         return (
             examples.negative_latents.stacked(rows),
             examples.negative_geometry[torch.tensor(rows)],
@@ -133,15 +132,14 @@ class BatchMaker:
     def _prompt(self, branch: Branch, triplet: Triplet) -> str:
         """The picture's own; a negative's is about the picture that it was drawn for."""
         examples = self.examples
-        negative = negative_number(branch) is not None
         if triplet.prompt_form == "empty":
             return ""
         if triplet.prompt_form == "style_only":
             phrases = examples.style_prompts
-            return phrases.negative if negative else phrases.positive
-        if negative:
+            return phrases.negative if branch.is_negative else phrases.positive
+        if branch.is_negative:
             return examples.negative_prompts[triplet.negatives_of]
-        return examples.prompts[triplet.anchor if branch == "anchor" else triplet.positive]
+        return examples.prompts[triplet.anchor if branch == ANCHOR else triplet.positive]
 
 
 def batch_maker(

@@ -1,18 +1,20 @@
-"""Where an interrupted training picks up: written atomically, checked when read, never trusted."""
+"""Where an interrupted training picks up: written whole, checked when read, never trusted."""
 
 import hashlib
 import json
 import logging
-import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
+from nsync_pipeline.contrast.branch_gradients import MemoryPlan
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
 from nsync_pipeline.training.watch_score import Best
@@ -24,6 +26,11 @@ KEPT = 2
 
 DIGEST_SIZE = 64
 """Hex digits of the SHA-256 that a file starts with."""
+
+ASIDE = ".set-aside"
+"""The ending of what cannot be used."""
+
+Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,62 +48,120 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of one training; those of other inputs are not seen, and are removed.
+    """The checkpoints of one training.
+
+    What cannot be used is kept aside, and the log says why: a damaged file as
+    ``<name>.set-aside``; checkpoints of other inputs together, as the folder ``<name>.set-aside``,
+    from where they come back once the inputs are theirs again. Only what is set aside later takes
+    the place of what was.
 
     Args:
         path: this machine's own state, not an artefact.
-        inputs: a digest of all that decides the result.
+        inputs: all that decides the result, as JSON; its keys are for messages.
     """
 
     path: Path
-    inputs: str
+    inputs: Inputs
+
+    @property
+    def digest(self) -> str:
+        """Of the inputs."""
+        return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def aside(self) -> Path:
+        """Where checkpoints of other inputs are kept."""
+        return self.path.with_name(self.path.name + ASIDE)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write whole or not at all, and drop the ones no longer kept."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self._file(checkpoint.step)
-        # One name, so that what a killed process left half-written is written over.
-        partial = self.path / "checkpoint.partial"
-        with partial.open("wb") as stream:
-            stream.write(_to_bytes(checkpoint, self.inputs))
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-        for old in self._files()[KEPT:]:
+        for killed in self.path.glob(".*.partial"):
+            killed.unlink()
+        file = self.path / f"step_{checkpoint.step:08d}.checkpoint"
+        write_whole(file, _to_bytes(checkpoint, self.inputs))
+        for old in _files(self.path)[KEPT:]:
             old.unlink()
 
     def latest(self) -> Checkpoint | None:
-        """The newest usable checkpoint of these inputs; None where there is none.
-
-        A damaged one is passed over, and the log says so.
-        """
-        for file in self._files():
-            try:
-                checkpoint, inputs = _from_bytes(file.read_bytes())
-            except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-                logger.warning("checkpoint %s is damaged and not used: %s", file.name, error)
-                file.unlink(missing_ok=True)
-                continue
-            if inputs == self.inputs:
-                return checkpoint
-            logger.info("checkpoint %s is of other inputs: starting again", file.name)
-            self.remove()
+        """The newest usable checkpoint of these inputs; None where there is none."""
+        own = json.loads(json.dumps(self.inputs))
+        newest = _newest(self.path)
+        if newest is not None and newest[1] == own:
+            return newest[0]
+        before = _newest(self.aside)
+        comes_back = before is not None and before[1] == own
+        if newest is not None:
+            logger.warning(
+                "the checkpoints in %s, up to step %d, are of another training and are kept aside "
+                "as %s: %s",
+                self.path, newest[0].step, self.aside.name, differences(newest[1], own),
+            )  # fmt: skip
+        self._exchange(newest is not None, comes_back)
+        if before is None or not comes_back:
             return None
-        return None
+        logger.warning("the checkpoints that were kept aside in %s are used again", self.aside)
+        return before[0]
 
-    def remove(self) -> None:
-        """Remove the folder: the training is done."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def _exchange(self, goes: bool, comes_back: bool) -> None:
+        """Set aside what is there, and take back what was aside, as asked."""
+        going = self.path.with_name(f".{self.path.name}.going")
+        if goes:
+            shutil.rmtree(going, ignore_errors=True)
+            self.path.rename(going)
+        if comes_back:
+            shutil.rmtree(self.path, ignore_errors=True)  # nothing in it can be used
+            self.aside.rename(self.path)
+        if goes:
+            shutil.rmtree(self.aside, ignore_errors=True)
+            going.rename(self.aside)
 
-    def _file(self, step: int) -> Path:
-        return self.path / f"step_{step:08d}.checkpoint"
 
-    def _files(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self.path.glob("step_*.checkpoint"), reverse=True)
+def differences(before: Inputs, now: Inputs) -> str:
+    """What differs, in words: ``training.learning_rate was 0.001 and is 0.01``."""
+    old, new = _flat(before), _flat(now)
+    words = [
+        f"{key} was {old.get(key, 'not there')} and is {new.get(key, 'not there')}"
+        if len(old.get(key, "") + new.get(key, "")) < 100
+        else f"{key}: not the same"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    more = f"; and {len(words) - 5} more" if len(words) > 5 else ""
+    return "; ".join(words[:5]) + more
 
 
-def _to_bytes(checkpoint: Checkpoint, inputs: str) -> bytes:
+def _flat(inputs: Inputs, prefix: str = "") -> dict[str, str]:
+    """The values, as JSON, by dotted keys."""
+    flat: dict[str, str] = {}
+    for key, value in inputs.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value)
+    return flat
+
+
+def _files(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob("step_*.checkpoint"), reverse=True)
+
+
+def _newest(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
+    """The newest whole checkpoint and its inputs; damaged ones are kept aside."""
+    for file in _files(folder):
+        try:
+            return _from_bytes(file.read_bytes())
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+            aside = file.with_name(file.name + ASIDE)
+            logger.warning(
+                "checkpoint %s is damaged: it is not used, and kept aside as %s: %s",
+                file, aside.name, error,
+            )  # fmt: skip
+            file.replace(aside)
+    return None
+
+
+def _to_bytes(checkpoint: Checkpoint, inputs: Inputs) -> bytes:
     """SHA-256 of the rest, then safetensors with the state in its metadata."""
     state = {
         "inputs": inputs,
@@ -111,7 +176,7 @@ def _to_bytes(checkpoint: Checkpoint, inputs: str) -> bytes:
     return hashlib.sha256(content).hexdigest().encode() + content
 
 
-def _from_bytes(stored: bytes) -> tuple[Checkpoint, str]:
+def _from_bytes(stored: bytes) -> tuple[Checkpoint, dict[str, Any]]:
     """A checkpoint and its inputs; raises where the bytes are not those that were written."""
     digest, content = stored[:DIGEST_SIZE], stored[DIGEST_SIZE:]
     if hashlib.sha256(content).hexdigest().encode() != digest:
@@ -119,6 +184,8 @@ def _from_bytes(stored: bytes) -> tuple[Checkpoint, str]:
     header_size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + header_size])
     state = json.loads(header["__metadata__"]["state"])
+    if not isinstance(state["inputs"], dict):
+        raise ValueError("it was written by an older version")
     checkpoint = Checkpoint(
         step=state["step"],
         tensors=safetensors.torch.load(content),

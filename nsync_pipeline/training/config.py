@@ -5,8 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.rules import BranchMode, UpdateRule, require_meaning
+from nsync_pipeline.contrast.config import BranchMode, ContrastConfig, UpdateRule, require_meaning
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.settings import Section, StageSettings, changes_of, of_params
@@ -188,10 +187,13 @@ class TrainingSettings(StageSettings):
     training: TrainingConfig = of_params("training", "variants.{variant}")
 
     def identity(self) -> dict[str, Any]:
-        """Without what only observes: it may change while a training is under way."""
+        """Without what only observes or saves memory: it may change while a training is under way.
+
+        With ``keep`` ``best`` the looks decide which weights are kept, and ``watch`` counts.
+        """
         content = super().identity()
-        training = content["training"]
-        del training["checkpoint_every"]
-        if self.training.keep != "best":  # else the looks decide which weights are kept
+        training, memory = content["training"], content["base_model"]["memory"]
+        del training["checkpoint_every"], memory["offload"], memory["vae_slicing"]
+        if self.training.keep != "best":
             del training["watch"]
         return content

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from nsync_pipeline.families.family import Family, PromptEmbeds
-from nsync_pipeline.pictures.pixels import geometry_of
-from nsync_pipeline.pictures.sizes import Size
+from nsync_pipeline.pictures.pixels import Size, geometry_of
 from nsync_pipeline.training.tensor_store import TensorRows, TensorStore, digest_of
 
 

@@ -1,15 +1,14 @@
 """A film-strip: what a training drew at each look, side by side."""
 
-import io
 import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from nsync_pipeline.pictures.sheets import BACKGROUND, GAP, INK, PREVIEW_BYTES
+from nsync_pipeline.pictures.sheets import BACKGROUND, GAP, INK
 
 STRIP_FILE = "looks.jpg"
-QUALITY = 92
+STRIP_QUALITY = 92
 
 HEADING_SIZE = 13
 SMALL = 64
@@ -61,27 +60,6 @@ def film_strip(
             offset = ((side - fitted.width) // 2, (side - fitted.height) // 2)
             strip.paste(fitted, (left + offset[0], above + offset[1]))
     return strip
-
-
-def strip_jpeg(strip: Image.Image) -> bytes:
-    """The film-strip as it is kept with the model; the same pixels give the same bytes."""
-    return _jpeg(strip, QUALITY)
-
-
-def strip_preview(strip: Image.Image) -> bytes:
-    """A JPEG of less than ``PREVIEW_BYTES``: of lower quality first, then smaller."""
-    while True:
-        for quality in (88, 78, 65):
-            jpeg = _jpeg(strip, quality)
-            if len(jpeg) < PREVIEW_BYTES:
-                return jpeg
-        strip = strip.reduce(2)
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
 
 
 def _fitted(picture: Image.Image, side: int) -> Image.Image:

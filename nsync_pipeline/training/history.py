@@ -1,13 +1,15 @@
-"""What is kept of every optimizer step."""
+"""What is kept of every optimizer step: as a table, in a few figures, as a picture."""
 
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from statistics import fmean
 
-from nsync_pipeline.contrast.refinement import Diagnostics
-from nsync_pipeline.contrast.rules import Branch, negative_number
+from matplotlib.figure import Figure
+
+from nsync_pipeline.contrast.config import ANCHOR, POSITIVE, Branch
+from nsync_pipeline.contrast.refiner import Diagnostics
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,8 @@ class StepRecord:
     loss_scale: float | None = None  # float16: that the gradients were taken at
     overflows: int | None = None  # float16: attempts thrown away before
 
-    def figures(self) -> dict[str, float]:
-        """The values there are, by name, without the step."""
-        return {
-            key: float(value)
-            for key, value in asdict(self).items()
-            if value is not None and key != "step"
-        }
 
-
+HISTORY_FILE = "history.csv"
 COLUMNS = tuple(field.name for field in fields(StepRecord))
 
 
@@ -54,12 +49,12 @@ def step_record(
     overflows: int = 0,
 ) -> StepRecord:
     """The record of optimizer step ``step``, counted from 1 on."""
-    negatives = [loss for branch, loss in losses.items() if negative_number(branch) is not None]
+    negatives = [loss for branch, loss in losses.items() if branch.is_negative]
     return StepRecord(
         step=step,
-        loss_positive=losses["positive"],
+        loss_positive=losses[POSITIVE],
         loss_negative=fmean(negatives) if negatives else None,
-        loss_anchor=losses.get("anchor"),
+        loss_anchor=losses.get(ANCHOR),
         learning_rate=learning_rate,
         loss_scale=loss_scale,
         overflows=None if loss_scale is None else overflows,
@@ -68,12 +63,15 @@ def step_record(
 
 
 def history_csv(records: Sequence[StepRecord]) -> str:
-    """The records as CSV, every digit kept."""
+    """The records as CSV."""
+    return "".join(csv_line(row) for row in (COLUMNS, *map(astuple, records)))
+
+
+def csv_line(row: Iterable[str | float | None]) -> str:
+    """One line of CSV: every digit kept, None is an empty cell."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for record in records:
-        writer.writerow("" if value is None else repr(value) for value in asdict(record).values())
+    cells = ("" if v is None else v if isinstance(v, str) else repr(v) for v in row)
+    csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 
@@ -119,3 +117,43 @@ def summarise(history: Sequence[StepRecord], held_out: Mapping[int, float]) -> T
 def _mean(values: Iterable[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return fmean(there) if there else None
+
+
+COLOURS = {"positive": "#1b6ca8", "negative": "#b3541e", "anchor": "#4f8a4b"}
+
+
+def loss_curve(history: Sequence[StepRecord], held_out: Mapping[int, float]) -> bytes:
+    """A JPEG of well under 100 KB: losses above, cosines with the positive gradient below."""
+    steps = [record.step for record in history]
+    figure = Figure(figsize=(6.4, 4.8), dpi=90, layout="constrained")
+    losses, cosines = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    for branch, colour in COLOURS.items():
+        loss = _column(history, f"loss_{branch}")
+        if loss:
+            losses.plot(steps, loss, color=colour, label=branch, linewidth=1)
+        cosine = _column(history, f"cosine_{branch}") if branch != "positive" else []
+        if cosine:
+            cosines.plot(steps, cosine, color=colour, label=f"with {branch}", linewidth=1)
+    if held_out:
+        done = sorted(held_out)
+        marked = [held_out[step] for step in done]
+        losses.plot(done, marked, "k.--", label="held out", linewidth=1, markersize=5)
+    losses.set_ylabel("loss")
+    losses.set_ylim(bottom=0)
+    losses.legend(fontsize="small")
+    cosines.axhline(0, color="#999999", linewidth=0.8)
+    cosines.set_ylabel("cosine of gradients")
+    cosines.set_xlabel("optimizer step")
+    if cosines.get_legend_handles_labels()[0]:
+        cosines.legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg")
+    return buffer.getvalue()
+
+
+def _column(history: Sequence[StepRecord], name: str) -> list[float]:
+    """The values of one figure a step, NaN where one is not defined; empty where it never is."""
+    values = [getattr(record, name) for record in history]
+    if all(value is None for value in values):
+        return []
+    return [float("nan") if value is None else value for value in values]

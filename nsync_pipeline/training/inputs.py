@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.contrast.rules import branches_of, negative_number
+from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.drawing.prompts import (
     style_phrase,
     styled_prompt,
@@ -60,8 +60,7 @@ def read_training_inputs(
     mute = [row["origin"] for row in pictures if not (captions.get(row["id"]) or "").strip()]
     if mute:
         raise CaptionError(f"{style}: no caption for {_some(mute)}: run the captions stage again")
-    branches = branches_of(settings.update_rule, settings.contrast)
-    wanted = sum(negative_number(branch) is not None for branch in branches)
+    wanted = branches_of(settings.update_rule, settings.contrast).negatives
     negatives = _negatives(workspace, style, train, wanted) if wanted else []
     drawn: dict[str, list[StoredPicture]] = defaultdict(list)
     for row in sorted(negatives, key=lambda row: (row["positive_id"], row["k"])):

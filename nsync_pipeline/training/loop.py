@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
-from nsync_pipeline.contrast.branch_pass import BranchPass
-from nsync_pipeline.contrast.refinement import Refinement
-from nsync_pipeline.contrast.refiner import Refiner
+from nsync_pipeline.contrast.branch_gradients import BranchPass
+from nsync_pipeline.contrast.refiner import Refinement, Refiner
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.training.batches import batch_maker
@@ -57,6 +56,7 @@ def train(
     on_step: Callable[[StepRecord], None] = lambda record: None,
     on_held_out: Callable[[int, float], None] = lambda step, loss: None,
     look: Callable[[int], float | None] | None = None,
+    on_checkpoint: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Train what was added to the family, from its newest checkpoint on where there is one.
@@ -74,6 +74,7 @@ def train(
         look: is given the steps done before the first step, every ``watch.every`` steps and at the
             end; what it returns is the score of the weights there, higher being better. During
             both, the weights are those that would be saved (their average, where there is one).
+        on_checkpoint: is called before the first step that is taken, and at every checkpoint.
         processes: share the samples of each step; all but the first compute only.
 
     Raises:
@@ -81,10 +82,10 @@ def train(
             as asked.
     """
     _require_samples(settings, processes)
-    processes.require_alike("the inputs", checkpoints.inputs)
+    processes.require_alike("the inputs", checkpoints.digest)
     is_first = processes.rank.is_first
-    shapes = [weight.shape for weight in trained.weights]
-    refiner = Refiner(settings.update_rule, settings.contrast, trained.names, shapes)
+    named = dict(zip(trained.names, trained.weights, strict=True))
+    refiner = Refiner(named, settings.update_rule, settings.contrast)
     order = triplet_order(examples, settings, seed)
     state = TrainingState(
         trained,
@@ -115,12 +116,14 @@ def train(
             on_step(record)
         for done, loss in state.held_out.items():
             on_held_out(done, loss)
+    if is_first:
+        on_checkpoint()
 
     with _checkpointed_activations(family.denoiser, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
             triplets = order.triplets(step)
             found = state.gradients(step, triplets)
-            refinement = refiner(found.gradients, _metric(state, settings))
+            refinement = refiner.of_branches(found.gradients, _metric(state, settings))
             gradient = _clipped(refinement, settings.max_gradient_norm)
             rates = learning_rates(settings, step)
             take_step(state.optimizer, trained.weights, gradient, rates)
@@ -142,12 +145,10 @@ def train(
                 state.steps % settings.checkpoint_every == 0 or state.steps == settings.steps
             ):
                 checkpoints.write(state.checkpoint())
+                on_checkpoint()
 
     kept = state.put_in_place(best=settings.keep == "best")
-    processes.require_alike(
-        "the trained weights",
-        tensors_digest(dict(zip(trained.names, trained.weights, strict=True))),
-    )
+    processes.require_alike("the trained weights", tensors_digest(named))
     fused = state.gradients.branch_pass.plan.fused
     branches = ("fused" if fused else "in_turn") if len(refiner.branches) > 1 else "single"
     return TrainingOutcome(tuple(state.history), state.held_out, branches, kept)

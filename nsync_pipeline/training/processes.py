@@ -11,15 +11,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
-from nsync_pipeline.contrast.gradients import BranchGradients
+from nsync_pipeline.contrast.branch_gradients import BranchGradients, MemoryPlan
 from nsync_pipeline.errors import LostProcessError, TrainingError
 from nsync_pipeline.ranks import Rank, this_rank
 
@@ -84,71 +82,49 @@ PATIENCE = timedelta(days=7)
 out. That a process has died is noticed by its closed connection, its launcher, or its heartbeat."""
 
 
-class Processes(Protocol):
-    """What a training asks of the processes it runs in."""
+class Processes:
+    """What a training asks of the processes it runs in; these answers are those of one alone."""
 
-    @property
-    def rank(self) -> Rank:
-        """Which of them this one is."""
-        ...
+    rank: Rank = Rank()  # which of them this one is
 
     def share(self, samples: Sequence[Value]) -> Sequence[Value]:
         """This process's part of a step's samples; the parts differ by one sample at most."""
-        ...
-
-    def summed(self, found: BranchGradients) -> BranchGradients:
-        """The sum of all processes' losses and gradients; the same bits in each."""
-        ...
-
-    def most_careful(self, plan: MemoryPlan) -> MemoryPlan:
-        """The plan that fits in every process, where each says what fits in it."""
-        ...
-
-    def from_first(self, value: Value) -> Value:
-        """The first process's ``value``."""
-        ...
-
-    def first_before_others(self) -> AbstractContextManager[None]:
-        """What is done inside, the first process does before the others begin with it."""
-        ...
-
-    def require_alike(self, what: str, digest: str) -> None:
-        """Raise ``TrainingError`` where ``digest`` differs between the processes."""
-        ...
-
-
-class Alone:
-    """The one process of a training."""
-
-    rank = Rank()
-
-    def share(self, samples: Sequence[Value]) -> Sequence[Value]:
         return samples
 
     def summed(self, found: BranchGradients) -> BranchGradients:
+        """The sum of all processes' losses and gradients; the same bits in each."""
         return found
 
     def most_careful(self, plan: MemoryPlan) -> MemoryPlan:
+        """The plan that fits in every process, where each says what fits in it."""
         return plan
 
     def from_first(self, value: Value) -> Value:
+        """The first process's ``value``."""
         return value
 
     def first_before_others(self) -> AbstractContextManager[None]:
+        """What is done inside, the first process does before the others begin with it."""
         return nullcontext()
 
-    def require_alike(self, what: str, digest: str) -> None: ...
+    def require_alike(self, what: str, digest: str) -> None:
+        """Raise ``TrainingError`` where ``digest`` differs between the processes."""
 
 
-ALONE = Alone()
+ALONE = Processes()
 
 
-@dataclass(frozen=True)
-class Together:
-    """One of several processes, connected through accelerate."""
+class Together(Processes):
+    """One of several processes, connected through accelerate.
 
-    rank: Rank
-    device: torch.device  # what collectives are done on
+    Args:
+        rank: which of them.
+        device: what collectives are done on.
+    """
+
+    def __init__(self, rank: Rank, device: torch.device) -> None:
+        self.rank = rank
+        self.device = device
 
     def share(self, samples: Sequence[Value]) -> Sequence[Value]:
         start, end = (len(samples) * (self.rank.index + i) // self.rank.count for i in (0, 1))

@@ -1,6 +1,5 @@
 """Stage ``training``: a style's LoRA or token vectors by one variant's update rule."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,32 +9,31 @@ from typing import Any
 import torch
 
 from nsync_pipeline import __version__
-from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word
+from nsync_pipeline.adaptation.textual_inversion import prompt_tokens, style_word
 from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
+from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
-from nsync_pipeline.families.architecture import architecture_of
-from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
 from nsync_pipeline.families.placement import choose_device
-from nsync_pipeline.pictures.pixels import load_pixels
-from nsync_pipeline.pictures.sizes import picture_sizes
+from nsync_pipeline.files import write_whole
+from nsync_pipeline.pictures.pixels import load_pixels, picture_sizes
+from nsync_pipeline.pictures.sheets import sharp_jpeg, small_jpeg
 from nsync_pipeline.seeding import stream_seed, torch_stream
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.training.batches import apply_objective
-from nsync_pipeline.training.checkpoint import CheckpointFolder
+from nsync_pipeline.training.checkpoint import CheckpointFolder, Inputs
 from nsync_pipeline.training.config import TrainingConfig, TrainingSettings
-from nsync_pipeline.training.determinism import deterministic_algorithms
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
-from nsync_pipeline.training.film_strip import STRIP_FILE, strip_jpeg, strip_preview
+from nsync_pipeline.training.film_strip import STRIP_FILE, STRIP_QUALITY
 from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
-from nsync_pipeline.training.history import history_csv, summarise
+from nsync_pipeline.training.history import HISTORY_FILE, history_csv, loss_curve, summarise
 from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
-from nsync_pipeline.training.looks import Looks
+from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
 from nsync_pipeline.training.loop import train
-from nsync_pipeline.training.loss_curve import loss_curve
 from nsync_pipeline.training.processes import Processes, joined_processes
-from nsync_pipeline.training.watch import TrainingWatch
+from nsync_pipeline.training.watch_sampler import WatchSampler
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,9 @@ def run(context: StageContext[TrainingSettings]) -> StageResult:
     """Train what ``context.variant`` trains of ``context.style``, from its training seed.
 
     Writes its LoRA or token vectors, ``history.csv`` (a row a step) and ``training.json`` to the
-    model's folder. A killed run is picked up at its newest checkpoint; the result is the same to
-    the byte.
+    model's folder; with looks, their film-strip and a grid of each. What can be watched on the way
+    is in ``context.live``. A killed run is picked up at its newest checkpoint; the result is the
+    same to the byte.
 
     Raises:
         MissingArtifactError: an earlier stage has to run first, or again.
@@ -123,10 +122,11 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     held_out_loss = None
     if test is not None:
         held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
-    slot = (context.style, task.variant, str(task.training_seed))
-    scratch = context.workspace.scratch("training", *slot)
-    checkpoints = CheckpointFolder(scratch, _digest(task))
-    watch = _watch(task, checkpoints.inputs)
+    inputs = _inputs(task)
+    checkpoints = CheckpointFolder(_scratch(task, "training"), inputs)
+    sampler = _sampler(task, inputs) if settings.watch.every else None
+    watch = TrainingWatch(context, settings, family.device, sampler)
+    is_first = processes.rank.is_first
     outcome = train(
         family,
         trained,
@@ -135,12 +135,13 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         task.seed,
         checkpoints,
         held_out_loss,
-        watch.on_step if processes.rank.is_first else lambda record: None,
+        watch.on_step if is_first else lambda record: None,
         watch.on_held_out,
-        watch.look,
+        None if sampler is None else watch.look,
+        watch.show,
         processes,
     )
-    if not processes.rank.is_first:
+    if not is_first:
         return StageResult({})
     figures: dict[str, int | float | str] = {
         "steps": settings.steps,
@@ -159,30 +160,41 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         "settings": settings.model_dump(mode="json"),
         "test_pictures": len(task.inputs.held_out),
     }
-    strip = watch.strip()
-    save_trained(family, trained, context.folder, _origin(task))
-    _write(context.folder / "history.csv", history_csv(outcome.history))
-    _write(context.folder / "training.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
-    if strip is not None:
-        (context.folder / STRIP_FILE).write_bytes(strip_jpeg(strip))
     of = f"{context.style}, {task.variant}-{task.training_seed}"
     previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
-    if strip is not None:
-        previews.append(Preview(f"looks of {of}", strip_preview(strip)))
-    watch.remove()
-    checkpoints.remove()
-    return StageResult(figures | watch.figures(), tuple(previews))
+    save_trained(family, trained, context.folder, _origin(task))
+    write_whole(context.folder / HISTORY_FILE, history_csv(outcome.history))
+    summary_json = json.dumps(summary, indent=2, sort_keys=True) + "\n"
+    write_whole(context.folder / "training.json", summary_json)
+    if sampler is not None:
+        for done in sampler.steps():
+            write_whole(context.folder / grid_name(done), sampler.grid(done))
+        if (strip := sampler.strip()) is not None:
+            write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, STRIP_QUALITY))
+            previews.append(Preview(f"looks of {of}", small_jpeg(strip)))
+    # The live tables stay: the machine's figures are nowhere else.
+    leftovers = (checkpoints.path, _scratch(task, "looks"), context.live / LOOKS)
+    return StageResult(figures | watch.figures(), tuple(previews), leftovers)
 
 
-def _watch(task: _Task, digest: str) -> TrainingWatch:
-    """What the training tells; ``digest`` is of its inputs."""
-    context, settings = task.context, task.settings
-    looks = None
-    if settings.watch.every:
-        slot = (context.style, task.variant, str(task.training_seed))
-        kept = context.workspace.scratch("looks", *slot)
-        looks = Looks(context, task.family, settings.watch, task.inputs.train, kept / digest[:16])
-    return TrainingWatch(context, settings, looks)
+def _scratch(task: _Task, kind: str) -> Path:
+    """This training's own folder for what is kept until it ends."""
+    seed = str(task.training_seed)
+    return task.context.workspace.scratch(kind, task.context.style, task.variant, seed)
+
+
+def _sampler(task: _Task, inputs: Inputs) -> WatchSampler:
+    """What draws the looks: they hang on all ``inputs`` but which of the weights are kept."""
+    training = {k: v for k, v in inputs["training"].items() if k not in ("keep", "watch")}
+    weights = json.dumps({**inputs, "training": training}, sort_keys=True)
+    return WatchSampler(
+        task.context,
+        task.family,
+        task.settings.watch,
+        task.inputs.train,
+        _scratch(task, "looks"),
+        weights,
+    )
 
 
 def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
@@ -223,19 +235,19 @@ def _origin(task: _Task) -> dict[str, str]:
     }
 
 
-def _digest(task: _Task) -> str:
-    """Over all that decides the result: a checkpoint of anything else is of no use."""
+def _inputs(task: _Task) -> Inputs:
+    """All that decides the result: a checkpoint of anything else is of no use."""
     family = task.family
-    content = {
-        "origin": _origin(task),
-        "settings": task.settings.model_dump(mode="json"),
-        "base": [str(family.device), str(family.dtype), family.resolution, family.vae_tiling],
-        "aspect_buckets": task.context.settings.base_model.aspect_buckets,
-        "held_out": [example.id for example in task.inputs.held_out],
-        "torch": torch.__version__,
+    return {
+        **task.context.settings.identity(),
+        "style": task.context.style,
+        "variant": task.variant,
+        "training_seed": task.training_seed,
+        "the base model's weights": family.revision,
+        "the pictures, captions and negatives": task.inputs.data_sha256,
+        "the test pictures": [example.id for example in task.inputs.held_out],
+        "the device": str(family.device),
+        "the number type": str(family.dtype),
+        "the version of nsync-pipeline": __version__,
+        "the version of torch": torch.__version__,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nsync_pipeline.contrast.branch_pass import BranchPass
-from nsync_pipeline.contrast.gradients import (
+from nsync_pipeline.contrast.branch_gradients import (
     BranchGradients,
     BranchLosses,
+    BranchPass,
     MicroBatch,
     gradients_in_turn,
 )
-from nsync_pipeline.contrast.rules import Branch, negative_number
+from nsync_pipeline.contrast.config import ANCHOR, Branch
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.training.batches import BatchMaker, branch_losses
@@ -117,6 +117,6 @@ def _not_finite(found: BranchGradients) -> tuple[str, Branch] | None:
 
 def _picture_of(branch: Branch, triplet: Triplet) -> int:
     """The picture that a branch's sample is, or was drawn for."""
-    if branch == "anchor":
+    if branch == ANCHOR:
         return triplet.anchor
-    return triplet.positive if negative_number(branch) is None else triplet.negatives_of
+    return triplet.negatives_of if branch.is_negative else triplet.positive

@@ -7,8 +7,6 @@ processes may write to one folder, and what an interrupted one wrote is there fo
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +19,8 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from nsync_pipeline.files import write_whole
 
 SHARD_BYTES = 32 * 2**20
 """As soon as so much is not written, a shard is: no more is lost by an interruption."""
@@ -128,15 +128,9 @@ class TensorStore:
         if self._folder is None:
             self._add(keys, shard)
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        content = safetensors.numpy.save(shard, {"keys": json.dumps(keys)})
-        final = self._folder / f"{digest_of(' '.join(keys))}.safetensors"
-        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(final)
-        self._open(final)
+        file = self._folder / f"{digest_of(' '.join(keys))}.safetensors"
+        write_whole(file, safetensors.numpy.save(shard, {"keys": json.dumps(keys)}))
+        self._open(file)
 
     def rows(self, keys: Sequence[str], name: str) -> TensorRows:
         """The tensors called ``name`` of ``keys``, all of which are there."""

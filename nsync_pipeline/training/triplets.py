@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nsync_pipeline.contrast.rules import branches_of, negative_number
+from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.seeding import numpy_stream, stream_seed
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
@@ -134,15 +134,13 @@ class TripletOrder:
 
 def triplet_order(examples: EncodedSet, settings: TrainingConfig, seed: int) -> TripletOrder:
     """The order of ``examples``, which have as many negatives as ``settings`` ask for."""
-    branches = branches_of(settings.update_rule, settings.contrast)
-    negatives = sum(negative_number(branch) is not None for branch in branches)
     return TripletOrder(
         seed=seed,
         ids=examples.ids,
         shapes=examples.shapes,
         negative_counts=examples.negative_counts,
         samples=settings.batch_size * settings.accumulation,
-        negatives=negatives,
+        negatives=branches_of(settings.update_rule, settings.contrast).negatives,
         recombined=settings.negatives_of == "other",
         caption_dropout=settings.caption_dropout,
         content_dropout=settings.content_dropout,

@@ -1,14 +1,27 @@
 """How much the pictures of a look have of the style, and how far so few of them can be trusted."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
+from PIL import Image
 
+from nsync_pipeline.errors import EvaluationError
+from nsync_pipeline.families.family import Family
 from nsync_pipeline.metrics.distances import Floats
+from nsync_pipeline.metrics.extractor import Extractor
+from nsync_pipeline.metrics.features import load_extractor
 from nsync_pipeline.metrics.picture_metrics import prototype, style_scores
+from nsync_pipeline.pictures.manifest import NEGATIVE_SET, read_manifest
+from nsync_pipeline.pictures.pixels import open_squares
+from nsync_pipeline.pictures.sheets import evenly_spaced
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.training.config import TrainingSettings, WatchConfig
+from nsync_pipeline.training.encoded_set import Example
+from nsync_pipeline.workspace import MANIFEST_FILE
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,74 @@ def style_margins(features: Floats, targets: StyleTargets) -> tuple[float, ...]:
     return tuple(style_scores(features, targets.style, targets.rivals).margin.tolist())
 
 
+MOST_IN_PROTOTYPE = 256
+"""Training pictures, or negatives, that a prototype is the mean of."""
+
+AT_ONCE = 8
+"""Pictures a pass of the extractor."""
+
+
+@dataclass(frozen=True)
+class LookScorer:
+    """Gives each picture of a look its style margin."""
+
+    extractor: Extractor
+    targets: StyleTargets
+
+    def margins(self, images: Sequence[Image.Image]) -> tuple[float, ...]:
+        """One a picture."""
+        return style_margins(self.extractor.image_features(images, AT_ONCE), self.targets)
+
+
+def load_scorer(
+    context: StageContext[TrainingSettings],
+    settings: WatchConfig,
+    family: Family,
+    examples: Sequence[Example],
+    untrained: Sequence[Image.Image] | None,
+) -> LookScorer:
+    """The scorer of one training.
+
+    Args:
+        context: of the stage.
+        settings: ``training.watch``, with an extractor.
+        family: at whose resolution real pictures are seen.
+        examples: the training pictures.
+        untrained: what the model drew before the first step; None where it drew nothing.
+
+    Raises:
+        EvaluationError: the extractor cannot be used, or cannot tell the pictures apart.
+        MissingArtifactError: there are no negatives.
+    """
+    if settings.extractor is None:
+        raise ValueError("a scorer needs an extractor")
+    extractor = load_extractor(
+        settings.extractor,
+        settings.extractor_revision,
+        context.workspace.root,
+        str(family.device),
+        where="training.watch.extractor",
+    )
+
+    def features(paths: Sequence[Path]) -> Floats:
+        some = [paths[index] for index in evenly_spaced(len(paths), MOST_IN_PROTOTYPE)]
+        return extractor.image_features(open_squares(some, family.resolution), AT_ONCE)
+
+    folder = context.workspace.negative_set(context.style)
+    rows = read_manifest(folder / MANIFEST_FILE, NEGATIVE_SET)
+    rivals = [features([folder / row["file"] for row in rows])]
+    if untrained is not None:
+        rivals.append(extractor.image_features(untrained, AT_ONCE))
+    try:
+        targets = style_targets(features([example.picture.path for example in examples]), *rivals)
+    except ValueError as error:
+        raise EvaluationError(
+            f"training.watch.extractor {settings.extractor!r} cannot tell the training pictures "
+            f"of {context.style} apart: {error}"
+        ) from error
+    return LookScorer(extractor, targets)
+
+
 @dataclass(frozen=True)
 class LookScore:
     """The style margin of one look."""
@@ -52,12 +133,6 @@ class LookScore:
         if len(self.margins) < 2:
             return None
         return stdev(self.margins) / math.sqrt(len(self.margins))
-
-    def figures(self) -> dict[str, float]:
-        """The values there are."""
-        found = {"look_style_margin": self.style_margin}
-        error = self.standard_error
-        return found if error is None else found | {"look_style_margin_error": error}
 
 
 @dataclass(frozen=True)

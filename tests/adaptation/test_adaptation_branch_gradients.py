@@ -14,7 +14,8 @@ from nsync_pipeline.adaptation.lora import ADAPTER, START, lora_layers
 from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
-from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
@@ -22,9 +23,9 @@ from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.training.batches import NoisyBatch, branch_losses
 
 PROMPTS = {
-    "positive": ("a red house in the style of <sks>", "a tree in the style of <sks>"),
-    "negative": ("a red house not in the style of <sks>", "<sks>"),
-    "anchor": ("a boat in the style of <sks>", "a fish"),
+    POSITIVE: ("a red house in the style of <sks>", "a tree in the style of <sks>"),
+    NEGATIVE: ("a red house not in the style of <sks>", "<sks>"),
+    ANCHOR: ("a boat in the style of <sks>", "a fish"),
 }
 TRAINED: Mapping[str, dict[str, Any]] = {
     "one_vector": {"vectors": 1},
@@ -70,7 +71,7 @@ def trained(family: Family, what: Mapping[str, Any]) -> TrainedWeights:
     return weights
 
 
-def batch(family: Family, branch: str, seed: int) -> NoisyBatch:
+def batch(family: Family, branch: Branch, seed: int) -> NoisyBatch:
     generator = torch.Generator().manual_seed(seed)
 
     def drawn() -> Tensor:
@@ -126,16 +127,16 @@ def test_fused_and_in_turn_are_the_plain_gradients(family: Family, what: dict[st
 
 def test_a_branch_without_the_word_has_no_gradient_on_its_vectors(family: Family) -> None:
     weights = trained(family, {"vectors": 2})
-    noisy = {"positive": batch(family, "positive", 0), "anchor": batch(family, "anchor", 1)}
-    noisy["anchor"] = NoisyBatch(
-        noisy["anchor"].noisy_latents, noisy["anchor"].timesteps, ("a fish", ""),
-        noisy["anchor"].target,
+    noisy = {POSITIVE: batch(family, POSITIVE, 0), ANCHOR: batch(family, ANCHOR, 1)}
+    noisy[ANCHOR] = NoisyBatch(
+        noisy[ANCHOR].noisy_latents, noisy[ANCHOR].timesteps, ("a fish", ""),
+        noisy[ANCHOR].target,
     )  # fmt: skip
     losses = branch_losses(family, {branch: [part] for branch, part in noisy.items()})
     copies = BranchCopies((family.denoiser, *family.text_encoders), weights.weights, ADAPTER)
-    fused = gradients_fused(copies, ("positive", "anchor"), [MicroBatch(losses, 1.0)])
-    assert all(gradient.any() for gradient in fused.gradients["positive"])
-    assert not any(gradient.any() for gradient in fused.gradients["anchor"])
+    fused = gradients_fused(copies, (POSITIVE, ANCHOR), [MicroBatch(losses, 1.0)])
+    assert all(gradient.any() for gradient in fused.gradients[POSITIVE])
+    assert not any(gradient.any() for gradient in fused.gradients[ANCHOR])
 
 
 def test_dora_says_why_it_is_not_fused(family: Family) -> None:

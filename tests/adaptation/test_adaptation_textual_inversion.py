@@ -15,11 +15,16 @@ from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion
 from tiny_style import tiny_family
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.adaptation.placeholder import prompt_tokens, style_word, trained_style_word
-from nsync_pipeline.adaptation.textual_inversion import TokenVectors
+from nsync_pipeline.adaptation.lora import has_lora
+from nsync_pipeline.adaptation.textual_inversion import (
+    TokenVectors,
+    has_token_vectors,
+    prompt_tokens,
+    style_word,
+    trained_style_word,
+)
 from nsync_pipeline.adaptation.trainables import (
     add_trainables,
-    has_trained,
     load_trained,
     remove_trained,
     save_trained,
@@ -34,6 +39,10 @@ ONE = TextualInversionSettings(vectors=1)
 THREE = TextualInversionSettings(vectors=3, initializer="red painting", noise=0.5)
 PROMPTS = ["a red house in the style of <sks>", "a tree, <sks>, on sand"]
 ORIGIN = {"base_model": "tiny", "base_revision": "sha256:0", "placeholder": "<sks>"}
+
+
+def has_trained(family: Family) -> bool:
+    return has_lora(family) or has_token_vectors(family)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path.cwd()))
 
+from assets.home import open_instance
 from dagster import AssetKey
 
 from assets.definitions import defs
-from assets.home import open_instance
 
 
 def main() -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path.cwd()))
 
+from assets.artefact import all_artefacts
+from assets.home import open_instance
+from assets.sync import sync_from_lock
 from dagster import AssetKey
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from assets.artefact import all_artefacts
 from assets.definitions import defs
-from assets.home import open_instance
 from assets.partitions import PARAMS
-from assets.sync import sync_from_lock
 
 
 async def main() -> None:

@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from dagster import AssetCheckSeverity, AssetKey, Definitions
-
 from assets.artefact import Artefact, all_artefacts
-from assets.checks import warned
-from assets.definitions import defs
 from assets.keys import STAGE_OF, upstream
-from assets.lineage import ASSETS
 from assets.lock_file import read_lock, stage_name
-from assets.partitions import PARAMS, STYLES, STYLES_AND_TRAININGS, style_and_training
 from assets.place import WORKSPACE
 from assets.whole_style import parts_of
+from dagster import AssetCheckSeverity, AssetKey, Definitions
+
+from assets.checks import warned
+from assets.definitions import defs
+from assets.lineage import ASSETS
+from assets.partitions import PARAMS, STYLES, STYLES_AND_TRAININGS, style_and_training
 from nsync_pipeline.graph import STAGES
 
 

@@ -3,6 +3,15 @@
 import asyncio
 
 import pytest
+from assets.provenance import (
+    Dependency,
+    data_version_tags,
+    latest,
+    lock_tag_of,
+    observe,
+    provenance_tags,
+    version_of,
+)
 from dagster import (
     AssetKey,
     AssetMaterialization,
@@ -15,16 +24,6 @@ from dagster import (
 )
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
-
-from assets.provenance import (
-    Dependency,
-    data_version_tags,
-    latest,
-    lock_tag_of,
-    observe,
-    provenance_tags,
-    version_of,
-)
 
 PARTS = StaticPartitionsDefinition(["a", "b"])
 SETTINGS, MADE = AssetKey("settings"), AssetKey("made")

@@ -63,8 +63,8 @@ finally:
     )
 
     commands = (
-        "run", "status", "add-style", "generate", "compare", "export", "ablate", "blind", "init", "ui",
-        "sync", "deliver", "doctor", "sketchbook",
+        "run", "status", "add-style", "generate", "compare", "export", "ablate", "blind", "init",
+        "ui", "sync", "deliver", "doctor",
     )  # fmt: skip
     assert all(f" {command} " in done.stdout for command in commands)
     assert "heavy: []" in done.stdout
@@ -149,11 +149,3 @@ def test_delivering_an_empty_spool_is_quick_and_says_so(workspace: Path) -> None
 
     assert done.stdout == "0 events delivered to MLflow, 0 left\n"
     assert done.returncode == 0
-
-
-def test_the_sketchbooks_own_options_are_passed_on(tmp_path: Path) -> None:
-    done = nsync(tmp_path, "sketchbook", "pretrain", "--help")
-
-    assert done.returncode == 0
-    assert "nsync sketchbook pretrain" in done.stdout
-    assert "--resume" in done.stdout

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from nsync_pipeline.tracking.settings import flat
 
 from nsync_pipeline.cli.params_reference import reference
 from nsync_pipeline.params import Params, read_params
-from nsync_pipeline.tracking.settings import flat
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -10,18 +10,18 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
-from nsync_pipeline.contrast.branch_pass import BranchPass
-from nsync_pipeline.contrast.gradients import (
+from nsync_pipeline.contrast.branch_gradients import (
     BranchGradients,
     BranchLosses,
+    BranchPass,
     MicroBatch,
     gradients_fused,
     gradients_in_turn,
 )
-from nsync_pipeline.contrast.rules import Branch
+from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.errors import TrainingError
 
-BRANCHES: tuple[Branch, ...] = ("positive", "negative", "anchor")
+BRANCHES: tuple[Branch, ...] = (POSITIVE, NEGATIVE, ANCHOR)
 SAMPLES = 2
 
 LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"]
@@ -128,7 +128,7 @@ def test_a_half_precision_base_keeps_float32_gradients(dtype: torch.dtype) -> No
     in_turn = gradients_in_turn(weights, BRANCHES, losses, loss_scale=2.0**20)
     fused = gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, losses, 2.0**20)
     for found in (in_turn, fused):
-        assert all(g.dtype == torch.float32 for g in found.gradients["negative"])
+        assert all(g.dtype == torch.float32 for g in found.gradients[NEGATIVE])
         for branch in BRANCHES:
             error = flat(found.gradients[branch]) - flat(exact.gradients[branch])
             assert error.norm() < 0.1 * flat(exact.gradients[branch]).norm()
@@ -150,18 +150,18 @@ def flat(gradient: tuple[Tensor, ...]) -> Tensor:
 def test_gradients_are_those_of_plain_backward() -> None:
     unet, weights = adapted_unet(torch.float64)
     losses = micro_batch(unet, torch.float64, 1)
-    found = gradients_in_turn(weights, ("negative",), [whole(losses)])
-    losses(("negative",)).sum().backward()
-    for weight, gradient in zip(weights, found.gradients["negative"], strict=True):
+    found = gradients_in_turn(weights, (NEGATIVE,), [whole(losses)])
+    losses((NEGATIVE,)).sum().backward()
+    for weight, gradient in zip(weights, found.gradients[NEGATIVE], strict=True):
         torch.testing.assert_close(gradient, weight.grad)
 
 
 def test_afterwards_the_model_is_as_it_was() -> None:
     unet, weights = adapted_unet(torch.float32)
     losses = micro_batch(unet, torch.float32, 1)
-    before = losses(("positive",)).item()
+    before = losses((POSITIVE,)).item()
     gradients_fused(BranchCopies([unet], weights, "default"), BRANCHES, [whole(losses)])
-    assert losses(("positive",)).item() == before
+    assert losses((POSITIVE,)).item() == before
     assert all(weight.grad is None for weight in weights)
 
 
@@ -175,7 +175,7 @@ def test_copies_follow_the_weights() -> None:
             weight.mul_(0.5)
     fused = gradients_fused(copies, BRANCHES, [whole(losses)])
     in_turn = gradients_in_turn(weights, BRANCHES, [whole(losses)])
-    assert fused.losses["anchor"] == pytest.approx(in_turn.losses["anchor"], rel=1e-5)
+    assert fused.losses[ANCHOR] == pytest.approx(in_turn.losses[ANCHOR], rel=1e-5)
 
 
 def test_micro_batches_count_by_their_share_of_the_samples() -> None:
@@ -184,14 +184,14 @@ def test_micro_batches_count_by_their_share_of_the_samples() -> None:
     batches = [micro_batch(unet, torch.float64, seed) for seed in (1, 2)]
     shares = (0.75, 0.25)
     parts = [MicroBatch(batch, share) for batch, share in zip(batches, shares, strict=True)]
-    both = gradients_in_turn(weights, ("positive",), parts)
-    first, second = (gradients_in_turn(weights, ("positive",), [whole(b)]) for b in batches)
-    assert both.losses["positive"] == pytest.approx(
-        0.75 * first.losses["positive"] + 0.25 * second.losses["positive"]
+    both = gradients_in_turn(weights, (POSITIVE,), parts)
+    first, second = (gradients_in_turn(weights, (POSITIVE,), [whole(b)]) for b in batches)
+    assert both.losses[POSITIVE] == pytest.approx(
+        0.75 * first.losses[POSITIVE] + 0.25 * second.losses[POSITIVE]
     )
     torch.testing.assert_close(
-        both.gradients["positive"][0],
-        0.75 * first.gradients["positive"][0] + 0.25 * second.gradients["positive"][0],
+        both.gradients[POSITIVE][0],
+        0.75 * first.gradients[POSITIVE][0] + 0.25 * second.gradients[POSITIVE][0],
     )
 
 

@@ -7,9 +7,14 @@ import torch
 from test_contrast_gradients import BRANCHES, adapted_unet, largest_relative_error
 from torch import Tensor, nn
 
-from nsync_pipeline.contrast.branch_pass import BranchPass, MemoryPlan, out_of_memory
-from nsync_pipeline.contrast.gradients import BranchGradients, BranchLosses
-from nsync_pipeline.contrast.rules import Branch, BranchMode
+from nsync_pipeline.contrast.branch_gradients import (
+    BranchGradients,
+    BranchLosses,
+    BranchPass,
+    MemoryPlan,
+    out_of_memory,
+)
+from nsync_pipeline.contrast.config import POSITIVE, Branch, BranchMode
 from nsync_pipeline.errors import TrainingError
 
 SAMPLES = tuple(range(5))
@@ -88,7 +93,7 @@ def test_a_mode_that_is_insisted_on_is_not_left(mode: BranchMode) -> None:
 
 def test_a_single_branch_has_smaller_micro_batches_at_once() -> None:
     unet, weights = adapted_unet(torch.float64)
-    branch_pass = BranchPass([unet], weights, "default", ("positive",), "auto", 5)
+    branch_pass = BranchPass([unet], weights, "default", (POSITIVE,), "auto", 5)
     branch_pass(SAMPLES, losses_of(unet, fits=3), len(SAMPLES))
     assert branch_pass.plan == MemoryPlan(fused=False, micro_batch=3)
 

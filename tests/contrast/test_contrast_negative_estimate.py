@@ -8,20 +8,15 @@ import torch
 from torch import Tensor
 
 from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.refinement import Refinement
-from nsync_pipeline.contrast.refiner import Refiner
+from nsync_pipeline.contrast.refiner import Refinement, Refiner
 
 
 def refiner(size: int = 3, **contrast: Any) -> Refiner:
-    return Refiner("orthogonal", ContrastConfig(**contrast), ["w"], [torch.Size([size])])
+    return Refiner([torch.Size([size])], contrast=ContrastConfig(**contrast))
 
 
 def step(found: Refiner, positive: list[float], *negatives: list[float]) -> Refinement:
-    names = found.branches[1:]
-    gradients = {"positive": (torch.tensor(positive),)} | {
-        name: (torch.tensor(n),) for name, n in zip(names, negatives, strict=True)
-    }
-    return found(gradients)
+    return found((torch.tensor(positive),), *[(torch.tensor(n),) for n in negatives])
 
 
 def mean() -> Refiner:
@@ -125,25 +120,24 @@ def test_a_restored_refiner_goes_on_as_the_unbroken_one(contrast: dict[str, Any]
     names, shapes = ["b.lora_A.weight", "a.lora_A.weight"], [torch.Size([3]), torch.Size([2, 2])]
     generator = torch.Generator().manual_seed(1)
 
-    def gradients() -> dict[str, tuple[Tensor, ...]]:
-        return {
-            branch: tuple(torch.randn(shape, generator=generator) for shape in shapes)
-            for branch in ("positive", "negative")
-        }
+    def gradients() -> list[tuple[Tensor, ...]]:
+        return [
+            tuple(torch.randn(shape, generator=generator) for shape in shapes) for _ in range(2)
+        ]
 
     def fresh() -> Refiner:
-        return Refiner("orthogonal", ContrastConfig(**contrast), names, shapes)
+        return Refiner(dict(zip(names, shapes, strict=True)), contrast=ContrastConfig(**contrast))
 
     steps = [gradients() for _ in range(9)]
     unbroken = fresh()
-    expected = [unbroken(one).gradient for one in steps]
+    expected = [unbroken(*one).gradient for one in steps]
     for killed_at in (0, 1, 2, 5):
         before, after = fresh(), fresh()
         for one in steps[:killed_at]:
-            before(one)
+            before(*one)
         after.restore({"other": torch.zeros(1)} | before.state_tensors())
         for one, wanted in zip(steps[killed_at:], expected[killed_at:], strict=True):
-            assert all(map(torch.equal, after(one).gradient, wanted))
+            assert all(map(torch.equal, after(*one).gradient, wanted))
 
 
 def test_the_state_of_other_weights_is_refused() -> None:

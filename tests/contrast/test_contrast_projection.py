@@ -11,7 +11,6 @@ from torch import Tensor
 
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.refiner import Refiner
-from nsync_pipeline.contrast.rules import negative_branches
 
 SIZE = 6
 vectors = st.lists(st.integers(-9, 9).map(float), min_size=SIZE, max_size=SIZE)
@@ -27,12 +26,9 @@ def left(
 ) -> Tensor:
     """``g'`` by the rule ``orthogonal``, in float64."""
     settings = ContrastConfig(negatives=len(negatives), **contrast)
-    refiner = Refiner("orthogonal", settings, ["w"], [positive.shape])
-    names = negative_branches(len(negatives))
-    gradients = {"positive": (positive,)} | {
-        name: (negative,) for name, negative in zip(names, negatives, strict=True)
-    }
-    return refiner(gradients, None if metric is None else (metric,)).gradient[0]
+    refiner = Refiner([positive.shape], "orthogonal", settings)
+    weighting = None if metric is None else (metric,)
+    return refiner((positive,), *[(n,) for n in negatives], metric=weighting).gradient[0]
 
 
 def within(values: Tensor, positive: Tensor) -> bool:

@@ -1,18 +1,156 @@
-"""Every rule on a small network's own gradients, in float64, against its formula written out."""
+"""The refiner against the plain formulas of ``rules``, in float64, and what they are for."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nsync_pipeline.contrast.config import ContrastConfig
+from nsync_pipeline.contrast import rules
+from nsync_pipeline.contrast.config import (
+    SETTINGS,
+    Branch,
+    ContrastConfig,
+    Scope,
+    UpdateRule,
+    branches_of,
+)
+from nsync_pipeline.contrast.gram import scope_of
 from nsync_pipeline.contrast.refiner import Refiner
-from nsync_pipeline.contrast.rules import UpdateRule
-from nsync_pipeline.contrast.scopes import scope_of
 
-BRANCHES = ("positive", "negative", "negative_1", "anchor")
+NAMES = (
+    "unet.down_blocks.0.to_q.lora_A.weight", "unet.mid_block.to_q.lora_A.weight",
+    "unet.down_blocks.0.to_q.lora_B.weight", "unet.down_blocks.0.to_k.lora_A.weight",
+    "text_encoder.sks",
+)  # fmt: skip
+"""A block's weights do not all follow each other."""
+
+TWO_NEGATIVES = ContrastConfig(negatives=2)
+POSITIVE, *NEGATIVES = BRANCHES = branches_of("orthogonal", TWO_NEGATIVES).ordered
+
+
+@dataclass
+class Plain:
+    """A rule step after step, by the formulas alone, on whole vectors (d,)."""
+
+    rule: UpdateRule
+    contrast: ContrastConfig
+    scopes: Sequence[Tensor]
+    estimate: list[Tensor] = field(default_factory=list)
+    steps: int = 0  # that had a negative
+
+    def __call__(
+        self, positive: Tensor, negatives: list[Tensor], anchor: Tensor, metric: Tensor | None
+    ) -> Tensor:
+        directions = self._directions(positive, negatives)
+        vectors = [positive, anchor, *([] if metric is None else [metric]), *directions]
+        return rules.in_scopes(lambda of_scope: self._rule(of_scope, metric), vectors, self.scopes)
+
+    def _rule(self, vectors: Sequence[Tensor], whole_metric: Tensor | None) -> Tensor:
+        positive, anchor, *rest = vectors
+        metric, directions = (None, rest) if whole_metric is None else (rest[0], rest[1:])
+        contrast = self.contrast
+        options: tuple[Any, ...] = (contrast.strength, contrast.positive_part, metric)
+        match self.rule:
+            case "none":
+                return rules.none(positive)
+            case "orthogonal":
+                return rules.orthogonal(positive, directions, *options)
+            case "orthogonal_anchor":
+                return rules.orthogonal_anchor(positive, directions, anchor, *options)
+            case "mean":
+                return rules.mean(positive, directions, anchor if contrast.anchor else None)
+            case "released":
+                return rules.released(positive, directions, contrast.anchor)
+
+    def _directions(self, positive: Tensor, negatives: list[Tensor]) -> list[Tensor]:
+        """What takes the place of the negatives; an estimate takes in those that are there."""
+        if self.contrast.negative_estimate == "step":
+            return negatives
+        there = [n for n in negatives if n.norm() > rules.ABSENT * positive.norm()]
+        if there and self.contrast.negative_estimate == "running_mean":
+            self.steps += 1
+            (before,) = self.estimate or [torch.zeros_like(positive)]
+            decay = self.contrast.running_decay
+            self.estimate = [rules.running_mean(before, there, self.steps, decay)]
+        elif there:
+            size = self.contrast.basis_size
+            self.estimate = rules.running_basis(self.estimate, there, size)
+        return self.estimate or [torch.zeros_like(positive)]
+
+
+def places_of(names: Sequence[str], shapes: Sequence[torch.Size], scope: Scope) -> list[Tensor]:
+    """Of each scope's numbers among those of all weights in their own order."""
+    numbers = torch.arange(sum(shape.numel() for shape in shapes))
+    parts = numbers.split([shape.numel() for shape in shapes])
+    members: dict[str, list[Tensor]] = {}
+    for name, part in zip(names, parts, strict=True):
+        members.setdefault(scope_of(name, scope), []).append(part)
+    return [torch.cat(of_scope) for of_scope in members.values()]
+
+
+@st.composite
+def options(draw: st.DrawFn, rule: UpdateRule) -> ContrastConfig:
+    """Any that have an effect with the rule."""
+    estimate = draw(st.sampled_from(["step", "running_mean", "running_basis"]))
+    negatives = draw(st.integers(1, 3))
+    drawn: dict[str, Any] = {
+        "scope": draw(st.sampled_from(get_args(Scope))),
+        "strength": draw(st.sampled_from([1.0, 0.3])),
+        "positive_part": draw(st.booleans()),
+        "negatives": negatives,
+        "anchor": draw(st.booleans()),
+        "negative_estimate": estimate,
+    }
+    if estimate == "running_mean":
+        drawn["running_decay"] = draw(st.sampled_from([0.5, 0.9]))
+    if estimate == "running_basis":
+        drawn["basis_size"] = draw(st.integers(negatives, 4))
+    allowed = SETTINGS[rule]
+    return ContrastConfig(**{name: value for name, value in drawn.items() if name in allowed})
+
+
+shape_lists = st.lists(
+    st.lists(st.integers(1, 3), max_size=3).map(torch.Size), min_size=1, max_size=len(NAMES)
+)
+
+
+@pytest.mark.parametrize("rule", get_args(UpdateRule))
+@given(st.data(), shape_lists, st.integers(0, 2**31))
+def test_a_rule_is_its_formula(
+    rule: UpdateRule, data: st.DataObject, shapes: list[torch.Size], seed: int
+) -> None:
+    """Small whole numbers: vectors are zero, equal, opposite and dependent often enough."""
+    contrast = data.draw(options(rule))
+    weighted = "metric" in SETTINGS[rule] and data.draw(st.booleans())
+    names, sizes = NAMES[: len(shapes)], [shape.numel() for shape in shapes]
+    refiner = Refiner(dict(zip(names, shapes, strict=True)), rule, contrast)
+    plain = Plain(rule, contrast, places_of(names, shapes, contrast.scope))
+    generator = torch.Generator().manual_seed(seed)
+    needed = branches_of(rule, contrast)
+
+    def drawn() -> Tensor:
+        return torch.randint(-2, 3, (sum(sizes),), generator=generator).double()
+
+    def parts(vector: Tensor) -> list[Tensor]:
+        return [p.view(s) for p, s in zip(vector.split(sizes), shapes, strict=True)]
+
+    for _ in range(3):
+        positive, anchor, *negatives = [drawn() for _ in range(2 + needed.negatives)]
+        metric = drawn().abs() + 0.5 if weighted else None
+        found = refiner(
+            parts(positive),
+            *map(parts, negatives),
+            anchor=parts(anchor) if needed.anchor else None,
+            metric=None if metric is None else parts(metric),
+        )
+        expected = plain(positive, negatives, anchor, metric)
+        whole = torch.cat([part.flatten() for part in found.gradient])
+        assert float((whole - expected).norm()) <= 1e-9 * float(1 + positive.norm())
 
 
 class SmallNetwork(nn.Module):
@@ -31,7 +169,7 @@ class SmallNetwork(nn.Module):
         names = sorted(self.factors)
         return [name.replace("/", ".") for name in names], [self.factors[name] for name in names]
 
-    def loss(self, branch: str) -> Tensor:
+    def loss(self, branch: Branch) -> Tensor:
         """Of that branch's own samples."""
         generator = torch.Generator().manual_seed(BRANCHES.index(branch))
         x, target = torch.randn(2, 5, 6, generator=generator, dtype=torch.float64)
@@ -41,73 +179,18 @@ class SmallNetwork(nn.Module):
             x = torch.tanh(x + x @ down.T @ up.T)
         return ((x - target) ** 2).mean()
 
-    def gradient(self, branch: str) -> tuple[Tensor, ...]:
+    def gradient(self, branch: Branch) -> tuple[Tensor, ...]:
         return torch.autograd.grad(self.loss(branch), self.named()[1])
-
-
-def proj(a: Tensor, directions: Sequence[Tensor]) -> Tensor:
-    """The projection of ``a`` on the span of ``directions``, by QR."""
-    basis, _ = torch.linalg.qr(torch.stack(list(directions), dim=1))
-    return basis @ (basis.T @ a)
-
-
-def written_out(rule: str, g: dict[str, Tensor], anchor: bool) -> Tensor:
-    positive, negatives = g["positive"], [g[b] for b in BRANCHES[1:3] if b in g]
-    if rule == "orthogonal":
-        return positive - proj(positive, negatives)
-    if rule == "orthogonal_anchor":
-        return positive - proj(positive, negatives) + proj(positive, [g["anchor"]])
-    if rule == "mean":
-        branches = [positive, *negatives] + ([g["anchor"]] if anchor else [])
-        return torch.stack(branches).mean(dim=0)
-    accumulated = positive + torch.stack(negatives).sum(dim=0)
-    return (2.0 if anchor else 1.0) * positive - proj(positive, [accumulated])
-
-
-@pytest.mark.parametrize("negatives", [1, 2])
-@pytest.mark.parametrize(
-    ("rule", "contrast"),
-    [
-        *[("orthogonal", {"scope": s}) for s in ("global", "block", "module", "tensor")],
-        *[("orthogonal_anchor", {"scope": s}) for s in ("global", "block", "module", "tensor")],
-        ("mean", {}),
-        ("mean", {"anchor": True}),
-        *[
-            ("released", {"scope": s, "anchor": a})
-            for s in ("global", "tensor")
-            for a in (False, True)
-        ],
-    ],
-)
-def test_a_rule_is_its_formula(rule: UpdateRule, contrast: dict[str, Any], negatives: int) -> None:
-    network = SmallNetwork()
-    names, weights = network.named()
-    settings = ContrastConfig(negatives=negatives, **contrast)
-    refiner = Refiner(rule, settings, names, [weight.shape for weight in weights])
-    gradients = {branch: network.gradient(branch) for branch in refiner.branches}
-    refined = refiner(gradients).gradient
-    scopes: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        scopes.setdefault(scope_of(name, settings.scope), []).append(place)
-    for places in scopes.values():
-        of_scope = {
-            branch: torch.cat([gradient[place].flatten() for place in places])
-            for branch, gradient in gradients.items()
-        }
-        expected = written_out(rule, of_scope, settings.anchor)
-        found = torch.cat([refined[place].flatten() for place in places])
-        assert float((found - expected).norm()) <= 1e-12 * float(expected.norm())
 
 
 def test_a_small_step_leaves_the_loss_on_negatives_as_it_is() -> None:
     """To first order: a small step changes it by 1,000 times less than one along ``g+``."""
     network = SmallNetwork()
     names, weights = network.named()
-    shapes = [weight.shape for weight in weights]
-    refiner = Refiner("orthogonal", ContrastConfig(negatives=2), names, shapes)
+    refiner = Refiner(dict(zip(names, weights, strict=True)), contrast=TWO_NEGATIVES)
     gradients = {branch: network.gradient(branch) for branch in refiner.branches}
 
-    def change_by_a_step(along: Sequence[Tensor], branch: str) -> float:
+    def change_by_a_step(along: Sequence[Tensor], branch: Branch) -> float:
         before = network.loss(branch).item()
         with torch.no_grad():
             torch._foreach_add_(weights, list(along), alpha=-1e-5)
@@ -115,8 +198,8 @@ def test_a_small_step_leaves_the_loss_on_negatives_as_it_is() -> None:
             torch._foreach_add_(weights, list(along), alpha=1e-5)
         return after - before
 
-    refined = refiner(gradients).gradient
-    for branch in ("negative", "negative_1"):
-        plain = change_by_a_step(gradients["positive"], branch)
+    refined = refiner.of_branches(gradients).gradient
+    for branch in NEGATIVES:
+        plain = change_by_a_step(gradients[POSITIVE], branch)
         assert abs(change_by_a_step(refined, branch)) < 1e-3 * abs(plain)
-    assert change_by_a_step(refined, "positive") < 0
+    assert change_by_a_step(refined, POSITIVE) < 0

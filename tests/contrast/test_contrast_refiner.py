@@ -15,10 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.refinement import Refinement
-from nsync_pipeline.contrast.refiner import Refiner
-from nsync_pipeline.contrast.rules import UpdateRule
+from nsync_pipeline.contrast.config import (
+    ANCHOR,
+    NEGATIVE,
+    POSITIVE,
+    Branch,
+    ContrastConfig,
+    UpdateRule,
+)
+from nsync_pipeline.contrast.refiner import Refinement, Refiner
 
 
 def parts(*values: float) -> tuple[Tensor, ...]:
@@ -32,33 +37,32 @@ def whole(gradient: tuple[Tensor, ...]) -> list[float]:
 
 def refine(
     rule: UpdateRule,
-    gradients: Mapping[str, tuple[Tensor, ...]],
+    gradients: Mapping[Branch, tuple[Tensor, ...]],
     weighting: tuple[Tensor, ...] | None = None,
     **contrast: Any,
 ) -> Refinement:
-    shapes = [tensor.shape for tensor in gradients["positive"]]
+    shapes = [tensor.shape for tensor in gradients[POSITIVE]]
     names = ["unet.mid_block.to_q.lora_A.weight", "unet.up_blocks.0.to_q.lora_A.weight"]
-    return Refiner(rule, ContrastConfig(**contrast), names[: len(shapes)], shapes)(
-        gradients, weighting
-    )
+    named = dict(zip(names, shapes, strict=False))
+    return Refiner(named, rule, ContrastConfig(**contrast)).of_branches(gradients, weighting)
 
 
 GRADIENTS = {
-    "positive": parts(2.0, -1.0, 3.0),
-    "negative": parts(1.0, 2.0, -2.0),
-    "anchor": parts(-1.0, 1.0, 4.0),
+    POSITIVE: parts(2.0, -1.0, 3.0),
+    NEGATIVE: parts(1.0, 2.0, -2.0),
+    ANCHOR: parts(-1.0, 1.0, 4.0),
 }
 
 
 def test_none_is_the_positive_gradient() -> None:
-    refinement = refine("none", {"positive": GRADIENTS["positive"]})
+    refinement = refine("none", {POSITIVE: GRADIENTS[POSITIVE]})
     assert whole(refinement.gradient) == [2.0, -1.0, 3.0]
     diagnostics = refinement.diagnostics
     assert diagnostics.norm_positive == diagnostics.norm_refined == pytest.approx(math.sqrt(14))
     assert diagnostics.share_removed == 0.0
     assert diagnostics.norm_negative is None
     assert diagnostics.cosine_anchor is None
-    assert refinement.norms == {"positive": pytest.approx(math.sqrt(14))}
+    assert refinement.norms == {POSITIVE: pytest.approx(math.sqrt(14))}
 
 
 def test_orthogonal_removes_the_projection_on_the_negative() -> None:
@@ -95,7 +99,7 @@ def test_mean_is_over_the_branches() -> None:
 def test_released_projects_on_the_accumulated_gradient() -> None:
     """``g+ = (1, 2)``, ``g- = (2, -1)``: ``G = (3, 1)``, ``g+.G / G.G = 5/10``, and so
     ``g' = (1, 2) - (1.5, 0.5) = (-0.5, 1.5)``; with the anchor one more ``g+``: ``(0.5, 3.5)``."""
-    gradients = {"positive": parts(1.0, 2.0), "negative": parts(2.0, -1.0)}
+    gradients = {POSITIVE: parts(1.0, 2.0), NEGATIVE: parts(2.0, -1.0)}
     refinement = refine("released", gradients)
     assert whole(refinement.gradient) == pytest.approx([-0.5, 1.5])
     assert refinement.diagnostics.share_removed == pytest.approx(math.sqrt(2.5 / 5))
@@ -104,12 +108,12 @@ def test_released_projects_on_the_accumulated_gradient() -> None:
 
 
 def test_released_leaves_the_positive_alone_where_its_sum_is_nothing() -> None:
-    gradients = {"positive": parts(0.1, 0.7, -0.3), "negative": parts(-0.1, -0.7, 0.3)}
-    assert whole(refine("released", gradients).gradient) == whole(gradients["positive"])
+    gradients = {POSITIVE: parts(0.1, 0.7, -0.3), NEGATIVE: parts(-0.1, -0.7, 0.3)}
+    assert whole(refine("released", gradients).gradient) == whole(gradients[POSITIVE])
 
 
 def test_what_is_orthogonal_already_is_left_alone() -> None:
-    refinement = refine("orthogonal", {"positive": parts(1.0, 2.0), "negative": parts(2.0, -1.0)})
+    refinement = refine("orthogonal", {POSITIVE: parts(1.0, 2.0), NEGATIVE: parts(2.0, -1.0)})
     assert whole(refinement.gradient) == [1.0, 2.0]
     assert refinement.diagnostics.cosine_negative == 0.0
 
@@ -117,8 +121,8 @@ def test_what_is_orthogonal_already_is_left_alone() -> None:
 @pytest.mark.parametrize("factor", [3.0, -0.25])
 def test_of_parallel_and_opposite_gradients_nothing_is_left(factor: float) -> None:
     gradients = {
-        "positive": parts(2.0, -1.0, 3.0),
-        "negative": parts(*(factor * 2.0, -factor, 3.0 * factor)),
+        POSITIVE: parts(2.0, -1.0, 3.0),
+        NEGATIVE: parts(*(factor * 2.0, -factor, 3.0 * factor)),
     }
     refinement = refine("orthogonal", gradients)
     assert whole(refinement.gradient) == pytest.approx([0.0, 0.0, 0.0], abs=1e-15)
@@ -133,7 +137,7 @@ def test_positive_part_leaves_a_conflict_alone_and_removes_what_is_shared() -> N
     conflict = refine("orthogonal", GRADIENTS, positive_part=True)
     assert whole(conflict.gradient) == [2.0, -1.0, 3.0]
     assert conflict.diagnostics.share_removed == 0.0
-    shared = {"positive": GRADIENTS["positive"], "negative": GRADIENTS["anchor"]}
+    shared = {POSITIVE: GRADIENTS[POSITIVE], NEGATIVE: GRADIENTS[ANCHOR]}
     refinement = refine("orthogonal", shared, positive_part=True)
     assert whole(refinement.gradient) == pytest.approx([2.5, -1.5, 1.0])
 
@@ -149,9 +153,9 @@ def test_several_negatives_are_projected_out_of_their_span() -> None:
     """``n = (1, 0, 0), (1, 1, 0)`` span the first two axes: of ``(2, -1, 3)``, ``(0, 0, 3)`` is
     left (one after the other would leave ``(0, -1, 3) + (0.5, 0.5, 0)``)."""
     gradients = {
-        "positive": parts(2.0, -1.0, 3.0),
-        "negative": parts(1.0, 0.0, 0.0),
-        "negative_1": parts(1.0, 1.0, 0.0),
+        POSITIVE: parts(2.0, -1.0, 3.0),
+        NEGATIVE: parts(1.0, 0.0, 0.0),
+        Branch("negative", 1): parts(1.0, 1.0, 0.0),
     }
     refinement = refine("orthogonal", gradients, negatives=2)
     assert whole(refinement.gradient) == pytest.approx([0.0, 0.0, 3.0], abs=1e-12)
@@ -160,7 +164,7 @@ def test_several_negatives_are_projected_out_of_their_span() -> None:
     assert refinement.diagnostics.norm_negative == pytest.approx((1 + math.sqrt(2)) / 2)
     mean_cosine = (2 / math.sqrt(14) + 1 / math.sqrt(28)) / 2
     assert refinement.diagnostics.cosine_negative == pytest.approx(mean_cosine)
-    assert set(refinement.norms) == {"positive", "negative", "negative_1"}
+    assert set(refinement.norms) == {POSITIVE, NEGATIVE, Branch("negative", 1)}
 
 
 def test_the_positive_part_of_a_span_is_its_cone() -> None:
@@ -168,23 +172,23 @@ def test_the_positive_part_of_a_span_is_its_cone() -> None:
     only the first is removed, though both span the plane: ``(0, -1, 3)``, which conflicts with the
     second as before."""
     gradients = {
-        "positive": parts(2.0, -1.0, 3.0),
-        "negative": parts(1.0, 0.0, 0.0),
-        "negative_1": parts(-1.0, 1.0, 0.0),
+        POSITIVE: parts(2.0, -1.0, 3.0),
+        NEGATIVE: parts(1.0, 0.0, 0.0),
+        Branch("negative", 1): parts(-1.0, 1.0, 0.0),
     }
     refinement = refine("orthogonal", gradients, negatives=2, positive_part=True)
     assert whole(refinement.gradient) == pytest.approx([0.0, -1.0, 3.0], abs=1e-12)
 
 
 def test_equal_negatives_count_once() -> None:
-    same = GRADIENTS | {"negative_1": GRADIENTS["negative"]}
+    same = GRADIENTS | {Branch("negative", 1): GRADIENTS[NEGATIVE]}
     refinement = refine("orthogonal", same, negatives=2)
     assert whole(refinement.gradient) == pytest.approx([8 / 3, 1 / 3, 5 / 3])
     assert refinement.diagnostics.basis_rank == 1
     shared = {
-        "positive": GRADIENTS["positive"],
-        "negative": GRADIENTS["anchor"],
-        "negative_1": GRADIENTS["anchor"],
+        POSITIVE: GRADIENTS[POSITIVE],
+        NEGATIVE: GRADIENTS[ANCHOR],
+        Branch("negative", 1): GRADIENTS[ANCHOR],
     }
     cone = refine("orthogonal", shared, negatives=2, positive_part=True)
     assert whole(cone.gradient) == pytest.approx([2.5, -1.5, 1.0])
@@ -224,9 +228,9 @@ def test_a_tensor_whose_gradients_are_all_zero_stays_zero(
 ) -> None:
     """As a LoRA's A at its start, where B is zero."""
     gradients = {
-        "positive": parts(0.0, -1.0, 3.0),
-        "negative": parts(0.0, 2.0, -2.0),
-        "anchor": parts(0.0, 2.0, -2.0),
+        POSITIVE: parts(0.0, -1.0, 3.0),
+        NEGATIVE: parts(0.0, 2.0, -2.0),
+        ANCHOR: parts(0.0, 2.0, -2.0),
     }
     refinement = refine(rule, gradients, scope="tensor", positive_part=positive_part)
     assert whole(refinement.gradient)[0] == 0.0
@@ -234,7 +238,7 @@ def test_a_tensor_whose_gradients_are_all_zero_stays_zero(
 
 
 def test_zero_negative_gradient_leaves_positive_unchanged() -> None:
-    gradients = GRADIENTS | {"negative": parts(0.0, 0.0, 0.0), "anchor": parts(0.0, 0.0, 0.0)}
+    gradients = GRADIENTS | {NEGATIVE: parts(0.0, 0.0, 0.0), ANCHOR: parts(0.0, 0.0, 0.0)}
     refinement = refine("orthogonal_anchor", gradients)
     assert whole(refinement.gradient) == [2.0, -1.0, 3.0]
     assert refinement.diagnostics.cosine_negative is None
@@ -243,14 +247,14 @@ def test_zero_negative_gradient_leaves_positive_unchanged() -> None:
 
 
 def test_zero_positive_gradient_stays_zero() -> None:
-    refinement = refine("orthogonal_anchor", GRADIENTS | {"positive": parts(0.0, 0.0, 0.0)})
+    refinement = refine("orthogonal_anchor", GRADIENTS | {POSITIVE: parts(0.0, 0.0, 0.0)})
     assert whole(refinement.gradient) == [0.0, 0.0, 0.0]
     assert refinement.diagnostics.cosine_anchor is None
     assert refinement.diagnostics.share_removed == 0.0
 
 
 def test_a_negative_a_billionth_of_the_positive_counts_as_absent() -> None:
-    refinement = refine("orthogonal", GRADIENTS | {"negative": parts(1e-9, 2e-9, -2e-9)})
+    refinement = refine("orthogonal", GRADIENTS | {NEGATIVE: parts(1e-9, 2e-9, -2e-9)})
     assert whole(refinement.gradient) == [2.0, -1.0, 3.0]
 
 
@@ -265,26 +269,26 @@ def test_the_guard_is_relative_to_the_positive() -> None:
 def test_dot_products_are_summed_in_float64() -> None:
     """``g+.g- = 1e8 + 1 - 1e8`` is 1, but 0 in float32, where 1e8 and 1e8 + 1 are one number.
     With ``g-.g- = 3``, ``g' = g+ - g-/3``: the middle is ``1 - 1/3``, or 1 with the wrong sum."""
-    gradients = {"positive": parts(1e8, 1.0, -1e8), "negative": parts(1.0, 1.0, 1.0)}
+    gradients = {POSITIVE: parts(1e8, 1.0, -1e8), NEGATIVE: parts(1.0, 1.0, 1.0)}
     assert whole(refine("orthogonal", gradients).gradient)[1] == pytest.approx(2 / 3)
 
 
 def test_a_missing_branch_is_named() -> None:
     with pytest.raises(ValueError, match="needs the gradient of negative, anchor"):
-        refine("orthogonal_anchor", {"positive": GRADIENTS["positive"]})
+        refine("orthogonal_anchor", {POSITIVE: GRADIENTS[POSITIVE]})
 
 
 def test_gradients_of_other_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="negative are not the weights'"):
-        refine("orthogonal", GRADIENTS | {"negative": parts(1.0, 2.0)})
+        refine("orthogonal", GRADIENTS | {NEGATIVE: parts(1.0, 2.0)})
 
 
-@pytest.mark.parametrize("branch", ["positive", "negative"])
+@pytest.mark.parametrize("branch", [POSITIVE, NEGATIVE])
 @pytest.mark.parametrize("number", [math.inf, math.nan])
-def test_a_gradient_that_is_not_finite_shows_in_its_norm(branch: str, number: float) -> None:
+def test_a_gradient_that_is_not_finite_shows_in_its_norm(branch: Branch, number: float) -> None:
     refinement = refine("orthogonal", GRADIENTS | {branch: parts(1.0, number, 0.0)})
     finite = {name: math.isfinite(norm) for name, norm in refinement.norms.items()}
-    assert finite == {name: name != branch for name in ("positive", "negative")}
+    assert finite == {name: name != branch for name in (POSITIVE, NEGATIVE)}
     assert not math.isfinite(getattr(refinement.diagnostics, f"norm_{branch}"))
     assert not math.isfinite(refinement.diagnostics.norm_refined)
 
@@ -293,7 +297,7 @@ def test_a_long_vector_is_taken_piece_by_piece() -> None:
     """Longer than a piece: as the projection in one go."""
     generator = torch.Generator().manual_seed(0)
     positive, negative = torch.randn(2, 600_001, generator=generator)
-    refinement = refine("orthogonal", {"positive": (positive,), "negative": (negative,)})
+    refinement = refine("orthogonal", {POSITIVE: (positive,), NEGATIVE: (negative,)})
     a, b = positive.double(), negative.double()
     expected = (a - (a @ b) / (b @ b) * b).float()
     assert torch.allclose(refinement.gradient[0], expected, rtol=1e-6, atol=1e-9)
@@ -305,7 +309,7 @@ numbers = st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4)
 @given(numbers, numbers)
 def test_what_is_left_has_no_part_along_the_negative(a: list[float], b: list[float]) -> None:
     positive, negative = parts(*a), parts(*b)
-    refinement = refine("orthogonal", {"positive": positive, "negative": negative})
+    refinement = refine("orthogonal", {POSITIVE: positive, NEGATIVE: negative})
     diagnostics = refinement.diagnostics
     left = torch.tensor(whole(refinement.gradient), dtype=torch.float64)
     other = torch.tensor(b, dtype=torch.float64)

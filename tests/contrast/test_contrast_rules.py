@@ -5,13 +5,15 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.rules import (
+from nsync_pipeline.contrast.config import (
+    ANCHOR,
+    NEGATIVE,
+    POSITIVE,
     SETTINGS,
+    Branch,
+    ContrastConfig,
     UpdateRule,
     branches_of,
-    negative_branches,
-    negative_number,
     require_meaning,
 )
 from nsync_pipeline.training.config import TrainingConfig
@@ -19,20 +21,29 @@ from nsync_pipeline.training.config import TrainingConfig
 
 def test_branches_are_stacked_positive_negatives_anchor() -> None:
     two = ContrastConfig(negatives=2)
-    assert branches_of("none", two) == ("positive",)
-    assert branches_of("orthogonal", two) == ("positive", "negative", "negative_1")
-    assert branches_of("orthogonal_anchor", two)[-1] == "anchor"
-    assert branches_of("mean", ContrastConfig()) == ("positive", "negative")
-    assert branches_of("mean", ContrastConfig(anchor=True)) == ("positive", "negative", "anchor")
+    assert branches_of("none", two).ordered == (POSITIVE,)
+    assert branches_of("orthogonal", two).ordered == (POSITIVE, NEGATIVE, Branch("negative", 1))
+    assert branches_of("orthogonal_anchor", two).ordered[-1] == ANCHOR
+    assert branches_of("mean", ContrastConfig()).ordered == (POSITIVE, NEGATIVE)
+    anchored = ContrastConfig(anchor=True)
+    assert branches_of("mean", anchored).ordered == (POSITIVE, NEGATIVE, ANCHOR)
     # It adds g+, whatever the anchor's gradient is.
-    assert branches_of("released", ContrastConfig(anchor=True)) == ("positive", "negative")
+    assert branches_of("released", anchored).ordered == (POSITIVE, NEGATIVE)
 
 
-def test_a_negative_is_known_by_its_number() -> None:
-    names = negative_branches(3)
-    assert [negative_number(name) for name in names] == [0, 1, 2]
-    assert negative_number("positive") is None
-    assert negative_number("anchor") is None
+def test_negatives_are_counted_by_the_rules_branches() -> None:
+    three = ContrastConfig(negatives=3)
+    assert branches_of("none", three).negatives == 0
+    for rule in ("orthogonal", "orthogonal_anchor", "mean", "released"):
+        needed = branches_of(rule, three)  # type: ignore[arg-type]
+        assert needed.negatives == sum(branch.is_negative for branch in needed.ordered) == 3
+
+
+def test_a_branch_is_written_as_it_is_drawn_and_logged() -> None:
+    """These names seed the branches' draws: another one gives another training."""
+    branches = branches_of("orthogonal_anchor", ContrastConfig(negatives=3)).ordered
+    names = ["positive", "negative", "negative_1", "negative_2", "anchor"]
+    assert [str(branch) for branch in branches] == names
 
 
 @pytest.mark.parametrize(

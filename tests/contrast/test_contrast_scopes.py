@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nsync_pipeline.contrast.config import Scope
-from nsync_pipeline.contrast.scopes import layout_of, scope_of
+from nsync_pipeline.contrast.gram import layout_of, scope_of
 
 LINEAR = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
 

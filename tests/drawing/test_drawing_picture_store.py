@@ -1,5 +1,6 @@
 """The store of drawn pictures: nothing is drawn twice, nothing broken is taken."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nsync_pipeline.drawing.picture_store import (
     PictureStore,
     draw_into_store,
     picture_key,
-    write_png,
+    png_bytes,
 )
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.families.config import BaseModelConfig
@@ -40,19 +41,18 @@ def draw(
     return {name: file.read_bytes() for name, file in files.items()}, reports
 
 
-def test_same_pixels_are_the_same_bytes(tmp_path: Path) -> None:
+def test_same_pixels_are_the_same_bytes() -> None:
     pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    write_png(tmp_path / "a.png", pixels)
-    write_png(tmp_path / "b.png", pixels.copy())
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with Image.open(tmp_path / "a.png") as image:
+    assert png_bytes(pixels) == png_bytes(pixels.copy())
+    with Image.open(io.BytesIO(png_bytes(pixels))) as image:
         assert np.array_equal(np.asarray(image), pixels)
         assert image.info == {}
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    whole, broken = (np.zeros((4, 4, channels), np.uint8) for channels in (3, 7))
     with pytest.raises((TypeError, ValueError)):
-        write_png(tmp_path / "a.png", np.zeros((4, 4, 7), np.uint8))
+        PictureStore(tmp_path).put({"a": whole, "b": broken})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,12 +96,12 @@ def test_a_half_written_batch_is_not_taken(family: Family, tmp_path: Path) -> No
     """As kill -9 while a batch is saved leaves it: one of its pictures is there, one is not."""
     first, _ = draw(family, REQUESTS, tmp_path)
     batch = next(folder for folder in tmp_path.iterdir() if len(list(folder.iterdir())) == 2)
-    batch.rename(tmp_path / "partial")
-    next((tmp_path / "partial").iterdir()).unlink()
+    batch.rename(tmp_path / ".0a.partial")
+    next((tmp_path / ".0a.partial").iterdir()).unlink()
     again, reports = draw(family, REQUESTS, tmp_path)
     assert reports[0] == 3
     assert again == first
-    assert not (tmp_path / "partial").exists()
+    assert not (tmp_path / ".0a.partial").exists()
 
 
 def test_a_batch_that_cannot_be_stored_says_so(

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
+from support.contexts import stage_context
 from tiny_clip import save_tiny_clip
 from torch import Tensor
 
 from nsync_pipeline.evaluation import features as evaluation_features
 from nsync_pipeline.evaluation import stage as evaluation
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
+from nsync_pipeline.evaluation.config import EvaluationSettings
 from nsync_pipeline.metrics.distances import Floats, frechet_distance
+from nsync_pipeline.metrics.extractor import ClipExtractor
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.report import stage as report
-from nsync_pipeline.stage import StageContext
+from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.workspace import BASE, Workspace
 
 INCEPTION = {"inception_extractor": "weights/inception.pth", "bootstrap_draws": 100}
@@ -66,7 +68,7 @@ def inception(monkeypatch: pytest.MonkeyPatch) -> MeanColours:
 def clip_batches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the batches that CLIP is asked for."""
     asked: Counter[str] = Counter()
-    vision, text = ClipExtractor._vision, ClipExtractor._text
+    vision, text = ClipExtractor._features, ClipExtractor._text
 
     def see(self: ClipExtractor, images: Sequence[Image.Image]) -> Tensor:
         asked["pictures"] += 1
@@ -76,7 +78,7 @@ def clip_batches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         asked["texts"] += 1
         return text(self, texts)
 
-    monkeypatch.setattr(ClipExtractor, "_vision", see)
+    monkeypatch.setattr(ClipExtractor, "_features", see)
     monkeypatch.setattr(ClipExtractor, "_text", read)
     return asked
 
@@ -88,7 +90,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def evaluated(workspace: Workspace, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
     """``metrics.json`` and ``evaluation.json``."""
-    evaluation.run(StageContext(workspace, params, STYLE))
+    evaluation.run(stage_context(EvaluationSettings, workspace, params, STYLE))
     folder = workspace.evaluation(STYLE)
     metrics, record = (
         json.loads((folder / name).read_text()) for name in ("metrics.json", "evaluation.json")
@@ -121,7 +123,7 @@ def test_only_kid_and_fid_are_on_the_inception(
 def test_the_report_names_the_inception(workspace: Workspace, inception: MeanColours) -> None:
     params = style_params(evaluation=INCEPTION)
     evaluated(workspace, params)
-    report.run(StageContext(workspace, params, STYLE))
+    report.run(stage_context(ReportSettings, workspace, params, STYLE))
     html = (workspace.report(STYLE) / "report.html").read_text("utf-8")
     assert f"inception.pth ({'5' * 16})" in html
 

@@ -8,15 +8,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
+from support.contexts import stage_context
 
 from nsync_pipeline.blind.choices import read_choices
 from nsync_pipeline.blind.page import FORMAT, blind_page
 from nsync_pipeline.blind.questions import draw_questions, picture_digests
 from nsync_pipeline.evaluation import stage as evaluation
+from nsync_pipeline.evaluation.config import EvaluationSettings
 from nsync_pipeline.evaluation.record import read_evaluation
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.report import stage as report
-from nsync_pipeline.stage import StageContext, StageResult
+from nsync_pipeline.report.config import ReportSettings
+from nsync_pipeline.stage import StageResult
 from nsync_pipeline.workspace import BASE, Workspace
 
 SEEDS = (0, 4, 7)
@@ -32,9 +35,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def told(made: Workspace) -> tuple[dict[str, Any], StageResult, str]:
     """The metrics of three trainings each, what the report said, and its page."""
-    context = StageContext(made, style_params(training_seeds=list(SEEDS)), STYLE)
-    evaluation.run(context)
-    said = report.run(context)
+    params = style_params(training_seeds=list(SEEDS))
+    evaluation.run(stage_context(EvaluationSettings, made, params, STYLE))
+    said = report.run(stage_context(ReportSettings, made, params, STYLE))
     return metrics_of(made), said, page_of(made)
 
 
@@ -67,7 +70,7 @@ def test_another_seed_leaves_the_figures_of_those_before_it(
     alone = Workspace(tmp_path)
     for folder in ("data", "samples"):
         (tmp_path / folder).symlink_to(made.root / folder)
-    evaluation.run(StageContext(alone, style_params(), STYLE))
+    evaluation.run(stage_context(EvaluationSettings, alone, style_params(), STYLE))
     before = metrics_of(alone)
     for name in VARIANTS:
         assert before["trainings"][name]["0"] == told[0]["trainings"][name]["0"]
@@ -106,9 +109,9 @@ def test_two_trainings_are_still_checkpoints(made: Workspace, tmp_path: Path) ->
     workspace = Workspace(tmp_path)
     for folder in ("data", "samples", "models"):
         (tmp_path / folder).symlink_to(made.root / folder)
-    context = StageContext(workspace, style_params(training_seeds=[0, 4]), STYLE)
-    evaluation.run(context)
-    report.run(context)
+    params = style_params(training_seeds=[0, 4])
+    evaluation.run(stage_context(EvaluationSettings, workspace, params, STYLE))
+    report.run(stage_context(ReportSettings, workspace, params, STYLE))
     record = read_evaluation(workspace.evaluation(STYLE))
     assert not any(found.of_methods for found in record.comparisons)
     html = page_of(workspace)
@@ -128,7 +131,7 @@ def test_choices_on_a_page_of_any_training_are_about_its_variants(
     pictures = read_style_pictures(workspace, STYLE, params.training_runs())
     digests = picture_digests(pictures)
     for seed in (0, 7):
-        page = blind_page(workspace, params, STYLE, "nsync", "lora", 40, seed)
+        page = blind_page(workspace, STYLE, "nsync", "lora", 40, seed)
         asked = draw_questions(pictures, digests, STYLE, "nsync", "lora", 40, seed).asked
         assert [pair.id for pair in page.pairs] == [question.id for question in asked]
         choices = {q.id: "left" if q.a_is_left else "right" for q in asked}
@@ -137,7 +140,7 @@ def test_choices_on_a_page_of_any_training_are_about_its_variants(
             "judge": "", "sitting": f"{seed:016x}", "saved": 1, "choices": choices,
         }  # fmt: skip
         (workspace.choices(STYLE) / f"{seed}.json").write_text(json.dumps(content))
-    kept = read_choices(workspace, params, STYLE)
+    kept = read_choices(workspace, STYLE, list(VARIANTS), SEEDS)
     (found,) = kept.choices
-    assert (found.a, found.b, found.people, kept.outdated) == ("nsync", "lora", 2, 0)
+    assert (found.a, found.b, found.people, kept.set_aside) == ("nsync", "lora", 2, ())
     assert found.outcomes == (1.0,) * (2 * TEST_PICTURES)

@@ -106,3 +106,10 @@ def test_the_committed_page_is_that_of_the_committed_results(tmp_path: Path) -> 
 
 def test_the_main_table_is_whole() -> None:
     assert pending(TABLES["main"], RESULTS) == []
+
+
+def test_a_confounded_set_is_a_form_of_its_source() -> None:
+    plain, night = (settings(Trial("mosaic", of, "lora", 0), FULL) for of in ("plain", "night"))
+
+    assert plain["styles"]["mosaic_plain"]["source"] == "sketchbook:mosaic"
+    assert night["styles"]["mosaic_night"]["source"] == "sketchbook:mosaic+night"

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from support.contexts import stage_context
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.samples import stage as generation
-from nsync_pipeline.stage import StageContext
+from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.training import stage as training
-from nsync_pipeline.workspace import BASE, Workspace
+from nsync_pipeline.training.config import TrainingSettings
+from nsync_pipeline.workspace import Workspace
 
 TRAINING: dict[str, Any] = {
     "steps": 1,
@@ -34,7 +36,8 @@ def trained_workspace(root: Path, base: Path, drawn: bool = True, **training_set
     """The workspace and its settings."""
     workspace, params = Workspace(root), params_of(base, **training_settings)
     write_tiny_style(workspace, tiny_family(base).revision)
-    training.run(StageContext(workspace, params, STYLE, "nsync"))
-    for variant in (BASE, "nsync") if drawn else ():
-        generation.run(StageContext(workspace, params, STYLE, variant))
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync"))
+    if drawn:
+        generation.run_base(stage_context(BaseSamplesSettings, workspace, params, STYLE))
+        generation.run(stage_context(SamplesSettings, workspace, params, STYLE, "nsync"))
     return workspace, params

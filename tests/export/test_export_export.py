@@ -22,7 +22,7 @@ from tiny_style import STYLE, tiny_family
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.cli.export import ExportForm
 from nsync_pipeline.cli.export import export as export_command
-from nsync_pipeline.contrast.rules import UpdateRule
+from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.evaluation.record import EVALUATION_FILE
 from nsync_pipeline.export.folder import default_folder, export_model

@@ -24,9 +24,8 @@ from nsync_pipeline.adaptation.lora_file import (
 from nsync_pipeline.adaptation.safetensors_file import write_safetensors
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.export.kohya import kohya_tensors, scaled_tensors
-from nsync_pipeline.families.architecture import architecture_of
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.sketchbook import PIPELINE_FOLDER

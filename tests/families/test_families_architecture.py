@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from nsync_pipeline.families.architecture import architecture_of
 from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families.family import architecture_of
 from nsync_pipeline.families.loading import load_family
 
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +18,10 @@ from original_layout import save_original_v1
 from safetensors.torch import load_file, save_file
 
 from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families import pipeline_folder
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family, tokenizer_of
+from nsync_pipeline.files import file_sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -55,6 +59,62 @@ def test_revision_of_a_folder_is_of_its_content_not_its_place(tiny_base: Path, c
     assert load_family(config_of(copy)).revision != original.revision
     assert len(original.revision) == len("sha256:") + 16
     assert not original.embedded
+
+
+@pytest.fixture
+def hashed(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[str]]:
+    """A base whose files count as large and were written an hour ago; and what is hashed."""
+    calls: list[str] = []
+
+    def recorded(path: Path) -> str:
+        calls.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(pipeline_folder, "REMEMBERED_FROM", 1)
+    monkeypatch.setattr(pipeline_folder, "file_sha256", recorded)
+    for path in copy.rglob("*"):
+        os.utime(path, (time.time() - 3600,) * 2)
+    return copy, calls
+
+
+def test_a_base_is_hashed_once(hashed: tuple[Path, list[str]]) -> None:
+    base, calls = hashed
+    revision = load_family(config_of(base)).revision
+    assert "diffusion_pytorch_model.safetensors" in calls
+    calls.clear()
+    assert load_family(config_of(base)).revision == revision
+    assert calls == []
+
+
+@pytest.mark.parametrize("keeps", ["its place", "its time", "its place, and all but a nanosecond"])
+def test_a_changed_file_changes_the_revision(hashed: tuple[Path, list[str]], keeps: str) -> None:
+    """One byte of the weights, in a file as long; at the same time where it was copied over with
+    its time kept; in the same file, where only the time tells."""
+    base, _ = hashed
+    revision = load_family(config_of(base)).revision
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    content, before = bytearray(weights.read_bytes()), weights.stat()
+    content[-1] ^= 1
+    if keeps == "its time":
+        (base / "other").write_bytes(content)
+        (base / "other").replace(weights)
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        weights.write_bytes(content)
+        if keeps != "its place":
+            os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert load_family(config_of(base)).revision != revision
+
+
+def test_a_file_that_was_just_written_is_not_remembered(hashed: tuple[Path, list[str]]) -> None:
+    """It may be written again before the file system's clock goes on."""
+    base, calls = hashed
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    os.utime(weights)
+    for _ in range(2):
+        load_family(config_of(base))
+    assert calls.count(weights.name) == 3  # the VAE's file has the same name
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./missing", "no-slash", "a/b/c"])

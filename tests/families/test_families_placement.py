@@ -20,14 +20,15 @@ from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trainables import add_trainables
 from nsync_pipeline.contrast.branch_copies import BranchCopies
-from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.config import NEGATIVE, POSITIVE
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.picture_store import picture_key
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families import placement as compiled
-from nsync_pipeline.families.autoencoder import Autoencoder
 from nsync_pipeline.families.config import BaseModelConfig, MemoryConfig
+from nsync_pipeline.families.latent_diffusion import Autoencoder
 from nsync_pipeline.families.loading import choose_dtype, find_base, load_family
 from nsync_pipeline.families.pipeline_folder import find_pipeline
 from nsync_pipeline.families.placement import Placement
@@ -102,8 +103,8 @@ def test_offloaded_models_are_moved_for_each_use_and_away_again(
         moves.append((type(self).__name__, str(args[0])))
         return own(self, "cpu")
 
-    loader, folder = find_base(BaseModelConfig(name=str(bases[base])))
-    family: Any = loader.load(folder, None, Placement(CPU, torch.float32, offload=True))
+    family_class, folder = find_base(BaseModelConfig(name=str(bases[base])))
+    family: Any = family_class(folder, None, Placement(CPU, torch.float32, offload=True))
     monkeypatch.setattr(nn.Module, "to", counted)
     object.__setattr__(family._placement, "device", torch.device("cpu", 0))
     family.encode_prompts(["a tree"])
@@ -204,7 +205,7 @@ def test_a_compiled_denoiser_trains_in_turn_compiled_and_fused_as_it_is(
         return output.square().flatten(1).mean(dim=1)
 
     parts = [MicroBatch(losses, share=1.0)]
-    branches = ("positive", "negative")
+    branches = (POSITIVE, NEGATIVE)
     in_turn = gradients_in_turn(trained.weights, branches, parts)
     graphs = len(traced)
     assert graphs > compiled_plain

@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_everything_is_frozen_and_in_eval(tiny_base: Path) -> None:
     family = load_family(config_of(tiny_base))
-    for module in (family.denoiser, family.vae, family.text_encoder):  # type: ignore[attr-defined]
+    for module in (family.denoiser, family.vae, family.text_encoders[0]):  # type: ignore[attr-defined]
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
 

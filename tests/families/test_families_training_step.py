@@ -29,7 +29,8 @@ from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained, save_trained
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_copies import BranchCopies
-from nsync_pipeline.contrast.gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
+from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.diffusion.draws import draw
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
@@ -41,7 +42,7 @@ from nsync_pipeline.training.encoded_set import EncodedSet, Example, StoredPictu
 from nsync_pipeline.training.triplets import Triplet
 from nsync_pipeline.workspace import LORA_FILE
 
-BRANCHES = ("positive", "negative", "anchor")
+BRANCHES = (POSITIVE, NEGATIVE, ANCHOR)
 SEED, STEP = 3, 7
 PROMPTS = ("a red house in the style of sks", "a boat on water in the style of sks", "the sun")
 SIZES = ((32, 32), (48, 40), (64, 32))  # width and height: squares are cut out of the last two
@@ -191,14 +192,14 @@ def lora_of(setting: Setting) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def plain_loss(setting: Setting, branch: str) -> Tensor:
+def plain_loss(setting: Setting, branch: Branch) -> Tensor:
     """The mean loss over the triplets, one sample at a time, by the pipeline's parts alone."""
     vae = setting.pipeline.vae
     losses = []
     for triplet in TRIPLETS:
-        picture = triplet.anchor if branch == "anchor" else triplet.positive
+        picture = triplet.anchor if branch == ANCHOR else triplet.positive
         told = "" if triplet.prompt_form == "empty" else PROMPTS[picture]
-        number = picture + 3 if branch == "negative" else picture
+        number = picture + 3 if branch == NEGATIVE else picture
         width, height = SIZES[picture]
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
@@ -212,7 +213,7 @@ def plain_loss(setting: Setting, branch: str) -> Tensor:
             latents = vae.encode(pixels / 127.5 - 1.0).latent_dist.mode()
         shift = vae.config.shift_factor or 0.0
         latents = (latents - shift) * vae.config.scaling_factor
-        draws = draw(SEED, branch, STEP, [triplet.position], latents.shape[1:], 1000)
+        draws = draw(SEED, str(branch), STEP, [triplet.position], latents.shape[1:], 1000)
         losses.append(
             setting.kind.plain(
                 setting.pipeline, latents, draws.noise, draws.entries, told, geometry

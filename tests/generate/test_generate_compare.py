@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drawing_workspace import STYLE, drawing_params
 from PIL import Image
-from test_stages_generate_pictures import save_random_lora
+from test_generate_pictures import save_random_lora
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.generate import compare as compare_models
@@ -16,7 +16,7 @@ from nsync_pipeline.generate.model import drawing_model
 from nsync_pipeline.generate.pictures import generate
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
-from nsync_pipeline.pictures.labelled_grid import fitted
+from nsync_pipeline.pictures.sheets import fitted
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
 
 PROMPTS = [AskedPrompt("a tree", (1, 2)), AskedPrompt("a fish", (3,))]

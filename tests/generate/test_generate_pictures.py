@@ -25,10 +25,14 @@ from nsync_pipeline.errors import (
 )
 from nsync_pipeline.export.kohya import kohya_tensors
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.generate.draw_again import draw_again
 from nsync_pipeline.generate.model import drawing_model
-from nsync_pipeline.generate.picture_settings import read_settings
-from nsync_pipeline.generate.pictures import GeneratedPictures, Manner, generate
+from nsync_pipeline.generate.pictures import (
+    GeneratedPictures,
+    Manner,
+    draw_again,
+    generate,
+    read_settings,
+)
 from nsync_pipeline.generate.prompts import AskedPrompt, asked_prompts, read_prompts
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace

@@ -20,7 +20,7 @@ from PIL import Image
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import AblationPart, Artefact, Graph
 from nsync_pipeline.graph.made import describe
-from nsync_pipeline.graph.table import Stage
+from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, write_manifest
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.workspace import MANIFEST_FILE
@@ -89,11 +89,20 @@ def _part(context: StageContext[Any]) -> AblationPart:
     return AblationPart(context.settings.variants, context.settings.training_seeds)
 
 
+def all_artefacts(graph: Graph, style: str, of_ablation: bool = False) -> list[Artefact]:
+    """Those of a style, or all that its ablation takes, each after what it is made from."""
+    return [
+        artefact
+        for stage in STAGES.values()
+        for artefact in graph.of_stage(stage, style, of_ablation and not stage.shared)
+    ]
+
+
 def make_everything(graph: Graph, of_ablation: bool = False) -> list[Artefact]:
     """All that ``params.yaml`` asks for, without any stage: a file with a name in it, each."""
     made = []
     for style in graph.params.styles:
-        for artefact in graph.artefacts(style, of_ablation):
+        for artefact in all_artefacts(graph, style, of_ablation):
             folder = graph.workspace.root / artefact.path
             if not folder.exists():
                 folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
+from fake_stages import all_artefacts
 from fake_workspace import REPOSITORY, FakeWorkspace, make_fake_workspace
 
 from nsync_pipeline.graph.artefacts import Graph
@@ -44,7 +45,7 @@ def test_what_reads_a_stage_is_the_other_way_round() -> None:
 
 def test_no_two_artefacts_have_the_same_place_lock_or_name(workspace: Workspace) -> None:
     graph = Graph.read(workspace)
-    all_ = [*graph.artefacts("ink"), *graph.artefacts("ink", of_ablation=True)]
+    all_ = [*graph.artefacts("ink"), *all_artefacts(graph, "ink", of_ablation=True)]
     own = set(all_)
     assert len(own) == 4 + 2 * 2 + 2 + 4 * 2 + 2  # shared once; 2 x 1 trainings, and 2 x 2
     for of in ("path", "slot", "title"):
@@ -55,7 +56,7 @@ def test_no_two_artefacts_have_the_same_place_lock_or_name(workspace: Workspace)
 def test_where_artefacts_lie_is_where_stages_look_for_them(workspace: Workspace) -> None:
     graph = Graph.read(workspace)
     ablation = Workspace(workspace.root, of_ablation=True)
-    for artefact in {*graph.artefacts("ink"), *graph.artefacts("ink", of_ablation=True)}:
+    for artefact in {*graph.artefacts("ink"), *all_artefacts(graph, "ink", of_ablation=True)}:
         place = ablation if artefact.of_ablation else workspace
         training = (artefact.variant or "base", artefact.training_seed or 0)
         looked_for = {
@@ -92,7 +93,7 @@ def dvc_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_dvc_reads_what_the_table_says(dvc_stages: dict[str, Any]) -> None:
     fake: FakeWorkspace = dvc_stages["fake"]
     graph = Graph.read(fake.workspace)
-    artefacts = {*graph.artefacts("ink"), *graph.artefacts("ink", of_ablation=True)}
+    artefacts = {*graph.artefacts("ink"), *all_artefacts(graph, "ink", of_ablation=True)}
     assert {stage_name(a) for a in artefacts} == set(dvc_stages) - {"fake"}
     for artefact in artefacts:
         parsed = dvc_stages[stage_name(artefact)]

@@ -1,11 +1,15 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchmetrics.functional import pairwise_euclidean_distance
 from torchmetrics.image.kid import maximum_mean_discrepancy
 
+from nsync_pipeline.metrics import distances
 from nsync_pipeline.metrics.distances import (
     CMMD_SIGMA,
     half_splits,
@@ -169,3 +173,47 @@ def test_half_splits_leave_out_each_row_with_itself_whatever_its_kernel() -> Non
 def test_half_splits_refuse_more_than_half() -> None:
     with pytest.raises(ValueError, match="cannot be taken"):
         half_splits(unit_rows(9, 4, 12), 5, rbf(1.0), 3, np.random.default_rng(0))
+
+
+def plain_median(x: np.ndarray) -> float:
+    """Of all distances at once."""
+    differences = x[:, None, :] - x[None, :, :]
+    distances = np.sqrt((differences**2).sum(axis=2))
+    return float(np.median(distances[np.triu_indices(len(x), k=1)]))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 60, 301])
+@pytest.mark.parametrize("block", [1, 97, 1 << 20])
+def test_median_distance_in_blocks_is_the_plain_formula(
+    count: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an odd and of an even number of pairs; blocks of a row, of several, of all."""
+    monkeypatch.setattr(distances, "BLOCK", block)
+    x = unit_rows(count, 6, count)
+    assert median_distance(x) == pytest.approx(plain_median(x), rel=1e-12)
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(-3, 3), min_size=2, max_size=2), min_size=2, max_size=12),
+    scale=st.sampled_from([1e-8, 1.0, 1e8]),
+)
+def test_median_distance_of_ties_is_the_plain_formula(rows: list[list[int]], scale: float) -> None:
+    x = np.array(rows, dtype=np.float64)
+    expected = plain_median(x) * scale
+    if expected == 0.0:
+        with pytest.raises(ValueError, match="same point"):
+            median_distance(x * scale)
+    else:
+        assert median_distance(x * scale) == pytest.approx(expected, rel=1e-12)
+
+
+def test_median_distance_needs_little_memory_beside_the_rows() -> None:
+    """Of 4,000 rows all distances at once are 128 MB; a block of them is 8 MB."""
+    x = unit_rows(4000, 8, 0)
+    tracemalloc.start()
+    try:
+        median_distance(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 2**20

@@ -11,8 +11,7 @@ from tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 from transformers import AutoTokenizer, CLIPModel
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics.clip_extractor import ClipExtractor
-from nsync_pipeline.metrics.extractor import Preprocessing, read_preprocessing
+from nsync_pipeline.metrics.extractor import ClipExtractor, Preprocessing, read_preprocessing
 from nsync_pipeline.metrics.features import load_clip, load_extractor
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsync_pipeline.errors import EvaluationError
+from nsync_pipeline.metrics.extractor import Extractor
 from nsync_pipeline.metrics.inception import (
-    InceptionExtractor,
     InceptionPixels,
     InceptionV3,
     load_inception,
@@ -46,11 +46,11 @@ def file(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def extractor(file: Path) -> InceptionExtractor:
+def extractor(file: Path) -> Extractor:
     return loaded(file)
 
 
-def loaded(place: Path) -> InceptionExtractor:
+def loaded(place: Path) -> Extractor:
     return load_inception(str(place), None, Path(), "cpu")
 
 
@@ -121,9 +121,7 @@ def by_hand(state: State, pixels: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def test_features_are_those_of_the_network_written_out(
-    extractor: InceptionExtractor, state: State
-) -> None:
+def test_features_are_those_of_the_network_written_out(extractor: Extractor, state: State) -> None:
     """Pictures of noise, of one colour and of two: what is at the borders matters, too."""
     half = Image.new("RGB", (64, 64), "white")
     half.paste((200, 30, 60), (0, 0, 20, 64))
@@ -150,13 +148,13 @@ def test_it_has_the_weights_of_inception_v3() -> None:
 
 
 def test_a_features_row_does_not_depend_on_what_else_there_is(
-    extractor: InceptionExtractor,
+    extractor: Extractor,
 ) -> None:
     together, alone = extractor.plain_features(images(3), 2), extractor.plain_features(images(1), 2)
     np.testing.assert_array_equal(together[:1], alone)
 
 
-def weights_of(found: InceptionExtractor) -> list[Tensor]:
+def weights_of(found: Extractor) -> list[Tensor]:
     (model,) = [value for value in vars(found).values() if isinstance(value, nn.Module)]
     return list(model.parameters()) + [b for b in model.buffers() if b.is_floating_point()]
 
@@ -172,7 +170,7 @@ def pickled_as_of_old(state: State, path: Path) -> None:
 @pytest.mark.parametrize("write", [pickled, pickled_as_of_old])
 def test_a_pth_of_tensors_is_the_same_network(
     write: Callable[[State, Path], None],
-    extractor: InceptionExtractor,
+    extractor: Extractor,
     state: State,
     tmp_path: Path,
 ) -> None:

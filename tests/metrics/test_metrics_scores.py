@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nsync_pipeline.evaluation.config import GuardrailConfig
 from nsync_pipeline.metrics.bootstrap import Interval, prompt_draws
 from nsync_pipeline.metrics.scores import (
     PictureSet,
@@ -17,7 +16,7 @@ from nsync_pipeline.metrics.scores import (
     score_set,
 )
 from nsync_pipeline.metrics.trainings import VariantScores, over_trainings, seed_weights
-from nsync_pipeline.metrics.verdict import Comparison, broken_guardrails, compare
+from nsync_pipeline.metrics.verdict import Comparison, GuardrailConfig, broken_guardrails, compare
 
 CAPTIONS = 40
 DIMENSIONS = 12

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nsync_pipeline.evaluation.config import GuardrailConfig
 from nsync_pipeline.metrics.bootstrap import (
     Interval,
     interval,
@@ -21,7 +20,7 @@ from nsync_pipeline.metrics.trainings import (
     over_trainings,
     seed_weights,
 )
-from nsync_pipeline.metrics.verdict import compare
+from nsync_pipeline.metrics.verdict import GuardrailConfig, compare
 
 DRAWS = 2000
 PROMPTS = 20

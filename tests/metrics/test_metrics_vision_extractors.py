@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model
 
 from nsync_pipeline.errors import EvaluationError
+from nsync_pipeline.metrics.extractor import ClipExtractor
 from nsync_pipeline.metrics.features import load_clip, load_extractor
-from nsync_pipeline.metrics.vision_extractor import VisionExtractor
 
 WIDTH, PATCH, LAYERS, HIDDEN, STYLES = 128, 4, 2, 32, 6
 """Two heads of 64, as OpenAI's transformers have them."""
@@ -105,7 +105,7 @@ def images(count: int) -> list[Image.Image]:
 def test_csd_is_openais_transformer_and_the_style_projection(tmp_path: Path) -> None:
     state = csd_state()
     extractor = load_extractor(str(saved(tmp_path, state)), None, Path(), "cpu")
-    assert isinstance(extractor, VisionExtractor)
+    assert not isinstance(extractor, ClipExtractor)
     assert extractor.preprocessing.side == TINY_SIDE
     pixels = torch.stack([extractor.preprocessing.pixels(image) for image in images(3)])
     expected = by_hand(state, pixels).numpy()
@@ -156,7 +156,7 @@ def test_dinov2_is_transformers_own_pooled_output(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     extractor = load_extractor(str(tmp_path), None, Path(), "cpu")
-    assert isinstance(extractor, VisionExtractor)
+    assert not isinstance(extractor, ClipExtractor)
     assert (extractor.preprocessing.side, extractor.preprocessing.resize) == (TINY_SIDE, 20)
     pixels = torch.stack([extractor.preprocessing.pixels(image) for image in images(3)])
     with torch.no_grad():

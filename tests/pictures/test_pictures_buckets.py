@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nsync_pipeline.pictures.pixels import centre_cut, cut_of, geometry_of
-from nsync_pipeline.pictures.sizes import PictureSizes, bucket_of, picture_sizes
+from nsync_pipeline.pictures.pixels import (
+    PictureSizes,
+    bucket_of,
+    centre_cut,
+    cut_of,
+    geometry_of,
+    picture_sizes,
+)
 
 SIDES = st.integers(min_value=1, max_value=8000)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsync_pipeline.pictures.labelled_grid import (
-    BACKGROUND,
+from nsync_pipeline.pictures.sheets import (
+    GRID_BACKGROUND,
     LARGEST_SIDE,
     GridRow,
     fitted,
@@ -55,7 +55,7 @@ def test_a_long_label_is_broken_and_nothing_is_cut_off() -> None:
     assert long.height > short.height + 100
     assert count(long, "red") == 256 * 256
     edges = np.concatenate([np.array(long)[:, :12], np.array(long)[:, -12:]], axis=1)
-    assert (edges == BACKGROUND).all()
+    assert (edges == GRID_BACKGROUND).all()
 
 
 def test_small_pictures_keep_their_pixels() -> None:

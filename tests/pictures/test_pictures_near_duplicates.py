@@ -1,17 +1,26 @@
 """Pictures that look the same, and those that only nearly do."""
 
 import io
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from picture_files import textured
 from PIL import Image, ImageEnhance
 
 from nsync_pipeline.pictures.near_duplicates import (
+    MOST_ASPECT_RATIO,
+    MOST_HASH_DISTANCE,
+    Hash,
+    Look,
     LookIndex,
     block_difference,
     correlation,
     look_of,
+    same_picture,
 )
 
 
@@ -86,6 +95,84 @@ def test_the_index_goes_on_past_its_first_size_and_names_all_that_are_the_same()
     assert len(index) == 71
     assert index.same(look_of(textured(5))) == [5, 70]
     assert index.same(look_of(textured(69))) == [69]
+
+
+def by_one_look_at_each(looks: list[Look], look: Look) -> list[int]:
+    """As written: bits of the hash that differ, then aspect, then pixels."""
+
+    def distance(a: Hash, b: Hash) -> int:
+        return int(np.unpackbits((a ^ b).view(np.uint8)).sum())
+
+    def is_same(other: Look) -> bool:
+        nearest = min(
+            distance(other.difference_hash, own)
+            for own in (look.difference_hash, look.mirrored_hash)
+        )
+        aspects = (look.aspect, other.aspect)
+        return (
+            nearest <= MOST_HASH_DISTANCE
+            and max(aspects) <= MOST_ASPECT_RATIO * min(aspects)
+            and same_picture(look.pixels, other.pixels)
+        )
+
+    return [index for index, other in enumerate(looks) if is_same(other)]
+
+
+Change = tuple[int, int, int, bool, int]
+"""The picture's seed, width and height, whether it is mirrored, and JPEG quality."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4), st.integers(60, 130), st.just(100), st.booleans(),
+            st.sampled_from([20, 90]),
+        ),
+        min_size=2, max_size=16,
+    )
+)  # fmt: skip
+def test_the_index_finds_what_looking_at_each_finds(changes: list[Change]) -> None:
+    """Few different pictures, stretched to aspects around the limit, mirrored, compressed."""
+    looks, index = [], LookIndex()
+    for seed, width, height, mirrored, quality in changes:
+        picture = textured(seed).resize((width, height))
+        if mirrored:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        look = look_of(jpeg(picture, quality))
+        assert index.same(look) == by_one_look_at_each(looks, look)
+        index.add(look)
+        looks.append(look)
+
+
+def test_hashes_are_near_up_to_72_bits() -> None:
+    """Of a picture whose hash is changed bit by bit, and of its mirror image."""
+    look = look_of(textured(1))
+    for bits, found in ((72, [0]), (73, [])):
+        flipped = np.zeros(256, dtype=np.uint8)
+        flipped[:bits] = 1
+        mask = np.packbits(flipped).view(np.uint64)
+        index = LookIndex()
+        index.add(look)
+        for name in ("difference_hash", "mirrored_hash"):
+            far = dict.fromkeys(("difference_hash", "mirrored_hash"), ~look.difference_hash)
+            asked = replace(look, **(far | {name: look.difference_hash ^ mask}))
+            assert index.same(asked) == found
+
+
+def test_a_picture_takes_few_bytes_of_memory() -> None:
+    """Its 64 bits a row of hashes, its index and its aspect; 3 KB are on the disk."""
+    look = look_of(textured(1))
+    tracemalloc.start()
+    try:
+        index = LookIndex()
+        before, _ = tracemalloc.get_traced_memory()
+        for seed in range(2048):
+            index.add(replace(look, aspect=1.0 + seed / 1e6))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 2048 < 250
 
 
 def test_correlation() -> None:

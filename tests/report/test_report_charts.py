@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from nsync_pipeline.report.charts import Estimate, Line, interval_chart, line_chart
-from nsync_pipeline.report.training_charts import Training, training_charts
+from nsync_pipeline.report.trainings import Training, training_charts
 
 SVG_TEXT = "text"
 

@@ -2,19 +2,21 @@
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
+from nsync_pipeline.blind.choices import DRAWN_AGAIN, GONE, SetAside
 from nsync_pipeline.blind.preference import Preference
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.report.choices import (
     GAP,
     WIDTH,
     choices_counted,
-    outdated_choices,
+    not_counted,
     preference_chart,
     preference_explained,
-    preferred,
+    winner_of,
 )
 
 CLEAR = Preference(Interval(0.75, 0.6, 0.9), wins=28, ties=4, losses=8, prompts=20)
@@ -35,15 +37,15 @@ def said(a: str, b: str, told: Preference) -> str:
 
 
 def test_who_is_preferred_is_the_same_whoever_is_named_first() -> None:
-    assert preferred("nsync", "lora", CLEAR) == "nsync"
-    assert preferred("lora", "nsync", turned(CLEAR)) == "nsync"
+    assert winner_of("nsync", "lora", CLEAR) == "nsync"
+    assert winner_of("lora", "nsync", turned(CLEAR)) == "nsync"
     told = "People find nsync nearer to the style: they chose it in 75 % (60 to 90) of cases."
     assert said("nsync", "lora", CLEAR) == told
     assert said("lora", "nsync", turned(CLEAR)) == told
 
 
 def test_what_chance_could_have_chosen_is_no_preference() -> None:
-    assert preferred("nsync", "lora", OPEN) is None
+    assert winner_of("nsync", "lora", OPEN) is None
     told = (
         "People chose nsync in 55 % (40 to 70) of cases. A half, which is no preference, is in "
         "that range."
@@ -53,7 +55,7 @@ def test_what_chance_could_have_chosen_is_no_preference() -> None:
 
 
 def test_a_range_that_ends_at_a_half_decides_nothing() -> None:
-    assert preferred("nsync", "lora", Preference(Interval(0.6, 0.5, 0.7), 6, 0, 4, 10)) is None
+    assert winner_of("nsync", "lora", Preference(Interval(0.6, 0.5, 0.7), 6, 0, 4, 10)) is None
 
 
 def test_both_chosen_equally_often_have_nobody_ahead() -> None:
@@ -73,10 +75,16 @@ def test_choices_and_people_are_counted(told: Preference, people: int, counted: 
     assert choices_counted(told, people) == counted
 
 
-def test_outdated_files_are_told() -> None:
-    assert outdated_choices(0) == ""
-    assert outdated_choices(1).startswith("One file of choices is not counted here: the pictures")
-    assert outdated_choices(3).startswith("3 files of choices are not counted here: the pictures")
+def test_files_that_are_set_aside_are_told_by_reason() -> None:
+    redrawn, gone = (SetAside(Path("a.json"), 4, reason) for reason in (DRAWN_AGAIN, GONE))
+    assert not_counted(()) == ""
+    assert not_counted([redrawn]) == (
+        "One file of choices is not counted here: the pictures were drawn again since."
+    )
+    assert not_counted([gone, redrawn, gone]) == (
+        "2 files of choices are not counted here: a variant or training seed they are about is no "
+        "longer in params.yaml. "
+    ) + not_counted([redrawn])
 
 
 def test_the_bar_is_shared_out_as_the_choices_were() -> None:

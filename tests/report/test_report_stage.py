@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
@@ -14,19 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
+from support.contexts import stage_context
 
 from nsync_pipeline.blind.choices import take_choices
 from nsync_pipeline.blind.page import FORMAT, blind_page
 from nsync_pipeline.blind.questions import draw_questions, picture_digests
 from nsync_pipeline.errors import ChoicesError, MissingArtifactError
 from nsync_pipeline.evaluation import stage as evaluation
+from nsync_pipeline.evaluation.config import EvaluationSettings
+from nsync_pipeline.families.config import public_name
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.manifest import CAPTIONS, SAMPLES, read_manifest, write_manifest
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.choices import choices_section
-from nsync_pipeline.report.lineage import public_name
-from nsync_pipeline.stage import SilentLog, StageContext, StageResult
+from nsync_pipeline.report.config import ReportSettings
+from nsync_pipeline.stage import StageResult
 from nsync_pipeline.training.config import UpdateRule
 from nsync_pipeline.training.film_strip import STRIP_FILE
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace
@@ -34,12 +36,20 @@ from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace
 TEST_PICTURES = 8
 
 
+def evaluate(workspace: Workspace, params: Params | None = None) -> StageResult:
+    params = params or style_params()
+    return evaluation.run(stage_context(EvaluationSettings, workspace, params, STYLE))
+
+
+def write_report(workspace: Workspace, params: Params | None = None) -> StageResult:
+    return report.run(stage_context(ReportSettings, workspace, params or style_params(), STYLE))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, StageResult, StageResult]:
     """A workspace with its evaluation and report, and what the stages said."""
     workspace = build_style_workspace(tmp_path_factory.mktemp("made"), test=TEST_PICTURES)
-    context = StageContext(workspace, style_params(), STYLE)
-    return workspace, evaluation.run(context), report.run(context)
+    return workspace, evaluate(workspace), write_report(workspace)
 
 
 @pytest.fixture
@@ -128,6 +138,22 @@ def test_plots_are_tables_dvc_reads(made: tuple[Workspace, StageResult, StageRes
     assert all(float(row["cmmd"]) == float(row["cmmd"]) for row in rows)
 
 
+def test_the_curves_of_all_trainings_are_one_table(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    with (made[0].report(STYLE) / "plots" / "training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["variant", "training_seed", "step", "loss_positive", "norm_refined"]
+    assert [(row["variant"], row["training_seed"], row["step"]) for row in rows] == [
+        (name, "0", str(step)) for name in VARIANTS for step in range(1, 31)
+    ]
+    with (made[0].model(STYLE, "nsync", 0) / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    for column in ("loss_positive", "norm_refined"):
+        of_nsync = [float(row[column]) for row in rows if row["variant"] == "nsync"]
+        assert of_nsync == [float(row[column]) for row in history]
+
+
 def test_stages_say_their_figures_and_verdict(
     made: tuple[Workspace, StageResult, StageResult],
 ) -> None:
@@ -152,9 +178,8 @@ def test_the_same_inputs_give_the_same_bytes(
     made: tuple[Workspace, StageResult, StageResult], workspace: Workspace
 ) -> None:
     """Another folder, and a second run over what the first one left."""
-    context = StageContext(workspace, style_params(), STYLE)
-    evaluation.run(context)
-    report.run(context)
+    evaluate(workspace)
+    write_report(workspace)
     for folder in ("evaluation", "reports"):
         assert tree(workspace.root / folder) == tree(made[0].root / folder)
 
@@ -216,7 +241,7 @@ def test_a_watched_training_is_reported_with_its_warnings_and_looks(workspace: W
     }  # fmt: skip
     (folder / "training.json").write_text(json.dumps(summary))
     Image.new("RGB", (300, 100), "red").save(folder / STRIP_FILE)
-    report.run(StageContext(workspace, style_params(), STYLE))
+    write_report(workspace)
     html = page(workspace)
     assert "<strong>nsync</strong>: from step 12 on, 95% of &lt;it&gt; was removed." in html
     assert (
@@ -232,7 +257,7 @@ def test_a_watched_training_is_reported_with_its_warnings_and_looks(workspace: W
 
 def choose_first(workspace: Workspace, params: Params, between: tuple[str, str]) -> Path:
     """Somebody sees the first of two as the better one, but for one pair of which it is open."""
-    page_ = blind_page(workspace, params, STYLE, *between, 40)
+    page_ = blind_page(workspace, STYLE, *between, 40, 0)
     pictures = read_style_pictures(workspace, STYLE, params.training_runs())
     digests = picture_digests(pictures)
     asked = draw_questions(pictures, digests, STYLE, *between, 40, 0).asked
@@ -240,23 +265,18 @@ def choose_first(workspace: Workspace, params: Params, between: tuple[str, str])
     choices[asked[0].id] = "neither"
     file = workspace.root / "saved.json"
     file.write_text(json.dumps({
-        "format": FORMAT, "style": STYLE, "page": page_.page_id, "asked": 40,
-        "judge": "Ada Lovelace", "sitting": "0123456789abcdef", "saved": 1, "choices": choices,
+        "format": FORMAT, "style": STYLE, "page": page_.page_id, "pair": page_.pair_id,
+        "asked": 40, "judge": "Ada Lovelace", "sitting": "0123456789abcdef", "saved": 1,
+        "choices": choices,
     }))  # fmt: skip
-    return take_choices(workspace, params, file).kept
+    return take_choices(workspace, file, [STYLE], list(params.variants), (0,)).kept
 
 
 def test_report_shows_what_people_chose(workspace: Workspace) -> None:
     params = style_params()
     for between in (("nsync", BASE), ("nsync", "lora")):
         choose_first(workspace, params, between)
-    logged: dict[str, float] = {}
-
-    class KeepsMetrics(SilentLog):
-        def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-            logged.update(values)
-
-    said = report.run(StageContext(workspace, params, STYLE, log=KeepsMetrics()))
+    said = write_report(workspace, params)
     html = page(workspace)
     assert Page(html).open == []
     # Seven of eight won, one open: 7.5 of 8, which is 94 %.
@@ -268,8 +288,7 @@ def test_report_shows_what_people_chose(workspace: Workspace) -> None:
     assert "nsync blind make" not in html
     assert "Lovelace" not in html
     assert said.figures["people chose nsync over lora"] == 0.938
-    names = ("people chose nsync over lora", "people chose nsync over base")
-    assert logged == dict.fromkeys(names, 7.5 / 8)
+    assert said.figures["people chose nsync over base"] == 0.938
 
 
 def test_report_says_which_choices_it_does_not_count(workspace: Workspace) -> None:
@@ -278,8 +297,8 @@ def test_report_says_which_choices_it_does_not_count(workspace: Workspace) -> No
     picture = next((workspace.samples(STYLE, "nsync", 0) / "images").glob("*.png"))
     with Image.open(picture) as image:
         image.rotate(90).save(picture)
-    evaluation.run(StageContext(workspace, params, STYLE))
-    report.run(StageContext(workspace, params, STYLE))
+    evaluate(workspace, params)
+    write_report(workspace, params)
     html = page(workspace)
     assert "What people chose" in html
     assert "One file of choices is not counted here: the pictures were drawn again since" in html
@@ -296,16 +315,16 @@ def test_report_without_choices_says_how_to_ask_people(
 
 
 def test_people_are_asked_about_variants_that_blind_pages_know() -> None:
-    one = choices_section(STYLE, ["nsync"], (), 0, asks=True)
+    one = choices_section(STYLE, ["nsync"], (), (), asks=True)
     assert one.how_to_ask == "nsync blind make woodblock --between nsync,base"
-    assert choices_section(STYLE, ["lora", "nsync"], (), 0, asks=False).how_to_ask == ""
+    assert choices_section(STYLE, ["lora", "nsync"], (), (), asks=False).how_to_ask == ""
 
 
 def test_spoiled_choices_stop_the_report_rather_than_being_left_out(workspace: Workspace) -> None:
     kept = choose_first(workspace, style_params(), ("nsync", "lora"))
     kept.write_text("<<<<<<< HEAD\n" + kept.read_text())
     with pytest.raises(ChoicesError, match=kept.name):
-        report.run(StageContext(workspace, style_params(), STYLE))
+        write_report(workspace)
 
 
 def test_a_drawn_style_needs_no_note_on_the_base(
@@ -315,9 +334,8 @@ def test_a_drawn_style_needs_no_note_on_the_base(
 
 
 def test_real_pictures_on_the_embedded_base_are_reported_honestly(workspace: Workspace) -> None:
-    context = StageContext(workspace, style_params(source="folder"), STYLE)
-    evaluation.run(context)
-    report.run(context)
+    evaluate(workspace, style_params(source="folder"))
+    write_report(workspace, style_params(source="folder"))
     html = page(workspace)
     assert "Read this first" in html
     assert "It draws 64 pixels a side" in html
@@ -332,9 +350,8 @@ def test_captions_are_escaped(workspace: Workspace) -> None:
         rows = read_manifest(path, SAMPLES)
         caption = 'a <script>alert("x")</script> & more'
         write_manifest(path, [row | {"caption": caption} for row in rows], SAMPLES)
-    context = StageContext(workspace, style_params(), STYLE)
-    evaluation.run(context)
-    report.run(context)
+    evaluate(workspace)
+    write_report(workspace)
     assert "<script" not in page(workspace)
     assert "&lt;script&gt;" in page(workspace)
 
@@ -344,43 +361,40 @@ def test_pictures_of_other_captions_are_not_compared(workspace: Workspace) -> No
     rows = read_manifest(path, SAMPLES)
     write_manifest(path, [row | {"seed": row["seed"] + 1} for row in rows], SAMPLES)
     with pytest.raises(MissingArtifactError, match="'nsync-0' are not of the same captions, seeds"):
-        evaluation.run(StageContext(workspace, style_params(), STYLE))
+        evaluate(workspace)
 
 
 def test_a_missing_stage_is_named(workspace: Workspace) -> None:
     shutil.rmtree(workspace.samples(STYLE, "lora", 0))
     with pytest.raises(MissingArtifactError, match="samples/woodblock/lora"):
-        evaluation.run(StageContext(workspace, style_params(), STYLE))
+        evaluate(workspace)
 
 
 def test_a_picture_without_caption_is_named(workspace: Workspace) -> None:
     path = workspace.captions(STYLE) / MANIFEST_FILE
     write_manifest(path, read_manifest(path, CAPTIONS)[1:], CAPTIONS)
     with pytest.raises(MissingArtifactError, match="run the captions stage again"):
-        evaluation.run(StageContext(workspace, style_params(), STYLE))
+        evaluate(workspace)
 
 
-def test_a_truncated_picture_is_named_and_leaves_the_old_evaluation(workspace: Workspace) -> None:
-    before = tree(workspace.evaluation(STYLE))
+def test_a_truncated_picture_is_named(workspace: Workspace) -> None:
     picture = next((workspace.samples(STYLE, "nsync", 0) / "images").iterdir())
     picture.write_bytes(picture.read_bytes()[:200])
     with pytest.raises(MissingArtifactError, match=picture.name):
-        evaluation.run(StageContext(workspace, style_params(), STYLE))
-    assert tree(workspace.evaluation(STYLE)) == before
+        evaluate(workspace)
 
 
 def test_report_without_an_evaluation_says_so(workspace: Workspace) -> None:
     shutil.rmtree(workspace.evaluation(STYLE))
     with pytest.raises(MissingArtifactError, match="run the evaluation stage"):
-        report.run(StageContext(workspace, style_params(), STYLE))
+        write_report(workspace)
 
 
 def test_one_test_picture_is_enough_to_run(tmp_path: Path) -> None:
     """What cannot be computed is left out; the rest, and the report, are there."""
     workspace = build_style_workspace(tmp_path, test=1, train=2)
-    context = StageContext(workspace, style_params(), STYLE)
-    evaluation.run(context)
-    report.run(context)
+    evaluate(workspace)
+    write_report(workspace)
     metrics = json.loads((workspace.evaluation(STYLE) / "metrics.json").read_text())
     assert "cmmd" not in metrics["base"]
     assert "style_margin" in metrics["base"]

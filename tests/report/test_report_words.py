@@ -5,7 +5,7 @@ import pytest
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import Comparison, Verdict
-from nsync_pipeline.report.numbers import digits_for, percent, shown
+from nsync_pipeline.report.figures import digits_for, percent, shown
 from nsync_pipeline.report.stage import way_of_training
 from nsync_pipeline.report.words import (
     difference,

@@ -11,10 +11,10 @@ import pytest
 from nsync_pipeline.sketchbook import (
     HELD_OUT_STYLES,
     SEEN_STYLES,
-    content_prompts,
     draw_style_set,
 )
 from nsync_pipeline.sketchbook.scene import Scene, Thing
+from nsync_pipeline.sketchbook.world import content_scenes
 
 
 def _pixels(style: str, count: int, seed: int) -> list[bytes]:
@@ -83,10 +83,10 @@ def test_unknown_style_names_the_known_ones() -> None:
         next(draw_style_set("cubist", 1, 0))
 
 
-def test_content_prompts_are_different_and_a_prefix_of_more() -> None:
-    prompts = content_prompts(60, 4)
-    assert len(set(prompts)) == 60
-    assert content_prompts(20, 4) == prompts[:20]
+def test_content_scenes_are_different_and_a_prefix_of_more() -> None:
+    scenes = content_scenes(60, 4)
+    assert len({scene.caption for scene in scenes}) == 60
+    assert content_scenes(20, 4) == scenes[:20]
 
 
 def test_drawing_is_the_same_in_another_process() -> None:

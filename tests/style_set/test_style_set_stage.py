@@ -9,9 +9,9 @@ from picture_files import save, textured
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.params import parse_params
 from nsync_pipeline.pictures.manifest import STYLE_SET, read_manifest
-from nsync_pipeline.pictures.pixels import file_sha256
 from nsync_pipeline.pictures.sheets import PREVIEW_BYTES
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.style_set import stage as style_set

@@ -1,163 +1,195 @@
-"""Servers that answer, that are dead, and that accept and hang: real ones, on real sockets."""
+"""A real MLflow server that is dead, slow, silent, angry or restarted: each figure arrives once."""
 
-import os
-import socket
+import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.artefacts import history_csv, train, training_plan
+from support.mlflow_servers import MlflowServer, Proxy
 
-from nsync_pipeline.tracking import courier
-from nsync_pipeline.tracking.hand_over import hand_over
-from nsync_pipeline.tracking.run_log import LAST_WAIT, RunIdentity, open_run_log
-from nsync_pipeline.tracking.spool import spool_files, undelivered
-from nsync_pipeline.workspace import LORA_FILE, Workspace
-
-RUN = RunIdentity("training", "ink", "nsync", "sketchbook", "inputs", 0, "orthogonal")
-
-
-@pytest.fixture(autouse=True)
-def no_courier_left() -> Iterator[None]:
-    yield
-    for process in courier._started:
-        process.terminate()
-
-
-def test_the_courier_ends_by_itself_when_no_run_is_alive(tmp_path: Path) -> None:
-    began = time.monotonic()
-    courier.run_courier(tmp_path, "", poll=0.05, linger=0.3)
-
-    assert 0.3 <= time.monotonic() - began < 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def hanging_server() -> Iterator[str]:
-    """Accepts connections, reads what is sent, and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[str]:
-    uri = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **quiet}, stdout=log, stderr=log
-        )
-    try:
-        for _ in range(600):
-            with suppress(OSError):
-                urllib.request.urlopen(f"{uri}/health", timeout=1).close()
-                break
-            assert server.poll() is None, (folder / "server.log").read_text()
-            time.sleep(0.1)
-        yield uri
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def train(workspace: Workspace) -> float:
-    """A training of 120 steps of no work; gives the seconds its slowest step took."""
-    slowest = 0.0
-    with open_run_log(workspace, RUN, {"seed": 0}) as log:
-        for step in range(1, 121):
-            began = time.perf_counter()
-            log.metrics({f"loss_{i}": 1.0 for i in range(12)}, step)
-            slowest = max(slowest, time.perf_counter() - began)
-        model = workspace.model("ink", "nsync", 0)
-        model.mkdir(parents=True)
-        (model / LORA_FILE).write_text("a lora")
-    return slowest
-
-
-@pytest.mark.timeout(300)
-def test_a_hanging_server_costs_a_short_wait_and_gets_everything_when_it_recovers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = Workspace(tmp_path / "workspace")
-    with hanging_server() as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        began = time.monotonic()
-        slowest = train(workspace)
-        whole = time.monotonic() - began
-    spool = workspace.tracking / "spool"
-
-    assert slowest < 0.5
-    assert whole < LAST_WAIT + 5
-    assert undelivered(spool) == 120 + 3  # steps; params, artefact, status
-
-    with mlflow_server(tmp_path, int(uri.rpartition(":")[2])):
-        outcome = hand_over(workspace.tracking)
-        from mlflow import MlflowClient
-
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name("nsync/ink")
-        (run,) = client.search_runs([experiment.experiment_id])
-        history = client.get_metric_history(run.info.run_id, "loss/0")
-
-    assert outcome.problems == {}
-    assert [metric.step for metric in history] == list(range(1, 121))
-    assert run.info.status == "FINISHED"
-    assert spool_files(spool) == []
-
-
-@pytest.mark.timeout(300)
-def test_a_dead_server_costs_a_short_wait_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = Workspace(tmp_path / "workspace")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    began = time.monotonic()
-    slowest = train(workspace)
-
-    assert slowest < 0.5
-    assert time.monotonic() - began < LAST_WAIT + 5
-    assert undelivered(workspace.tracking / "spool") == 120 + 3
-
-
-@pytest.mark.timeout(300)
-def test_the_courier_delivers_though_the_run_has_ended(tmp_path: Path) -> None:
-    """Through the real courier process, into the workspace's own store."""
-    workspace = Workspace(tmp_path)
-    writer = [sys.executable, "-c", WRITE_FOR_A_WHILE, str(tmp_path)]
-    subprocess.run(writer, check=True, timeout=60, env=clean_environment())
-    deadline = time.monotonic() + 60
-    while undelivered(workspace.tracking / "spool") and time.monotonic() < deadline:
-        time.sleep(0.2)
-
-    assert undelivered(workspace.tracking / "spool") == 0
-    assert (workspace.tracking / "mlflow.db").is_file()
-
-
-WRITE_FOR_A_WHILE = """
-import sys, time
-from pathlib import Path
+from nsync_pipeline.tracking import live
+from nsync_pipeline.tracking.live import notify, recorded
+from nsync_pipeline.tracking.sender import deliver, run_sender
 from nsync_pipeline.workspace import Workspace
-from nsync_pipeline.tracking.run_log import RunIdentity, open_run_log
-with open_run_log(Workspace(Path(sys.argv[1])), RunIdentity(
-    "training", "ink", "nsync", "sketchbook", "inputs"), {"seed": 0}) as log:
-    log.metrics({"loss_positive": 0.5}, 1)
-"""
+
+STEPS = 150
+PER_STEP = 7  # six figures of a row, and clip_scale
+AT_ENDS = 2 + 2 + 2  # held-out losses, a look, results
+
+pytestmark = pytest.mark.timeout(300)
 
 
-def clean_environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "NSYNC_"))}
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def proxy(behind: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    with Proxy(behind) as found:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
+        for name, value in {"TIMEOUT": "2", "MAX_RETRIES": "0"}.items():
+            monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        yield found
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    found = Workspace(tmp_path / "workspace")
+    yield found
+    sender = live._started.get(found.root)
+    if sender is not None:
+        sender.terminate()
+        sender.wait()
+
+
+def require_each_figure_once(behind: MlflowServer, seed: int) -> None:
+    """Of the training with this seed, which no other test has."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(behind.uri)
+    experiment = client.get_experiment_by_name("nsync/ink")
+    (run,) = client.search_runs([experiment.experiment_id], f"params.training_seed = '{seed}'")
+    history = [
+        (metric.key, metric.step)
+        for name in run.data.metrics
+        for metric in client.get_metric_history(run.info.run_id, name)
+    ]
+    assert len(history) == len(set(history)) == STEPS * PER_STEP + AT_ENDS
+    assert run.info.status == "FINISHED"
+    names = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
+    assert len(names) == 2  # one look: as it is, and small
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
+        "images", "training.jpg", "training_2.jpg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "mood"), [(1, "gone"), (2, "401"), (3, "500"), (4, "hangs")])
+def test_a_server_that_fails_gets_everything_once_when_it_is_well_again(
+    workspace: Workspace, proxy: Proxy, behind: MlflowServer, seed: int, mood: str
+) -> None:
+    train(workspace, "nsync", seed, STEPS)
+    proxy.mood = mood
+    failed = deliver(workspace)
+
+    assert (failed.sent, list(failed.left)) == (0, [f"models/ink/nsync/{seed}"])
+    proxy.mood = "well"
+    assert deliver(workspace).left == {}
+    again = deliver(workspace)
+
+    assert (again.sent, again.left) == (0, {})
+    require_each_figure_once(behind, seed)
+
+
+@pytest.mark.parametrize(("seed", "writes"), [(11, 1), (12, 2), (13, 3), (14, 4), (15, 5)])
+def test_what_was_done_without_an_answer_is_not_done_twice(
+    workspace: Workspace, proxy: Proxy, behind: MlflowServer, seed: int, writes: int
+) -> None:
+    train(workspace, "nsync", seed, STEPS)
+    proxy.falls_ill = (writes, "forgets to answer")
+    assert deliver(workspace).left
+    proxy.mood = "well"
+
+    assert deliver(workspace).left == {}
+    require_each_figure_once(behind, seed)
+
+
+def test_a_slow_server_gets_everything_once_from_a_sender_that_is_killed_on_the_way(
+    workspace: Workspace, proxy: Proxy, behind: MlflowServer
+) -> None:
+    train(workspace, "nsync", 21, STEPS)
+    proxy.mood = "slow"
+    command = [sys.executable, "-m", "nsync_pipeline.tracking.sender", str(workspace.root)]
+    sender = subprocess.Popen(command)
+    wait_until(lambda: proxy.writes >= 3)
+    sender.send_signal(signal.SIGKILL)
+    sender.wait()
+
+    run_sender(workspace, poll=0.05, linger=0.2)
+    require_each_figure_once(behind, 21)
+
+
+def test_a_training_is_shown_while_it_runs_and_goes_on_after_the_server_was_away(
+    workspace: Workspace, proxy: Proxy, behind: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the process that ``notify`` starts; the training itself never waits."""
+    plan, folder = training_plan("nsync", 31, STEPS), workspace.scratch("live", "ink/nsync/31")
+    with recorded(workspace, plan, {"dagster.run_id": "d1"}):
+        (folder / "history.csv").write_text(history_csv(50))
+        assert seconds_to_notify(workspace) < 0.1
+        wait_until(lambda: shown(behind, 31).get("loss/positive") == 1 / 50)
+        proxy.mood = "gone"
+        (folder / "history.csv").write_text(history_csv(100))
+        time.sleep(3)
+        proxy.mood = "well"
+        wait_until(lambda: shown(behind, 31).get("loss/positive") == 1 / 100)
+        train(workspace, "nsync", 31, STEPS)
+    wait_until(lambda: not deliver_is_needed(workspace))
+
+    require_each_figure_once(behind, 31)
+
+
+def test_a_hanging_server_takes_no_time_from_a_training(workspace: Workspace, proxy: Proxy) -> None:
+    proxy.mood = "hangs"
+    began = time.monotonic()
+    with recorded(workspace, training_plan("nsync", 41), {}):
+        slowest = max(seconds_to_notify(workspace) for _ in range(20))
+        train(workspace, "nsync", 41)
+    whole = time.monotonic() - began
+
+    assert slowest < 0.1
+    assert whole < 2
+    assert deliver(workspace).left  # and it is known that it did not get through
+
+
+def test_a_server_that_is_restarted_on_the_way_gets_everything_once(
+    workspace: Workspace, proxy: Proxy, behind: MlflowServer
+) -> None:
+    train(workspace, "nsync", 51, STEPS)
+    proxy.falls_ill = (3, "gone")
+    assert deliver(workspace).left
+    behind.stop()
+    assert deliver(workspace).left
+    behind.start()
+    proxy.mood = "well"
+
+    assert deliver(workspace).left == {}
+    require_each_figure_once(behind, 51)
+
+
+def seconds_to_notify(workspace: Workspace) -> float:
+    began = time.perf_counter()
+    notify(workspace)
+    return time.perf_counter() - began
+
+
+def shown(behind: MlflowServer, seed: int) -> dict[str, Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(behind.uri)
+    experiment = client.get_experiment_by_name("nsync/ink")
+    if experiment is None:
+        return {}
+    runs = client.search_runs([experiment.experiment_id], f"params.training_seed = '{seed}'")
+    return dict(runs[0].data.metrics) if runs else {}
+
+
+def deliver_is_needed(workspace: Workspace) -> bool:
+    from nsync_pipeline.tracking.sender import waiting
+
+    return bool(waiting(workspace))
+
+
+def wait_until(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

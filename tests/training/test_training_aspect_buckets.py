@@ -10,15 +10,18 @@ from PIL import Image
 
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.negative_set import stage as negative_set
+from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, read_manifest
 from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.samples import stage as generation
-from nsync_pipeline.stage import StageContext
+from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.training import stage as training
+from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.training.inputs import read_training_inputs
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, TrainingRun, Workspace
+from tests.support.contexts import stage_context
 
 TRAIN = ("b1", "c2", "d3", "e4", "f5")
 TEST = ("a8", "a9")
@@ -44,10 +47,15 @@ def params_of(base: Path, buckets: bool, **training_settings: object) -> Params:
 def run_all(root: Path, params: Params, sizes: dict[str, tuple[int, int]]) -> Workspace:
     workspace = Workspace(root)
     write_pictures(workspace, TRAIN, TEST, sizes)
-    negative_set.run(StageContext(workspace, params, STYLE))
-    training.run(StageContext(workspace, params, STYLE, "nsync"))
+    negative_set.run(stage_context(NegativeSetSettings, workspace, params, STYLE))
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync"))
     for variant in (BASE, "nsync"):
-        generation.run(StageContext(workspace, params, STYLE, variant))
+        draw, settings = (
+            (generation.run_base, BaseSamplesSettings)
+            if variant == BASE
+            else (generation.run, SamplesSettings)
+        )
+        draw(stage_context(settings, workspace, params, STYLE, variant))
     return workspace
 
 
@@ -146,8 +154,8 @@ def test_all_options_go_together_on_several_shapes(
         )
         workspace = Workspace(tmp_path / branches)
         write_pictures(workspace, TRAIN, TEST, SIZES)
-        negative_set.run(StageContext(workspace, params, STYLE))
-        training.run(StageContext(workspace, params, STYLE, "nsync"))
+        negative_set.run(stage_context(NegativeSetSettings, workspace, params, STYLE))
+        training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync"))
         text = (workspace.model(STYLE, "nsync", 0) / "history.csv").read_text()
         (row,) = csv.DictReader(io.StringIO(text))
         losses.append([float(row[f"loss_{name}"]) for name in ("positive", "negative", "anchor")])

@@ -11,10 +11,10 @@ from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion
 from tiny_style import CAPTIONS_IN_TURN, tiny_family
 from torch import Tensor
 
-from nsync_pipeline.contrast.rules import negative_branches
+from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.families.family import Family, PromptEmbeds
-from nsync_pipeline.pictures.sizes import picture_sizes
+from nsync_pipeline.pictures.pixels import picture_sizes
 from nsync_pipeline.training.batches import BatchMaker, NoisyBatch, branch_losses
 from nsync_pipeline.training.encoded_set import (
     EncodedSet,
@@ -86,7 +86,7 @@ def triplet(position: int, positive: int, **changes: Any) -> Triplet:
     return Triplet(**(fields | changes))
 
 
-def texts_of(of: BatchMaker, branch: str, *triplets: Triplet) -> list[str]:
+def texts_of(of: BatchMaker, branch: Branch, *triplets: Triplet) -> list[str]:
     (batch,) = of.batch(branch, 0, triplets)
     assert isinstance(batch.prompts, tuple)
     return list(batch.prompts)
@@ -103,10 +103,10 @@ def test_every_branch_is_asked_by_the_prompt_of_its_picture(
         triplet(2, 2, prompt_form="empty"),
     ]
     first, _, third = CAPTIONS_IN_TURN
-    assert texts_of(maker, "positive", *triplets) == [first, PHRASES.positive, ""]
-    assert texts_of(maker, "anchor", *triplets[:1]) == [first]  # of picture 3
-    assert texts_of(maker, "anchor", triplet(0, 0, anchor=5)) == [third]
-    for branch in negative_branches(2):
+    assert texts_of(maker, POSITIVE, *triplets) == [first, PHRASES.positive, ""]
+    assert texts_of(maker, ANCHOR, *triplets[:1]) == [first]  # of picture 3
+    assert texts_of(maker, ANCHOR, triplet(0, 0, anchor=5)) == [third]
+    for branch in (NEGATIVE, Branch("negative", 1)):
         own = f"not {CAPTIONS_IN_TURN[1]}"  # of picture 4
         assert texts_of(maker, branch, *triplets) == [own, PHRASES.negative, ""]
 
@@ -115,7 +115,7 @@ def test_every_prompt_form_is_encoded_beforehand(family: Family, square: Encoded
     maker = BatchMaker(square, family.noise_schedule, 0, False)
     live = BatchMaker(square, family.noise_schedule, 0, False, live_prompts=True)
     for form in ("whole", "style_only", "empty"):
-        for branch in ("positive", "negative", "anchor"):
+        for branch in (POSITIVE, NEGATIVE, ANCHOR):
             of = triplet(0, 1, prompt_form=form)
             (batch,) = maker.batch(branch, 0, [of])
             assert isinstance(batch.prompts, PromptEmbeds)
@@ -128,9 +128,9 @@ def test_each_negative_branch_has_its_own_picture_and_noise(
 ) -> None:
     """Picture 1's negatives are 11, 21 and 31; the triplet takes the last, then the first."""
     maker = BatchMaker(square, family.noise_schedule, 0, shared_noise=True)
-    (positive,) = maker.batch("positive", 0, [triplet(0, 1)])
+    (positive,) = maker.batch(POSITIVE, 0, [triplet(0, 1)])
     signal, noise = family.noise_schedule.signal, family.noise_schedule.noise
-    for branch, name in (("negative", 31), ("negative_1", 11)):
+    for branch, name in ((NEGATIVE, 31), (Branch("negative", 1), 11)):
         (batch,) = maker.batch(branch, 0, [triplet(0, 1)])
         entry = int(batch.timesteps)
         assert torch.equal(batch.target, positive.target)  # epsilon: the noise, shared
@@ -138,7 +138,9 @@ def test_each_negative_branch_has_its_own_picture_and_noise(
         pixels = noise_pictures(Path(f"{name}"), (32, 32))[None]
         torch.testing.assert_close(clean, family.encode_pictures(pixels), rtol=1e-3, atol=1e-3)
     apart = BatchMaker(square, family.noise_schedule, 0, shared_noise=False)
-    targets = [apart.batch(b, 0, [triplet(0, 1)])[0].target for b in ("negative", "negative_1")]
+    targets = [
+        apart.batch(b, 0, [triplet(0, 1)])[0].target for b in (NEGATIVE, Branch("negative", 1))
+    ]
     assert not torch.equal(*targets)
 
 
@@ -146,12 +148,12 @@ def test_a_branchs_loss_is_what_diffusers_computes(family: Family, square: Encod
     """One plain pass a branch, noised by DDPMScheduler, of the same pictures, noise and prompts."""
     maker = BatchMaker(square, family.noise_schedule, 0, shared_noise=False, live_prompts=True)
     triplets = [triplet(0, 0), triplet(1, 4)]
-    branches = ("positive", "negative", "negative_1", "anchor")
+    branches = (POSITIVE, NEGATIVE, Branch("negative", 1), ANCHOR)
     batches = {branch: maker.batch(branch, 7, triplets) for branch in branches}
     with torch.no_grad():
         found = branch_losses(family, batches)(branches)
     scheduler = DDPMScheduler.from_config(family.scheduler.config)
-    names = {"positive": (0, 4), "negative": (30, 34), "negative_1": (10, 14), "anchor": (3, 1)}
+    names = {POSITIVE: (0, 4), NEGATIVE: (30, 34), Branch("negative", 1): (10, 14), ANCHOR: (3, 1)}
     for branch, loss in zip(branches, found, strict=True):
         (batch,) = batches[branch]
         pixels = torch.stack([noise_pictures(Path(f"{n}"), (32, 32)) for n in names[branch]])
@@ -169,7 +171,7 @@ def test_live_prompts_are_encoded_in_one_call_with_gradients(
 ) -> None:
     maker = BatchMaker(square, family.noise_schedule, 0, False, live_prompts=True)
     triplets = [triplet(0, 0), triplet(1, 1)]
-    branches = ("positive", "negative")
+    branches = (POSITIVE, NEGATIVE)
     losses = branch_losses(family, {b: maker.batch(b, 0, triplets) for b in branches})
     calls: list[Sequence[str]] = []
     weight = next(family.text_encoders[0].parameters())
@@ -196,10 +198,10 @@ def test_min_snr_weighs_each_sample_by_its_timestep(family: Family, square: Enco
 
     def found(objective: ObjectiveConfig) -> tuple[NoisyBatch, Tensor]:
         maker = BatchMaker(square, family.noise_schedule, 0, False, objective)
-        one_by_one = [maker.batch("positive", 0, [t]) for t in triplets]
+        one_by_one = [maker.batch(POSITIVE, 0, [t]) for t in triplets]
         with torch.no_grad():
-            losses = [branch_losses(family, {"positive": b})(("positive",)) for b in one_by_one]
-        return maker.batch("positive", 0, triplets)[0], torch.cat(losses)
+            losses = [branch_losses(family, {POSITIVE: b})((POSITIVE,)) for b in one_by_one]
+        return maker.batch(POSITIVE, 0, triplets)[0], torch.cat(losses)
 
     batch, plain = found(ObjectiveConfig())
     _, weighted = found(ObjectiveConfig(min_snr_gamma=0.5))
@@ -214,10 +216,10 @@ def test_pictures_of_several_shapes_go_group_by_group(family: Family, mixed: Enc
     """The mean is over the samples, whatever their group: as of each sample alone."""
     maker = BatchMaker(mixed, family.noise_schedule, 0, shared_noise=False)
     triplets = [triplet(0, 0), triplet(1, 1), triplet(2, 3)]
-    branches = ("positive", "negative", "anchor")
+    branches = (POSITIVE, NEGATIVE, ANCHOR)
     batches = {branch: maker.batch(branch, 0, triplets) for branch in branches}
-    assert [len(group.timesteps) for group in batches["anchor"]] == [2, 1]
-    sizes = [tuple(group.noisy_latents.shape[2:]) for group in batches["negative"]]
+    assert [len(group.timesteps) for group in batches[ANCHOR]] == [2, 1]
+    sizes = [tuple(group.noisy_latents.shape[2:]) for group in batches[NEGATIVE]]
     assert sizes == [(6, 10), (8, 8)]
     with torch.no_grad():
         found = branch_losses(family, batches)(branches)
@@ -239,7 +241,7 @@ def test_other_families_take_several_shapes_prompts_and_geometry(
     examples = encoded(family, examples_of(SHAPES), size_of=sizes.of)
     assert len(set(examples.shapes)) == 2
     triplets = [triplet(0, 0), triplet(1, 1), triplet(2, 3, prompt_form="style_only")]
-    branches = ("positive", "negative", "anchor")
+    branches = (POSITIVE, NEGATIVE, ANCHOR)
     found = []
     for live in (False, True):
         maker = BatchMaker(examples, family.noise_schedule, 0, False, live_prompts=live)
@@ -266,10 +268,10 @@ def test_geometry_is_each_pictures_own(family: Family, mixed: EncodedSet) -> Non
     A negative of 32 x 32 cut to 5 : 3 keeps 19 of 32 rows from row 6 on: 6 * 24 / 19 = 7.6, so 8.
     """
     maker = BatchMaker(mixed, family.noise_schedule, 0, shared_noise=False)
-    (wide,) = maker.batch("positive", 0, [triplet(0, 0)])
+    (wide,) = maker.batch(POSITIVE, 0, [triplet(0, 0)])
     assert wide.geometry is not None
     assert wide.geometry.tolist() == [[24, 48, 0, 4, 24, 40]]
-    (negative,) = maker.batch("negative", 0, [triplet(0, 0)])
+    (negative,) = maker.batch(NEGATIVE, 0, [triplet(0, 0)])
     assert negative.geometry is not None
     assert negative.geometry.tolist() == [[32, 32, 8, 0, 24, 40]]
 
@@ -277,8 +279,8 @@ def test_geometry_is_each_pictures_own(family: Family, mixed: EncodedSet) -> Non
 def test_the_same_arguments_give_the_same_batch(family: Family, mixed: EncodedSet) -> None:
     """In any micro-batch, and from another maker: the draws go by the sample's position."""
     triplets = [triplet(0, 0), triplet(1, 1), triplet(2, 3)]
-    whole = BatchMaker(mixed, family.noise_schedule, 0, False).batch("negative", 5, triplets)
-    part = BatchMaker(mixed, family.noise_schedule, 0, False).batch("negative", 5, triplets[2:])
+    whole = BatchMaker(mixed, family.noise_schedule, 0, False).batch(NEGATIVE, 5, triplets)
+    part = BatchMaker(mixed, family.noise_schedule, 0, False).batch(NEGATIVE, 5, triplets[2:])
     assert torch.equal(part[0].noisy_latents[0], whole[0].noisy_latents[1])
     assert torch.equal(part[0].target[0], whole[0].target[1])
 

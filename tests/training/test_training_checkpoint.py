@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from nsync_pipeline.contrast.branch_pass import MemoryPlan
-from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder
+from nsync_pipeline.contrast.branch_gradients import MemoryPlan
+from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder, differences
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
 from nsync_pipeline.training.watch_score import Best
@@ -30,7 +31,9 @@ def checkpoint(step: int) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> CheckpointFolder:
-    return CheckpointFolder(tmp_path / "ink" / "nsync", inputs="abc")
+    return CheckpointFolder(
+        tmp_path / "ink" / "nsync", {"training": {"learning_rate": 0.1}, "the pictures": "a" * 64}
+    )
 
 
 def files(folder: CheckpointFolder) -> list[Path]:
@@ -91,7 +94,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     latest = folder.latest()
     assert latest is not None
     assert latest.step == 1
-    assert f"{newest.name} is damaged and not used" in caplog.text
+    aside = newest.with_name(newest.name + ".set-aside")
+    assert aside.is_file()
+    assert f"{newest} is damaged: it is not used, and kept aside as {aside.name}" in caplog.text
 
 
 def test_all_damaged_is_a_new_start(
@@ -105,23 +110,54 @@ def test_all_damaged_is_a_new_start(
     assert caplog.text.count("is damaged") == 2
 
 
-def test_checkpoints_of_other_inputs_are_not_used(folder: CheckpointFolder) -> None:
+def with_inputs(folder: CheckpointFolder, **changes: Any) -> CheckpointFolder:
+    return replace(folder, inputs={**folder.inputs, **changes})
+
+
+def test_checkpoints_of_other_inputs_are_kept_aside_and_the_log_says_why(
+    folder: CheckpointFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     folder.write(checkpoint(1))
-    other = CheckpointFolder(folder.path, inputs="other pictures")
+    other = with_inputs(folder, training={"learning_rate": 0.2}, **{"the pictures": "b" * 64})
     assert other.latest() is None
     assert not folder.path.exists()
+    assert [path.name for path in folder.aside.iterdir()] == ["step_00000001.checkpoint"]
+    assert (
+        "up to step 1, are of another training and are kept aside as nsync.set-aside: "
+        "the pictures: not the same; training.learning_rate was 0.1 and is 0.2"
+    ) in caplog.text
+
+
+def test_what_is_set_aside_later_takes_the_place_of_what_was(folder: CheckpointFolder) -> None:
+    """Of three trainings, that of the second stays; and comes back, while the third's goes."""
+    folder.write(checkpoint(1))
+    second = with_inputs(folder, training={"learning_rate": 0.2})
+    third = with_inputs(folder, training={"learning_rate": 0.3})
+    assert second.latest() is None
+    second.write(checkpoint(2))
+    assert third.latest() is None
+    third.write(checkpoint(3))
+    latest = second.latest()
+    assert latest is not None
+    assert latest.step == 2
+    assert [path.name for path in files(folder)] == ["step_00000002.checkpoint"]
+    assert [path.name for path in folder.aside.iterdir()] == ["step_00000003.checkpoint"]
+
+
+def test_differences_are_named_by_their_keys() -> None:
+    before = {"training": {"lora": {"rank": 2}, "steps": 5}, "seed": 0, "same": [1]}
+    now = {"training": {"lora": None, "steps": 5}, "seed": 1, "same": [1]}
+    assert differences(before, now) == (
+        "seed was 0 and is 1; training.lora was not there and is null; "
+        "training.lora.rank was 2 and is not there"
+    )
 
 
 def test_what_a_killed_write_left_is_not_read(folder: CheckpointFolder) -> None:
     folder.write(checkpoint(1))
-    (folder.path / "checkpoint.partial").write_bytes(b"half")
+    (folder.path / ".step_00000002.checkpoint.1.partial").write_bytes(b"half")
     latest = folder.latest()
     assert latest is not None
     assert latest.step == 1
-
-
-def test_remove_leaves_nothing(folder: CheckpointFolder) -> None:
-    folder.write(checkpoint(1))
-    folder.remove()
-    assert not folder.path.exists()
-    folder.remove()
+    folder.write(checkpoint(2))
+    assert len(files(folder)) == 2

@@ -17,7 +17,7 @@ from test_training_loop import LORA, examples, family, largest_difference
 from torch import Tensor
 
 from nsync_pipeline.adaptation.lora import add_lora, lora_weights, remove_lora
-from nsync_pipeline.contrast.branch_pass import BranchPass
+from nsync_pipeline.contrast.branch_gradients import BranchPass
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family, PromptEmbeds
@@ -65,7 +65,7 @@ def run(
     assert of.lora is not None
     lora = add_lora(family, of.lora, torch_stream(0, "lora"))
     outcome = train(
-        family, lora, examples, of, 0, CheckpointFolder(folder, "test"), on_step=on_step, look=look
+        family, lora, examples, of, 0, CheckpointFolder(folder, {}), on_step=on_step, look=look
     )
     return outcome, [weight.detach().clone() for weight in lora.weights]
 

@@ -19,31 +19,39 @@ from tiny_models import (
 from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.captions import stage as captions
+from nsync_pipeline.captions.config import CaptionsSettings
 from nsync_pipeline.evaluation import stage as evaluation
+from nsync_pipeline.evaluation.config import EvaluationSettings
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.negative_set import stage as negative_set
+from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, read_manifest
 from nsync_pipeline.report import stage as report
+from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.samples import stage as generation
-from nsync_pipeline.stage import StageContext
+from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
+from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.style_set import stage as style_set
+from nsync_pipeline.style_set.config import StyleSetSettings
 from nsync_pipeline.training import stage as training
+from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 
 STYLE = "woodblock"
 SAMPLER = {"scheduler": "dpm", "steps": 3, "guidance_scale": 3.0, "batch_size": 4}
-ORDER: tuple[tuple[ModuleType, str | None], ...] = (
-    (style_set, None),
-    (captions, None),
-    (negative_set, None),
-    (training, "lora"),
-    (training, "nsync"),
-    (generation, BASE),
-    (generation, "lora"),
-    (generation, "nsync"),
-    (evaluation, None),
-    (report, None),
+ORDER: tuple[tuple[ModuleType, type[StageSettings], str | None], ...] = (
+    (style_set, StyleSetSettings, None),
+    (captions, CaptionsSettings, None),
+    (negative_set, NegativeSetSettings, None),
+    (training, TrainingSettings, "lora"),
+    (training, TrainingSettings, "nsync"),
+    (generation, BaseSamplesSettings, BASE),
+    (generation, SamplesSettings, "lora"),
+    (generation, SamplesSettings, "nsync"),
+    (evaluation, EvaluationSettings, None),
+    (report, ReportSettings, None),
 )
 
 
@@ -80,10 +88,11 @@ def test_a_family_goes_through_the_whole_pipeline(
 ) -> None:
     workspace, params = Workspace(tmp_path / "workspace"), params_of(save(tmp_path / "base"))
     results: dict[tuple[str, str | None], Any] = {}
-    for stage, variant in ORDER:
-        name = stage.__name__.rpartition(".")[2]
-        context = StageContext(workspace, params, STYLE, variant)
-        results[name, variant] = stage.run(context).figures
+    for stage, settings, variant in ORDER:
+        name = stage.__name__.split(".")[1]
+        context = stage_context(settings, workspace, params, STYLE, variant)
+        run = stage.run_base if variant == BASE else stage.run
+        results[name, variant] = run(context).figures
 
     family = load_family(params.base_model)
     negatives = read_manifest(workspace.negative_set(STYLE) / MANIFEST_FILE, NEGATIVE_SET)

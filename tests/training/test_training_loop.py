@@ -13,8 +13,14 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, remove_lora
-from nsync_pipeline.contrast.config import ContrastConfig
-from nsync_pipeline.contrast.rules import branches_of
+from nsync_pipeline.contrast.config import (
+    ANCHOR,
+    NEGATIVE,
+    POSITIVE,
+    Branch,
+    ContrastConfig,
+    branches_of,
+)
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.seeding import torch_stream
@@ -74,7 +80,7 @@ def trained(
     )
     remove_lora(family)
     lora = add_lora(family, settings.lora, torch_stream(0, "lora"))
-    checkpoints = CheckpointFolder(folder, inputs="test")
+    checkpoints = CheckpointFolder(folder, {})
     outcome = train(family, lora, examples, settings, 0, checkpoints)
     return outcome, [weight.detach().clone() for weight in lora.weights]
 
@@ -88,9 +94,9 @@ def test_each_rule_takes_only_the_branches_it_needs(
     family: Family, examples: EncodedSet, tmp_path: Path, rule: Any
 ) -> None:
     outcome, _ = trained(family, examples, tmp_path, update_rule=rule)
-    for branch in ("positive", "negative", "anchor"):
+    for branch in (POSITIVE, NEGATIVE, ANCHOR):
         there = [getattr(record, f"loss_{branch}") is not None for record in outcome.history]
-        assert there == [branch in branches_of(rule, ContrastConfig())] * 3
+        assert there == [branch in branches_of(rule, ContrastConfig()).ordered] * 3
     assert outcome.branches == ("single" if rule == "none" else "fused")
 
 
@@ -164,7 +170,7 @@ def test_the_held_out_loss_is_taken_at_the_start_at_checkpoints_and_at_the_end(
     loss = HeldOutLoss(family, examples, seed=0)
     lora = add_lora(family, LORA, torch_stream(0, "lora"))
     seen: list[tuple[int, float]] = []
-    checkpoints = CheckpointFolder(tmp_path, "test")
+    checkpoints = CheckpointFolder(tmp_path, {})
     outcome = train(
         family, lora, examples, settings, 0, checkpoints, loss,
         on_held_out=lambda done, value: seen.append((done, value)),
@@ -225,7 +231,7 @@ TRIPLET = Triplet(
 )
 
 
-def only_batch(of: BatchMaker, branch: str, triplet: Triplet = TRIPLET) -> NoisyBatch:
+def only_batch(of: BatchMaker, branch: Branch, triplet: Triplet = TRIPLET) -> NoisyBatch:
     (batch,) = of.batch(branch, 0, [triplet])
     return batch
 
@@ -238,11 +244,11 @@ def tokens_of(batch: NoisyBatch) -> Tensor:
 def test_branches_draw_their_own_noise_unless_it_is_shared(
     family: Family, examples: EncodedSet
 ) -> None:
-    own = [only_batch(maker(family, examples, False), b) for b in ("positive", "negative")]
+    own = [only_batch(maker(family, examples, False), b) for b in (POSITIVE, NEGATIVE)]
     assert not torch.equal(own[0].target, own[1].target)
     shared = [
         only_batch(maker(family, examples, True), b)
-        for b in branches_of("orthogonal", ContrastConfig())
+        for b in branches_of("orthogonal", ContrastConfig()).ordered
     ]
     assert torch.equal(shared[0].target, shared[1].target)  # epsilon: the noise itself
     assert torch.equal(shared[0].timesteps, shared[1].timesteps)
@@ -254,9 +260,9 @@ def test_the_negative_has_its_positives_prompt_and_the_anchor_its_own(
 ) -> None:
     of = maker(family, examples, False)
     tokens = [examples.encoded_prompts.embeds([prompt]).tokens for prompt in examples.prompts]
-    assert torch.equal(tokens_of(only_batch(of, "positive")), tokens[1])
-    assert torch.equal(tokens_of(only_batch(of, "negative")), tokens[1])
-    assert torch.equal(tokens_of(only_batch(of, "anchor")), tokens[3])
+    assert torch.equal(tokens_of(only_batch(of, POSITIVE)), tokens[1])
+    assert torch.equal(tokens_of(only_batch(of, NEGATIVE)), tokens[1])
+    assert torch.equal(tokens_of(only_batch(of, ANCHOR)), tokens[3])
 
 
 def test_a_dropped_caption_is_dropped_in_the_whole_triplet(
@@ -264,7 +270,7 @@ def test_a_dropped_caption_is_dropped_in_the_whole_triplet(
 ) -> None:
     dropped = replace(TRIPLET, prompt_form="empty")
     empty = family.encode_prompts([""]).tokens
-    for branch in branches_of("orthogonal_anchor", ContrastConfig()):
+    for branch in branches_of("orthogonal_anchor", ContrastConfig()).ordered:
         batch = only_batch(maker(family, examples, False), branch, dropped)
         assert torch.equal(tokens_of(batch), empty)
 

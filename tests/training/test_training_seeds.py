@@ -7,15 +7,17 @@ import pytest
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 from nsync_pipeline.adaptation.lora_file import read_lora_file
-from nsync_pipeline.drawing.config import GenerationConfig, SamplerConfig
+from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.generate.model import drawing_model, training_with
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.samples import stage as generation
-from nsync_pipeline.stage import StageContext
+from nsync_pipeline.samples.config import GenerationConfig, SamplesSettings
 from nsync_pipeline.training import stage as training
+from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import LORA_FILE, MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 
 TRAINING = {"steps": 3, "batch_size": 2, "checkpoint_every": 2, "lora": {"rank": 2, "alpha": 4.0}}
 FILES = (LORA_FILE, "history.csv", "training.json")
@@ -37,9 +39,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, params: Params, tiny_base: Pa
     workspace = Workspace(tmp_path_factory.mktemp("made"))
     write_tiny_style(workspace, tiny_family(tiny_base).revision)
     for seed in (0, 1):
-        context = StageContext(workspace, params, STYLE, "nsync", training_seed=seed)
-        training.run(context)
-        generation.run(context)
+        for stage, settings in ((training, TrainingSettings), (generation, SamplesSettings)):
+            stage.run(stage_context(settings, workspace, params, STYLE, "nsync", seed))
     return workspace
 
 
@@ -58,7 +59,9 @@ def test_seed_0_is_what_it_is_without_the_others(
 ) -> None:
     alone = Workspace(tmp_path)
     write_tiny_style(alone, tiny_family(tiny_base).revision)
-    training.run(StageContext(alone, tiny_params(tiny_base, TRAINING), STYLE, "nsync"))
+    training.run(
+        stage_context(TrainingSettings, alone, tiny_params(tiny_base, TRAINING), STYLE, "nsync")
+    )
     assert contents(alone, 0) == contents(made, 0)
 
 
@@ -104,4 +107,4 @@ def test_pictures_on_demand_are_of_the_training_that_is_asked_for(
 def test_a_seed_that_is_not_trained_yet_is_named(made: Workspace, params: Params) -> None:
     more = params.model_copy(update={"training_seeds": (0, 1, 2)})
     with pytest.raises(MissingArtifactError, match="of 'nsync' at training seed 2 first"):
-        generation.run(StageContext(made, more, STYLE, "nsync", training_seed=2))
+        generation.run(stage_context(SamplesSettings, made, more, STYLE, "nsync", training_seed=2))

@@ -6,18 +6,20 @@ import json
 import multiprocessing
 import shutil
 import signal
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import training_process
+from drawing_workspace import folder_bytes
 from kill_training import killer
 from PIL import Image
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 from nsync_pipeline.adaptation.lora_file import load_lora, read_lora_file
 from nsync_pipeline.errors import CaptionError, MissingArtifactError, TrainingError
+from nsync_pipeline.families.config import MemoryConfig
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.manifest import (
     CAPTIONS,
@@ -26,9 +28,12 @@ from nsync_pipeline.pictures.manifest import (
     read_manifest,
     write_manifest,
 )
-from nsync_pipeline.stage import SilentLog, StageContext
+from nsync_pipeline.stage import StageContext
+from nsync_pipeline.training.config import TrainingSettings
+from nsync_pipeline.training.live import peak_memory
 from nsync_pipeline.training.stage import run
 from nsync_pipeline.workspace import LORA_FILE, MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 
 FILES = [LORA_FILE, "history.csv", "training.json"]
 TRAINING = {
@@ -51,35 +56,18 @@ def workspace(tmp_path: Path, revision: str) -> Workspace:
     return workspace
 
 
-def context(workspace: Workspace, params: Params, **changes: Any) -> StageContext:
-    return StageContext(workspace, params, STYLE, "nsync", **changes)
+def context(workspace: Workspace, params: Params, **changes: Any) -> StageContext[TrainingSettings]:
+    return stage_context(TrainingSettings, workspace, params, STYLE, "nsync", **changes)
 
 
 def contents(workspace: Workspace) -> dict[str, bytes]:
-    folder = workspace.model(STYLE, "nsync", 0)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@dataclass
-class RecordingLog(SilentLog):
-    """Keeps what it is told."""
-
-    figures: list[tuple[int | None, dict[str, float]]] = field(default_factory=list)
-    datasets: list[tuple[str, str]] = field(default_factory=list)
-
-    def metrics(self, values: Any, step: int | None = None) -> None:
-        self.figures.append((step, dict(values)))
-
-    def dataset(self, name: str, path: Path, context: str) -> None:
-        assert path.is_dir()
-        self.datasets.append((name, context))
+    return folder_bytes(workspace.model(STYLE, "nsync", 0))
 
 
 def test_it_writes_a_lora_a_history_and_a_summary(workspace: Workspace, tiny_base: Path) -> None:
     params = tiny_params(tiny_base, TRAINING)
-    log = RecordingLog()
     steps: list[tuple[str, int, int]] = []
-    result = run(context(workspace, params, log=log, progress=lambda *now: steps.append(now)))
+    result = run(context(workspace, params, progress=lambda *now: steps.append(now)))
     written = contents(workspace)
     assert sorted(written) == sorted(FILES)
 
@@ -109,12 +97,6 @@ def test_it_writes_a_lora_a_history_and_a_summary(workspace: Workspace, tiny_bas
     assert len(result.previews[0].jpeg) < 100_000
 
     assert [step for what, step, total in steps if what == "training"] == [1, 2, 3, 4, 5, 6]
-    logged = {step: values for step, values in log.figures if "loss_positive" in values}
-    assert logged[6]["loss_positive"] == float(rows[-1]["loss_positive"])
-    assert log.datasets == [
-        ("style_set", "training"), ("captions", "captions"), ("negative_set", "negatives"),
-    ]  # fmt: skip
-    assert not workspace.scratch("training", STYLE, "nsync", "0").exists()
 
 
 def test_nothing_of_the_machine_is_in_the_result(
@@ -198,12 +180,12 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
 
     code, steps = broken.run(dies=training_process.IN_A_CHECKPOINT)
     assert code == -signal.SIGKILL
-    assert (scratch / "checkpoint.partial").is_file()
+    assert list(scratch.glob(".*.partial"))
     assert max(scratch.glob("step_*")).name > newest
 
     code, steps = broken.run(dies=training_process.IN_THE_RESULT)
     assert code == -signal.SIGKILL
-    assert not workspace.model(STYLE, "nsync", 0).exists()
+    assert list(contents(workspace)) == [LORA_FILE]
 
     damaged = max(scratch.glob("step_*"))
     damaged.write_bytes(damaged.read_bytes()[:-100])
@@ -214,24 +196,167 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     assert not scratch.exists()
 
 
-def test_what_other_settings_left_behind_is_not_used(
-    workspace: Workspace, tiny_base: Path, tmp_path: Path
-) -> None:
-    """Stopped half way, then the learning rate is changed: as if it had never begun."""
-    fresh = Workspace(tmp_path / "fresh")
-    shutil.copytree(workspace.root, fresh.root)
+def stopped_at(step: int) -> Any:
+    """A progress that ends the training when ``step`` is done, as Ctrl-C does."""
 
     def stop(what: str, done: int, total: int) -> None:
-        if (what, done) == ("training", 5):
+        if (what, done) == ("training", step):
             raise KeyboardInterrupt
 
+    return stop
+
+
+def scratch_of(workspace: Workspace) -> Path:
+    return workspace.scratch("training", STYLE, "nsync", "0")
+
+
+def copied(workspace: Workspace, root: Path) -> Workspace:
+    shutil.copytree(workspace.root, root)
+    return Workspace(root)
+
+
+def test_checkpoints_of_other_settings_are_kept_aside_and_the_setting_is_named(
+    workspace: Workspace, tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped half way, then the learning rate is changed: as if it had never begun."""
+    fresh = copied(workspace, tmp_path / "fresh")
     with pytest.raises(KeyboardInterrupt):
-        run(context(workspace, tiny_params(tiny_base, TRAINING), progress=stop))
-    assert list(workspace.scratch("training", STYLE, "nsync", "0").iterdir())
+        run(context(workspace, tiny_params(tiny_base, TRAINING), progress=stopped_at(5)))
+    kept = folder_bytes(scratch_of(workspace))
+    assert kept
     changed = tiny_params(tiny_base, TRAINING | {"learning_rate": 0.01})
-    run(context(workspace, changed))
+    result = run(context(workspace, changed))
     run(context(fresh, changed))
     assert contents(workspace) == contents(fresh)
+    aside = scratch_of(workspace).with_name("0.set-aside")
+    assert folder_bytes(aside) == kept
+    assert aside not in result.leftovers
+    assert "training.learning_rate was 0.001 and is 0.01" in caplog.text
+
+
+def test_checkpoints_that_were_set_aside_come_back_with_their_settings(
+    workspace: Workspace, tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong edit is noticed and taken back: the training goes on where it was."""
+    unbroken = copied(workspace, tmp_path / "unbroken")
+    params = tiny_params(tiny_base, TRAINING)
+    wrong = tiny_params(tiny_base, TRAINING | {"batch_size": 1})
+    caplog.set_level("INFO", "nsync_pipeline")
+    for settings, step in ((params, 5), (wrong, 3)):
+        with pytest.raises(KeyboardInterrupt):
+            run(context(workspace, settings, progress=stopped_at(step)))
+    run(context(workspace, params))
+    run(context(unbroken, params))
+    assert "training goes on from step 4 of 6" in caplog.text
+    assert contents(workspace) == contents(unbroken)
+
+
+def test_what_only_observes_may_change_while_a_training_is_under_way(
+    workspace: Workspace, tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed at step 21 with checkpoints every 20, which are 10 then; looks are switched on, too:
+    it goes on from step 20, and the weights are those of an unbroken training."""
+    unbroken = copied(workspace, tmp_path / "unbroken")
+    steps = TRAINING | {"steps": 23, "checkpoint_every": 20}
+    caplog.set_level("INFO", "nsync_pipeline")
+    with pytest.raises(KeyboardInterrupt):
+        run(context(workspace, tiny_params(tiny_base, steps), progress=stopped_at(21)))
+    changed = steps | {
+        "checkpoint_every": 10,
+        "watch": {"every": 22, "prompts": 1, "steps": 1, "extractor": None},
+    }
+    memory = {"offload": True, "vae_slicing": True}
+    params = tiny_params(tiny_base, changed)
+    base = params.base_model.model_copy(update={"memory": MemoryConfig(**memory)})
+    run(context(workspace, params.model_copy(update={"base_model": base})))
+    assert "training goes on from step 20 of 23" in caplog.text
+    assert not scratch_of(workspace).with_name("0.set-aside").exists()
+    run(context(unbroken, tiny_params(tiny_base, steps)))
+    for name in (LORA_FILE, "history.csv"):
+        assert contents(workspace)[name] == contents(unbroken)[name]
+    losses = json.loads(contents(workspace)["training.json"])["held_out_losses"]
+    assert list(losses) == ["0", "20", "23"]
+
+
+def test_the_stage_removes_nothing_itself_and_names_what_is_left_over(
+    workspace: Workspace, tiny_base: Path
+) -> None:
+    """A crash between the stage's end and the artefact's move costs no training."""
+    result = run(context(workspace, tiny_params(tiny_base, TRAINING)))
+    assert list(scratch_of(workspace).glob("*.checkpoint"))
+    assert scratch_of(workspace) in result.leftovers
+    before = contents(workspace)
+    run(context(workspace, tiny_params(tiny_base, TRAINING)))
+    assert contents(workspace) == before
+
+
+def live_tables(workspace: Workspace) -> dict[str, list[dict[str, str]]]:
+    """The live tables; every line of them is whole."""
+    folder = workspace.scratch("live", STYLE, "nsync", "0")
+    texts = {path.stem: path.read_text() for path in folder.glob("*.csv")}
+    assert all(text.endswith("\n") for text in texts.values())
+    return {name: list(csv.DictReader(io.StringIO(text))) for name, text in texts.items()}
+
+
+def test_what_can_be_watched_is_there_at_each_checkpoint(
+    workspace: Workspace, tiny_base: Path
+) -> None:
+    shown: list[tuple[list[str], list[str]]] = []
+
+    def checkpointed() -> None:
+        tables = live_tables(workspace)
+        shown.append(
+            tuple([row["step"] for row in tables[name]] for name in ("history", "held_out"))
+        )
+
+    run(context(workspace, tiny_params(tiny_base, TRAINING), checkpointed=checkpointed))
+    steps = [[str(step) for step in range(1, done + 1)] for done in (0, 2, 4, 6)]
+    losses = [["0"], ["0", "2"], ["0", "2", "4"], ["0", "2", "4", "6"]]
+    assert shown == list(zip(steps, losses, strict=True))
+    live = workspace.scratch("live", STYLE, "nsync", "0")
+    assert (live / "history.csv").read_bytes() == contents(workspace)["history.csv"]
+    summary = json.loads(contents(workspace)["training.json"])
+    tables = live_tables(workspace)
+    assert {row["step"]: float(row["loss"]) for row in tables["held_out"]} == (
+        summary["held_out_losses"]
+    )
+    assert [row["step"] for row in tables["system"]] == ["2", "3", "4", "5", "6"]
+    assert all(float(row["steps_a_second"]) > 0 for row in tables["system"])
+    assert all(0 < float(row["peak_memory_gib"]) < 64 for row in tables["system"])
+
+
+def test_what_was_watched_after_the_checkpoint_is_dropped_when_it_goes_on(
+    workspace: Workspace, tiny_base: Path
+) -> None:
+    """Stopped in step 5, after the checkpoint of step 4. A row that looks to be of step 6 stands
+    for one that was written and whose checkpoint was not."""
+    params = tiny_params(tiny_base, TRAINING)
+    with pytest.raises(KeyboardInterrupt):
+        run(context(workspace, params, progress=stopped_at(5)))
+    live = workspace.scratch("live", STYLE, "nsync", "0")
+    (live / "run.json").write_text("{}")  # others may keep something there, too
+    for name in ("history.csv", "held_out.csv", "system.csv"):
+        with (live / name).open("a") as file:
+            file.write("6,0.5,0.5\n")
+    first: list[dict[str, list[dict[str, str]]]] = []
+
+    def checkpointed() -> None:
+        first.append(live_tables(workspace))
+
+    run(context(workspace, params, checkpointed=checkpointed))
+    assert [row["step"] for row in first[0]["history"]] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in first[0]["held_out"]] == ["0", "2", "4"]
+    assert [row["step"] for row in first[0]["system"]] == ["2", "3", "4"]
+    assert (live / "history.csv").read_bytes() == contents(workspace)["history.csv"]
+    assert (live / "run.json").is_file()
+
+
+def test_peak_memory_is_of_the_device_that_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with CUDA, where the training is on the CPU all the same."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 12)
+    assert peak_memory(torch.device("cuda")) == 12
+    assert peak_memory(torch.device("cpu")) > 10**7  # of this process: Python and torch
 
 
 def change(path: Path, schema: Any, **columns: Any) -> None:
@@ -298,7 +423,7 @@ def test_what_does_not_belong_together_is_one_clear_message(
     spoil(workspace)
     with pytest.raises(error, match=message):
         run(context(workspace, tiny_params(tiny_base, TRAINING)))
-    assert not workspace.model(STYLE, "nsync", 0).exists()
+    assert contents(workspace) == {}
 
 
 def test_a_test_picture_among_the_training_pictures_is_refused(

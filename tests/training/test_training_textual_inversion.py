@@ -18,9 +18,10 @@ from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.samples import stage as generation
-from nsync_pipeline.stage import StageContext
+from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.tracking.placement import training_digest
 from nsync_pipeline.training import stage as training
+from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import (
     BASE,
     EMBEDDINGS_FILE,
@@ -30,6 +31,7 @@ from nsync_pipeline.workspace import (
     Workspace,
     trained_files,
 )
+from tests.support.contexts import stage_context
 
 VARIANTS: dict[str, Any] = {
     "ti": {"update_rule": "none", "lora": None, "textual_inversion": {}},
@@ -91,10 +93,14 @@ def test_every_variant_is_trained_drawn_and_told_apart(workspace: Workspace, bas
     params = params_of(base)
     drawn = {}
     for variant in (*VARIANTS, BASE):
-        context = StageContext(workspace, params, STYLE, variant)
         if variant != BASE:
-            training.run(context)
-        generation.run(context)
+            training.run(stage_context(TrainingSettings, workspace, params, STYLE, variant))
+        draw, settings = (
+            (generation.run_base, BaseSamplesSettings)
+            if variant == BASE
+            else (generation.run, SamplesSettings)
+        )
+        draw(stage_context(settings, workspace, params, STYLE, variant))
         (row,) = read_manifest(workspace.samples(STYLE, variant, 0) / MANIFEST_FILE, SAMPLES)
         drawn[variant] = np.asarray(Image.open(workspace.samples(STYLE, variant, 0) / row["file"]))
         word = {BASE: "painting", "lora": "sks"}.get(variant, "<sks>")
@@ -121,10 +127,9 @@ def test_every_variant_is_trained_drawn_and_told_apart(workspace: Workspace, bas
 
 def test_training_again_gives_the_same_bytes(workspace: Workspace, base: Path) -> None:
     params = params_of(base)
-    context = StageContext(workspace, params, STYLE, "nsync_ti_lora")
-    training.run(context)
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync_ti_lora"))
     first = contents(workspace.model(STYLE, "nsync_ti_lora", 0))
-    training.run(context)
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync_ti_lora"))
     assert contents(workspace.model(STYLE, "nsync_ti_lora", 0)) == first
 
 
@@ -135,7 +140,7 @@ class StoppedError(Exception):
 def test_an_interrupted_training_ends_in_the_same_bytes(workspace: Workspace, base: Path) -> None:
     """StoppedError in step 3, picked up at the checkpoint of step 2."""
     params = params_of(base)
-    training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora"))
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync_ti_lora"))
     unbroken = contents(workspace.model(STYLE, "nsync_ti_lora", 0))
 
     def stop(what: str, done: int, total: int) -> None:
@@ -143,9 +148,13 @@ def test_an_interrupted_training_ends_in_the_same_bytes(workspace: Workspace, ba
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora", progress=stop))
+        training.run(
+            stage_context(
+                TrainingSettings, workspace, params, STYLE, "nsync_ti_lora", progress=stop
+            )
+        )
     assert any(workspace.scratch("training", STYLE, "nsync_ti_lora", "0").iterdir())
-    training.run(StageContext(workspace, params, STYLE, "nsync_ti_lora"))
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync_ti_lora"))
     assert contents(workspace.model(STYLE, "nsync_ti_lora", 0)) == unbroken
 
 
@@ -154,7 +163,7 @@ def test_pictures_on_demand_use_the_variants_own_word(
 ) -> None:
     """By its variant, and by the file of its vectors: the same picture."""
     params = params_of(base)
-    training.run(StageContext(workspace, params, STYLE, "nsync_ti"))
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync_ti"))
     file = workspace.model(STYLE, "nsync_ti", 0) / EMBEDDINGS_FILE
     drawn = []
     for name, prompt, model in (
@@ -177,12 +186,12 @@ def test_a_prompt_that_the_vectors_make_too_long_is_refused(
 ) -> None:
     params = params_of(base, textual_inversion={"vectors": 32})
     with pytest.raises(CaptionError, match=r"tokens, and .* takes"):
-        training.run(StageContext(workspace, params, STYLE, "lora"))
+        training.run(stage_context(TrainingSettings, workspace, params, STYLE, "lora"))
 
 
 def test_a_variant_that_is_not_trained_is_named(workspace: Workspace, base: Path) -> None:
     with pytest.raises(MissingArtifactError, match="of 'ti' at training seed 0 first"):
-        generation.run(StageContext(workspace, params_of(base), STYLE, "ti"))
+        generation.run(stage_context(SamplesSettings, workspace, params_of(base), STYLE, "ti"))
 
 
 def test_a_variant_that_trains_nothing_is_refused(tiny_base: Path) -> None:

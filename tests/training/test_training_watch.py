@@ -1,12 +1,15 @@
 """What is seen of a training on the way: looks, the best of them, and that they change nothing."""
 
+import csv
+import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from drawing_workspace import folder_bytes
 from PIL import Image
 from tiny_clip import save_tiny_clip
 from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
@@ -14,11 +17,13 @@ from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.errors import BaseModelError, EvaluationError
 from nsync_pipeline.params import Params
-from nsync_pipeline.stage import SilentLog, StageContext, StageResult
-from nsync_pipeline.training import looks as training_looks
+from nsync_pipeline.stage import StageContext, StageResult
+from nsync_pipeline.training import watch_sampler
+from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.training.film_strip import STRIP_FILE
 from nsync_pipeline.training.stage import run
 from nsync_pipeline.workspace import LORA_FILE, Workspace
+from tests.support.contexts import stage_context
 
 TRAINING: dict[str, Any] = {
     "steps": 5,
@@ -50,28 +55,34 @@ def params(base: Path, clip: Path, **changes: Any) -> Params:
     return tiny_params(base, TRAINING | {"watch": watch} | changes, rule="orthogonal")
 
 
-@dataclass
-class RecordingLog(SilentLog):
-    """Keeps what it is told of looks."""
-
-    figures: dict[int, dict[str, float]] = field(default_factory=dict)
-    pictures: list[tuple[str, int, tuple[int, int]]] = field(default_factory=list)
-
-    def metrics(self, values: Any, step: int | None = None) -> None:
-        self.figures.setdefault(step or 0, {}).update(values)
-
-    def picture(self, path: Path, name: str, step: int) -> None:
-        with Image.open(path) as image:
-            self.pictures.append((name, step, image.size))
+def context(
+    workspace: Workspace, settings: Params, **changes: Any
+) -> StageContext[TrainingSettings]:
+    return stage_context(TrainingSettings, workspace, settings, STYLE, "nsync", **changes)
 
 
 def train(workspace: Workspace, settings: Params, **changes: Any) -> StageResult:
-    return run(StageContext(workspace, settings, STYLE, "nsync", **changes))
+    return run(context(workspace, settings, **changes))
 
 
 def contents(workspace: Workspace) -> dict[str, bytes]:
-    folder = workspace.model(STYLE, "nsync", 0)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return folder_bytes(workspace.model(STYLE, "nsync", 0))
+
+
+def live(workspace: Workspace) -> Path:
+    return workspace.scratch("live", STYLE, "nsync", "0")
+
+
+def grids(folder: Path) -> dict[int, bytes]:
+    return {int(path.stem): path.read_bytes() for path in sorted(folder.glob("looks/*.jpg"))}
+
+
+def stopped_at(step: int) -> Any:
+    def stop(what: str, done: int, total: int) -> None:
+        if (what, done) == ("training", step):
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def summary(workspace: Workspace) -> dict[str, Any]:
@@ -82,16 +93,28 @@ def summary(workspace: Workspace) -> dict[str, Any]:
 def test_looks_are_shown_scored_and_kept_as_a_film_strip(
     tmp_path: Path, tiny_base: Path, clip: Path, revision: str
 ) -> None:
-    workspace, log = workspace_at(tmp_path, revision), RecordingLog()
-    result = train(workspace, params(tiny_base, clip), log=log)
-    # Three pictures of 32 pixels: a grid of two columns and two rows, with gaps of 4.
-    assert log.pictures == [("looks", step, (76, 76)) for step in (0, 2, 4, 5)]
+    workspace = workspace_at(tmp_path, revision)
+    shown: list[list[int]] = []
+    result = train(
+        workspace,
+        params(tiny_base, clip),
+        checkpointed=lambda: shown.append(list(grids(live(workspace)))),
+    )
+    # At the looks of steps 0, 2, 4 and 5, and after each at the start or a checkpoint.
+    assert shown == [seen for seen in ([0], [0, 2], [0, 2, 4], [0, 2, 4, 5]) for _ in range(2)]
+    assert grids(live(workspace)) == grids(workspace.model(STYLE, "nsync", 0))
+    for jpeg in grids(live(workspace)).values():
+        assert len(jpeg) < 100_000
+        # Three pictures of 32 pixels: a grid of two columns and two rows, with gaps of 4.
+        with Image.open(io.BytesIO(jpeg)) as grid:
+            assert (grid.format, grid.size) == ("JPEG", (76, 76))
     looks = summary(workspace)["looks"]
     assert list(looks) == ["2", "4", "5"]
-    assert [looks[step]["pictures"] for step in looks] == [3, 3, 3]
-    for step, found in looks.items():
-        assert log.figures[int(step)]["look_style_margin"] == found["style_margin"]
-        assert log.figures[int(step)]["look_style_margin_error"] == found["standard_error"]
+    rows = list(csv.DictReader((live(workspace) / "looks.csv").open()))
+    assert rows == [
+        {"step": step} | {name: repr(value) for name, value in sorted(found.items())}
+        for step, found in looks.items()
+    ]
     best = summary(workspace)["best_look"]
     assert looks[str(best["step"])]["style_margin"] == max(
         found["style_margin"] for found in looks.values()
@@ -103,7 +126,8 @@ def test_looks_are_shown_scored_and_kept_as_a_film_strip(
         "losses of ink, nsync-0", "looks of ink, nsync-0",
     ]  # fmt: skip
     assert all(len(preview.jpeg) < 100_000 for preview in result.previews)
-    assert list(workspace.state.rglob("*.png")) == []
+    assert live(workspace) / "looks" in result.leftovers
+    assert workspace.scratch("looks", STYLE, "nsync", "0") in result.leftovers
 
 
 def test_looking_changes_nothing_of_the_training(
@@ -124,18 +148,40 @@ def test_a_training_that_goes_on_keeps_the_looks_of_before(
 ) -> None:
     broken, unbroken = (workspace_at(tmp_path / name, revision) for name in ("a", "b"))
     settings = params(tiny_base, clip)
-
-    def stop(what: str, done: int, total: int) -> None:
-        if (what, done) == ("training", 4):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(broken, settings, progress=stop)
-    log = RecordingLog()
-    train(broken, settings, log=log)
+        train(broken, settings, progress=stopped_at(4))
+    (live(broken) / "looks" / "00000005.jpg").write_bytes(b"of a step that is taken again")
+    shown: list[list[int]] = []
+    train(broken, settings, checkpointed=lambda: shown.append(list(grids(live(broken)))))
     train(unbroken, settings)
-    assert [step for _, step, _ in log.pictures] == [4, 5]
+    assert shown == [[0, 2], [0, 2, 4], [0, 2, 4], *[[0, 2, 4, 5]] * 2]
     assert contents(broken) == contents(unbroken)
+    for name in ("looks.csv", "held_out.csv", "history.csv"):
+        assert (live(broken) / name).read_bytes() == (live(unbroken) / name).read_bytes()
+
+
+def test_looks_of_before_are_kept_where_only_their_cadence_changes(
+    tmp_path: Path,
+    tiny_base: Path,
+    clip: Path,
+    revision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even with ``keep`` ``best``, where the training begins again: the weights are the same."""
+    workspace = workspace_at(tmp_path, revision)
+    with pytest.raises(KeyboardInterrupt):
+        train(workspace, params(tiny_base, clip, keep="best"), progress=stopped_at(4))
+    draw, drawn = watch_sampler.WatchSampler._draw, []
+
+    def recorded(sampler: watch_sampler.WatchSampler, done: int) -> bool:
+        drawn.append(done)
+        return draw(sampler, done)
+
+    monkeypatch.setattr(watch_sampler.WatchSampler, "_draw", recorded)
+    watch = {"every": 1, "prompts": 3, "steps": 2, "extractor": str(clip)}
+    train(workspace, params(tiny_base, clip, keep="best", watch=watch))
+    assert drawn == [1, 3, 4, 5]
+    assert list(grids(workspace.model(STYLE, "nsync", 0))) == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_best_look_is_what_is_kept(
@@ -143,13 +189,13 @@ def test_the_best_look_is_what_is_kept(
 ) -> None:
     """Scores are made up: the look after 2 steps is the best, and the weights are of there."""
     made_up = {0: None, 2: 0.5, 4: 0.25, 5: 0.25}
-    look = training_looks.Looks.__call__
+    look = watch_sampler.WatchSampler.__call__
 
-    def scored(looks: training_looks.Looks, done: int) -> float | None:
+    def scored(looks: watch_sampler.WatchSampler, done: int) -> float | None:
         look(looks, done)
         return made_up[done]
 
-    monkeypatch.setattr(training_looks.Looks, "__call__", scored)
+    monkeypatch.setattr(watch_sampler.WatchSampler, "__call__", scored)
     best, last = (workspace_at(tmp_path / name, revision) for name in ("a", "b"))
     train(best, params(tiny_base, clip, keep="best"))
     assert summary(best)["kept_step"] == 2
@@ -169,7 +215,7 @@ def test_a_model_that_draws_nothing_does_not_end_the_training(
     def refuse(*args: object) -> Any:
         raise BaseModelError("picture 00 came out of one flat colour")
 
-    monkeypatch.setattr(training_looks, "draw_pictures", refuse)
+    monkeypatch.setattr(watch_sampler, "draw_pictures", refuse)
     workspace = workspace_at(tmp_path, revision)
     train(workspace, params(tiny_base, clip))
     assert summary(workspace)["looks"] == {}
@@ -213,7 +259,7 @@ def test_a_look_leaves_modes_and_random_states_as_they_were(
     family.text_encoders[0].eval()
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    with training_looks._undisturbed(family):
+    with watch_sampler._undisturbed(family):
         assert not family.denoiser.training
         assert not torch.is_grad_enabled()
         torch.rand(3)
@@ -223,38 +269,36 @@ def test_a_look_leaves_modes_and_random_states_as_they_were(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def pictures(folder: Path) -> list[bytes]:
+    """Those of the look after 5 steps."""
+    return [Image.open(file).tobytes() for file in sorted(folder.glob("*/00000005/*.png"))]
+
+
 def test_the_model_of_the_kept_step_is_the_one_that_was_looked_at(
     tmp_path: Path, tiny_base: Path, clip: Path, revision: str
 ) -> None:
     """The saved LoRA draws the last look again, bit for bit."""
     workspace = workspace_at(tmp_path, revision)
     settings = params(tiny_base, clip)
-    seen: list[bytes] = []
-
-    class KeepsLast(SilentLog):
-        def picture(self, path: Path, name: str, step: int) -> None:
-            if step == 5:
-                seen.extend(
-                    Image.open(file).tobytes()
-                    for file in sorted((path.parent / f"{step:08d}").glob("*.png"))
-                )
-
-    train(workspace, settings, log=KeepsLast())
+    train(workspace, settings)
+    seen = pictures(workspace.scratch("looks", STYLE, "nsync", "0"))
     family = tiny_family(tiny_base)
     load_trained(family, workspace.model(STYLE, "nsync", 0))
     from nsync_pipeline.training.inputs import read_training_inputs
 
     inputs = read_training_inputs(workspace, STYLE, "sks", settings.variant("nsync"))
-    again = training_looks.Looks(
-        StageContext(workspace, settings, STYLE, "nsync"),
+    now = replace(context(Workspace(tmp_path / "other"), settings), workspace=workspace)
+    watch = settings.variant("nsync").watch
+    again = watch_sampler.WatchSampler(
+        now,
         family,
-        settings.variant("nsync").watch,
+        watch,
         inputs.train,
-        tmp_path / "again" / "looks",
+        tmp_path / "again",
+        "these weights",
     )
     again(5)
-    drawn = sorted((tmp_path / "again" / "looks" / "00000005").glob("*.png"))
-    assert [Image.open(file).tobytes() for file in drawn] == seen
+    assert pictures(tmp_path / "again") == seen
     assert len(seen) == 3
 
 

@@ -32,9 +32,6 @@ def test_the_standard_error_is_over_pictures() -> None:
     score = LookScore(50, (0.1, 0.2, 0.6))
     assert score.style_margin == pytest.approx(0.3)
     assert score.standard_error == pytest.approx(math.sqrt(0.07 / 3))
-    assert score.figures() == {
-        "look_style_margin": score.style_margin, "look_style_margin_error": score.standard_error,
-    }  # fmt: skip
 
 
 def test_one_picture_has_no_standard_error() -> None:

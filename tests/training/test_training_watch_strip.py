@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsync_pipeline.pictures.sheets import PREVIEW_BYTES
+from nsync_pipeline.pictures.sheets import PREVIEW_BYTES, sharp_jpeg, small_jpeg
 from nsync_pipeline.training.film_strip import (
     MISSING,
     film_strip,
     shown_columns,
-    strip_jpeg,
-    strip_preview,
 )
 
 RED, BLUE = (200, 10, 10), (10, 10, 200)
@@ -61,8 +59,8 @@ def test_of_many_looks_the_first_and_the_last_are_shown() -> None:
 def test_the_same_pictures_give_the_same_bytes_and_a_small_preview() -> None:
     rows = [[noise(128, 10 * row + column) for column in range(12)] for row in range(8)]
     strip, again = (film_strip(rows, [str(i) for i in range(12)]) for _ in range(2))
-    assert strip_jpeg(strip) == strip_jpeg(again)
-    preview = strip_preview(strip)
+    assert sharp_jpeg(strip, 92) == sharp_jpeg(again, 92)
+    preview = small_jpeg(strip)
     assert len(preview) < PREVIEW_BYTES
     with Image.open(io.BytesIO(preview)) as image:
         assert image.format == "JPEG"

@@ -1,0 +1,66 @@
+"""The Dagster instance of a workspace: its history outlives every process.
+
+Without a DAGSTER_HOME, Dagster keeps its history in a temporary folder and deletes it. The home is
+in the workspace, and ``.env`` tells ``dagster dev`` where, for which the path must be absolute.
+"""
+
+import sys
+from pathlib import Path
+
+from nsync_pipeline.graph.devices import visible_devices
+from nsync_pipeline.workspace import Workspace
+
+SETTINGS = """\
+# Written once, by `nsync init` or `make setup`, and yours to change.
+telemetry:
+  enabled: false
+
+# No dialog over the first page.
+nux:
+  enabled: false
+
+# A run whose process was killed is found, marked as failed, and its place in a pool is freed.
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 180
+  poll_interval_seconds: 30
+  free_slots_after_run_end_seconds: 30
+
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config:
+    dequeue_interval_seconds: 1
+
+# As many steps at once use an accelerator as there are (one where there is none).
+concurrency:
+  pools:
+    granularity: op
+    default_limit: {devices}
+"""
+VARIABLE = "DAGSTER_HOME"
+
+
+def write_home(workspace: Workspace) -> Path:
+    """Make the home and ``.env`` where they are not there yet; gives the home's folder."""
+    home = workspace.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.is_file():
+        devices = max(1, len(visible_devices()))
+        settings.write_text(SETTINGS.format(devices=devices), encoding="utf-8")
+    _name_in_environment_file(workspace.root / ".env", home)
+    return home
+
+
+def _name_in_environment_file(path: Path, home: Path) -> None:
+    """One line of ``.env``; the others stay as they are."""
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    after = [line for line in before if not line.startswith(f"{VARIABLE}=")]
+    after.append(f"{VARIABLE}={home}")
+    if after != before:
+        path.write_text("\n".join(after) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_home(Workspace(Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()))

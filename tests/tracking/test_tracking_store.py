@@ -1,0 +1,328 @@
+"""A style's whole story in a real MLflow store: the workspace's own."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from PIL import Image
+from support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
+
+from nsync_pipeline.tracking import destination
+from nsync_pipeline.tracking.destination import OWN, resolved_uri
+from nsync_pipeline.tracking.live import recorded
+from nsync_pipeline.tracking.sender import deliver
+from nsync_pipeline.workspace import BASE, Workspace
+
+
+@pytest.fixture(autouse=True, scope="module")
+def later() -> Any:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("NSYNC_TRACKING", "later")
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store's folder; it takes seconds to make one."""
+    folder = tmp_path_factory.mktemp("store")
+    resolved_uri(OWN, folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_store: Path) -> Workspace:
+    found = Workspace(tmp_path / "a workspace")
+    shutil.copytree(empty_store, found.tracking)
+    return found
+
+
+def client_of(workspace: Workspace) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(resolved_uri(OWN, workspace.tracking))
+
+
+def runs_of(workspace: Workspace, experiment: str = "nsync/ink") -> dict[str, Any]:
+    client = client_of(workspace)
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    runs = {run.info.run_name: run for run in found}
+    assert len(runs) == len(found)  # no run was made twice
+    return runs
+
+
+def figures(workspace: Workspace, run: Any) -> list[tuple[str, int, float]]:
+    client = client_of(workspace)
+    return [
+        (metric.key, metric.step, metric.value)
+        for name in run.data.metrics
+        for metric in client.get_metric_history(run.info.run_id, name)
+    ]
+
+
+def test_the_whole_story_is_told_once_however_often_it_is_delivered(workspace: Workspace) -> None:
+    whole_style(workspace)
+    first = deliver(workspace)
+    again = deliver(workspace)
+    (workspace.tracking / "sent.json").unlink()
+    without_notes = deliver(workspace)
+    runs = runs_of(workspace)
+
+    assert first.left == again.left == without_notes.left == {}
+    assert (again.sent, without_notes.sent) == (0, 0)
+    assert set(runs) == {"lora-0 · ink", "nsync-0 · ink", "base · ink", "evaluation · ink"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    told = figures(workspace, runs["nsync-0 · ink"])
+    # Three steps of seven, two held-out losses, a look, two results, the samples and a score.
+    assert len(told) == len(set(told)) == 3 * 7 + 2 + 2 + 2 + 1 + 1
+    (used, *_) = runs["nsync-0 · ink"].inputs.dataset_inputs
+    assert (used.dataset.name, len(used.dataset.digest)) == ("style_set", 36)
+    client = client_of(workspace)
+    kept = {
+        name: [item.path for item in client.list_artifacts(run.info.run_id)]
+        for name, run in runs.items()
+    }
+    trained = ["images", "samples.jpg", "training.jpg", "training_2.jpg"]
+    assert kept == {
+        "lora-0 · ink": trained, "nsync-0 · ink": trained, "base · ink": ["samples.jpg"],
+        "evaluation · ink": [
+            "evaluation.jpg", "evaluation.json", "metrics.json", "report.html", "report.jpg",
+        ],
+    }  # fmt: skip
+
+
+def test_a_look_is_a_picture_of_its_step(workspace: Workspace) -> None:
+    train(workspace, "nsync", steps=2)
+    deliver(workspace)
+    (run,) = runs_of(workspace).values()
+    client = client_of(workspace)
+    names = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
+    (whole,) = [name for name in names if name.endswith(".png")]
+
+    assert whole.startswith("images/looks+step+2+timestamp+")
+    assert whole.replace(".png", "+compressed.webp") in names
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    with Image.open(client.download_artifacts(run.info.run_id, whole)) as picture:
+        assert picture.size == (8, 6)
+
+
+def test_a_training_that_failed_and_went_on_is_one_run_with_each_step_once(
+    workspace: Workspace,
+) -> None:
+    plan, folder = training_plan("nsync"), workspace.scratch("live", "ink", "nsync", "0")
+    statuses = []
+
+    def fail() -> None:
+        with recorded(workspace, plan, {}):
+            (folder / "history.csv").write_text(history_csv(2))
+            deliver(workspace)
+            statuses.append(runs_of(workspace)["nsync-0 · ink"].info.status)
+            raise RuntimeError("the lights went out")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    deliver(workspace)
+    statuses.append(runs_of(workspace)["nsync-0 · ink"].info.status)
+    with recorded(workspace, plan, {}):
+        deliver(workspace)
+        statuses.append(runs_of(workspace)["nsync-0 · ink"].info.status)
+        train(workspace, "nsync")
+    deliver(workspace)
+    (run,) = runs_of(workspace).values()
+
+    assert [*statuses, run.info.status] == ["RUNNING", "FAILED", "RUNNING", "FINISHED"]
+    assert "the lights went out" in run.data.tags["error"]
+    steps = [step for name, step, _ in figures(workspace, run) if name == "loss/positive"]
+    assert sorted(steps) == [1, 2, 3]
+
+
+def test_a_training_whose_process_was_killed_is_said_to_be(workspace: Workspace) -> None:
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from support.artefacts import training_plan\n"
+        "from nsync_pipeline.tracking.live import recorded\n"
+        "from nsync_pipeline.workspace import Workspace\n"
+        "with recorded(Workspace(Path(sys.argv[1])), training_plan('nsync'), {}):\n"
+        "    assert 'mlflow' not in sys.modules\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code, str(workspace.root), tests], check=False)
+    deliver(workspace)
+    (run,) = runs_of(workspace).values()
+
+    assert run.info.status == "KILLED"
+
+
+def test_the_same_weights_from_another_machine_are_the_same_run(workspace: Workspace) -> None:
+    train(workspace, "nsync")
+    deliver(workspace)
+    shutil.rmtree(workspace.model("ink", "nsync", 0))
+    train(workspace, "nsync")  # as DVC restores it: the content is the same, the times are not
+    (workspace.tracking / "sent.json").unlink()
+
+    assert deliver(workspace).sent == 0
+    assert len(runs_of(workspace)) == 1
+
+
+def test_other_weights_of_the_same_settings_are_another_run(workspace: Workspace) -> None:
+    train(workspace, "nsync")
+    deliver(workspace)
+    train(workspace, "nsync", weights="of another accelerator")
+    deliver(workspace)
+    client = client_of(workspace)
+    experiment = client.get_experiment_by_name("nsync/ink").experiment_id
+
+    assert len(client.search_runs([experiment])) == 2
+
+
+def test_a_new_evaluation_shows_its_scores_on_the_run_that_was_there(workspace: Workspace) -> None:
+    whole_style(workspace)
+    deliver(workspace)
+    for margin in (0.5, 0.25):  # and the first score again is the newest one, too
+        evaluate(workspace, [("lora", 0), ("nsync", 0)], margin)
+        deliver(workspace)
+        client = client_of(workspace)
+        experiment = client.get_experiment_by_name("nsync/ink").experiment_id
+        (run,) = client.search_runs([experiment], "attributes.run_name = 'nsync-0 · ink'")
+        assert run.data.metrics["eval/style_margin"] == margin
+
+
+def test_an_ablation_does_not_mix_with_the_main_runs_not_even_of_the_same_weights(
+    workspace: Workspace,
+) -> None:
+    own = replace(workspace, of_ablation=True)
+    train(workspace, "lora")
+    draw(workspace, BASE)
+    for variant in ("lora", "old"):
+        train(own, variant)
+        draw(own, variant)
+    groups = [evaluate(own, [("lora", 0), ("old", 0)])["content"][:8]]
+    deliver(workspace)
+    groups.append(evaluate(own, [("lora", 0)])["content"][:8])
+    deliver(workspace)
+    client = client_of(workspace)
+    experiment = client.get_experiment_by_name("nsync/ink/ablation").experiment_id
+    found = [
+        sorted(
+            run.info.run_name
+            for run in client.search_runs([experiment], f"tags.`nsync.ablation` = '{group}'")
+        )
+        for group in groups
+    ]
+
+    assert found == [
+        ["evaluation · ink", "old-0 · ink"],
+        ["base · ink", "evaluation · ink", "lora-0 · ink"],
+    ]
+    assert set(runs_of(workspace)) == {"lora-0 · ink", "base · ink"}
+
+
+def test_what_mlflow_refuses_is_put_aside_once_and_the_rest_goes_on(workspace: Workspace) -> None:
+    train(workspace, "nsync", steps=5)
+    model = workspace.model("ink", "nsync", 0)
+    made = json.loads((model / "made.json").read_text())
+    made["figures"]["not a name: ?!"] = 1.0
+    (model / "made.json").write_text(json.dumps(made))
+    outcomes = [deliver(workspace), deliver(workspace)]
+    (run,) = runs_of(workspace).values()
+
+    assert [outcome.left for outcome in outcomes] == [{}, {}]
+    (refused,) = (workspace.tracking / "refused.jsonl").read_text().splitlines()
+    assert json.loads(refused)["name"] == "result/not a name: ?!"
+    assert len(figures(workspace, run)) == 5 * 7 + 2 + 2 + 2
+
+
+def test_a_run_that_was_deleted_on_the_server_is_made_again_whole(workspace: Workspace) -> None:
+    train(workspace, "nsync")
+    deliver(workspace)
+    (run,) = runs_of(workspace).values()
+    client_of(workspace).delete_run(run.info.run_id)
+    deliver(workspace)
+    (again,) = runs_of(workspace).values()
+
+    assert again.info.run_id != run.info.run_id
+    assert len(figures(workspace, again)) == len(figures(workspace, run))
+
+
+def test_a_copied_workspace_keeps_its_pictures_and_leaves_the_first_alone(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    whole_style(workspace)
+    deliver(workspace)
+    copy = Workspace(tmp_path / "a copy")
+    shutil.copytree(workspace.root, copy.root)
+    before = sorted(workspace.root.rglob("*"))
+    train(copy, "nsync", seed=1)
+    assert deliver(copy).left == {}
+    runs = runs_of(copy)
+
+    assert "nsync-1 · ink" in runs
+    assert sorted(workspace.root.rglob("*")) == before
+    assert "nsync-1 · ink" not in runs_of(workspace)
+    require_files_in(copy)
+    moved = Workspace(tmp_path / "moved")
+    workspace.root.rename(moved.root)
+    require_files_in(moved)
+
+
+def require_files_in(workspace: Workspace) -> None:
+    """Every run's files lie in this workspace, and are there."""
+    for run in runs_of(workspace).values():
+        folder = Path(unquote(urlsplit(run.info.artifact_uri).path))
+        assert folder.is_relative_to(workspace.tracking)
+        assert client_of(workspace).list_artifacts(run.info.run_id)
+
+
+@pytest.mark.parametrize("kind", ["cut off", "half of it", "no database"])
+def test_a_store_whose_making_was_cut_off_is_made_again(
+    workspace: Workspace, empty_store: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = workspace.tracking / "mlflow.db"
+    made: list[Path] = []
+
+    def quickly(place: Path) -> None:
+        made.append(place)
+        shutil.copyfile(empty_store / "mlflow.db", place)
+
+    monkeypatch.setattr(destination, "_make_store", quickly)
+    whole = database.read_bytes()
+    if kind == "cut off":  # during the migrations: tables, and no experiment yet
+        with sqlite3.connect(database) as store:
+            store.execute("DELETE FROM experiments")
+            store.execute("DROP TABLE runs")
+    database.write_bytes({"half of it": whole[: len(whole) // 2], "no database": b"x" * 5000}.get(
+        kind, database.read_bytes()
+    ))  # fmt: skip
+    train(workspace, "nsync")
+
+    assert deliver(workspace).left == {}
+    assert made == [database]
+    assert set(runs_of(workspace)) == {"nsync-0 · ink"}
+
+
+def test_a_store_is_made_beside_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.tracking import sqlalchemy_store
+
+    (tmp_path / "mlflow.db").write_bytes(b"what a full disk left")
+
+    def killed(uri: str, location: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"half a store")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sqlalchemy_store, "SqlAlchemyStore", killed)
+        with pytest.raises(KeyboardInterrupt):
+            resolved_uri(OWN, tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+    resolved_uri(OWN, tmp_path)
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        assert store.execute("SELECT name FROM experiments").fetchall() == [("Default",)]
