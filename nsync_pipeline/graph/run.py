@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nsync_pipeline
@@ -23,6 +23,7 @@ from nsync_pipeline.graph.progress import progress_file, shown_progress
 from nsync_pipeline.ranks import this_rank
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.stage import Progress, StageContext
+from nsync_pipeline.tracking.live import notify, recorded
 from nsync_pipeline.workspace import Workspace
 
 KEPT = 3
@@ -132,6 +133,7 @@ def bring_up_to_date(
         if kept and earlier and _is_whole(earlier, plan, kept / plan.digest(), graph, say):
             _publish(kept / plan.digest(), place, kept)
             graph.forget(artefact)
+            notify(workspace)
             say(f"{artefact.title}: brought back as it was made before")
             return Outcome(artefact, earlier, is_new=False)
         for need in graph.needs(artefact):
@@ -147,21 +149,28 @@ def bring_up_to_date(
                 progress_file(workspace, artefact.slot),
             )
         )
-        return Outcome(artefact, _make(graph, artefact, plan, tell), is_new=True)
+        return Outcome(artefact, _make(graph, artefact, plan, tell, line), is_new=True)
 
 
-def _make(graph: Graph, artefact: Artefact, plan: Made, progress: Progress) -> Made:
+def _make(
+    graph: Graph, artefact: Artefact, plan: Made, progress: Progress, line: DagsterLine | None
+) -> Made:
     """Run the stage beside the artefact's place, then move what it made there."""
     place = graph.workspace.root / artefact.path
     partial = _empty_folder(place.with_name(f".{place.name}.partial"))
-    context = replace(_context(graph, artefact, partial), progress=progress)
-    result = artefact.stage.run(context)
-    _require_unchanged(graph, artefact, plan)
-    made = describe(partial, plan, result)
-    _publish(partial, place, _kept_folder(graph, artefact))
-    graph.forget(artefact)
-    for leftover in result.leftovers:
-        shutil.rmtree(leftover, ignore_errors=True)
+    context = _context(graph, artefact, partial)
+    owner = context.workspace
+    tags = {"dagster.run_id": line.run_id} if line else {}
+    with recorded(owner, asdict(plan), tags):
+        result = artefact.stage.run(
+            replace(context, progress=progress, checkpointed=lambda: notify(owner))
+        )
+        _require_unchanged(graph, artefact, plan)
+        made = describe(partial, plan, result)
+        _publish(partial, place, _kept_folder(graph, artefact))
+        graph.forget(artefact)
+        for leftover in result.leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
     return made
 
 
