@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nsync_pipeline.tracking.destination import configured_uri, is_remote, resolved_uri
+from nsync_pipeline.errors import UserError
+from nsync_pipeline.tracking.destination import configured_uri, is_remote, masked, resolved_uri
 from nsync_pipeline.workspace import Workspace
 
 from .instance import write_home
@@ -24,7 +25,11 @@ def main() -> int:
 
     Where ``MLFLOW_TRACKING_URI`` names a server, that one's page is said instead of starting one.
     """
-    uri = configured_uri()
+    try:
+        uri = configured_uri()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     ports = (DAGSTER_PORT,) if is_remote(uri) else (DAGSTER_PORT, MLFLOW_PORT)
     taken = [port for port in ports if _is_taken(port)]
     if taken:
@@ -34,7 +39,7 @@ def main() -> int:
     if not is_remote(uri):
         servers.append(_mlflow(WORKSPACE, uri))
     print(f"Dagster  http://{HOST}:{DAGSTER_PORT}")
-    print(f"MLflow   {uri if is_remote(uri) else f'http://{HOST}:{MLFLOW_PORT}'}")
+    print(f"MLflow   {masked(uri) if is_remote(uri) else f'http://{HOST}:{MLFLOW_PORT}'}")
     print("They need a few seconds to start; Ctrl-C ends them.", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

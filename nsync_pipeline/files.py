@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,7 +23,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         _to_disk(partial)
         partial.replace(path)
-        _to_disk(path.parent)
+        with suppress(OSError):  # not every file system does that for a folder
+            _to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -48,7 +49,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
-        _to_disk(folder.parent)
+        with suppress(OSError):
+            _to_disk(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from rich.table import Table
 from nsync_pipeline.cli.options import WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.report.figures import digits_for, shown
-from nsync_pipeline.tracking.settings import flat
+from nsync_pipeline.settings import flat
 from nsync_pipeline.workspace import BASE
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def print_summary(graph: "Graph", style: str, outcomes: "Sequence[Outcome]") -> 
     from nsync_pipeline.evaluation.record import read_evaluation
     from nsync_pipeline.report.stage import REPORT_FILE
     from nsync_pipeline.report.words import what_is_compared
+    from nsync_pipeline.tracking.projection import ABLATION, ablation_group, experiment_of
 
     by_stage = {outcome.artefact.stage.name: outcome for outcome in outcomes}
     root = graph.workspace.root
@@ -121,6 +123,9 @@ def print_summary(graph: "Graph", style: str, outcomes: "Sequence[Outcome]") -> 
     trained = sum(outcome.artefact.stage.name == "training" for outcome in new)
     print(f"trained now: {trained}" if new else NOTHING)
     print(f"report: {root / report.artefact.path / REPORT_FILE}")
+    experiment = experiment_of(replace(graph.workspace, of_ablation=True), style)
+    group = ablation_group(asdict(by_stage["evaluation"].made))
+    print(f"MLflow: experiment {experiment}, tags.`{ABLATION}` = '{group}'")
 
 
 def verdicts(evaluation: "EvaluationRecord", baseline: str) -> dict[str, str]:

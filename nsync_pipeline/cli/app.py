@@ -212,18 +212,15 @@ def deliver(
 ) -> None:
     """Send MLflow what did not reach it while stages ran."""
     place = find_workspace(workspace)
-    # Seconds a request may take: nothing else waits for it, so a slow server gets its time.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    from nsync_pipeline.tracking.hand_over import hand_over
+    from nsync_pipeline.tracking.sender import deliver as send
 
-    outcome = hand_over(place.tracking, to)
-    if outcome.problems:
-        reasons = "; ".join(f"{uri or 'own store'}: {why}" for uri, why in outcome.problems.items())
+    outcome = send(place, to)
+    if outcome.problem:
         raise UserError(
-            f"{outcome.left} events are not delivered to MLflow ({reasons}). "
-            "They are kept: run `nsync deliver` when the server answers."
+            f"{len(outcome.left)} folders are not delivered to MLflow ({outcome.problem}). "
+            "Nothing is lost: run `nsync deliver` when the server answers."
         )
-    print(f"{outcome.delivered} events delivered to MLflow, {outcome.left} left")
+    print(f"{outcome.sent} figures, files and settings delivered to MLflow")
 
 
 @app.command()

@@ -17,11 +17,11 @@ import psutil
 
 from nsync_pipeline.doctor.finding import Finding, State
 from nsync_pipeline.doctor.memory_findings import memory_finding
-from nsync_pipeline.errors import BaseModelError, ParamsError
+from nsync_pipeline.errors import BaseModelError, ParamsError, UserError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.params import Params, read_params
-from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote
-from nsync_pipeline.tracking.sweep import events_left
+from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked
+from nsync_pipeline.tracking.sender import waiting
 from nsync_pipeline.workspace import Workspace
 
 NEEDED = ("torch", "diffusers", "transformers", "peft", "mlflow")
@@ -132,11 +132,15 @@ def _dvc(workspace: Workspace) -> Finding:
 
 
 def _mlflow() -> Finding:
-    uri = configured_uri()
+    try:
+        uri = configured_uri()
+    except UserError as error:
+        return Finding(
+            State.WARN, "MLflow", str(error), "nothing is recorded until it is put right"
+        )
     if uri == OWN:
         return Finding(State.OK, "MLflow", "the workspace's own store")
-    parts = urlsplit(uri)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # no password
+    parts, shown = urlsplit(uri), masked(uri)
     if is_remote(uri) and not _answers(parts.hostname or "", parts.port or _default_port(uri)):
         advice = "nothing is lost: `nsync deliver` sends it when the server answers"
         return Finding(State.WARN, "MLflow", f"{shown} does not answer", advice)
@@ -156,15 +160,20 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _spool(workspace: Workspace) -> Iterator[Finding]:
-    left = events_left(workspace.tracking)
+    try:
+        left = waiting(workspace)
+    except UserError:  # said of the address already
+        return
     refused = workspace.tracking / "refused.jsonl"
     if left:
         advice = "nsync deliver; a run that goes on delivers by itself"
-        yield Finding(State.WARN, "MLflow", f"{left} events not delivered yet", advice)
+        yield Finding(
+            State.WARN, "MLflow", f"{len(left)} artefacts and runs not delivered yet", advice
+        )
     if refused.is_file():
         advice = f"MLflow refused them; {refused} says why, and can be deleted"
         lines = len(refused.read_text(encoding="utf-8").splitlines())
-        yield Finding(State.WARN, "MLflow", f"{lines} events refused", advice)
+        yield Finding(State.WARN, "MLflow", f"{lines} values refused", advice)
 
 
 def _dagster(workspace: Workspace) -> Finding:

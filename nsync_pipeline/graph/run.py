@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nsync_pipeline
@@ -23,6 +23,7 @@ from nsync_pipeline.graph.progress import progress_file, shown_progress
 from nsync_pipeline.ranks import this_rank
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.stage import Progress, StageContext
+from nsync_pipeline.tracking.live import notify, recorded
 from nsync_pipeline.workspace import Workspace
 
 KEPT = 3
@@ -136,6 +137,7 @@ def bring_up_to_date(
             shutil.move(kept / plan.digest(), partial)
             _publish(partial, place, kept)
             graph.refresh()
+            notify(workspace)
             say(f"{artefact.title}: brought back as it was made before")
             return Outcome(artefact, earlier, is_new=False)
         for need in graph.needs(artefact):
@@ -151,25 +153,32 @@ def bring_up_to_date(
                 progress_file(workspace, artefact.slot),
             )
         )
-        return Outcome(artefact, _make(graph, artefact, plan, tell), is_new=True)
+        return Outcome(artefact, _make(graph, artefact, plan, tell, line), is_new=True)
 
 
-def _make(graph: Graph, artefact: Artefact, plan: Made, progress: Progress) -> Made:
+def _make(
+    graph: Graph, artefact: Artefact, plan: Made, progress: Progress, line: DagsterLine | None
+) -> Made:
     """Run the stage beside the artefact's place, then move what it made there."""
     place = graph.workspace.root / artefact.path
     partial = _partial_folder(place)
     partial.mkdir()
+    context = _context(graph, artefact, partial)
+    owner = context.workspace
+    tags = {"dagster.run_id": line.run_id} if line else {}
     try:
-        context = replace(_context(graph, artefact, partial), progress=progress)
-        result = artefact.stage.run(context)
-        _require_unchanged(graph, artefact, plan)
-        made = describe(partial, plan, result)
-        _publish(partial, place, _kept_folder(graph, artefact))
+        with recorded(owner, asdict(plan), tags):
+            result = artefact.stage.run(
+                replace(context, progress=progress, checkpointed=lambda: notify(owner))
+            )
+            _require_unchanged(graph, artefact, plan)
+            made = describe(partial, plan, result)
+            _publish(partial, place, _kept_folder(graph, artefact))
+            graph.refresh()
+            for leftover in result.leftovers:
+                shutil.rmtree(leftover, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    graph.refresh()
-    for leftover in result.leftovers:
-        shutil.rmtree(leftover, ignore_errors=True)
     return made
 
 

@@ -147,7 +147,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         "steps": settings.steps,
         "pictures": len(examples.ids),
         "trained_weights": trained.count,
-        **summarise(outcome.history, outcome.held_out).figures(),
+        **summarise(outcome.history, outcome.held_out),
     }
     summary: dict[str, Any] = {
         **figures,

@@ -32,6 +32,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
 
     monkeypatch.setattr(Stage, "run", run)
     monkeypatch.delenv(of_run.UNDER_DVC, raising=False)
+    monkeypatch.setenv("NSYNC_TRACKING", "off")
     return made
 
 

@@ -54,7 +54,8 @@ def test_a_first_time_says_what_it_wrote(tmp_path: Path) -> None:
     assert sync_dvc_file(Workspace(tmp_path)) == [
         "dvc.yaml: written anew",
         "ablations/dvc.yaml: written anew",
-        "choices/woodblock: for what people choose, and for git",
+        "sources/woodblock: made, as DVC and git want it there",
+        "choices/woodblock: made, as DVC and git want it there",
     ]
 
 
@@ -152,7 +153,7 @@ def test_a_workspace_without_a_folder_for_choices_is_told_and_synced(synced: Wor
     shutil.rmtree(synced.root / "choices")
     with pytest.raises(ParamsError, match=r"choices/woodblock is not there.*`nsync sync` brings"):
         check(synced)
-    assert sync_dvc_file(synced) == ["choices/woodblock: for what people choose, and for git"]
+    assert sync_dvc_file(synced) == ["choices/woodblock: made, as DVC and git want it there"]
     check(synced)
     made = synced.choices("woodblock") / "README.md"
     assert made.read_bytes() == (REPOSITORY / "choices" / "woodblock" / "README.md").read_bytes()

@@ -46,16 +46,14 @@ def test_the_summary_is_of_the_last_tenth_and_of_all_steps() -> None:
         for step in range(1, 21)
     ]
     summary = summarise(history, {0: 0.9, 10: 0.7, 20: 0.5})
-    assert summary.last_loss_positive == 19.5
-    assert summary.last_loss_anchor is None
-    assert summary.mean_cosine_negative == pytest.approx(-0.25)
-    assert summary.mean_cosine_anchor is None
-    assert (summary.held_out_loss_before, summary.held_out_loss) == (0.9, 0.5)
-    assert "last_loss_anchor" not in summary.figures()
+    assert summary["last_loss_positive"] == 19.5
+    assert summary["mean_cosine_negative"] == pytest.approx(-0.25)
+    assert (summary["held_out_loss_before"], summary["held_out_loss"]) == (0.9, 0.5)
+    assert summary.keys() & {"last_loss_anchor", "mean_cosine_anchor"} == set()
 
 
 def test_a_single_step_has_a_summary() -> None:
     history = [step_record(1, {POSITIVE: 2.0}, Diagnostics(1.0, *[None] * 4, 0.0, 1.0), 1e-3)]
     summary = summarise(history, {})
-    assert summary.last_loss_positive == 2.0
-    assert summary.held_out_loss is None
+    assert summary["last_loss_positive"] == 2.0
+    assert "held_out_loss" not in summary

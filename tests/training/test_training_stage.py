@@ -446,7 +446,7 @@ def test_no_training_picture_is_an_error(tmp_path: Path, tiny_base: Path, revisi
 def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     """Of a training that keeps more than weights: a running estimate, an average of the weights.
 
-    ``python tests/kill_training.py --kills 20`` does it for longer.
+    ``PYTHONPATH=. python tests/kill_training.py --kills 20`` does it for longer.
     """
     training = killer(tmp_path, seed=1)
     training.until(kills=2)
