@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter
 
 from nsync_pipeline.cli import doctor
 from nsync_pipeline.doctor.finding import Finding, State
@@ -20,7 +21,6 @@ from nsync_pipeline.doctor.findings import (
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.params import parse_params, read_params
-from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter
 from nsync_pipeline.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
