@@ -1,6 +1,6 @@
 """The diagram of the graph in ``docs/pipeline.md``, from the table of stages.
 
-``python -m nsync_pipeline.graph.diagram --write`` writes it into the page.
+``python -m tools.diagram --write`` writes it into the page.
 """
 
 import re

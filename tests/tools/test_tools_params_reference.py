@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from nsync_pipeline.tracking.settings import flat
 
-from nsync_pipeline.cli.params_reference import reference
+from tools.params_reference import reference
 from nsync_pipeline.params import Params, read_params
 
 REPOSITORY = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 def test_the_committed_page_is_current() -> None:
     page = (REPOSITORY / "docs" / "params.md").read_text(encoding="utf-8")
 
-    assert page == reference(), "python -m nsync_pipeline.cli.params_reference > docs/params.md"
+    assert page == reference(), "python -m tools.params_reference > docs/params.md"
 
 
 def test_every_key_of_the_projects_settings_is_on_the_page() -> None:

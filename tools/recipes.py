@@ -4,7 +4,7 @@ Code files are no inputs of an artefact: a comment, a new name or an upgrade of 
 nothing anew. What does is the stage's ``recipe`` in ``table.py``, a number. So that no change of
 results slips through, ``recipes.lock`` keeps a fingerprint of each stage's code beside its recipe:
 the syntax trees, without comments and docstrings, of all modules that its room imports, and the
-files that lie beside them (weights, templates). ``python -m nsync_pipeline.graph.recipes`` says
+files that lie beside them (weights, templates). ``python -m tools.recipes`` says
 which fingerprints moved; with ``--accept`` it writes them down.
 """
 
@@ -22,14 +22,14 @@ from nsync_pipeline.graph.table import STAGES, Stage
 
 PACKAGE = Path(nsync_pipeline.__file__).parent
 NAME = nsync_pipeline.__name__
-LOCK = Path(__file__).with_name("recipes.lock")
+LOCK = Path(__file__).parents[1] / "recipes.lock"
 Fingerprints = dict[str, dict[str, int | str]]
 """By stage: its ``recipe``, and the ``fingerprint`` of its code."""
 
 ADVICE = """\
 The code of {stages} changed. If what it makes comes out otherwise from the same inputs, raise
 `recipe` of that stage in nsync_pipeline/graph/table.py: then it is made anew everywhere. Either way
-write the new fingerprints down: python -m nsync_pipeline.graph.recipes --accept"""
+write the new fingerprints down: python -m tools.recipes --accept"""
 
 
 def fingerprints() -> Fingerprints:

@@ -1,4 +1,4 @@
-"""``docs/api.md`` from the docstrings: ``python -m nsync_pipeline.cli.api_reference``.
+"""``docs/api.md`` from the docstrings: ``python -m tools.api_reference``.
 
 Prints the page; ``> docs/api.md`` writes it. A test holds the two together.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 import nsync_pipeline
-from nsync_pipeline.cli.params_reference import default_of, type_of
+from tools.params_reference import default_of, type_of
 from nsync_pipeline.contrast import rules
 
 INTRODUCTION = """\
@@ -23,7 +23,7 @@ INTRODUCTION = """\
 What `from nsync_pipeline import ...` gives; [library.md](library.md) shows it in use. `import
 nsync_pipeline` alone imports none of it, and no torch.
 
-This page is generated: `python -m nsync_pipeline.cli.api_reference > docs/api.md`.
+This page is generated: `python -m tools.api_reference > docs/api.md`.
 """
 
 RULES = """\

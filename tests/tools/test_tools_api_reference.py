@@ -6,14 +6,14 @@ from typing import get_args
 
 import nsync_pipeline
 from nsync_pipeline import ContrastConfig, Diagnostics, UpdateRule
-from nsync_pipeline.cli.api_reference import reference
+from tools.api_reference import reference
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_the_committed_page_is_current() -> None:
     page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
-    assert page == reference(), "python -m nsync_pipeline.cli.api_reference > docs/api.md"
+    assert page == reference(), "python -m tools.api_reference > docs/api.md"
 
 
 def test_every_public_name_has_a_section_with_words() -> None:

@@ -1,4 +1,4 @@
-"""``docs/params.md`` from the schema: ``python -m nsync_pipeline.cli.params_reference``.
+"""``docs/params.md`` from the schema: ``python -m tools.params_reference``.
 
 Prints the page; ``> docs/params.md`` writes it. A test holds the two together.
 """
@@ -24,7 +24,7 @@ stages anew that read it, and what depends on them.
 
 `<style>` and `<variant>` are names of your own: `{NAME.pattern}`.
 
-This page is generated: `python -m nsync_pipeline.cli.params_reference > docs/params.md`.
+This page is generated: `python -m tools.params_reference > docs/params.md`.
 """
 
 HEAD = ("| key | type | default | allowed | what it is |", "| --- | --- | --- | --- | --- |")

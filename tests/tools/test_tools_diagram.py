@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nsync_pipeline.graph.diagram import with_diagram
+from tools.diagram import with_diagram
 from nsync_pipeline.graph.table import STAGES
 
 PAGE = Path(__file__).parents[2] / "docs" / "pipeline.md"

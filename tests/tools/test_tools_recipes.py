@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_workspace import REPOSITORY
 
-from nsync_pipeline.graph import recipes
+from tools import recipes
 from nsync_pipeline.graph.table import STAGES
 
 DRAWING = {"negative_set", "generation", "base_generation"}
@@ -61,7 +61,7 @@ def moved_by(before: recipes.Fingerprints) -> set[str]:
 
 
 def test_the_fingerprints_are_written_down() -> None:
-    """Where this fails: see the message, then `python -m nsync_pipeline.graph.recipes --accept`."""
+    """Where this fails: see the message, then `python -m tools.recipes --accept`."""
     moved = recipes.moved()
     assert not moved, recipes.ADVICE.format(stages=", ".join(moved))
 
