@@ -79,7 +79,7 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
 
     # What decides nothing: DVC may start a stage, which has nothing to do.
     fake.edit_params("learning_rate: 0.002\n", "learning_rate: 0.002\n  checkpoint_every: 7\n")
-    fake.edit_params("pictures: 8}", "pictures: 8, rights: my own pictures}")
+    fake.edit_params("pictures: 8", "rights: my own pictures, pictures: 8")
     assert repro(fake) == []
     assert out_of_date(fake) == []
 
