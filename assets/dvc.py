@@ -21,7 +21,7 @@ from dagster import (
 )
 
 from nsync_pipeline.graph.artefacts import Artefact
-from nsync_pipeline.graph.dvc import stage_name
+from nsync_pipeline.graph.dvc import stage_name, sync_dvc_file
 from nsync_pipeline.graph.processes import die_with_parent
 
 from .workspace import WORKSPACE
@@ -56,6 +56,8 @@ def repro(context: AssetExecutionContext, artefact: Artefact) -> None:
     Raises:
         DvcError: DVC or the stage failed.
     """
+    if artefact.of_ablation:
+        sync_dvc_file(WORKSPACE, ablation=True)
     with open_pipes_session(
         context=context,
         context_injector=PipesTempFileContextInjector(),

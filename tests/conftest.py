@@ -1,4 +1,4 @@
-"""Fixtures for all rooms. That this file is here puts ``tests/`` on the path: ``tiny_models``."""
+"""Fixtures for all rooms."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,13 @@ from pathlib import Path
 # One thread a process, for the tests and what they start: there is a test process a core, and
 # thread pools that compete for the cores make each other many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests start finds this checkout's packages, as they do.
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
 
 import pytest
-from tiny_models import save_tiny_stable_diffusion
+
+from tests.support.tiny_models import save_tiny_stable_diffusion
 
 
 @pytest.fixture(scope="session")

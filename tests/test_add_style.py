@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from picture_files import save
 
 from nsync_pipeline.add_style import AddedStyle, NewStyle, add_style
 from nsync_pipeline.errors import (
@@ -22,6 +21,7 @@ from nsync_pipeline.errors import (
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import read_params
 from nsync_pipeline.workspace import Workspace
+from tests.support.picture_files import save
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 

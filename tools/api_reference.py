@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 import nsync_pipeline
-from tools.params_reference import default_of, type_of
 from nsync_pipeline.contrast import rules
+from tools.params_reference import default_of, type_of
 
 INTRODUCTION = """\
 # The library, name by name

@@ -194,12 +194,19 @@ def ui(workspace: WorkspaceOption = None) -> None:
 
 
 @app.command()
-def sync(workspace: WorkspaceOption = None) -> None:
+def sync(
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Write ablations/dvc.yaml, too.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
     """Bring dvc.yaml in order with the styles, variants and training seeds of params.yaml."""
     place = find_workspace(workspace)
     from nsync_pipeline.graph.dvc import sync_dvc_file
 
-    for line in sync_dvc_file(place) or ["dvc.yaml says what params.yaml says: nothing to do"]:
+    for line in sync_dvc_file(place, ablation) or [
+        "dvc.yaml says what params.yaml says: nothing to do"
+    ]:
         print(line)
 
 

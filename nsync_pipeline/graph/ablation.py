@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, State
+from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.run import Outcome, bring_up_to_date
 from nsync_pipeline.graph.table import STAGES
@@ -68,6 +69,8 @@ def run_ablation(graph: Graph, style: str, say: Callable[[str], None]) -> list[O
         UserError: as ``check_ablation`` and the stages do.
     """
     check_ablation(graph, style)
+    if (graph.workspace.root / DVC_FILE).is_file():
+        sync_dvc_file(graph.workspace, ablation=True)
     artefacts = list(in_order(graph, style))
     outcomes = []
     with sole_writer(graph.workspace.lock(f"ablate-{style}"), f"the ablation of {style!r}"):

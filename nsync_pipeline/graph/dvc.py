@@ -4,8 +4,8 @@ DVC starts a stage when the content of what it reads, its settings or its recipe
 and restores what it made. Whether there is anything to do, the stage decides itself
 (``artefacts``): so outputs stay where they are until new ones are whole.
 
-The ablation of the styles is a file of its own, ``ablations/dvc.yaml``: ``dvc repro`` makes the
-styles, ``dvc repro ablations/dvc.yaml`` their ablations.
+The ablation of the styles is a file of its own, ``ablations/dvc.yaml``, written when it is first
+asked for: ``dvc repro`` makes the styles, ``dvc repro ablations/dvc.yaml`` their ablations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -98,15 +98,18 @@ def check_dvc_file(graph: Graph) -> None:
         raise ParamsError(f"params.yaml: DVC tracks {missing[0]}, which is left out: {SYNC}.")
 
 
-def sync_dvc_file(workspace: Workspace) -> list[str]:
+def sync_dvc_file(workspace: Workspace, ablation: bool = False) -> list[str]:
     """Write ``dvc.yaml``, what ``params.yaml`` leaves out, and ``choices/``; a line a change.
+
+    The file of the ablation is written where there is one already, or with ``ablation``: DVC counts
+    its stages as not made as soon as it is there.
 
     In params.yaml comments stay, and only keys that DVC tracks and that were left to their defaults
     are added, with these.
     """
     graph = Graph.read(workspace)
     said = _write_left_out(graph)
-    for path, text in _files(graph):
+    for path, text in _files(graph, ablation):
         before = path.read_text(encoding="utf-8") if path.is_file() else None
         if before == text:
             continue
@@ -140,11 +143,12 @@ def _people_s(graph: Graph) -> Iterator[tuple[Path, str]]:
         yield graph.workspace.choices(name), CHOICES_TEXT.format(style=name)
 
 
-def _files(graph: Graph) -> Iterator[tuple[Path, str]]:
+def _files(graph: Graph, ablation: bool = False) -> Iterator[tuple[Path, str]]:
     """The files, and what they must say."""
     yield graph.workspace.root / DVC_FILE, dvc_text(graph)
-    if graph.params.ablation is not None:
-        yield graph.workspace.root / ABLATIONS / DVC_FILE, dvc_text(graph, of_ablation=True)
+    of_ablation = graph.workspace.root / ABLATIONS / DVC_FILE
+    if graph.params.ablation is not None and (ablation or of_ablation.is_file()):
+        yield of_ablation, dvc_text(graph, of_ablation=True)
 
 
 def _stage_lines(graph: Graph, stage: Stage, of_ablation: bool) -> Iterator[str]:

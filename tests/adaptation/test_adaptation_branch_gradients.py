@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import save_tiny_stable_diffusion_xl
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
@@ -21,6 +20,7 @@ from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.training.batches import NoisyBatch, branch_losses
+from tests.support.tiny_models import save_tiny_stable_diffusion_xl
 
 PROMPTS = {
     POSITIVE: ("a red house in the style of <sks>", "a tree in the style of <sks>"),

@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
-from tiny_style import tiny_family
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
@@ -23,6 +22,7 @@ from nsync_pipeline.errors import BaseModelError, MissingArtifactError, Training
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import LORA_FILE
+from tests.support.tiny_style import tiny_family
 
 SETTINGS = LoraSettings(rank=2, alpha=6.0)
 """A scale of 3, so that a lost alpha shows."""

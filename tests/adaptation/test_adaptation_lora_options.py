@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from peft import LoraConfig, inject_adapter_in_model
 from pydantic import ValidationError
 from safetensors import safe_open
-from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
-from tiny_style import tiny_family
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
@@ -29,6 +26,9 @@ from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import LORA_FILE
+from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
+from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import tiny_family
 
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "ranks": {"ranks": {"mid_block.*to_q": 4, "to_k": 1}, "alphas": {"to_v": 1.0}},

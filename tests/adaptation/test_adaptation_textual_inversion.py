@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
-from tiny_style import tiny_family
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.lora import has_lora
@@ -34,6 +31,9 @@ from nsync_pipeline.errors import BaseModelError, MissingArtifactError, Training
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import EMBEDDINGS_FILE, LORA_FILE
+from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
+from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import tiny_family
 
 ONE = TextualInversionSettings(vectors=1)
 THREE = TextualInversionSettings(vectors=3, initializer="red painting", noise=0.5)

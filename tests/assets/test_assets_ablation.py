@@ -13,7 +13,7 @@ from assets.partitions import STYLES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
-from fake_workspace import FakeWorkspace, make_fake_workspace
+from tests.support.fake_workspace import FakeWorkspace, make_fake_workspace
 
 ABLATION = AssetKey("ablation")
 RUN = Path(__file__).with_name("run_ablate.py")

@@ -11,9 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
-from fake_workspace import FakeWorkspace, make_fake_workspace
-
 from nsync_pipeline.graph.dvc import sync_dvc_file
+from tests.support.fake_workspace import FakeWorkspace, make_fake_workspace
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from style_workspace import STYLE, build_style_workspace
 
 from nsync_pipeline.blind.choices import (
     DRAWN_AGAIN,
@@ -34,6 +33,7 @@ from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
+from tests.support.style_workspace import STYLE, build_style_workspace
 
 A, B = "nsync", "lora"
 RUNS = [TrainingRun(A, 0), TrainingRun(B, 0)]

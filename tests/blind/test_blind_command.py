@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from style_workspace import STYLE, build_style_workspace, style_params
 from typer.testing import CliRunner
 
 from nsync_pipeline.blind.choices import DRAWN_AGAIN, GONE
 from nsync_pipeline.cli.blind import blind
 from nsync_pipeline.errors import ChoicesError, ParamsError
 from nsync_pipeline.workspace import Workspace
+from tests.support.style_workspace import STYLE, build_style_workspace, style_params
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_captioners import save_tiny_internvl, save_tiny_llava
 
 from nsync_pipeline.captions import stage as captions
 from nsync_pipeline.captions.answers import caption_of
@@ -21,6 +20,7 @@ from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
 from nsync_pipeline.stage import SilentLog, StageContext
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.tiny_captioners import save_tiny_internvl, save_tiny_llava
 
 STYLE = "hills"
 SETTINGS = {"max_new_tokens": 12, "batch_size": 2, "dtype": "float32"}

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_captioners import save_tiny_llava
 
 from nsync_pipeline.captions.config import CaptionModelConfig
 from nsync_pipeline.captions.vision_language_model import find_model
 from nsync_pipeline.errors import BaseModelError
+from tests.support.tiny_captioners import save_tiny_llava
 
 COMMIT = "c" * 40
 NAME = "somebody/vlm"

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import save_tiny_stable_diffusion_xl
 
 from nsync_pipeline.captions import stage as captions
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
@@ -16,6 +15,7 @@ from nsync_pipeline.params import parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.tiny_models import save_tiny_stable_diffusion_xl
 
 LONG = "a red house beside a green tree on grass under a blue sky and white snow on water"
 """18 words of one token each; with " in the style of sks" 23, with "illustration" too; 30 fit."""

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_captioners import save_tiny_internvl
 
 from nsync_pipeline.captions.vision_language_model import SIDE, VisionLanguageModel
 from nsync_pipeline.errors import BaseModelError
+from tests.support.tiny_captioners import save_tiny_internvl
 
 
 @pytest.fixture(scope="module")

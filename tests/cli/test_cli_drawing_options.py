@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawing_workspace import drawing_params
 from test_cli_commands import nsync
 
 from nsync_pipeline.cli.options import (
@@ -16,6 +15,7 @@ from nsync_pipeline.cli.options import (
 )
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.generate.prompts import AskedPrompt
+from tests.support.drawing_workspace import drawing_params
 
 
 def test_seeds_count_up_from_the_first(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """``nsync status`` as a person reads it."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ from nsync_pipeline.cli.app import app
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.workspace import Workspace
-
-sys.path.append(str(Path(__file__).parents[1] / "graph"))
-from fake_stages import SMALL_PARAMS, make_everything
+from tests.support.fake_stages import SMALL_PARAMS, make_everything
 
 
 @pytest.fixture

@@ -9,12 +9,6 @@ from typing import Any
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
-from tiny_models import (
-    save_tiny_stable_diffusion,
-    save_tiny_stable_diffusion_3,
-    save_tiny_stable_diffusion_xl,
-)
-from tiny_style import STYLE, write_tiny_style
 
 from nsync_pipeline.add_style import NewStyle, add_style
 from nsync_pipeline.drawing.schedulers import build_scheduler
@@ -26,6 +20,12 @@ from nsync_pipeline.training import stage as training
 from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import LORA_FILE, Workspace
 from tests.support.contexts import stage_context
+from tests.support.tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
+from tests.support.tiny_style import STYLE, write_tiny_style
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -23,6 +22,7 @@ from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.families.stable_diffusion import LORA_TARGETS
 from nsync_pipeline.params import Params, parse_params
+from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 
 GIB, MIB = 2**30, 2**20
 SD15_UNET = {

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionXLPipeline
-from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
-from tiny_style import tiny_family
 from torch import Tensor
 
 from nsync_pipeline.drawing.config import SamplerConfig
@@ -17,6 +15,8 @@ from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.drawing.schedulers import build_scheduler, denoiser_input
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family, NoiseSchedule, PromptEmbeds
+from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import tiny_family
 
 REQUESTS = [
     PictureRequest(f"p{number}", prompt, 1000 + number)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from tiny_models import save_tiny_stable_diffusion
 
 from nsync_pipeline.drawing import sampling
 from nsync_pipeline.drawing.config import SamplerConfig
@@ -16,6 +15,7 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from tests.support.tiny_models import save_tiny_stable_diffusion
 
 REQUESTS = [
     PictureRequest(f"p{number}", prompt, 1000 + number)

@@ -10,14 +10,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
-from diffusers_pictures import our_pictures, pipeline_of, their_pictures
-from drawing_workspace import folder_bytes
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from shared_variant import RIGHTS, trained_workspace
-from tiny_models import save_tiny_stable_diffusion_xl
-from tiny_style import STYLE, tiny_family
 
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.cli.export import ExportForm
@@ -31,6 +26,11 @@ from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import LORA_FILE, Workspace
+from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
+from tests.support.drawing_workspace import folder_bytes
+from tests.support.shared_variant import RIGHTS, trained_workspace
+from tests.support.tiny_models import save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import STYLE, tiny_family
 
 PROMPTS = ["a red house in the style of sks", "a tree"]
 KOHYA_FILE = f"{STYLE}_nsync.safetensors"

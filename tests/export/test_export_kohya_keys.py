@@ -4,13 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers_pictures
 import numpy as np
 import pytest
 import torch
-from diffusers_pictures import our_pictures, pipeline_of, their_pictures
-from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
-from tiny_style import tiny_family
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, lora_layers, remove_lora
@@ -30,6 +26,10 @@ from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.sketchbook import PIPELINE_FOLDER
 from nsync_pipeline.workspace import LORA_FILE
+from tests.support import diffusers_pictures
+from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
+from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import tiny_family
 
 PROMPTS = ["a red house in the style of sks", "a tree"]
 EVERY_LAYER = (

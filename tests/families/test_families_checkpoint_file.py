@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 import torch
-from original_layout import save_original_3, save_original_v1, save_original_xl
 from safetensors.torch import load_file, save_file
-from tiny_models import (
-    save_tiny_stable_diffusion,
-    save_tiny_stable_diffusion_3,
-    save_tiny_stable_diffusion_xl,
-)
-from tiny_style import tiny_family
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family, tokenizer_of
+from tests.support.original_layout import save_original_3, save_original_v1, save_original_xl
+from tests.support.tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
+from tests.support.tiny_style import tiny_family
 
 FAMILIES: dict[str, tuple[Callable[..., Path], Callable[[Path, Path], Path]]] = {
     "stable_diffusion": (save_tiny_stable_diffusion, save_original_v1),

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from original_layout import save_original_v1
 from safetensors.torch import load_file, save_file
 
 from nsync_pipeline.errors import BaseModelError
@@ -22,6 +21,7 @@ from nsync_pipeline.families import pipeline_folder
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family, tokenizer_of
 from nsync_pipeline.files import file_sha256
+from tests.support.original_layout import save_original_v1
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

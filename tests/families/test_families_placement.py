@@ -9,11 +9,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from tiny_models import (
-    save_tiny_stable_diffusion,
-    save_tiny_stable_diffusion_3,
-    save_tiny_stable_diffusion_xl,
-)
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
@@ -32,6 +27,11 @@ from nsync_pipeline.families.latent_diffusion import Autoencoder
 from nsync_pipeline.families.loading import choose_dtype, find_base, load_family
 from nsync_pipeline.families.pipeline_folder import find_pipeline
 from nsync_pipeline.families.placement import Placement
+from tests.support.tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from tiny_models import TINY_RESOLUTION, WORDS, save_tiny_stable_diffusion
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family, tokenizer_of
+from tests.support.tiny_models import TINY_RESOLUTION, WORDS, save_tiny_stable_diffusion
 
 
 def config_of(folder: Path, **changes: object) -> BaseModelConfig:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
-from tiny_models import save_tiny_stable_diffusion_3
-from tiny_style import tiny_family
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
+from tests.support.tiny_models import save_tiny_stable_diffusion_3
+from tests.support.tiny_style import tiny_family
 
 PROMPTS = ["a red house", "", "a tree " * 40]
 

@@ -16,12 +16,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from PIL import Image
-from tiny_models import (
-    save_tiny_stable_diffusion,
-    save_tiny_stable_diffusion_3,
-    save_tiny_stable_diffusion_xl,
-)
-from tiny_style import tiny_family
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
@@ -41,6 +35,12 @@ from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, StoredPicture, encode_examples
 from nsync_pipeline.training.triplets import Triplet
 from nsync_pipeline.workspace import LORA_FILE
+from tests.support.tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
+from tests.support.tiny_style import tiny_family
 
 BRANCHES = (POSITIVE, NEGATIVE, ANCHOR)
 SEED, STEP = 3, 7

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from tiny_models import save_tiny_stable_diffusion
-from tiny_style import tiny_family
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.trainables import (
@@ -21,6 +19,8 @@ from nsync_pipeline.drawing.schedulers import build_scheduler
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.noise_schedules import ORIGIN_KEY, use_zero_terminal_snr
 from nsync_pipeline.seeding import torch_stream
+from tests.support.tiny_models import save_tiny_stable_diffusion
+from tests.support.tiny_style import tiny_family
 
 
 @pytest.fixture(scope="module")

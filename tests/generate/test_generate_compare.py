@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing_workspace import STYLE, drawing_params
 from PIL import Image
 from test_generate_pictures import save_random_lora
 
@@ -18,6 +17,7 @@ from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.sheets import fitted
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
+from tests.support.drawing_workspace import STYLE, drawing_params
 
 PROMPTS = [AskedPrompt("a tree", (1, 2)), AskedPrompt("a fish", (3,))]
 

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawing_workspace import STYLE, drawing_params, folder_bytes
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_models import save_tiny_stable_diffusion_xl
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora
@@ -36,6 +34,8 @@ from nsync_pipeline.generate.pictures import (
 from nsync_pipeline.generate.prompts import AskedPrompt, asked_prompts, read_prompts
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
+from tests.support.drawing_workspace import STYLE, drawing_params, folder_bytes
+from tests.support.tiny_models import save_tiny_stable_diffusion_xl
 
 TREE = [AskedPrompt("a tree", (5,))]
 STYLED = [AskedPrompt("a tree in the style of sks", (5,))]

@@ -2,12 +2,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import SMALL_PARAMS, Fakes
-from fake_workspace import FakeWorkspace, make_fake_workspace
 
 from nsync_pipeline.graph import run as of_run
 from nsync_pipeline.graph.table import Stage
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import SMALL_PARAMS, Fakes
+from tests.support.fake_workspace import FakeWorkspace, make_fake_workspace
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import Fakes
 from ruamel.yaml import YAML
 
 from nsync_pipeline.errors import (
@@ -19,6 +18,7 @@ from nsync_pipeline.graph.artefacts import AblationPart, Graph, State
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.run import Asked, run_stage
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import Fakes
 
 SHARED = ["style_set-ink", "captions-ink", "negative_set-ink", "base_generation-ink"]
 WHOLE = AblationPart()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import Fakes
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph import devices
@@ -25,6 +24,7 @@ from nsync_pipeline.graph.devices import (
 )
 from nsync_pipeline.graph.run import Asked, run_in_processes, run_stage
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import Fakes
 
 HOLD = """
 import os, sys

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_workspace import BIN, FakeWorkspace, make_fake_workspace
+
+from tests.support.fake_workspace import BIN, FakeWorkspace, make_fake_workspace
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 

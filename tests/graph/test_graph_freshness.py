@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from fake_stages import SMALL_PARAMS, Fakes, make_everything
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
@@ -20,6 +19,7 @@ from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.style_set.config import StyleConfig
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import SMALL_PARAMS, Fakes, make_everything
 
 Content = dict[str, Any]
 

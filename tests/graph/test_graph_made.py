@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_stages import SMALL_PARAMS, Fakes
 
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
@@ -16,6 +15,7 @@ from nsync_pipeline.graph.made import describe, read_made, require_whole
 from nsync_pipeline.graph.run import Asked, run_stage
 from nsync_pipeline.stage import Preview, StageResult
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import SMALL_PARAMS, Fakes
 
 
 @pytest.fixture

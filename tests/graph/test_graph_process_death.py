@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_workspace import REPOSITORY
 from ruamel.yaml import YAML
+
+from tests.support.fake_workspace import REPOSITORY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 

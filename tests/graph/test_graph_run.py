@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import Fakes
-from fake_workspace import REPOSITORY, FakeWorkspace
 
 from nsync_pipeline.errors import (
     InputsChangedError,
@@ -27,6 +25,8 @@ from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.made import read_made
 from nsync_pipeline.graph.run import Asked, Outcome, require_own_engine, run_stage
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import Fakes
+from tests.support.fake_workspace import REPOSITORY, FakeWorkspace
 
 RUN = ("run", "style_set", "--style", "ink")
 

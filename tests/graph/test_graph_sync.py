@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_workspace import REPOSITORY, FakeWorkspace
 from ruamel.yaml import YAML
 
 from nsync_pipeline.errors import ParamsError
@@ -12,6 +11,7 @@ from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.dvc import check_dvc_file, sync_dvc_file
 from nsync_pipeline.params import read_params
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_workspace import REPOSITORY, FakeWorkspace
 
 
 @pytest.fixture

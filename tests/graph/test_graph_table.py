@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from fake_stages import all_artefacts
-from fake_workspace import REPOSITORY, FakeWorkspace, make_fake_workspace
 
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.dvc import dvc_text, stage_name
@@ -19,6 +17,8 @@ from nsync_pipeline.graph.table import STAGES, Stage, downstream
 from nsync_pipeline.params import Params
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import all_artefacts
+from tests.support.fake_workspace import REPOSITORY, FakeWorkspace, make_fake_workspace
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_workspace import SmallWorkspace, make_small_workspace
 
 from nsync_pipeline.graph.dvc import sync_dvc_file
+from tests.support.small_workspace import SmallWorkspace, make_small_workspace
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(3600)]
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 from transformers import AutoTokenizer, CLIPModel
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.extractor import ClipExtractor, Preprocessing, read_preprocessing
 from nsync_pipeline.metrics.features import load_clip, load_extractor
+from tests.support.tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 
 
 @pytest.fixture(scope="module")

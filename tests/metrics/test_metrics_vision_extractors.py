@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model
@@ -17,6 +16,7 @@ from transformers import Dinov2Config, Dinov2Model
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.extractor import ClipExtractor
 from nsync_pipeline.metrics.features import load_clip, load_extractor
+from tests.support.tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 
 WIDTH, PATCH, LAYERS, HIDDEN, STYLES = 128, 4, 2, 32, 6
 """Two heads of 64, as OpenAI's transformers have them."""

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
 from PIL import Image
 
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError
@@ -20,6 +19,7 @@ from nsync_pipeline.pictures.manifest import CAPTIONS, NEGATIVE_SET, read_manife
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
 
 TRAIN = ("b1", "c2", "d3", "e4", "f5")
 

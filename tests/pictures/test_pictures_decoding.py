@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import save, textured
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.pictures.decoding import decode_picture
+from tests.support.picture_files import save, textured
 
 
 def refusal(path: Path, min_side: int = 16, max_megapixels: float = 1.0) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import textured
 from PIL import Image, ImageEnhance
 
 from nsync_pipeline.pictures.near_duplicates import (
@@ -22,6 +21,7 @@ from nsync_pipeline.pictures.near_duplicates import (
     look_of,
     same_picture,
 )
+from tests.support.picture_files import textured
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import textured
 from PIL import Image, ImageCms
 
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.pictures.decoding import UPRIGHT, decode_picture, normalised
+from tests.support.picture_files import textured
 
 
 def reopened(image: Image.Image, kind: str, **options: object) -> Image.Image:

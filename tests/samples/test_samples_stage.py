@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawing_workspace import STYLE, drawing_params, write_pictures
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora
@@ -17,6 +16,7 @@ from nsync_pipeline.samples import stage as generation
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stage import StageContext
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+from tests.support.drawing_workspace import STYLE, drawing_params, write_pictures
 
 TEST = ("a1", "b2", "c3")
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from picture_files import textured
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
@@ -19,6 +18,7 @@ from nsync_pipeline.style_set.ingestion import (
     pixel_sha256,
     splits,
 )
+from tests.support.picture_files import textured
 
 
 def offered(*candidates: Candidate) -> Offer:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from picture_files import save
 
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.style_set.source_folder import read_source
+from tests.support.picture_files import save
 
 
 def text(path: Path, content: str) -> None:

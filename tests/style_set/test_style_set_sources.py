@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from picture_files import save
 
 from nsync_pipeline.errors import CaptionError, ParamsError
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
+from tests.support.picture_files import save
 
 
 def test_drawn_pictures_do_not_depend_on_how_many_are_drawn() -> None:

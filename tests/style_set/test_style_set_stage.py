@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from picture_files import save, textured
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
@@ -16,6 +15,7 @@ from nsync_pipeline.pictures.sheets import PREVIEW_BYTES
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.style_set import stage as style_set
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.picture_files import save, textured
 
 DRAWN = {"source": "sketchbook:woodblock", "pictures": 12}
 

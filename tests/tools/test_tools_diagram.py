@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tools.diagram import with_diagram
 from nsync_pipeline.graph.table import STAGES
+from tools.diagram import with_diagram
 
 PAGE = Path(__file__).parents[2] / "docs" / "pipeline.md"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from nsync_pipeline.tracking.settings import flat
 
-from tools.params_reference import reference
 from nsync_pipeline.params import Params, read_params
+from tools.params_reference import reference
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_workspace import REPOSITORY
 
-from tools import recipes
 from nsync_pipeline.graph.table import STAGES
+from tests.support.fake_workspace import REPOSITORY
+from tools import recipes
 
 DRAWING = {"negative_set", "generation", "base_generation"}
 

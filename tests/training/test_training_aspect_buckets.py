@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 
 import pytest
-from drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
 from PIL import Image
 
 from nsync_pipeline.errors import TrainingError
@@ -22,6 +21,7 @@ from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.training.inputs import read_training_inputs
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, TrainingRun, Workspace
 from tests.support.contexts import stage_context
+from tests.support.drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
 
 TRAIN = ("b1", "c2", "d3", "e4", "f5")
 TEST = ("a8", "a9")

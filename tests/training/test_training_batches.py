@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
-from tiny_style import CAPTIONS_IN_TURN, tiny_family
 from torch import Tensor
 
 from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
@@ -25,6 +23,8 @@ from nsync_pipeline.training.encoded_set import (
 )
 from nsync_pipeline.training.held_out import HeldOutLoss
 from nsync_pipeline.training.triplets import Triplet
+from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import CAPTIONS_IN_TURN, tiny_family
 
 PHRASES = StylePrompts("in the style of sks", "not in the style of sks")
 SHAPES = ((48, 24), (32, 32), (64, 40))

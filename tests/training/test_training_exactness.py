@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import training_memory
 from test_training_loop import LORA, examples, family, largest_difference
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from nsync_pipeline.training.encoded_set import EncodedSet
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.loop import TrainingOutcome, train
 from nsync_pipeline.training.optimizer import LossScale
+from tests.support import training_memory
 
 __all__ = ["examples", "family"]  # fixtures
 

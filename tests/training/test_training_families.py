@@ -10,11 +10,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny_models import (
-    save_tiny_stable_diffusion,
-    save_tiny_stable_diffusion_3,
-    save_tiny_stable_diffusion_xl,
-)
 
 from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.adaptation.trainables import load_trained
@@ -38,6 +33,11 @@ from nsync_pipeline.training import stage as training
 from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
 from tests.support.contexts import stage_context
+from tests.support.tiny_models import (
+    save_tiny_stable_diffusion,
+    save_tiny_stable_diffusion_3,
+    save_tiny_stable_diffusion_xl,
+)
 
 STYLE = "woodblock"
 SAMPLER = {"scheduler": "dpm", "steps": 3, "guidance_scale": 3.0, "batch_size": 4}

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TINY_RESOLUTION
-from tiny_style import CAPTIONS_IN_TURN, tiny_family
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
@@ -38,6 +36,8 @@ from nsync_pipeline.training.held_out import HeldOutLoss
 from nsync_pipeline.training.loop import TrainingOutcome, train
 from nsync_pipeline.training.tensor_store import TensorRows
 from nsync_pipeline.training.triplets import Triplet
+from tests.support.tiny_models import TINY_RESOLUTION
+from tests.support.tiny_style import CAPTIONS_IN_TURN, tiny_family
 
 LORA = LoraSettings(rank=2, alpha=2.0)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import training_ranks
 
 from nsync_pipeline.errors import WorkerError
 from nsync_pipeline.graph.processes import run_workers
 from nsync_pipeline.training.processes import ALONE
+from tests.support import training_ranks
 
 SCRIPT = training_ranks.__file__
 SETTINGS: dict[str, Any] = {

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.drawing.config import SamplerConfig
@@ -18,6 +17,7 @@ from nsync_pipeline.training import stage as training
 from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import LORA_FILE, MANIFEST_FILE, Workspace
 from tests.support.contexts import stage_context
+from tests.support.tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 TRAINING = {"steps": 3, "batch_size": 2, "checkpoint_every": 2, "lora": {"rank": 2, "alpha": 4.0}}
 FILES = (LORA_FILE, "history.csv", "training.json")

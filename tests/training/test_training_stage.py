@@ -11,11 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import training_process
-from drawing_workspace import folder_bytes
-from kill_training import killer
 from PIL import Image
-from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 from nsync_pipeline.adaptation.lora_file import load_lora, read_lora_file
 from nsync_pipeline.errors import CaptionError, MissingArtifactError, TrainingError
@@ -33,7 +29,11 @@ from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.training.live import peak_memory
 from nsync_pipeline.training.stage import run
 from nsync_pipeline.workspace import LORA_FILE, MANIFEST_FILE, Workspace
+from tests.support import training_process
 from tests.support.contexts import stage_context
+from tests.support.drawing_workspace import folder_bytes
+from tests.support.kill_training import killer
+from tests.support.tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 FILES = [LORA_FILE, "history.csv", "training.json"]
 TRAINING = {
@@ -446,7 +446,7 @@ def test_no_training_picture_is_an_error(tmp_path: Path, tiny_base: Path, revisi
 def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     """Of a training that keeps more than weights: a running estimate, an average of the weights.
 
-    ``PYTHONPATH=. python tests/kill_training.py --kills 20`` does it for longer.
+    ``python -m tests.support.kill_training --kills 20`` does it for longer.
     """
     training = killer(tmp_path, seed=1)
     training.until(kills=2)

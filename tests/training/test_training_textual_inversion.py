@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nsync_pipeline.tracking.placement import training_digest
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_models import save_tiny_stable_diffusion_xl
-from tiny_style import STYLE, tiny_family, write_tiny_style
 
 from nsync_pipeline.errors import CaptionError, MissingArtifactError, ParamsError
 from nsync_pipeline.generate.model import drawing_model
@@ -19,7 +18,6 @@ from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.samples import stage as generation
 from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
-from nsync_pipeline.tracking.placement import training_digest
 from nsync_pipeline.training import stage as training
 from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import (
@@ -32,6 +30,8 @@ from nsync_pipeline.workspace import (
     trained_files,
 )
 from tests.support.contexts import stage_context
+from tests.support.tiny_models import save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import STYLE, tiny_family, write_tiny_style
 
 VARIANTS: dict[str, Any] = {
     "ti": {"update_rule": "none", "lora": None, "textual_inversion": {}},

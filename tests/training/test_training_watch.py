@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from drawing_workspace import folder_bytes
 from PIL import Image
-from tiny_clip import save_tiny_clip
-from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.errors import BaseModelError, EvaluationError
@@ -24,6 +21,9 @@ from nsync_pipeline.training.film_strip import STRIP_FILE
 from nsync_pipeline.training.stage import run
 from nsync_pipeline.workspace import LORA_FILE, Workspace
 from tests.support.contexts import stage_context
+from tests.support.drawing_workspace import folder_bytes
+from tests.support.tiny_clip import save_tiny_clip
+from tests.support.tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 TRAINING: dict[str, Any] = {
     "steps": 5,

@@ -10,8 +10,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tiny_style import CAPTIONS_IN_TURN
-from training_ranks import drawn, stored
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora
@@ -22,6 +20,8 @@ from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import Example, encode_examples
 from nsync_pipeline.training.loop import train
+from tests.support.tiny_style import CAPTIONS_IN_TURN
+from tests.support.training_ranks import drawn, stored
 
 SAMPLES = 96
 

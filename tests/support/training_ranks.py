@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_models import TINY_RESOLUTION
-from tiny_style import CAPTIONS_IN_TURN
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
@@ -28,6 +26,8 @@ from nsync_pipeline.training.encoded_set import Example, StoredPicture, encode_e
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.processes import Processes, joined_processes
+from tests.support.tiny_models import TINY_RESOLUTION
+from tests.support.tiny_style import CAPTIONS_IN_TURN
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:

@@ -8,9 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_workspace import BIN, REPOSITORY
-
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_workspace import BIN, REPOSITORY
 
 COPIED = (
     "dvc.yaml", "ablations/dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",

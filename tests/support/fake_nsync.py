@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fake_stages import Fakes
-
 from nsync_pipeline.cli.app import main
 from nsync_pipeline.graph.table import Stage
 from nsync_pipeline.stage import StageContext, StageResult
+from tests.support.fake_stages import Fakes
 
 
 def install_fake_stages() -> None:

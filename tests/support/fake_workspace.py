@@ -6,10 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_stages import SMALL_PARAMS
-
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.workspace import Workspace
+from tests.support.fake_stages import SMALL_PARAMS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

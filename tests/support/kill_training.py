@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL at random moments; compare what comes of it with an unbroken one.
 
-    PYTHONPATH=. python tests/kill_training.py --kills 20
+    python -m tests.support.kill_training --kills 20
 
 Every run is a process of its own on a tiny base, with a running estimate of the negatives, an
 average of the weights and looks that choose the weights to keep. Where a training comes to its end
@@ -18,13 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import training_process
-from tiny_models import save_tiny_stable_diffusion
-from tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
-
 from nsync_pipeline.files import folder_sums
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import Workspace
+from tests.support import training_process
+from tests.support.tiny_models import save_tiny_stable_diffusion
+from tests.support.tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 TRAINING = {
     "steps": 30,

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-from tiny_models import WIDTH, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel
+
+from tests.support.tiny_models import WIDTH, tiny_tokenizer
 
 TINY_SIDE = 16
 """Pixels a side of what the tiny CLIP looks at."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tiny_models import TINY_RESOLUTION
 
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
@@ -15,6 +14,7 @@ from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, NEGATIVE_SET, STYLE_SET, write_manifest
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.tiny_models import TINY_RESOLUTION
 
 STYLE = "ink"
 CAPTIONS_IN_TURN = ("a red house", "a blue boat on water", "a green tree on grass")
