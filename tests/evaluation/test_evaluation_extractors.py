@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.contexts import stage_context
 from torch import Tensor
 
 from nsync_pipeline.evaluation import features as evaluation_features
@@ -23,6 +22,7 @@ from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.workspace import BASE, Workspace
+from tests.support.contexts import stage_context
 from tests.support.style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 from tests.support.tiny_clip import save_tiny_clip
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support.contexts import stage_context
 
 from nsync_pipeline.evaluation import stage as evaluation
 from nsync_pipeline.evaluation.config import EvaluationSettings
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest, write_manifest
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 from tests.support.style_workspace import STYLE, build_style_workspace, style_params
 
 RULES = {"lora": "none", "nsync": "orthogonal", "again": "orthogonal"}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support.contexts import stage_context
 
 from nsync_pipeline.blind.choices import read_choices
 from nsync_pipeline.blind.page import FORMAT, blind_page
@@ -20,6 +19,7 @@ from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.stage import StageResult
 from nsync_pipeline.workspace import BASE, Workspace
+from tests.support.contexts import stage_context
 from tests.support.style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 
 SEEDS = (0, 4, 7)

@@ -12,7 +12,6 @@ from typing import get_args
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.contexts import stage_context
 
 from nsync_pipeline.blind.choices import take_choices
 from nsync_pipeline.blind.page import FORMAT, blind_page
@@ -31,6 +30,7 @@ from nsync_pipeline.stage import StageResult
 from nsync_pipeline.training.config import UpdateRule
 from nsync_pipeline.training.film_strip import STRIP_FILE
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 from tests.support.style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 
 TEST_PICTURES = 8

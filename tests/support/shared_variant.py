@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from support.contexts import stage_context
-
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.samples import stage as generation
 from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.training import stage as training
 from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import Workspace
+from tests.support.contexts import stage_context
 from tests.support.tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
 TRAINING: dict[str, Any] = {

@@ -12,7 +12,7 @@ from nsync_pipeline.workspace import Workspace
 from tests.support.fake_workspace import BIN, REPOSITORY
 
 COPIED = (
-    "dvc.yaml", "ablations/dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",
+    "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",
     "sources/woodblock/README.md", "choices/woodblock/README.md",
 )  # fmt: skip
 SMALL = {

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.tracking.destination import masked
@@ -25,6 +24,7 @@ from nsync_pipeline.tracking.projection import (
 from nsync_pipeline.tracking.sender import Outcome, deliver, send, waiting
 from nsync_pipeline.training.history import COLUMNS
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
+from tests.support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
 
 class FakeServer:

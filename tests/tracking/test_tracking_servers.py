@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.artefacts import history_csv, train, training_plan
-from support.mlflow_servers import MlflowServer, Proxy
 
 from nsync_pipeline.tracking import live
 from nsync_pipeline.tracking.live import notify, recorded
 from nsync_pipeline.tracking.sender import deliver, run_sender
 from nsync_pipeline.workspace import Workspace
+from tests.support.artefacts import history_csv, train, training_plan
+from tests.support.mlflow_servers import MlflowServer, Proxy
 
 STEPS = 150
 PER_STEP = 7  # six figures of a row, and clip_scale

@@ -12,13 +12,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from PIL import Image
-from support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
 from nsync_pipeline.tracking import destination
 from nsync_pipeline.tracking.destination import OWN, resolved_uri
 from nsync_pipeline.tracking.live import recorded
 from nsync_pipeline.tracking.sender import deliver
 from nsync_pipeline.workspace import BASE, Workspace
+from tests.support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
 
 @pytest.fixture(autouse=True, scope="module")
