@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui evidence test test-fast check format lint types imports
+.PHONY: help setup demo ui evidence test test-fast check format lint types imports recipes
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,12 +37,12 @@ evidence: setup ## Measure what the contrast does on the drawn world (about 1.5 
 	@$(BIN)/python -m benchmarks.evidence run
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 test-fast: setup ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not pipeline"
 
-check: lint types imports test ## Run every gate: ruff, formatting, types, import directions, tests
+check: lint types imports recipes test ## Run every gate: ruff, formatting, types, import directions, recipes, tests
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -53,6 +53,9 @@ types: setup
 
 imports: setup
 	@$(BIN)/lint-imports
+
+recipes: setup
+	@$(BIN)/python -m tools.recipes
 
 format: setup ## Format the code
 	@$(BIN)/ruff format .

@@ -189,6 +189,7 @@ def test_the_ablation_is_a_file_of_its_own(fake_with_dvc: FakeWorkspace) -> None
         for seed in (0, 1)
     ]
     ablated = sorted([*own, "evaluation-ink", "report-ink"])
+    assert fake.nsync("sync", "--ablation").returncode == 0
     assert sorted(repro(fake, "ablations/dvc.yaml")) == ablated
     assert (fake.root / "ablations" / "dvc.lock").is_file()
     assert json.loads(fake.dvc("status", "--json").stdout) == {}

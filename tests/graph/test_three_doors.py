@@ -73,7 +73,7 @@ def _two_variants(folder: Path) -> SmallWorkspace:
 
 
 def _materialize(small: SmallWorkspace) -> str:
-    arguments = ("-m", "assets.materialize", "--style", STYLE)
+    arguments = ("-m", "assets.demo", "--style", STYLE)
     return small.call(Path(sys.executable).name, *arguments).stdout
 
 
