@@ -124,6 +124,7 @@ def bring_up_to_date(
     with ExitStack() as open_until_end:
         open_until_end.enter_context(disk_full_explained(workspace.root))
         open_until_end.enter_context(sole_writer(workspace.lock(artefact.slot), place))
+        _mend(place)
         graph.refresh()
         plan = graph.plan(artefact)
         made = graph.made(artefact)
@@ -252,7 +253,7 @@ def _kept_folder(graph: Graph, artefact: Artefact) -> Path | None:
 def _publish(partial: Path, place: Path, kept: Path | None) -> None:
     """Move what was written to its place; what was there before goes to ``kept``, or is gone."""
     _require_place(place)
-    old = place.with_name(f".{place.name}.replaced")
+    old = _replaced(place)
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
@@ -262,6 +263,16 @@ def _publish(partial: Path, place: Path, kept: Path | None) -> None:
     if kept and before and now and before.digest() != now.digest():
         _keep(old, kept / before.digest())
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _replaced(place: Path) -> Path:
+    return place.with_name(f".{place.name}.replaced")
+
+
+def _mend(place: Path) -> None:
+    """Put back what was there, where a process was killed between the two moves."""
+    if not place.exists() and _replaced(place).is_dir():
+        _replaced(place).rename(place)
 
 
 def _keep(old: Path, kept: Path) -> None:

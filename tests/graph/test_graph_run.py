@@ -452,3 +452,13 @@ def _started(fake: FakeWorkspace, until: Path) -> "subprocess.Popen[str]":
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return process
+
+
+def test_a_kill_between_the_two_moves_loses_nothing(fakes: Fakes, workspace: Workspace) -> None:
+    """What was there had been moved aside, and the new had not come yet."""
+    made = run(workspace).made
+    place = workspace.style_set("ink")
+    place.rename(place.with_name(f".{place.name}.replaced"))
+    again = run(workspace)
+    assert (again.is_new, again.made) == (False, made)
+    assert fakes.ran == ["style_set-ink"]
