@@ -11,7 +11,6 @@ from nsync_pipeline.tracking.destination import configured_uri, is_remote, resol
 from nsync_pipeline.workspace import Workspace
 
 from .instance import write_home
-from .workspace import WORKSPACE
 
 HOST = "127.0.0.1"
 DAGSTER_PORT = 3000
@@ -30,9 +29,10 @@ def main() -> int:
     if taken:
         print(f"Something already listens on port {taken[0]} of {HOST}: stop it first.")
         return 2
-    servers = [_dagster(WORKSPACE)]
+    workspace = Workspace(Path.cwd().resolve())
+    servers = [_dagster(workspace)]
     if not is_remote(uri):
-        servers.append(_mlflow(WORKSPACE, uri))
+        servers.append(_mlflow(workspace, uri))
     print(f"Dagster  http://{HOST}:{DAGSTER_PORT}")
     print(f"MLflow   {uri if is_remote(uri) else f'http://{HOST}:{MLFLOW_PORT}'}")
     print("They need a few seconds to start; Ctrl-C ends them.", flush=True)

@@ -1,20 +1,18 @@
-"""A workspace with the project's own dvc.yaml and params.yaml, and fake stages (fake_nsync.py)."""
+"""A workspace of its own with an ``nsync`` whose stages are fakes (fake_nsync.py)."""
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.graph.table import BASE_WEIGHTS, CLIP_WEIGHTS
+from fake_stages import SMALL_PARAMS
+
+from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-COPIED = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",
-    "sources/woodblock/README.md", "choices/woodblock/README.md",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,13 @@ class FakeWorkspace:
     @property
     def root(self) -> Path:
         return self.workspace.root
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start ``nsync`` in the workspace."""
+        return subprocess.Popen(
+            [str(self.root.parent / "bin" / "nsync"), *arguments], cwd=self.root, text=True,
+            env={**self.environment, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
     def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run ``command`` in the workspace."""
@@ -58,17 +63,12 @@ class FakeWorkspace:
 
 
 def make_fake_workspace(root: Path, with_dvc: bool = True) -> FakeWorkspace:
-    """A workspace at ``root/workspace``; its code is a copy, with stand-ins for the weights."""
+    """A workspace at ``root/workspace``; with DVC, it is a git repository, too."""
     folder = root / "workspace"
-    for name in COPIED:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(REPOSITORY / name, folder / name)
-    ignored = shutil.ignore_patterns("__pycache__", "weights")
-    for package in ("nsync_pipeline", "assets"):
-        shutil.copytree(REPOSITORY / package, folder / package, ignore=ignored)
-    for weights in (BASE_WEIGHTS, CLIP_WEIGHTS):
-        (folder / "nsync_pipeline" / weights).mkdir(parents=True)
-        (folder / "nsync_pipeline" / weights / "model.safetensors").write_bytes(b"weights")
+    (folder / "sources" / "ink").mkdir(parents=True)
+    (folder / "params.yaml").write_text(SMALL_PARAMS)
+    (folder / "sources" / "ink" / "README.md").write_text("drawn\n")
+    sync_dvc_file(Workspace(folder))
     programs = root / "bin"
     programs.mkdir()
     nsync = programs / "nsync"
@@ -78,14 +78,15 @@ def make_fake_workspace(root: Path, with_dvc: bool = True) -> FakeWorkspace:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "DAGSTER_"))}
     environment |= {
         "PATH": f"{programs}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
         "FAKE_LOG": str(root / "ran.txt"),
         "NSYNC_TRACKING": "off",
         "GIT_CONFIG_GLOBAL": "/dev/null",
     }
     made = FakeWorkspace(Workspace(folder), environment)
     if with_dvc:
-        shutil.copytree(
-            REPOSITORY / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
-        )
-        made.call("git", "init", "-q")
+        (folder / ".gitignore").write_text((REPOSITORY / ".gitignore").read_text())
+        assert made.call("git", "init", "-q").returncode == 0
+        made.dvc("init", "--quiet")
+        (folder / ".dvc" / "config").write_text((REPOSITORY / ".dvc" / "config").read_text())
     return made
