@@ -1,6 +1,6 @@
-"""``make demo``: a style whole, by the sensor ``keep_up_to_date``; what is fresh is left alone.
+"""``make demo``: a style whole, by the sensor ``demo``; what is fresh is left alone.
 
-Dagster's daemon is started for as long as it takes, so the runs are those that the page shows.
+The daemon of the pages does it where they are open; else one is started for as long as it takes.
 """
 
 import argparse
@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun
@@ -17,21 +16,14 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import running
 from nsync_pipeline.workspace import Workspace
 
+from .daemon import start_daemon
 from .instance import VARIABLE, write_home
-from .runs import (
-    ATTEMPT,
-    ATTEMPT_VARIABLE,
-    FAILED,
-    PARTITION,
-    STYLES_VARIABLE,
-    UNFINISHED,
-    runs_of,
-)  # fmt: skip
+from .runs import ATTEMPT, FAILED, PARTITION, UNFINISHED, Demo, asked_for, runs_of
 
+LOG = "demo.log"
 DEMO = "demo-"
 """How the attempts of demos begin."""
 LOOK_EVERY = 1.0  # seconds
@@ -71,72 +63,49 @@ def _make(workspace: Workspace, style: str, count: int) -> None:
         UserError: a run failed; the message is what its step said.
     """
     os.environ.setdefault(VARIABLE, str(write_home(workspace)))
-    attempt = f"{DEMO}{time.time_ns()}"
-    with DagsterInstance.get() as instance:
-        _end_abandoned_runs(instance)
+    demo = Demo(style, f"{DEMO}{time.time():.0f}", os.getpid())
+    with DagsterInstance.get() as instance, asked_for(workspace, demo):
+        daemon = None
         try:
-            with _daemon(workspace, style, attempt) as daemon:
-                _watch(workspace, style, instance, daemon, attempt, count)
+            with (workspace.dagster_home / LOG).open("wb") as log, ExitStack() as until_end:
+                daemon = start_daemon(workspace, until_end, log)
+                if daemon is not None:
+                    _end_abandoned_runs(instance)
+                _watch(workspace, demo, instance, daemon, count)
         finally:
-            _end_abandoned_runs(instance)
-
-
-@contextmanager
-def _daemon(workspace: Workspace, style: str, attempt: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """Dagster's daemon, with the sensor on; it ends with this process."""
-    environment = {
-        **os.environ, STYLES_VARIABLE: style, ATTEMPT_VARIABLE: attempt, ENDS_WITH_PARENT: "1",
-    }  # fmt: skip
-    program = Path(sys.executable).with_name("dagster-daemon")
-    with _log(workspace).open("wb") as file:
-        daemon = subprocess.Popen(
-            [str(program), "run", "-w", "workspace.yaml"],
-            cwd=workspace.root, env=environment, stdout=file, stderr=file,
-            preexec_fn=die_with_parent,
-        )  # fmt: skip
-    try:
-        yield daemon
-    finally:
-        daemon.terminate()
-        try:
-            daemon.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
-
-
-def _log(workspace: Workspace) -> Path:
-    return workspace.dagster_home / "demo.log"
+            if daemon is not None:
+                _end_abandoned_runs(instance)
 
 
 def _watch(
     workspace: Workspace,
-    style: str,
+    demo: Demo,
     instance: DagsterInstance,
-    daemon: "subprocess.Popen[bytes]",
-    attempt: str,
+    daemon: "subprocess.Popen[bytes] | None",
     count: int,
 ) -> None:
     said: dict[str, str] = {}
     active = time.monotonic()
     while True:
         time.sleep(LOOK_EVERY)
-        left = len(_not_fresh(Graph.read(workspace).standings([style])))
+        left = len(_not_fresh(Graph.read(workspace).standings([demo.style])))
         lines = running(workspace) | {"done": f"[{count - left} of {count} done]"}
         for slot, line in lines.items():
             if said.get(slot) != line:
                 said[slot] = line
                 print(line, flush=True)
-        failed = runs_of(instance, FAILED, attempt)
-        if any(run.tags.get(PARTITION, "").split("|")[0] == style
-               for run in runs_of(instance, UNFINISHED)):  # fmt: skip
+        unfinished = runs_of(instance, UNFINISHED)
+        failed = runs_of(instance, FAILED, demo.attempt)
+        if demo.style in [run.tags.get(PARTITION, "").split("|")[0] for run in unfinished]:
             active = time.monotonic()
         elif failed:
             raise UserError(_reason(instance, failed[0]))
         elif not left:
             return
-        if daemon.poll() is not None or time.monotonic() - active > QUIET:
-            raise UserError(f"Dagster's daemon does not go on; {_log(workspace)} says why")
+        ended = daemon is not None and daemon.poll() is not None
+        if ended or time.monotonic() - active > QUIET:
+            log = workspace.dagster_home / LOG
+            raise UserError(f"Dagster's daemon does not go on; {log} says why")
 
 
 def _not_fresh(standings: dict[Artefact, Standing]) -> list[Artefact]:
@@ -156,7 +125,7 @@ def _reason(instance: DagsterInstance, run: DagsterRun) -> str:
 def _end_abandoned_runs(instance: DagsterInstance) -> None:
     """Mark the runs of demos that have no process any more as failed, and free their places.
 
-    Only where no demo is under way in this workspace, which its lock says.
+    Only while this demo has a daemon of its own: what another's started may have its process.
     """
     for run in runs_of(instance, UNFINISHED):
         if run.tags.get(ATTEMPT, "").startswith(DEMO):

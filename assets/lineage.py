@@ -33,7 +33,7 @@ from .workspace import graph_now
 OWNERS = ["team:nsync"]
 DEVICES = "gpu"
 """The pool of assets that use an accelerator: as many run at once as its limit says."""
-ABLATION = "ablation"
+ABLATION, PEOPLE = "ablation", "people"
 GROUPS = {
     "style_set": "pictures", "captions": "pictures", "negative_set": "pictures",
     "training": "models", "generation": "drawings", "base_generation": "drawings",
@@ -57,12 +57,12 @@ def external_assets() -> Iterator[AssetSpec]:
     yield AssetSpec(
         PEOPLE_S[SOURCES],
         description="The pictures of a style, as `nsync add-style` brought them in.",
-        partitions_def=STYLES, group_name="pictures", kinds={"image"}, owners=OWNERS,
+        partitions_def=STYLES, group_name=PEOPLE, kinds={"image"}, owners=OWNERS,
     )  # fmt: skip
     yield AssetSpec(
         PEOPLE_S[CHOICES],
         description="What people chose on blind pages of a style (`nsync blind read`).",
-        partitions_def=STYLES, group_name="results", kinds={"json"}, owners=OWNERS,
+        partitions_def=STYLES, group_name=PEOPLE, kinds={"json"}, owners=OWNERS,
     )  # fmt: skip
 
 

@@ -2,15 +2,15 @@
 
 ``workspace`` follows ``params.yaml`` (partitions), the folders that people fill, and what any door
 has made. ``keep_up_to_date`` requests a run for whatever is out of date; it is off until somebody
-turns it on.
+turns it on. ``demo`` does so for what ``make demo`` asks for.
 """
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from dagster import (
     AssetCheckEvaluation,
@@ -30,6 +30,7 @@ from dagster import (
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.made import Made
+from nsync_pipeline.workspace import Workspace
 
 from .checks import UP_TO_DATE, freshness
 from .jobs import JOBS, part_of
@@ -41,9 +42,9 @@ from .runs import (
     FAILED,
     MADE_FROM,
     PARTITION,
-    STYLES_VARIABLE,
     THIS_ATTEMPT,
     UNFINISHED,
+    demo_under_way,
     runs_of,
 )  # fmt: skip
 from .workspace import graph_now
@@ -80,30 +81,41 @@ def workspace(context: SensorEvaluationContext) -> SkipReason:
     return SkipReason(f"reported {', '.join(news[:5])}{', ...' if len(news) > 5 else ''}")
 
 
-@sensor(
-    jobs=JOBS,
-    minimum_interval_seconds=5,
-    default_status=DefaultSensorStatus.RUNNING
-    if STYLES_VARIABLE in os.environ
-    else DefaultSensorStatus.STOPPED,
-)
+@sensor(jobs=JOBS, minimum_interval_seconds=5)
 def keep_up_to_date(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """Request a run for what is out of date and can be made now; styles only, no ablations."""
+    return _requests(context.instance, None, THIS_ATTEMPT)
+
+
+@sensor(jobs=JOBS, minimum_interval_seconds=5, default_status=DefaultSensorStatus.RUNNING)
+def demo(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+    """The same, for the one style of `make demo` while that runs."""
+    asked = demo_under_way(Workspace(Path.cwd().resolve()))
+    if asked is None:
+        return SkipReason("no demo is under way")
+    return _requests(context.instance, asked.style, asked.attempt)
+
+
+def _requests(
+    instance: DagsterInstance, style: str | None, attempt: str
+) -> SensorResult | SkipReason:
     try:
         graph = graph_now()
     except UserError as error:
         return SkipReason(str(error))
-    follow_partitions(context.instance, graph)
-    styles = os.environ.get(STYLES_VARIABLE, "").split() or list(graph.params.styles)
-    requests = list(wanted_now(context.instance, due(graph, graph.standings(styles))))
+    follow_partitions(instance, graph)
+    standings = graph.standings([style] if style else list(graph.params.styles))
+    requests = list(wanted_now(instance, due(graph, standings, attempt), attempt))
     return SensorResult(run_requests=requests) if requests else SkipReason("nothing to request now")
 
 
-def wanted_now(instance: DagsterInstance, requests: Iterator[RunRequest]) -> Iterator[RunRequest]:
+def wanted_now(
+    instance: DagsterInstance, requests: Iterator[RunRequest], attempt: str
+) -> Iterator[RunRequest]:
     """Those of which nothing is being made already, and that have not failed in this attempt."""
     unfinished = runs_of(instance, UNFINISHED)
     busy = {run.tags.get(PARTITION) for run in unfinished}
-    failed = {run.tags.get(MADE_FROM) for run in runs_of(instance, FAILED, THIS_ATTEMPT)}
+    failed = {run.tags.get(MADE_FROM) for run in runs_of(instance, FAILED, attempt)}
     left = AT_ONCE - len(unfinished)
     for request in requests:
         if left <= 0:
@@ -113,7 +125,7 @@ def wanted_now(instance: DagsterInstance, requests: Iterator[RunRequest]) -> Ite
             yield request
 
 
-def due(graph: Graph, standings: Mapping[Artefact, Standing]) -> Iterator[RunRequest]:
+def due(graph: Graph, standings: Mapping[Artefact, Standing], attempt: str) -> Iterator[RunRequest]:
     """A run for each part of a style that is out of date, and whose inputs are not."""
     parts: dict[tuple[str, str], list[Artefact]] = {}
     for artefact in standings:
@@ -126,7 +138,7 @@ def due(graph: Graph, standings: Mapping[Artefact, Standing]) -> Iterator[RunReq
                 job_name=job,
                 partition_key=key,
                 asset_selection=[asset_key(artefact.stage) for artefact in not_fresh],
-                tags={ATTEMPT: THIS_ATTEMPT, MADE_FROM: _made_from(graph, part, needs)},
+                tags={ATTEMPT: attempt, MADE_FROM: _made_from(graph, part, needs)},
             )
 
 

@@ -1,6 +1,5 @@
 """A workspace in which ``python -m assets.demo`` runs fake stages: DVC and Dagster are real."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def processes_of(fake: FakeWorkspace) -> dict[int, str]:
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if Path(os.readlink(place / "cwd")).is_relative_to(fake.root):
+            if (place / "cwd").readlink().is_relative_to(fake.root):
                 command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if command:
                     found[int(place.name)] = command

@@ -69,7 +69,7 @@ def test_failed_stage_ends_it_with_its_message(fake: FakeWorkspace) -> None:
 
 
 def test_killed_and_stopped_demo_leave_nothing_behind_and_are_gone_on_from(
-    fake: FakeWorkspace,
+    fake: FakeWorkspace, request: pytest.FixtureRequest
 ) -> None:
     def start(slow: str) -> "subprocess.Popen[str]":
         environment = {**fake.environment, "FAKE_SLOW": slow}
@@ -82,6 +82,7 @@ def test_killed_and_stopped_demo_leave_nothing_behind_and_are_gone_on_from(
         assert process.poll() is None, process.communicate()
         return process
 
+    request.addfinalizer(lambda: [os.kill(p, signal.SIGKILL) for p in processes_of(fake)])
     killed = start("captions")
     commands = " ".join(processes_of(fake).values())
     assert "dagster-daemon" in commands
@@ -93,7 +94,7 @@ def test_killed_and_stopped_demo_leave_nothing_behind_and_are_gone_on_from(
     assert fake.ran() == ["style_set-ink"]
 
     stopped = start("negative_set")  # a run that was left behind holds nothing up
-    assert fake.ran() == ["captions-ink"]
+    assert "captions-ink" in fake.ran()
     os.killpg(stopped.pid, signal.SIGINT)
     _, said = stopped.communicate(timeout=60)
     assert stopped.returncode == 130

@@ -58,6 +58,13 @@ def test_asset_is_what_the_row_of_its_stage_says(stage: Stage, of_ablation: bool
     assert node.owners
 
 
+@pytest.mark.parametrize("key", PEOPLE_S.values(), ids=str)
+def test_what_people_fill_is_not_made_here(key: AssetKey) -> None:
+    assert not GRAPH.get(key).is_materializable
+    assert GRAPH.get(key).partitions_def == STYLES
+    assert GRAPH.get(key).description
+
+
 def test_every_asset_is_made_by_one_job_after_what_it_needs() -> None:
     keys = [defs.resolve_job_def(job.name).asset_layer.selected_asset_keys for job in JOBS]
     made = [key for of_job in keys for key in of_job]

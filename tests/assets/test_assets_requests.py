@@ -1,6 +1,8 @@
 """The sensor ``keep_up_to_date``: which runs it asks for, in which order, and which not again."""
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +18,7 @@ from dagster import (
 from dagster._core.test_utils import create_run_for_test
 
 from assets import sensors
-from assets.runs import ATTEMPT, MADE_FROM, PARTITION, THIS_ATTEMPT
+from assets.runs import ATTEMPT, MADE_FROM, PARTITION, Demo, asked_for, demo_under_way
 from assets.sensors import due, keep_up_to_date, wanted_now
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.workspace import Workspace
@@ -26,7 +28,7 @@ Make = Callable[..., list[str]]
 
 def requests(place: Workspace) -> list[RunRequest]:
     graph = Graph.read(place)
-    return list(due(graph, graph.standings(list(graph.params.styles))))
+    return list(due(graph, graph.standings(list(graph.params.styles)), "now"))
 
 
 def named(requests: list[RunRequest]) -> list[str]:
@@ -78,23 +80,23 @@ def test_nothing_is_requested_of_what_is_being_made(
 ) -> None:
     make("style_set", "captions", "negative_set", "base_generation")
     create_run_for_test(instance, tags={PARTITION: "ink|lora-0"}, status=status)
-    assert named(list(wanted_now(instance, iter(requests(place))))) == ["learn ink|nsync-0"]
+    assert named(list(wanted_now(instance, iter(requests(place)), "now"))) == ["learn ink|nsync-0"]
 
 
 @pytest.mark.parametrize("status", [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED])
 def test_what_failed_is_requested_when_what_makes_it_changes_or_in_another_attempt(
     place: Workspace, instance: DagsterInstance, make: Make, status: DagsterRunStatus
 ) -> None:
-    (request,) = wanted_now(instance, iter(requests(place)))
+    (request,) = wanted_now(instance, iter(requests(place)), "now")
     failed = {**request.tags, PARTITION: "ink"}
     create_run_for_test(instance, tags={**failed, ATTEMPT: "an earlier one"}, status=status)
-    assert len(list(wanted_now(instance, iter(requests(place))))) == 1
+    assert len(list(wanted_now(instance, iter(requests(place)), "now"))) == 1
     create_run_for_test(instance, tags=failed, status=status)
-    assert request.tags[ATTEMPT] == THIS_ATTEMPT
+    assert request.tags[ATTEMPT] == "now"
     make("style_set")
-    assert list(wanted_now(instance, iter(requests(place)))) == []
+    assert list(wanted_now(instance, iter(requests(place)), "now")) == []
     edit_params(place, "seed: 0\n", "seed: 1\n")
-    assert len(list(wanted_now(instance, iter(requests(place))))) == 1
+    assert len(list(wanted_now(instance, iter(requests(place)), "now"))) == 1
 
 
 def test_setting_changed_back_is_requested_again(
@@ -104,7 +106,7 @@ def test_setting_changed_back_is_requested_again(
     create_run_for_test(
         instance, tags={**request.tags, PARTITION: "ink"}, status=DagsterRunStatus.SUCCESS
     )
-    assert len(list(wanted_now(instance, iter(requests(place))))) == 1
+    assert len(list(wanted_now(instance, iter(requests(place)), "now"))) == 1
 
 
 def test_queue_is_kept_short(
@@ -112,9 +114,9 @@ def test_queue_is_kept_short(
 ) -> None:
     make("style_set", "captions", "negative_set", "base_generation")
     monkeypatch.setattr(sensors, "AT_ONCE", 1)
-    assert named(list(wanted_now(instance, iter(requests(place))))) == ["learn ink|lora-0"]
+    assert named(list(wanted_now(instance, iter(requests(place)), "now"))) == ["learn ink|lora-0"]
     create_run_for_test(instance, status=DagsterRunStatus.STARTED)
-    assert list(wanted_now(instance, iter(requests(place)))) == []
+    assert list(wanted_now(instance, iter(requests(place)), "now")) == []
 
 
 def test_sensor_asks_for_runs_and_says_what_is_wrong_with_the_settings(
@@ -130,3 +132,20 @@ def test_sensor_asks_for_runs_and_says_what_is_wrong_with_the_settings(
     result = keep_up_to_date(build_sensor_context(instance))
     assert isinstance(result, SkipReason)
     assert "styles" in str(result.skip_message)
+
+
+def test_demo_is_served_while_its_process_lives(
+    place: Workspace, instance: DagsterInstance
+) -> None:
+    assert isinstance(sensors.demo(build_sensor_context(instance)), SkipReason)
+    place.dagster_home.mkdir(parents=True)
+    with asked_for(place, Demo("ink", "demo-1", os.getpid())):
+        result = sensors.demo(build_sensor_context(instance))
+        assert isinstance(result, SensorResult)
+        (request,) = result.run_requests or ()
+        assert (request.job_name, request.tags[ATTEMPT]) == ("prepare", "demo-1")
+    assert demo_under_way(place) is None
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with asked_for(place, Demo("ink", "demo-1", ended.pid)):
+        assert demo_under_way(place) is None
