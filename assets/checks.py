@@ -1,13 +1,15 @@
 """Checks of each artefact, by partition. Blocking ones: what is wrong here must not be built upon.
 
-Two only warn: of a training's course, and of what is not up to date any more.
+Two only warn: of a training's course, and of what is not up to date any more. That one looks at all
+partitions at once: outside of runs Dagster takes the result of a check for one partition only once.
 """
 
 import csv
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,28 @@ from dagster import (
     AssetCheckResult,
     AssetChecksDefinition,
     AssetCheckSeverity,
+    AssetKey,
+    MetadataValue,
     PreviewWarning,
+    TableRecord,
     asset_check,
 )
 from PIL import Image
 
-from nsync_pipeline.graph.artefacts import Artefact, Graph, State
+from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, read_manifest
 from nsync_pipeline.workspace import MANIFEST_FILE
 
 from .lineage import asset_key
-from .partitions import artefact_of, partitions_of
-from .workspace import WORKSPACE, graph_now
+from .partitions import artefact_of, partition_key, partitions_of
+from .workspace import graph_now
 
 # That a check has partitions is new in dagster, and it says so at each of them.
 warnings.filterwarnings("ignore", category=PreviewWarning)
 
 UP_TO_DATE = "up_to_date"
-SHOWN = 10  # names of what is wrong
+SHOWN, ROWS = 10, 100  # names of what is wrong, and rows of a table
 
 Check = Callable[[Graph, Artefact], AssetCheckResult]
 """Looks at one artefact."""
@@ -43,14 +48,14 @@ Check = Callable[[Graph, Artefact], AssetCheckResult]
 def decodable(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     """Every picture can be decoded, and has the size its manifest says."""
     schemas = {"style_set": STYLE_SET, "negative_set": NEGATIVE_SET}
-    folder = WORKSPACE.root / artefact.path
+    folder = graph.workspace.root / artefact.path
     schema = schemas.get(artefact.stage.name, SAMPLES)
     return _wrong(_undecodable(folder, read_manifest(folder / MANIFEST_FILE, schema)))
 
 
 def no_test_picture_in_train(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     """No picture is both trained on and tested with, and neither side is empty."""
-    rows = read_manifest(WORKSPACE.style_set(artefact.style) / MANIFEST_FILE, STYLE_SET)
+    rows = read_manifest(graph.workspace.style_set(artefact.style) / MANIFEST_FILE, STYLE_SET)
     sides = {split: [row for row in rows if row["split"] == split] for split in ("train", "test")}
     empty = [f"no picture in {split}" for split, side in sides.items() if not side]
     trained = {row[key] for row in sides["train"] for key in ("id", "sha256")}
@@ -60,8 +65,8 @@ def no_test_picture_in_train(graph: Graph, artefact: Artefact) -> AssetCheckResu
 
 def negatives_paired(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     """Every training picture has all its negatives, and no negative is without its picture."""
-    rows = read_manifest(WORKSPACE.negative_set(artefact.style) / MANIFEST_FILE, NEGATIVE_SET)
-    positives = read_manifest(WORKSPACE.style_set(artefact.style) / MANIFEST_FILE, STYLE_SET)
+    rows = read_manifest(graph.workspace.negative_set(artefact.style) / MANIFEST_FILE, NEGATIVE_SET)
+    positives = read_manifest(graph.workspace.style_set(artefact.style) / MANIFEST_FILE, STYLE_SET)
     count = graph.params.negative_set.per_positive
     wanted = {(p["id"], k) for p in positives if p["split"] == "train" for k in range(count)}
     there = {(row["positive_id"], row["k"]) for row in rows}
@@ -70,7 +75,7 @@ def negatives_paired(graph: Graph, artefact: Artefact) -> AssetCheckResult:
 
 def losses_finite(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     """Every figure of the training's history is a finite number."""
-    with (WORKSPACE.root / artefact.path / "history.csv").open(newline="") as file:
+    with (graph.workspace.root / artefact.path / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     wrong = [
         f"step {row['step']}: {name} is {value}"
@@ -83,7 +88,7 @@ def losses_finite(graph: Graph, artefact: Artefact) -> AssetCheckResult:
 
 def without_warnings(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     """Nothing in the training's course should make a person look up (docs/watching.md)."""
-    summary = WORKSPACE.root / artefact.path / "training.json"
+    summary = graph.workspace.root / artefact.path / "training.json"
     found = json.loads(summary.read_text(encoding="utf-8"))["warnings"]
     return AssetCheckResult(
         passed=not found,
@@ -93,14 +98,42 @@ def without_warnings(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     )
 
 
-def up_to_date(graph: Graph, artefact: Artefact) -> AssetCheckResult:
-    """It was made by the settings and from the inputs that there are now."""
-    standing = graph.standings([artefact.style], artefact.of_ablation)[artefact]
-    return AssetCheckResult(
-        passed=standing.state is State.FRESH,
-        severity=AssetCheckSeverity.WARN,
-        description=standing.why or "made from what is there now",
-    )
+@dataclass(frozen=True)
+class Freshness:
+    """How the artefacts of one stage that are there stand."""
+
+    count: int
+    stale: Mapping[str, str]  # why an artefact is not up to date, by partition
+
+    @property
+    def description(self) -> str:
+        if not self.stale:
+            return "made from what is there now"
+        partition, why = next(iter(self.stale.items()))
+        return f"{len(self.stale)} of {self.count} not up to date; {partition}: {why}"
+
+    def result(self) -> AssetCheckResult:
+        rows = [TableRecord({"partition": p, "why": why}) for p, why in self.stale.items()]
+        return AssetCheckResult(
+            passed=not rows,
+            severity=AssetCheckSeverity.WARN,
+            description=self.description,
+            metadata={"not up to date": MetadataValue.table(rows[:ROWS])} if rows else {},
+        )
+
+
+def freshness(standings: Mapping[Artefact, Standing]) -> dict[AssetKey, Freshness]:
+    """Of every asset of which something was made."""
+    made: dict[AssetKey, dict[str, str]] = {}
+    for artefact, standing in standings.items():
+        if standing.made is not None:
+            key = asset_key(artefact.stage, artefact.of_ablation)
+            why = "" if standing.state is State.FRESH else standing.why
+            made.setdefault(key, {})[partition_key(artefact)] = why
+    return {
+        key: Freshness(len(whys), {partition: why for partition, why in whys.items() if why})
+        for key, whys in made.items()
+    }
 
 
 BLOCKING: dict[str, tuple[Check, ...]] = {
@@ -114,9 +147,28 @@ BLOCKING: dict[str, tuple[Check, ...]] = {
 WARNING: dict[str, tuple[Check, ...]] = {"training": (without_warnings,)}
 
 
-def _checks(stage: Stage, of_ablation: bool) -> list[AssetChecksDefinition]:
-    blocking, warns = BLOCKING.get(stage.name, ()), (*WARNING.get(stage.name, ()), up_to_date)
-    return [_check(stage, of_ablation, check, check in blocking) for check in (*blocking, *warns)]
+def _checks(stage: Stage, of_ablation: bool) -> Iterator[AssetChecksDefinition]:
+    for check in BLOCKING.get(stage.name, ()):
+        yield _check(stage, of_ablation, check, blocking=True)
+    for check in WARNING.get(stage.name, ()):
+        yield _check(stage, of_ablation, check, blocking=False)
+    yield _up_to_date(stage, of_ablation)
+
+
+def _up_to_date(stage: Stage, of_ablation: bool) -> AssetChecksDefinition:
+    key = asset_key(stage, of_ablation)
+
+    @asset_check(
+        asset=key,
+        name=UP_TO_DATE,
+        description="All that is there was made by the settings and from the inputs of now.",
+    )
+    def stage_check() -> AssetCheckResult:
+        graph = graph_now()
+        standings = graph.standings(list(graph.params.styles), of_ablation)
+        return freshness(standings).get(key, Freshness(0, {})).result()
+
+    return stage_check
 
 
 def _check(stage: Stage, of_ablation: bool, check: Check, blocking: bool) -> AssetChecksDefinition:

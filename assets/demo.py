@@ -1,6 +1,6 @@
-"""``make demo``: a style whole, by the sensor ``keep_up_to_date``; what is fresh is left alone.
+"""``make demo``: a style whole, by the sensor ``demo``; what is fresh is left alone.
 
-Dagster's daemon is started for as long as it takes, so the runs are those that the page shows.
+The daemon of the pages does it where they are open; else one is started for as long as it takes.
 """
 
 import argparse
@@ -8,28 +8,27 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterEventType, DagsterInstance, DagsterRun
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import running
 from nsync_pipeline.workspace import Workspace
 
+from .daemon import start_daemon
 from .instance import VARIABLE, write_home
+from .runs import ATTEMPT, FAILED, PARTITION, UNFINISHED, Demo, asked_for, runs_of
 
-STYLES_VARIABLE, ATTEMPT_VARIABLE, ATTEMPT = "NSYNC_STYLES", "NSYNC_ATTEMPT", "nsync/attempt"
+LOG = "demo.log"
+DEMO = "demo-"
+"""How the attempts of demos begin."""
 LOOK_EVERY = 1.0  # seconds
-QUIET = 60.0
+QUIET = 180.0
 """Seconds in which no run may be under way although something is out of date."""
-ENDED = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
-UNFINISHED = [
-    DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING,
-]  # fmt: skip
 
 
 def main() -> int:
@@ -43,7 +42,7 @@ def main() -> int:
         graph.params.style(style)
         stale = _not_fresh(graph.standings([style]))
         if stale:
-            with sole_writer(workspace.lock(f"demo-{style}"), f"the style {style!r}"):
+            with sole_writer(workspace.lock("demo"), f"the style {style!r}"):
                 _make(workspace, style, len(stale))
     except UserError as error:
         print(error, file=sys.stderr)
@@ -63,63 +62,49 @@ def _make(workspace: Workspace, style: str, count: int) -> None:
     Raises:
         UserError: a run failed; the message is what its step said.
     """
-    home = os.environ.setdefault(VARIABLE, str(write_home(workspace)))
-    attempt = str(time.time_ns())
-    with DagsterInstance.from_config(home) as instance:
-        _end_abandoned_runs(instance)
-        environment = {
-            **os.environ, STYLES_VARIABLE: style, ATTEMPT_VARIABLE: attempt, ENDS_WITH_PARENT: "1",
-            "NSYNC_WORKSPACE": str(workspace.root),
-        }  # fmt: skip
-        program = Path(sys.executable).with_name("dagster-daemon")
-        with (workspace.dagster_home / "demo.log").open("wb") as file:
-            daemon = subprocess.Popen(
-                [str(program), "run", "-w", "workspace.yaml"],
-                cwd=workspace.root, env=environment, stdout=file, stderr=file,
-                preexec_fn=die_with_parent,
-            )  # fmt: skip
+    os.environ.setdefault(VARIABLE, str(write_home(workspace)))
+    demo = Demo(style, f"{DEMO}{time.time():.0f}", os.getpid())
+    with DagsterInstance.get() as instance, asked_for(workspace, demo):
+        daemon = None
         try:
-            _watch(workspace, style, instance, daemon, attempt, count)
+            with (workspace.dagster_home / LOG).open("wb") as log, ExitStack() as until_end:
+                daemon = start_daemon(workspace, until_end, log)
+                if daemon is not None:
+                    _end_abandoned_runs(instance)
+                _watch(workspace, demo, instance, daemon, count)
         finally:
-            daemon.terminate()
-            try:
-                daemon.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
+            if daemon is not None:
+                _end_abandoned_runs(instance)
 
 
 def _watch(
     workspace: Workspace,
-    style: str,
+    demo: Demo,
     instance: DagsterInstance,
-    daemon: "subprocess.Popen[bytes]",
-    attempt: str,
+    daemon: "subprocess.Popen[bytes] | None",
     count: int,
 ) -> None:
     said: dict[str, str] = {}
-    quiet_since = time.monotonic()
+    active = time.monotonic()
     while True:
         time.sleep(LOOK_EVERY)
-        for slot, line in running(workspace).items():
+        left = len(_not_fresh(Graph.read(workspace).standings([demo.style])))
+        lines = running(workspace) | {"done": f"[{count - left} of {count} done]"}
+        for slot, line in lines.items():
             if said.get(slot) != line:
                 said[slot] = line
                 print(line, flush=True)
-        standings = Graph.read(workspace).standings([style])
-        left = _not_fresh(standings)
-        if said.get("left") != str(len(left)):
-            said["left"] = str(len(left))
-            print(f"[{count - len(left)} of {count} done]", flush=True)
-        runs = instance.get_runs(RunsFilter(tags={ATTEMPT: attempt}))
-        failed = [run for run in runs if run.status in ENDED]
-        under_way = [run for run in runs if run.status in UNFINISHED]
-        if failed and not under_way:
+        unfinished = runs_of(instance, UNFINISHED)
+        failed = runs_of(instance, FAILED, demo.attempt)
+        if demo.style in [run.tags.get(PARTITION, "").split("|")[0] for run in unfinished]:
+            active = time.monotonic()
+        elif failed:
             raise UserError(_reason(instance, failed[0]))
-        if not left and not under_way:
+        elif not left:
             return
-        if under_way or runs == []:
-            quiet_since = time.monotonic()
-        if daemon.poll() is not None or time.monotonic() - quiet_since > QUIET:
-            log = workspace.dagster_home / "demo.log"
+        ended = daemon is not None and daemon.poll() is not None
+        if ended or time.monotonic() - active > QUIET:
+            log = workspace.dagster_home / LOG
             raise UserError(f"Dagster's daemon does not go on; {log} says why")
 
 
@@ -129,26 +114,22 @@ def _not_fresh(standings: dict[Artefact, Standing]) -> list[Artefact]:
 
 def _reason(instance: DagsterInstance, run: DagsterRun) -> str:
     """What the failed step said, rather than that it failed."""
-    for record in instance.all_logs(run.run_id):
-        event = record.dagster_event
-        if event is not None and event.is_step_failure:
-            said = event.step_failure_data.user_failure_data
-            if said is not None and said.description:
-                return f"{event.step_key}: {said.description}"
-            error = event.step_failure_data.error
-            if error is not None:
-                return f"{event.step_key}: {error.message.strip()}"
+    for record in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
+        if (event := record.dagster_event) is not None:
+            said, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
+            reason = (said and said.description) or (error and error.message.strip())
+            return f"{event.step_key}: {reason}"
     return f"Dagster's run {run.run_id} failed"
 
 
 def _end_abandoned_runs(instance: DagsterInstance) -> None:
-    """Mark the runs of demos whose processes were killed as failed, and free their places.
+    """Mark the runs of demos that have no process any more as failed, and free their places.
 
-    Only while holding the lock on the style: then no such run has a process.
+    Only while this demo has a daemon of its own: what another's started may have its process.
     """
-    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
-        if ATTEMPT in run.tags and run.tags[ATTEMPT].isdecimal():
-            instance.report_run_failed(run, "The process of this run was killed.")
+    for run in runs_of(instance, UNFINISHED):
+        if run.tags.get(ATTEMPT, "").startswith(DEMO):
+            instance.report_run_failed(run, "The process of this run was ended.")
             if instance.event_log_storage.supports_global_concurrency_limits:
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

@@ -24,13 +24,14 @@ from nsync_pipeline.graph.artefacts import Artefact
 from nsync_pipeline.graph.dvc import stage_name, sync_dvc_file
 from nsync_pipeline.graph.processes import die_with_parent
 
-from .workspace import WORKSPACE
-
 # Raised by dagster's own code, at every session.
 warnings.filterwarnings("ignore", category=PreviewWarning)
 
-BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
-"""What DVC says while another DVC command holds what this one needs."""
+BUSY = (
+    "is busy, it is being blocked by", "Unable to acquire lock", "database is locked",
+    "is being written by process",
+)  # fmt: skip
+"""What DVC and the engine say while another command holds what this one needs."""
 PATIENCE = 24 * 3600.0  # seconds: another training may go first
 LONGEST_PAUSE = 30.0  # seconds between two tries
 OURS = "nsync: "
@@ -40,7 +41,7 @@ OURS = "nsync: "
 class DvcError(Exception):
     """DVC, or the stage it ran, failed; the message is what a person should read."""
 
-    may_pass = False
+    was_killed = False
     """It may go well when it is tried again: nobody made a mistake."""
 
 
@@ -50,8 +51,8 @@ class _Ended:
     stderr: str
 
 
-def repro(context: AssetExecutionContext, artefact: Artefact) -> None:
-    """Bring one artefact up to date, as ``dvc repro --single-item`` does.
+def repro(context: AssetExecutionContext, root: Path, artefact: Artefact) -> None:
+    """Bring one artefact of the workspace ``root`` up to date, as ``dvc repro --single-item`` does.
 
     Raises:
         DvcError: DVC or the stage failed.
@@ -66,7 +67,7 @@ def repro(context: AssetExecutionContext, artefact: Artefact) -> None:
         environment = session.get_bootstrap_env_vars()
         give_up, pause = time.monotonic() + PATIENCE, 1.0
         while True:
-            ended = _run(environment, "repro", "--quiet", "--single-item", stage_name(artefact))
+            ended = _run(root, environment, stage_name(artefact))
             if ended.code == 0:
                 print(ended.stderr, end="", file=sys.stderr)  # warnings, where there were any
                 return
@@ -76,12 +77,13 @@ def repro(context: AssetExecutionContext, artefact: Artefact) -> None:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _run(environment: Mapping[str, str], *arguments: str) -> _Ended:
+def _run(root: Path, environment: Mapping[str, str], stage: str) -> _Ended:
     """DVC in the workspace until it ends; it ends when this process does."""
+    arguments = ["--wait-for-lock", "repro", "--quiet", "--single-item", stage]
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
-        cwd=WORKSPACE.root,
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
         env={**os.environ, "PATH": programs, **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -105,5 +107,5 @@ def _error(ended: _Ended) -> DvcError:
         return DvcError("\n".join(own).removeprefix(OURS).strip())
     reasons = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     error = DvcError("\n".join(reasons or lines) or f"DVC ended with exit code {ended.code}")
-    error.may_pass = "Traceback" not in ended.stderr
+    error.was_killed = ended.code < 0
     return error

@@ -12,24 +12,28 @@ from dagster import (
     AssetsDefinition,
     AssetSpec,
     Backoff,
+    DataVersion,
     Failure,
     MaterializeResult,
     RetryPolicy,
     asset,
 )
 
-from nsync_pipeline.graph.artefacts import Artefact
+from nsync_pipeline.errors import UserError
+from nsync_pipeline.graph.artefacts import Artefact, difference
+from nsync_pipeline.graph.dvc import check_dvc_file, stage_name
+from nsync_pipeline.graph.made import Made
 from nsync_pipeline.graph.table import CHOICES, SOURCES, STAGES, Stage
 
 from .dvc import DvcError, repro
-from .metadata import data_version, metadata_of
+from .metadata import metadata_of
 from .partitions import STYLES, artefact_of, partitions_of
 from .workspace import graph_now
 
 OWNERS = ["team:nsync"]
 DEVICES = "gpu"
 """The pool of assets that use an accelerator: as many run at once as its limit says."""
-ABLATION = "ablation"
+ABLATION, PEOPLE = "ablation", "people"
 GROUPS = {
     "style_set": "pictures", "captions": "pictures", "negative_set": "pictures",
     "training": "models", "generation": "drawings", "base_generation": "drawings",
@@ -38,7 +42,7 @@ GROUPS = {
 PEOPLE_S = {SOURCES: AssetKey("sources"), CHOICES: AssetKey("choices")}
 """The folders that people fill, and the assets that stand for them."""
 
-# A machine that is busy or a network that is gone for a moment; a mistake is not tried again.
+# For a process that was killed, as where memory is short; a mistake is not tried again.
 RETRIES = RetryPolicy(max_retries=2, delay=10, backoff=Backoff.EXPONENTIAL)
 
 
@@ -53,12 +57,12 @@ def external_assets() -> Iterator[AssetSpec]:
     yield AssetSpec(
         PEOPLE_S[SOURCES],
         description="The pictures of a style, as `nsync add-style` brought them in.",
-        partitions_def=STYLES, group_name="pictures", kinds={"image"}, owners=OWNERS,
+        partitions_def=STYLES, group_name=PEOPLE, kinds={"image"}, owners=OWNERS,
     )  # fmt: skip
     yield AssetSpec(
         PEOPLE_S[CHOICES],
         description="What people chose on blind pages of a style (`nsync blind read`).",
-        partitions_def=STYLES, group_name="results", kinds={"json"}, owners=OWNERS,
+        partitions_def=STYLES, group_name=PEOPLE, kinds={"json"}, owners=OWNERS,
     )  # fmt: skip
 
 
@@ -91,14 +95,33 @@ def _stage_asset(stage: Stage, of_ablation: bool) -> AssetsDefinition:
 
 def _materialized(context: AssetExecutionContext, artefact: Artefact) -> MaterializeResult[Any]:
     """Bring the artefact up to date, and say what it says of itself."""
-    failed: DvcError | None = None
+    failed: UserError | DvcError | None = None
     try:
-        repro(context, artefact)
-    except DvcError as error:
+        made = _brought_up_to_date(context, artefact)
+    except (UserError, DvcError) as error:
         failed = error
     if failed is not None:  # raised out here: nothing is folded above the one message
-        raise Failure(description=str(failed), allow_retries=failed.may_pass)
+        raise Failure(description=str(failed), allow_retries=getattr(failed, "was_killed", False))
+    root = graph_now().workspace.root
+    return MaterializeResult(
+        data_version=DataVersion(made.content), metadata=metadata_of(root, artefact, made)
+    )
+
+
+def _brought_up_to_date(context: AssetExecutionContext, artefact: Artefact) -> Made:
     graph = graph_now()
-    made = graph.made(artefact)
-    assert made is not None, "DVC said that it is there"
-    return MaterializeResult(data_version=data_version(made), metadata=metadata_of(artefact, made))
+    check_dvc_file(graph)
+    graph.artefact(  # it is one of those of now
+        artefact.stage.name, artefact.style, artefact.variant, artefact.training_seed,
+        artefact.of_ablation,
+    )  # fmt: skip
+    repro(context, graph.workspace.root, artefact)
+    graph = graph_now()
+    made, plan = graph.made(artefact), graph.plan(artefact)
+    if made is None or not made.made_alike(plan):
+        why = "it is not there" if made is None else difference(made, plan)
+        raise DvcError(
+            f"DVC takes {artefact.path} to be up to date, and it is not: {why}. "
+            f"`dvc repro --force --single-item {stage_name(artefact)}` makes it."
+        )
+    return made

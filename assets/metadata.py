@@ -1,25 +1,19 @@
 """What an artefact says of itself, in Dagster's words: figures, previews, settings."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
-from dagster import DataVersion, MetadataValue
+from dagster import MetadataValue
 
 from nsync_pipeline.graph.artefacts import Artefact
 from nsync_pipeline.graph.dvc import stage_name
 from nsync_pipeline.graph.made import Made
 
-from .workspace import WORKSPACE
 
-
-def data_version(made: Made) -> DataVersion:
-    """The digest of the content: what is made from it depends on that."""
-    return DataVersion(made.content)
-
-
-def metadata_of(artefact: Artefact, made: Made) -> dict[str, MetadataValue[Any]]:
+def metadata_of(root: Path, artefact: Artefact, made: Made) -> dict[str, MetadataValue[Any]]:
     """Previews first, then figures, then where it lies and what it was made with."""
-    folder = WORKSPACE.root / artefact.path
+    folder = root / artefact.path
     metadata: dict[str, MetadataValue[Any]] = {}
     for preview in made.previews:
         file = folder / preview["file"]

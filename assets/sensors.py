@@ -2,29 +2,25 @@
 
 ``workspace`` follows ``params.yaml`` (partitions), the folders that people fill, and what any door
 has made. ``keep_up_to_date`` requests a run for whatever is out of date; it is off until somebody
-turns it on.
+turns it on. ``demo`` does so for what ``make demo`` asks for.
 """
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from dagster import (
     AssetCheckEvaluation,
-    AssetCheckSeverity,
-    AssetKey,
     AssetMaterialization,
     AssetObservation,
     AssetRecordsFilter,
     DagsterInstance,
-    DagsterRunStatus,
     DefaultSensorStatus,
     DynamicPartitionsDefinition,
     RunRequest,
-    RunsFilter,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
@@ -33,28 +29,32 @@ from dagster import (
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
+from nsync_pipeline.graph.made import Made
+from nsync_pipeline.workspace import Workspace
 
-from .checks import UP_TO_DATE
+from .checks import UP_TO_DATE, freshness
 from .jobs import JOBS, part_of
 from .lineage import PEOPLE_S, asset_key
 from .metadata import metadata_of
 from .partitions import ABLATION_TRAININGS, STYLES, TRAININGS, partition_key
+from .runs import (
+    ATTEMPT,
+    FAILED,
+    MADE_FROM,
+    PARTITION,
+    THIS_ATTEMPT,
+    UNFINISHED,
+    demo_under_way,
+    runs_of,
+)  # fmt: skip
 from .workspace import graph_now
 
 DATA_VERSION = "dagster/data_version"
-PARTITION = "dagster/partition"
 PORTION = 3.0
 """Seconds that reporting takes at a time; what is left is reported at the next."""
-STYLES_VARIABLE = "NSYNC_STYLES"
-"""Names the styles that ``keep_up_to_date`` keeps so from the start: those of a demo."""
-ATTEMPT = "nsync/attempt"
-THIS_ATTEMPT = os.environ.get("NSYNC_ATTEMPT") or str(int(time.time()))
-"""A run that failed is requested again only where the pages were started anew, or what it would
-make changed."""
-UNFINISHED = [
-    DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING,
-]  # fmt: skip
+SHORT = 16  # hex digits of a digest that need no more
+AT_ONCE = 20
+"""Runs that may be under way or in the queue; others are requested when these have ended."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Known:
     """What Dagster was told: the sensor's cursor, so that only news is reported."""
 
     versions: dict[str, str] = field(default_factory=dict)  # of artefacts and people's folders
-    stale: dict[str, str] = field(default_factory=dict)  # why an artefact is not up to date
+    checks: dict[str, str] = field(default_factory=dict)  # what `up_to_date` said, by asset
 
 
 @sensor(minimum_interval_seconds=10, default_status=DefaultSensorStatus.RUNNING)
@@ -75,62 +75,90 @@ def workspace(context: SensorEvaluationContext) -> SkipReason:
     known = Known(**json.loads(context.cursor)) if context.cursor else Known()
     follow_partitions(context.instance, graph)
     news = report_news(context.instance, graph, known, PORTION)
+    context.update_cursor(json.dumps(asdict(known)))
     if not news:
         return SkipReason("Dagster knows all of the workspace")
-    context.update_cursor(json.dumps(asdict(known)))
     return SkipReason(f"reported {', '.join(news[:5])}{', ...' if len(news) > 5 else ''}")
 
 
-@sensor(
-    jobs=JOBS,
-    minimum_interval_seconds=5,
-    default_status=DefaultSensorStatus.RUNNING
-    if STYLES_VARIABLE in os.environ
-    else DefaultSensorStatus.STOPPED,
-)
+@sensor(jobs=JOBS, minimum_interval_seconds=5)
 def keep_up_to_date(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """Request a run for what is out of date and can be made now; styles only, no ablations."""
+    return _requests(context.instance, None, THIS_ATTEMPT)
+
+
+@sensor(jobs=JOBS, minimum_interval_seconds=5, default_status=DefaultSensorStatus.RUNNING)
+def demo(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+    """The same, for the one style of `make demo` while that runs."""
+    asked = demo_under_way(Workspace(Path.cwd().resolve()))
+    if asked is None:
+        return SkipReason("no demo is under way")
+    return _requests(context.instance, asked.style, asked.attempt)
+
+
+def _requests(
+    instance: DagsterInstance, style: str | None, attempt: str
+) -> SensorResult | SkipReason:
     try:
         graph = graph_now()
     except UserError as error:
         return SkipReason(str(error))
-    follow_partitions(context.instance, graph)
-    busy = {
-        run.tags.get(PARTITION)
-        for run in context.instance.get_runs(RunsFilter(statuses=UNFINISHED))
-    }
-    styles = os.environ.get(STYLES_VARIABLE, "").split() or list(graph.params.styles)
-    requests = [
-        request
-        for request in due(graph, graph.standings(styles))
-        if request.partition_key not in busy
-    ]
+    follow_partitions(instance, graph)
+    standings = graph.standings([style] if style else list(graph.params.styles))
+    requests = list(wanted_now(instance, due(graph, standings, attempt), attempt))
     return SensorResult(run_requests=requests) if requests else SkipReason("nothing to request now")
 
 
-def due(graph: Graph, standings: Mapping[Artefact, Standing]) -> Iterator[RunRequest]:
+def wanted_now(
+    instance: DagsterInstance, requests: Iterator[RunRequest], attempt: str
+) -> Iterator[RunRequest]:
+    """Those of which nothing is being made already, and that have not failed in this attempt."""
+    unfinished = runs_of(instance, UNFINISHED)
+    busy = {run.tags.get(PARTITION) for run in unfinished}
+    failed = {run.tags.get(MADE_FROM) for run in runs_of(instance, FAILED, attempt)}
+    left = AT_ONCE - len(unfinished)
+    for request in requests:
+        if left <= 0:
+            return
+        if request.partition_key not in busy and request.tags[MADE_FROM] not in failed:
+            left -= 1
+            yield request
+
+
+def due(graph: Graph, standings: Mapping[Artefact, Standing], attempt: str) -> Iterator[RunRequest]:
     """A run for each part of a style that is out of date, and whose inputs are not."""
     parts: dict[tuple[str, str], list[Artefact]] = {}
-    for artefact, standing in standings.items():
-        if standing.state is not State.FRESH:
-            part = (part_of(artefact.stage), partition_key(artefact))
-            parts.setdefault(part, []).append(artefact)
-    for (job, key), artefacts in parts.items():
-        outside = {need for a in artefacts for need in graph.needs(a)} - set(artefacts)
-        if any(standings[need].state is not State.FRESH for need in outside):
-            continue
-        yield RunRequest(
-            run_key=f"{THIS_ATTEMPT} {job} {key} {_digest(artefacts, standings)}",
-            job_name=job,
-            partition_key=key,
-            asset_selection=[asset_key(artefact.stage) for artefact in artefacts],
-            tags={ATTEMPT: THIS_ATTEMPT},
-        )
+    for artefact in standings:
+        parts.setdefault((part_of(artefact.stage), partition_key(artefact)), []).append(artefact)
+    for (job, key), part in parts.items():
+        not_fresh = [a for a in part if standings[a].state is not State.FRESH]
+        needs = {need: standings[need] for a in part for need in graph.needs(a) if need not in part}
+        if not_fresh and all(standing.state is State.FRESH for standing in needs.values()):
+            yield RunRequest(
+                job_name=job,
+                partition_key=key,
+                asset_selection=[asset_key(artefact.stage) for artefact in not_fresh],
+                tags={ATTEMPT: attempt, MADE_FROM: _made_from(graph, part, needs)},
+            )
 
 
-def _digest(artefacts: list[Artefact], standings: Mapping[Artefact, Standing]) -> str:
-    said = [(a.slot, standings[a].state.value, standings[a].why) for a in artefacts]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+def _made_from(graph: Graph, part: list[Artefact], needs: Mapping[Artefact, Standing]) -> str:
+    """A digest of what decides the part: the same, however much of it is made already."""
+    said = [
+        [[a.slot, a.stage.recipe, graph.identity(a)] for a in part],
+        sorted((need.path, s.made.content) for need, s in needs.items() if s.made is not None),
+        [_people_s(graph, folder, a.style) for a in part for folder in a.stage.reads],
+    ]
+    return _digest(said)
+
+
+def _digest(said: object) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:SHORT]
+
+
+def _people_s(graph: Graph, folder: str, style: str) -> str:
+    """The digest of a folder that people fill."""
+    return graph.hashes.folder(graph.workspace.root / folder.format(style=style))[:SHORT]
 
 
 def follow_partitions(instance: DagsterInstance, graph: Graph) -> None:
@@ -171,61 +199,66 @@ def report_news(
 
 def _reported(instance: DagsterInstance, graph: Graph, known: Known) -> Iterator[str]:
     """Reports one thing after the other, and gives what it was."""
+    # What a run of Dagster is making, that run reports.
+    busy = {run.tags.get(PARTITION) for run in runs_of(instance, UNFINISHED)}
+    standings: dict[Artefact, Standing] = {}
     for style in graph.params.styles:
-        for folder, key in PEOPLE_S.items():
-            path = folder.format(style=style)
-            version = graph.people_s(path)
-            if known.versions.get(path) != version:
-                known.versions[path] = version
-                if _latest(instance, key, style, external=True) != version:
-                    tags = {DATA_VERSION: version}
-                    instance.report_runless_asset_event(
-                        AssetObservation(key, partition=style, tags=tags)
-                    )
-                    yield path
-        for of_ablation in (False, True) if graph.params.ablation else (False,):
-            for artefact, standing in graph.standings([style], of_ablation).items():
-                if artefact.of_ablation == of_ablation:
-                    yield from _report(instance, known, artefact, standing)
-
-
-def _report(
-    instance: DagsterInstance, known: Known, artefact: Artefact, standing: Standing
-) -> Iterator[str]:
-    key, partition, made = (
-        asset_key(artefact.stage, artefact.of_ablation),
-        partition_key(artefact),
-        standing.made,
-    )
-    if made is not None and known.versions.get(artefact.path) != made.content:
-        known.versions[artefact.path] = made.content
-        if _latest(instance, key, partition, external=False) != made.content:
-            event = AssetMaterialization(
-                key, partition=partition, tags={DATA_VERSION: made.content},
-                metadata=metadata_of(artefact, made),
+        yield from _report_people_s(instance, graph, known, style)
+        of_style = graph.standings([style])
+        if graph.params.ablation:
+            of_style |= graph.standings([style], of_ablation=True)
+        for artefact, standing in of_style.items():
+            if standing.made is not None and partition_key(artefact) not in busy:
+                yield from _report_made(instance, graph, known, artefact, standing.made)
+        standings |= of_style
+    for key, found in freshness(standings).items():
+        name, said = key.to_user_string(), _digest([found.count, dict(found.stale)])
+        if known.checks.get(name) != said:
+            known.checks[name] = said
+            result = found.result()
+            evaluation = AssetCheckEvaluation(
+                asset_key=key, check_name=UP_TO_DATE, passed=bool(result.passed),
+                severity=result.severity, description=result.description, metadata=result.metadata,
             )  # fmt: skip
+            instance.report_runless_asset_event(evaluation)
+            yield f"{name}: {found.description}"
+
+
+def _report_people_s(
+    instance: DagsterInstance, graph: Graph, known: Known, style: str
+) -> Iterator[str]:
+    for folder, key in PEOPLE_S.items():
+        path, version = folder.format(style=style), _people_s(graph, folder, style)
+        if known.versions.get(path) == version:
+            continue
+        known.versions[path] = version
+        of = AssetRecordsFilter(key, asset_partitions=[style])
+        records = instance.fetch_observations(of, limit=1).records
+        if version not in [_version(r.event_log_entry.asset_observation) for r in records]:
+            event = AssetObservation(key, partition=style, tags={DATA_VERSION: version})
             instance.report_runless_asset_event(event)
-            yield artefact.path
-    why = "" if standing.state in (State.FRESH, State.MISSING) else standing.why
-    if known.stale.get(artefact.path, "") != why:
-        known.stale[artefact.path] = why
-        evaluation = AssetCheckEvaluation(
-            asset_key=key, check_name=UP_TO_DATE, passed=not why, partition=partition,
-            severity=AssetCheckSeverity.WARN, description=why or "made from what is there now",
+            yield path
+
+
+def _report_made(
+    instance: DagsterInstance, graph: Graph, known: Known, artefact: Artefact, made: Made
+) -> Iterator[str]:
+    path, version = artefact.path, made.content[:SHORT]
+    if known.versions.get(path) == version:
+        return
+    known.versions[path] = version
+    key, partition = asset_key(artefact.stage, artefact.of_ablation), partition_key(artefact)
+    of = AssetRecordsFilter(key, asset_partitions=[partition])
+    records = instance.fetch_materializations(of, limit=1).records
+    if made.content not in [_version(record.asset_materialization) for record in records]:
+        event = AssetMaterialization(
+            key, partition=partition, tags={DATA_VERSION: made.content},
+            metadata=metadata_of(graph.workspace.root, artefact, made),
         )  # fmt: skip
-        instance.report_runless_asset_event(evaluation)
-        yield f"{artefact.path} ({why or 'fresh'})"
+        instance.report_runless_asset_event(event)
+        yield path
 
 
-def _latest(instance: DagsterInstance, key: AssetKey, partition: str, external: bool) -> str | None:
-    """The version of the last event there is."""
-    fetch = instance.fetch_observations if external else instance.fetch_materializations
-    records = fetch(AssetRecordsFilter(key, asset_partitions=[partition]), limit=1).records
-    if not records:
-        return None
-    event = (
-        records[0].event_log_entry.asset_observation
-        if external
-        else records[0].asset_materialization
-    )
+def _version(event: AssetMaterialization | AssetObservation | None) -> str | None:
+    """The version of what Dagster was told."""
     return (event.tags or {}).get(DATA_VERSION) if event else None

@@ -7,20 +7,10 @@ from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.workspace import Workspace
 
-VARIABLE = "NSYNC_WORKSPACE"
-
-
-def find_workspace() -> Workspace:
-    """The folder that ``NSYNC_WORKSPACE`` names, else the current one."""
-    return Workspace(Path(os.environ.get(VARIABLE) or Path.cwd()).resolve())
-
-
-WORKSPACE = find_workspace()
-
 if ENDS_WITH_PARENT in os.environ:  # every process of a demo ends with it, however it ends
     die_with_parent()
 
 
 def graph_now() -> Graph:
     """The artefacts as ``params.yaml`` asks for them at this moment."""
-    return Graph.read(WORKSPACE)
+    return Graph.read(Workspace(Path.cwd().resolve()))

@@ -1,96 +1,108 @@
-"""The lineage graph says what the table of stages says."""
+"""The lineage graph says what the table of stages says, and nothing else."""
 
-import json
+import re
 from pathlib import Path
 
 import pytest
-from assets.artefact import Artefact, all_artefacts
-from assets.keys import STAGE_OF, upstream
-from assets.lock_file import read_lock, stage_name
-from assets.place import WORKSPACE
-from assets.whole_style import parts_of
-from dagster import AssetCheckSeverity, AssetKey, Definitions
+from dagster import AssetKey, Definitions
 
-from assets.checks import warned
+from assets import lineage
 from assets.definitions import defs
-from assets.lineage import ASSETS
-from assets.partitions import PARAMS, STYLES, STYLES_AND_TRAININGS, style_and_training
-from nsync_pipeline.graph import STAGES
+from assets.jobs import JOBS
+from assets.lineage import ABLATION, GROUPS, PEOPLE_S, asset_key
+from assets.partitions import (
+    ABLATION as ABLATION_PARTITIONS,
+)
+from assets.partitions import STYLES, STYLES_AND_TRAININGS, artefact_of, partition_key
+from nsync_pipeline.graph.artefacts import Artefact
+from nsync_pipeline.graph.table import STAGES, Stage
+
+GRAPH = defs.resolve_asset_graph()
+OWN = [stage for stage in STAGES.values() if not stage.shared]
+BOTH = [(stage, False) for stage in STAGES.values()] + [(stage, True) for stage in OWN]
+FOLDER = Path(lineage.__file__).parent
+PRIVATE = re.compile(r"(from|import) dagster[\w.]*\._|from dagster[\w.]* import _")
 
 
 def test_definitions_can_be_loaded() -> None:
     Definitions.validate_loadable(defs)
 
 
-def test_every_stage_has_its_asset() -> None:
-    assert {asset.key for asset in ASSETS} == {AssetKey(name) for name in STAGE_OF}
-    assert list(STAGES.values()) == sorted(STAGE_OF.values(), key=list(STAGES.values()).index)
-
-
-@pytest.mark.parametrize("name", STAGE_OF)
-def test_asset_depends_on_what_its_stage_reads(name: str) -> None:
-    node = defs.resolve_asset_graph().get(AssetKey(name))
-    assert node.parent_keys == set(upstream(STAGE_OF[name]))
-    partitions = STYLES_AND_TRAININGS if STAGE_OF[name].per_training else STYLES
-    assert node.partitions_def == partitions
-    assert node.description
-    assert node.owners
-    assert "dvc" in node.kinds
-    assert node.code_version
-    assert node.pools == ({"gpu"} if STAGE_OF[name].uses_accelerator else set())
-
-
-def test_every_check_blocks_but_the_one_that_warns() -> None:
-    graph = defs.resolve_asset_graph()
-    names = {key.name for key in graph.asset_check_keys}
-    assert names >= {
-        "style_set_decodable", "no_test_picture_in_train", "negatives_paired", "losses_finite"
-    }  # fmt: skip
-    open_ones = {
-        key.name for key in graph.asset_check_keys if not graph.get_check_spec(key).blocking
+def test_page_shows_sources_the_artefacts_choices_and_nothing_else() -> None:
+    assert set(GRAPH.get_all_asset_keys()) == {
+        AssetKey("sources"),
+        AssetKey("choices"),
+        *(AssetKey(stage.asset) for stage in STAGES.values()),
+        *(AssetKey([ABLATION, stage.asset]) for stage in OWN),
     }
-    assert open_ones == {"training_without_warnings"}
 
 
-def test_warnings_of_a_training_are_told_as_warnings(tmp_path: Path) -> None:
-    file = tmp_path / "training.json"
-    found = {"kind": "collapse", "step": 12, "text": "95% was removed."}
-    file.write_text(json.dumps({"warnings": [found]}))
-    result = warned(file)
-    assert (result.passed, result.severity) == (False, AssetCheckSeverity.WARN)
-    assert result.description == "Step 12: 95% was removed."
-    assert result.metadata["collapse"].value == 12
-    file.write_text(json.dumps({"warnings": []}))
-    assert warned(file).passed
+@pytest.mark.parametrize(("stage", "of_ablation"), BOTH, ids=lambda value: str(
+    value.name if isinstance(value, Stage) else value))  # fmt: skip
+def test_asset_is_what_the_row_of_its_stage_says(stage: Stage, of_ablation: bool) -> None:
+    node = GRAPH.get(asset_key(stage, of_ablation))
+
+    assert node.parent_keys == {
+        *(asset_key(STAGES[need], of_ablation) for need in stage.needs),
+        *(PEOPLE_S[folder] for folder in stage.reads),
+    }
+    partitions = STYLES
+    if stage.per_training:
+        partitions = ABLATION_PARTITIONS if of_ablation else STYLES_AND_TRAININGS
+    assert node.partitions_def == partitions
+    assert node.group_name == (ABLATION if of_ablation else GROUPS[stage.name])
+    assert node.pools == ({"gpu"} if stage.on_device else set())
+    assert node.code_version == str(stage.recipe)
+    assert node.description == stage.says
+    assert node.kinds == {"dvc", *stage.kinds}
+    assert node.owners
 
 
-def test_partition_names_its_style_and_training() -> None:
-    style, training = next(iter(PARAMS.styles)), PARAMS.training_runs()[0]
-    artefact = Artefact("lora", style, training)
-    assert artefact.partition in set(STYLES_AND_TRAININGS.get_partition_keys())
-    assert style_and_training(artefact.partition) == (style, training)
-    assert style_and_training(style) == (style, None)
-    assert artefact.dvc_stage == stage_name("training", style, training)
+@pytest.mark.parametrize("key", PEOPLE_S.values(), ids=str)
+def test_what_people_fill_is_not_made_here(key: AssetKey) -> None:
+    assert not GRAPH.get(key).is_materializable
+    assert GRAPH.get(key).partitions_def == STYLES
+    assert GRAPH.get(key).description
 
 
-def test_runs_of_a_style_make_every_artefact_once_each_after_what_it_needs() -> None:
-    style = next(iter(PARAMS.styles))
-    made = [artefact for part in parts_of(style) for artefact in part.artefacts()]
-    assert sorted(map(str, made)) == sorted(map(str, all_artefacts(style)))
-    for position, artefact in enumerate(made):
-        for need in artefact.stage.needs:
-            makers = [m for m in made if m.stage.name == need]
-            wanted = [m for m in makers if m.training == artefact.training or not artefact.training]
-            assert all(made.index(m) < position for m in wanted if m.training or need)
+def test_every_asset_is_made_by_one_job_after_what_it_needs() -> None:
+    keys = [defs.resolve_job_def(job.name).asset_layer.selected_asset_keys for job in JOBS]
+    made = [key for of_job in keys for key in of_job]
+    assert sorted(made) == sorted({asset_key(stage, ablation) for stage, ablation in BOTH})
+    for position, of_job in enumerate(keys):
+        earlier = {key for earlier in keys[: position + 1] for key in earlier}
+        for key in of_job:
+            assert GRAPH.get(key).parent_keys <= earlier | set(PEOPLE_S.values())
 
 
-def test_jobs_select_what_their_runs_materialize() -> None:
-    for part in parts_of(next(iter(PARAMS.styles))):
-        job = defs.resolve_job_def(part.job)
-        assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
-            *part.assets
-        }
+def test_artefact_is_found_by_its_partition() -> None:
+    for artefact in (
+        Artefact(STAGES["captions"], "ink"),
+        Artefact(STAGES["training"], "ink", "nsync_extended", 12),
+        Artefact(STAGES["training"], "ink", "update_rule_none", 0, of_ablation=True),
+    ):
+        key = partition_key(artefact)
+        assert artefact_of(artefact.stage.name, key, artefact.of_ablation) == artefact
 
 
-def test_no_lock_is_no_artefact() -> None:
-    assert read_lock(WORKSPACE.root / "no such file") == {}
+def test_only_what_is_amiss_in_an_artefact_blocks() -> None:
+    blocking = {key for key in GRAPH.asset_check_keys if GRAPH.get_check_spec(key).blocking}
+    assert {key.name for key in blocking} == {
+        "decodable", "no_test_picture_in_train", "negatives_paired", "losses_finite"
+    }  # fmt: skip
+    assert {key.name for key in GRAPH.asset_check_keys - blocking} == {
+        "up_to_date", "without_warnings"
+    }  # fmt: skip
+    checked = {key.asset_key for key in GRAPH.asset_check_keys if key.name == "up_to_date"}
+    assert checked == {asset_key(stage, ablation) for stage, ablation in BOTH}
+
+
+def test_nothing_private_of_dagster_is_used() -> None:
+    assert PRIVATE.search("from dagster._core.x import y")
+    found = [
+        f"{path.name}: {line}"
+        for path in FOLDER.glob("*.py")
+        for line in path.read_text().splitlines()
+        if PRIVATE.search(line)
+    ]
+    assert found == []

@@ -1,0 +1,72 @@
+"""Dagster's runs: which are under way, which belong together, and what a demo asks for."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+
+from nsync_pipeline.files import write_whole
+from nsync_pipeline.workspace import Workspace
+
+ATTEMPT_VARIABLE = "NSYNC_ATTEMPT"
+"""Says when the daemon was started; the code location itself is loaded again and again."""
+THIS_ATTEMPT = os.environ.get(ATTEMPT_VARIABLE) or str(int(time.time()))
+"""A run that failed is requested again only where the daemon was started anew, or what it would
+make changed."""
+ATTEMPT, MADE_FROM = "nsync/attempt", "nsync/made_from"
+"""Tags of the runs that a sensor requested."""
+PARTITION = "dagster/partition"
+
+UNFINISHED = [
+    DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING,
+]  # fmt: skip
+FAILED = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+
+
+def runs_of(
+    instance: DagsterInstance, statuses: list[DagsterRunStatus], attempt: str | None = None
+) -> list[DagsterRun]:
+    """The runs that stand so, newest first; of one attempt, or of all."""
+    tags = {} if attempt is None else {ATTEMPT: attempt}
+    records = instance.get_run_records(RunsFilter(statuses=statuses, tags=tags))
+    return [record.dagster_run for record in records]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo asks of the daemon, for as long as its process lives."""
+
+    style: str
+    attempt: str
+    process: int
+
+
+def _demo_file(workspace: Workspace) -> Path:
+    return workspace.dagster_home / "demo.json"
+
+
+@contextmanager
+def asked_for(workspace: Workspace, demo: Demo) -> Iterator[None]:
+    """Have the sensor ``demo`` see it."""
+    file = _demo_file(workspace)
+    write_whole(file, json.dumps(asdict(demo)))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def demo_under_way(workspace: Workspace) -> Demo | None:
+    """What is asked for now."""
+    try:
+        demo = Demo(**json.loads(_demo_file(workspace).read_bytes()))
+        os.kill(demo.process, 0)
+    except (OSError, ValueError, TypeError):  # nothing is, or who asked was killed
+        return None
+    return demo

@@ -1,0 +1,177 @@
+"""One run of an asset: what it says when it fails, and what is tried again; DVC is a fake."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance, ExecuteInProcessResult
+
+from assets import dvc
+from assets.definitions import defs
+from assets.dvc import _Ended
+from assets.sensors import follow_partitions
+from nsync_pipeline.graph.artefacts import Graph
+from nsync_pipeline.graph.run import bring_up_to_date
+from nsync_pipeline.workspace import Workspace
+from tests.support.demo_workspace import edit_params
+
+MISSING = """\
+nsync: /w/data/ink/style_set is not there, and captions reads it: run style_set first.
+ERROR: failed to reproduce 'captions@ink': failed to run: exec env nsync, exited with 2
+"""
+LOCKED = """\
+ERROR: Unable to acquire lock. Most likely another DVC process is running or was terminated
+"""
+
+Make = Callable[..., list[str]]
+
+
+class FakeDvc:
+    """Ends as it is told; told nothing more, it makes the artefact."""
+
+    def __init__(self, place: Workspace) -> None:
+        self.place, self.ends, self.calls = place, list[_Ended](), 0
+        self.makes = True
+
+    def __call__(self, root: Path, environment: Mapping[str, str], stage: str) -> _Ended:
+        assert root == self.place.root
+        self.calls += 1
+        if self.ends:
+            return self.ends.pop(0)
+        graph = Graph.read(self.place)
+        if self.makes:
+            for artefact in graph.standings(["ink"]):
+                if f"{artefact.stage.name}@{'-'.join(artefact.parts)}" == stage:
+                    bring_up_to_date(graph, artefact)
+        return _Ended(0, "")
+
+
+@pytest.fixture
+def fake_dvc(place: Workspace, fakes: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDvc]:
+    fake = FakeDvc(place)
+    monkeypatch.setattr(dvc, "_run", fake)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    return fake
+
+
+def run(instance: DagsterInstance, place: Workspace, job: str, key: str) -> ExecuteInProcessResult:
+    follow_partitions(instance, Graph.read(place))
+    return defs.resolve_job_def(job).execute_in_process(
+        instance=instance, partition_key=key, raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )  # fmt: skip
+
+
+def said(result: ExecuteInProcessResult) -> str:
+    (failed,) = result.get_step_failure_events()
+    reason = failed.step_failure_data.user_failure_data
+    assert reason is not None
+    assert failed.step_failure_data.error is not None
+    assert failed.step_failure_data.error.cause is None  # nothing is folded above the message
+    return str(reason.description)
+
+
+def test_run_makes_its_part_and_checks_it(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
+) -> None:
+    result = run(instance, place, "prepare", "ink")
+    assert result.success
+    assert fake_dvc.calls == 4
+    checks = {
+        (one.asset_key.to_user_string(), one.check_name): one
+        for one in result.get_asset_check_evaluations()
+    }
+    assert all(one.passed for one in checks.values())
+    assert {name for key, name in checks if key == "style_set"} == {
+        "decodable", "no_test_picture_in_train", "up_to_date"
+    }  # fmt: skip
+    assert checks[("style_set", "decodable")].metadata["partition"].value == "ink"
+
+
+def test_message_is_the_engine_s_own_and_a_mistake_is_not_tried_again(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
+) -> None:
+    fake_dvc.ends = [_Ended(1, MISSING)]
+    assert said(run(instance, place, "prepare", "ink")) == (
+        "/w/data/ink/style_set is not there, and captions reads it: run style_set first."
+    )
+    assert fake_dvc.calls == 1
+
+
+def test_locked_workspace_is_waited_for(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
+) -> None:
+    written = "nsync: /w/data is being written by process 7: wait until it has ended"
+    fake_dvc.ends = [_Ended(255, LOCKED), _Ended(255, LOCKED), _Ended(1, written)]
+    assert run(instance, place, "prepare", "ink").success
+    assert fake_dvc.calls == 3 + 4
+
+
+def test_only_what_was_killed_is_tried_again() -> None:
+    assert dvc._error(_Ended(-9, "")).was_killed
+    assert not dvc._error(_Ended(255, "ERROR: you are not inside of a DVC repository")).was_killed
+
+
+def test_bad_setting_is_said_as_the_engine_says_it(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
+) -> None:
+    follow_partitions(instance, Graph.read(place))
+    edit_params(place, "pictures: 8", "pictures: -8")
+    result = defs.resolve_job_def("prepare").execute_in_process(
+        instance=instance, partition_key="ink", raise_on_error=False
+    )
+    assert "styles.ink" in said(result)
+    assert "-8" in said(result)
+    assert fake_dvc.calls == 0
+
+
+def test_dvc_yaml_of_other_settings_is_not_run(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
+) -> None:
+    edit_params(place, "training_seeds: [0]\nabl", "training_seeds: [0, 1]\nabl")
+    shutil.rmtree(place.choices("ink"))
+    assert "`nsync sync` brings it in order" in said(run(instance, place, "prepare", "ink"))
+    assert fake_dvc.calls == 0
+
+
+def test_what_dvc_takes_for_fresh_and_is_not_is_a_failure(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc, make: Make
+) -> None:
+    make()
+    edit_params(place, "seed: 0\n", "seed: 1\n")
+    fake_dvc.makes = False
+    assert said(run(instance, place, "prepare", "ink")) == (
+        "DVC takes data/ink/style_set to be up to date, and it is not: settings: seed 0 -> 1. "
+        "`dvc repro --force --single-item style_set@ink` makes it."
+    )
+
+
+def test_partition_that_is_no_more_is_named(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
+) -> None:
+    instance.add_dynamic_partitions("style", ["oil"])
+    result = defs.resolve_job_def("prepare").execute_in_process(
+        instance=instance, partition_key="oil", raise_on_error=False
+    )
+    assert "style 'oil' is not in params.yaml" in said(result)
+
+
+def test_interrupted_dvc_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is ended ends DVC."""
+    started = []
+    real = dvc.subprocess.Popen
+
+    def popen(*arguments: object, **options: object) -> object:
+        process = real(["sleep", "600"], text=True, stderr=dvc.subprocess.PIPE)
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(dvc.subprocess, "Popen", popen)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    with pytest.raises(KeyboardInterrupt):
+        dvc._run(tmp_path, dict(os.environ), "captions@ink")
+    assert started[0].returncode is not None
