@@ -23,6 +23,7 @@ from dagster import (
 from nsync_pipeline.graph.artefacts import Artefact
 from nsync_pipeline.graph.dvc import stage_name, sync_dvc_file
 from nsync_pipeline.graph.processes import die_with_parent
+from nsync_pipeline.workspace import Workspace
 
 # Raised by dagster's own code, at every session.
 warnings.filterwarnings("ignore", category=PreviewWarning)
@@ -58,7 +59,7 @@ def repro(context: AssetExecutionContext, root: Path, artefact: Artefact) -> Non
         DvcError: DVC or the stage failed.
     """
     if artefact.of_ablation:
-        sync_dvc_file(WORKSPACE, ablation=True)
+        sync_dvc_file(Workspace(root), ablation=True)
     with open_pipes_session(
         context=context,
         context_injector=PipesTempFileContextInjector(),
