@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,27 +104,18 @@ def load_extractors(settings: EvaluationConfig, root: Path, device: str) -> Extr
         EvaluationError: one cannot be used.
     """
     clip = load_clip(settings.extractor, settings.extractor_revision, root, device)
-
-    def other(name: str | None, revision: str | None, where: str) -> Extractor:
-        if name is None:
-            return clip
-        return load_extractor(name, revision, root, device, f"evaluation.{where}")
-
+    style: Extractor = clip
+    if (name := settings.style_extractor) is not None:
+        revision, where = settings.style_extractor_revision, "evaluation.style_extractor"
+        style = load_extractor(name, revision, root, device, where)
+    likeness: Extractor = clip
+    if (name := settings.likeness_extractor) is not None:
+        revision, where = settings.likeness_extractor_revision, "evaluation.likeness_extractor"
+        likeness = load_extractor(name, revision, root, device, where)
     kid_and_fid: Extractor = clip
-    if settings.inception_extractor is not None:
-        kid_and_fid = load_inception(
-            settings.inception_extractor, settings.inception_extractor_revision, root, device
-        )
-    return Extractors(
-        clip,
-        other(settings.style_extractor, settings.style_extractor_revision, "style_extractor"),
-        other(
-            settings.likeness_extractor,
-            settings.likeness_extractor_revision,
-            "likeness_extractor",
-        ),
-        kid_and_fid,
-    )
+    if (name := settings.inception_extractor) is not None:
+        kid_and_fid = load_inception(name, settings.inception_extractor_revision, root, device)
+    return Extractors(clip, style, likeness, kid_and_fid)
 
 
 @dataclass(frozen=True)
@@ -163,12 +155,18 @@ class FeatureReader:
 
     def seen_styles(self, seed: int) -> dict[str, Floats]:
         """Fresh drawings in each style the embedded base was pretrained on: (N, s) a style."""
-        stream = stream_seed(seed, "seen styles")
-        features = {}
-        for done, style in enumerate(SEEN_STYLES):
-            self.progress("drawing seen styles", done, len(SEEN_STYLES))
+        stream, extractor = stream_seed(seed, "seen styles"), self.extractors.style
+        features: dict[str, Floats] = {}
+        for style in SEEN_STYLES:
+            self.progress("drawing seen styles", len(features), len(SEEN_STYLES))
             images = [p.image for p in draw_style_set(style, SEEN_STYLE_PICTURES, stream)]
-            features[style] = unit_rows(self._drawn_features(images))
+            pixels = [(hashlib.sha256(image.tobytes()).hexdigest(), image.size) for image in images]
+            rows = self.cache.features(
+                identity(extractor),
+                [f"pixels {digest} {size}" for digest, size in pixels],
+                partial(extractor.plain_features, images, self.batch_size),
+            )
+            features[style] = unit_rows(rows)
         self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
         return features
 
@@ -206,18 +204,6 @@ class FeatureReader:
             f"texts {clip.sha256}",
             [json.dumps(caption) for caption in captions],
             lambda: clip.text_features(captions, self.batch_size),
-        )
-
-    def _drawn_features(self, images: Sequence[Image.Image]) -> Floats:
-        """Of pictures that are in no file, by the style's extractor."""
-        extractor = self.extractors.style
-        return self.cache.features(
-            identity(extractor),
-            [
-                f"pixels {hashlib.sha256(image.tobytes()).hexdigest()} {image.size}"
-                for image in images
-            ],
-            lambda: extractor.plain_features(images, self.batch_size),
         )
 
     def _counted(self, what: str, paths: Sequence[Path]) -> Iterator[Image.Image]:

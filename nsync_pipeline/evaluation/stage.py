@@ -7,12 +7,8 @@ import numpy as np
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.evaluation.config import EvaluationConfig, EvaluationSettings
-from nsync_pipeline.evaluation.features import (
-    FeatureReader,
-    drawn_world_judge,
-    load_extractors,
-)
-from nsync_pipeline.evaluation.record import Evaluation, write_evaluation
+from nsync_pipeline.evaluation.features import FeatureReader, drawn_world_judge, load_extractors
+from nsync_pipeline.evaluation.record import EvaluationRecord, picture_rows, write_evaluation
 from nsync_pipeline.families.placement import choose_device
 from nsync_pipeline.metrics.bootstrap import prompt_draws
 from nsync_pipeline.metrics.distances import Floats
@@ -26,16 +22,12 @@ from nsync_pipeline.metrics.scores import (
     score_floor,
     score_set,
 )
-from nsync_pipeline.metrics.trainings import (
-    of_base,
-    over_trainings,
-    seed_weights,
-)
+from nsync_pipeline.metrics.trainings import of_base, over_trainings, seed_weights
 from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE
+from nsync_pipeline.workspace import BASE, TrainingRun
 
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
@@ -107,57 +99,71 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     )
     measured = {BASE: of_base(scores[BASE])}
     for variant in params.variants:
-        of_seeds = [scores[run.name] for run in runs if run.variant == variant]
-        measured[variant] = over_trainings(of_seeds, weights)
+        own = [scores[run.name] for run in runs if run.variant == variant]
+        measured[variant] = over_trainings(own, weights)
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
-    evaluation = Evaluation(
-        runs=runs,
-        scores=scores,
-        measured=measured,
-        judged={name: pictures_of.judged for name, pictures_of in shown.items()},
+    record = EvaluationRecord(
+        base=measured[BASE].figures,
+        variants={name: measured[name].figures for name in params.variants},
+        trainings={
+            name: {
+                seed: scores[TrainingRun(name, seed).name].figures for seed in params.training_seeds
+            }
+            for name in params.variants
+        },
         ceiling=ceiling,
         floor=floor,
         comparisons=compare(pairs, measured, ceiling, settings.guardrails),
         against_base=compare(
             [(name, BASE) for name in params.variants], measured, ceiling, settings.guardrails
         ),
-        reference=reference,
-        extractors={
-            role: (extractor.name, extractor.sha256)
-            for role, extractor in extractors.by_role().items()
-        },
-        prompts=len({sample.prompt_id for sample in pictures.samples[BASE]}),
-        side=pictures.side,
-        bootstrap_draws=settings.bootstrap_draws,
         warnings=(
             *_warnings(pictures, extractors.clip),
             *_inception_warnings(settings, size, test.plain),
         ),
+        counts={
+            "train": len(train.unit),
+            "test": len(test.unit),
+            "negatives": len(pictures.negatives),
+            "prompts": len({sample.prompt_id for sample in pictures.samples[BASE]}),
+            "pictures": size,
+            "trainings": len(params.training_seeds),
+            "bootstrap_draws": settings.bootstrap_draws,
+        },
+        side=pictures.side,
+        extractors={
+            role: (extractor.name, extractor.sha256)
+            for role, extractor in extractors.by_role().items()
+        },
+        rivals=reference.rival_names,
+        mmd_bandwidth=reference.bandwidth,
+        copy_threshold=reference.copy_threshold,
     )
-    write_evaluation(folder, pictures, evaluation)
-    return StageResult(figures=_figures(evaluation))
+    rows = [
+        row
+        for name, run in {BASE: None, **{run.name: run for run in runs}}.items()
+        for row in picture_rows(pictures, run, scores[name].pictures, shown[name].judged, reference)
+    ]
+    write_evaluation(folder, record, rows)
+    return StageResult(figures=_figures(record))
 
 
-def _figures(evaluation: Evaluation) -> dict[str, int | float | str]:
-    count = len(evaluation.scores[BASE].pictures.copied)
-    figures: dict[str, int | float | str] = {"pictures": count}
-    for name, scores in evaluation.measured.items():
+def _figures(record: EvaluationRecord) -> dict[str, int | float | str]:
+    figures: dict[str, int | float | str] = {"pictures": record.counts["pictures"]}
+    for name, measured in {BASE: record.base, **record.variants}.items():
         for metric in FIGURES:
-            if metric in scores.figures:
-                figures[f"{name} {metric}"] = float(f"{scores.figures[metric].value:.4g}")
-    for found_pair in evaluation.comparisons:
-        figures[f"{found_pair.a} against {found_pair.b}"] = found_pair.verdict
+            if metric in measured:
+                figures[f"{name} {metric}"] = float(f"{measured[metric].value:.4g}")
+    for compared in record.comparisons:
+        figures[f"{compared.a} against {compared.b}"] = compared.verdict
     return figures
 
 
 def _warnings(pictures: StylePictures, extractor: ClipExtractor) -> Iterator[str]:
     prompts = len({sample.prompt_id for sample in pictures.samples[BASE]})
-    counted = (
-        ("held-out captions were drawn", prompts),
-        ("training pictures", len(pictures.train)),
-    )
-    for what, count in counted:
+    counts = {"held-out captions were drawn": prompts, "training pictures": len(pictures.train)}
+    for what, count in counts.items():
         if count < ENOUGH:
             yield (
                 f"Only {count} {what}; below {ENOUGH} these metrics move by chance more than by "

@@ -139,8 +139,14 @@ class SharedModel:
     settings: Mapping[str, str]  # of the training, by kohya's names without ss_
 
 
-def training_metadata(model: SharedModel, lora: LoraShape) -> dict[str, str]:
-    """The ``ss_*`` entries of the file of ``lora``."""
+def metadata(model: SharedModel, lora: LoraShape, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What kohya's tools write into a file of these ``tensors``."""
+    training = _training_metadata(model, lora)
+    return {**training, **_specification(model), **_model_hashes(tensors, training)}
+
+
+def _training_metadata(model: SharedModel, lora: LoraShape) -> dict[str, str]:
+    """The ``ss_*`` entries."""
     arguments: dict[str, str] = {}
     if lora.convolution_rank is not None:
         arguments |= {"conv_dim": str(lora.convolution_rank), "conv_alpha": f"{lora.alpha:g}"}
@@ -167,7 +173,7 @@ def training_metadata(model: SharedModel, lora: LoraShape) -> dict[str, str]:
     }
 
 
-def specification(model: SharedModel) -> dict[str, str]:
+def _specification(model: SharedModel) -> dict[str, str]:
     """The ``modelspec.*`` entries."""
     said = {
         "sai_model_spec": "1.0.1",
@@ -185,7 +191,7 @@ def specification(model: SharedModel) -> dict[str, str]:
     return {f"modelspec.{name}": value for name, value in said.items() if value is not None}
 
 
-def model_hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> dict[str, str]:
+def _model_hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> dict[str, str]:
     """kohya's two hashes of a file of ``tensors`` with the ``ss_*`` metadata alone.
 
     ``sshs_model_hash`` is the SHA-256 of the numbers, so it stays when metadata is edited;
