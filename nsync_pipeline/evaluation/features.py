@@ -19,7 +19,7 @@ from nsync_pipeline.metrics.features import load_clip, load_extractor
 from nsync_pipeline.metrics.inception import load_inception
 from nsync_pipeline.metrics.scores import PictureSet
 from nsync_pipeline.pictures.pixels import open_squares
-from nsync_pipeline.pictures.style_pictures import StylePictures
+from nsync_pipeline.pictures.style_pictures import RealPicture, Sample, StylePictures
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
 from nsync_pipeline.sketchbook.folders import JUDGES_FOLDER
@@ -31,7 +31,6 @@ from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, drawn_style
 
 SEEN_STYLE_PICTURES = 32
 """How many drawn pictures make the prototype of each style the embedded base knows."""
-
 JUDGED_SIDE = 64
 
 
@@ -131,22 +130,18 @@ class FeatureReader:
 
     def test(self) -> PictureSet:
         """The real held-out pictures: units 0 .. P-1."""
-        real = self.pictures.test
-        units = range(len(real))
-        return self._set("test", [p.path for p in real], [p.caption for p in real], units)
+        return self._set("test", self.pictures.test, range(len(self.pictures.test)))
 
     def train(self) -> PictureSet:
         """The real training pictures: units P .. P+T-1."""
-        real = self.pictures.train
-        units = range(len(self.pictures.test), len(self.pictures.test) + len(real))
-        return self._set("training", [p.path for p in real], [p.caption for p in real], units)
+        first, real = len(self.pictures.test), self.pictures.train
+        return self._set("training", real, range(first, first + len(real)))
 
     def samples(self, name: str) -> PictureSet:
         """What the base or a training drew, each picture in the unit of its caption."""
         unit_of = {picture.id: unit for unit, picture in enumerate(self.pictures.test)}
-        rows = self.pictures.samples[name]
-        units = [unit_of[sample.prompt_id] for sample in rows]
-        return self._set(name, [s.path for s in rows], [s.caption for s in rows], units)
+        drawn = self.pictures.samples[name]
+        return self._set(name, drawn, [unit_of[sample.prompt_id] for sample in drawn])
 
     def negatives(self) -> Floats:
         """(N, s) of style."""
@@ -171,8 +166,9 @@ class FeatureReader:
         return features
 
     def _set(
-        self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]
+        self, what: str, shown: Sequence[RealPicture | Sample], units: Sequence[int]
     ) -> PictureSet:
+        paths, captions = [one.path for one in shown], [one.caption for one in shown]
         judged, asked = {}, self.extractors
         if self.judge is not None:
             judged = self.judge.values(open_squares(paths, self.pictures.side), captions)
@@ -180,9 +176,14 @@ class FeatureReader:
             name: self._features(what, paths, extractor)
             for name, extractor in {identity(e): e for e in asked.by_role().values()}.items()
         }
+        texts = self.cache.features(
+            f"texts {asked.clip.sha256}",
+            [json.dumps(caption) for caption in captions],
+            lambda: asked.clip.text_features(captions, self.batch_size),
+        )
         return PictureSet(
             pictures=unit_rows(features[identity(asked.clip)]),
-            captions=self._captions(captions),
+            captions=texts,
             plain=features[identity(asked.kid_and_fid)],
             style=unit_rows(features[identity(asked.style)]),
             likeness=unit_rows(features[identity(asked.likeness)]),
@@ -196,14 +197,6 @@ class FeatureReader:
             identity(extractor),
             [f"{file_sha256(path)} {side}" for path in paths],
             lambda: extractor.plain_features(self._counted(what, paths), self.batch_size),
-        )
-
-    def _captions(self, captions: Sequence[str]) -> Floats:
-        clip = self.extractors.clip
-        return self.cache.features(
-            f"texts {clip.sha256}",
-            [json.dumps(caption) for caption in captions],
-            lambda: clip.text_features(captions, self.batch_size),
         )
 
     def _counted(self, what: str, paths: Sequence[Path]) -> Iterator[Image.Image]:

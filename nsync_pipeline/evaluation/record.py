@@ -51,9 +51,7 @@ PICTURES = pa.schema(
 )
 
 
-Figures = dict[str, Interval]
-"""By metric."""
-
+Figures = dict[str, Interval]  # by metric
 SETS = ("base", "variants", "trainings", "ceiling", "floor")
 """The parts of a record that are figures."""
 

@@ -27,14 +27,12 @@ from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE, TrainingRun
+from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
 
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
-
 ENOUGH_FOR_KID = 100
-ENOUGH_FOR_FID = 10_000
-"""And as many as twice the features."""
+ENOUGH_FOR_FID = 10_000  # and as many as twice the features
 
 FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised", "leak")
 """The metrics a person sees first."""
@@ -48,7 +46,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         EvaluationError: the extractor cannot be used, or cannot tell the real pictures apart.
     """
     params, folder = context.settings, context.folder
-    settings, runs = params.evaluation, params.runs
+    settings, runs = params.evaluation, training_runs(params.variants, params.training_seeds)
     pictures = read_style_pictures(context.workspace, context.style, runs)
     device = str(choose_device(params.device))
     extractors = load_extractors(settings, context.workspace.root, device)
@@ -77,13 +75,10 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         return numpy_stream(params.seed, "evaluation", context.style, what, name)
 
     # Held-out captions and training pictures are resampled apart: how many there are is fixed.
-    draws = np.concatenate(
-        [
-            prompt_draws(len(part.unit), settings.bootstrap_draws, stream("units", name))
-            for name, part in (("test", test), ("train", train))
-        ],
-        axis=1,
-    )
+    count = settings.bootstrap_draws
+    of_test = prompt_draws(len(test.unit), count, stream("units", "test"))
+    of_train = prompt_draws(len(train.unit), count, stream("units", "train"))
+    draws = np.concatenate([of_test, of_train], axis=1)
     size = len(shown[BASE].unit)
     scores: dict[str, SetScores] = {}
     for name, pictures_of in shown.items():
@@ -94,15 +89,14 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     floor = score_floor(reference, size, stream("halves", "real"))
     # The same seeds for all variants: trainings of one seed share their batches and noise, so the
     # difference of two variants is paired over seeds as it is over captions.
-    weights = seed_weights(
-        len(params.training_seeds), settings.bootstrap_draws, stream("training seeds", "all")
-    )
+    weights = seed_weights(len(params.training_seeds), count, stream("training seeds", "all"))
     measured = {BASE: of_base(scores[BASE])}
     for variant in params.variants:
         own = [scores[run.name] for run in runs if run.variant == variant]
         measured[variant] = over_trainings(own, weights)
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
+    to_base = [(name, BASE) for name in params.variants]
     record = EvaluationRecord(
         base=measured[BASE].figures,
         variants={name: measured[name].figures for name in params.variants},
@@ -115,13 +109,8 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         ceiling=ceiling,
         floor=floor,
         comparisons=compare(pairs, measured, ceiling, settings.guardrails),
-        against_base=compare(
-            [(name, BASE) for name in params.variants], measured, ceiling, settings.guardrails
-        ),
-        warnings=(
-            *_warnings(pictures, extractors.clip),
-            *_inception_warnings(settings, size, test.plain),
-        ),
+        against_base=compare(to_base, measured, ceiling, settings.guardrails),
+        warnings=tuple(_warnings(pictures, extractors.clip, settings, test.plain)),
         counts={
             "train": len(train.unit),
             "test": len(test.unit),
@@ -129,7 +118,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
             "prompts": len({sample.prompt_id for sample in pictures.samples[BASE]}),
             "pictures": size,
             "trainings": len(params.training_seeds),
-            "bootstrap_draws": settings.bootstrap_draws,
+            "bootstrap_draws": count,
         },
         side=pictures.side,
         extractors={
@@ -160,8 +149,11 @@ def _figures(record: EvaluationRecord) -> dict[str, int | float | str]:
     return figures
 
 
-def _warnings(pictures: StylePictures, extractor: ClipExtractor) -> Iterator[str]:
-    prompts = len({sample.prompt_id for sample in pictures.samples[BASE]})
+def _warnings(
+    pictures: StylePictures, clip: ClipExtractor, settings: EvaluationConfig, plain: Floats
+) -> Iterator[str]:
+    drawn = pictures.samples[BASE]
+    prompts = len({sample.prompt_id for sample in drawn})
     counts = {"held-out captions were drawn": prompts, "training pictures": len(pictures.train)}
     for what, count in counts.items():
         if count < ENOUGH:
@@ -169,19 +161,15 @@ def _warnings(pictures: StylePictures, extractor: ClipExtractor) -> Iterator[str
                 f"Only {count} {what}; below {ENOUGH} these metrics move by chance more than by "
                 "what is compared."
             )
-    captions = sorted({sample.caption for sample in pictures.samples[BASE]})
-    if cut := len(extractor.too_long(captions)):
+    if cut := len(clip.too_long(sorted({sample.caption for sample in drawn}))):
         yield (
             f"{cut} captions are longer than the feature extractor reads: CLIP-T judges their "
             "beginning."
         )
-
-
-def _inception_warnings(settings: EvaluationConfig, drawn: int, real: Floats) -> Iterator[str]:
-    """What to know before KID and FID are held against those of others: on Inception features."""
     if settings.inception_extractor is None:
         return
-    count, needed = min(drawn, len(real)), max(ENOUGH_FOR_FID, 2 * real.shape[1])
+    # On Inception features: before KID and FID are held against those of others.
+    count, needed = min(len(drawn), len(plain)), max(ENOUGH_FOR_FID, 2 * plain.shape[1])
     if count < ENOUGH_FOR_KID:
         yield f"KID of {count} pictures moves by chance; it asks for {ENOUGH_FOR_KID}."
     if count < needed:

@@ -29,8 +29,6 @@ JPEG_QUALITY = 90
 
 @dataclass(frozen=True)
 class CardFile:
-    """One of the files beside the card."""
-
     name: str
     what: str
 
@@ -52,10 +50,7 @@ def render(card: dict[str, Any]) -> str:
 def card_of(
     workspace: Workspace, trained: TrainedVariant, folder: Path, files: Sequence[CardFile]
 ) -> dict[str, Any]:
-    """The card of what lies in ``folder``; its pictures are written to ``folder/images``.
-
-    They are what the variant's samples, evaluation and manifests say, where these are there.
-    """
+    """The card of what lies in ``folder``; its pictures are written to ``folder/images``."""
     model = trained.model
     embedded = model.architecture == SKETCHBOOK  # the base that is in no hub
     evaluation = _evaluation(workspace, trained)

@@ -31,8 +31,6 @@ DORA_NOTE = (
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
-
     folder: Path
     files: tuple[str, ...]  # relative to it
     notes: tuple[str, ...]  # what a person should know about them
@@ -50,10 +48,6 @@ def export_model(
     """Write the trained ``variant`` of ``style`` to ``folder``, whole or not at all.
 
     Args:
-        workspace: where the variant, and its samples and figures where there are any, lie.
-        params: the style's words, rights and license.
-        style: a style of params.yaml.
-        variant: a variant of params.yaml.
         form: of the LoRA: diffusers', kohya's (ComfyUI, A1111), or both.
         folder: made where missing; an earlier export in it is replaced.
         training_seed: which training of the variant; None: the first of ``training_seeds``.
@@ -128,9 +122,8 @@ def _refuse_other_files(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         written = {}
     for name, path in _files_in(folder):
-        if name == RECORD_FILE and written:
-            continue
-        if written.get(name) != file_sha256(path):
+        of_export = name == RECORD_FILE and written
+        if not of_export and written.get(name) != file_sha256(path):
             raise UserError(
                 f"{path} is not as an export wrote it, and would be lost: choose another folder by "
                 "--output, or move it away"

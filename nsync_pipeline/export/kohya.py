@@ -24,8 +24,7 @@ from nsync_pipeline.adaptation.lora_file import LoraHeader
 from nsync_pipeline.errors import UserError
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
-MAGNITUDE = ".lora_magnitude_vector.weight"
-"""DoRA's lengths."""
+MAGNITUDE = ".lora_magnitude_vector.weight"  # DoRA's lengths
 
 
 def kohya_tensors(
@@ -94,9 +93,6 @@ def _layers(
     return layers
 
 
-LEGACY_START, LEGACY_LENGTH = 0x100000, 0x10000
-"""The bytes of a file that the legacy hash is over."""
-
 BASE_VERSIONS = {
     "stable-diffusion-v1": "sd_v1",
     "stable-diffusion-v2-512": "sd_v2",
@@ -146,7 +142,6 @@ def metadata(model: SharedModel, lora: LoraShape, tensors: Mapping[str, Tensor])
 
 
 def _training_metadata(model: SharedModel, lora: LoraShape) -> dict[str, str]:
-    """The ``ss_*`` entries."""
     arguments: dict[str, str] = {}
     if lora.convolution_rank is not None:
         arguments |= {"conv_dim": str(lora.convolution_rank), "conv_alpha": f"{lora.alpha:g}"}
@@ -200,7 +195,7 @@ def _model_hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) ->
     # The library writes metadata in random order, but before the first MiB ends.
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(training))
     numbers = 8 + int.from_bytes(content[:8], "little")
-    legacy = content[LEGACY_START : LEGACY_START + LEGACY_LENGTH]
+    legacy = content[0x100000:0x110000]
     return {
         "sshs_model_hash": hashlib.sha256(content[numbers:]).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(legacy).hexdigest()[:8],

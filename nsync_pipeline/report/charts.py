@@ -14,14 +14,11 @@ from nsync_pipeline.report.page import draw
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26
-SMOOTHING = 0.06
-"""The share of the steps over which a line is averaged."""
+SMOOTHING = 0.06  # the share of the steps over which a line is averaged
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with what it says."""
-
     title: str
     meaning: str
     svg: str

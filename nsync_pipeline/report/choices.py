@@ -16,8 +16,6 @@ WIDTH, GAP = 300, 2  # the bar's width, and what is left free between its parts
 
 @dataclass(frozen=True)
 class ChoiceCard:
-    """What people chose between two."""
-
     pair: Preferred
     colours: tuple[int | None, int | None]
     verdict: str  # as a verdict's, of the first

@@ -54,8 +54,6 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A metric in the table."""
-
     metric: Metric
     cells: tuple[Cell, ...]  # a column each
 

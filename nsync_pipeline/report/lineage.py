@@ -115,7 +115,6 @@ def _text(value: Any) -> str:
 
 
 def _captions(folder: Path) -> str:
-    """How many there are, who gave them, and how many lost words."""
     rows = read_manifest(folder / MANIFEST_FILE, CAPTIONS)
     described = sum(row["source"] == BY_MODEL for row in rows)
     cut = sum(row["lost"] is not None for row in rows)

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from nsync_pipeline.evaluation.record import PICTURES_FILE
 from nsync_pipeline.metrics.picture_metrics import worst_first
 from nsync_pipeline.pictures.embedded import Picture, embedded
 from nsync_pipeline.pictures.pixels import open_picture, open_squares
 from nsync_pipeline.pictures.sheets import preview
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.report.figures import digits_for, shown
-from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
+from nsync_pipeline.workspace import BASE, TrainingRun
 
 RIBBON = 12
 PAIRS = 8
@@ -25,8 +22,6 @@ PREVIEW_SIDE = 96
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures side by side."""
-
     left: Picture
     right: Picture
     text: str
@@ -112,7 +107,6 @@ class ReportPictures:
         return pairs
 
     def _side_by_side(self, most: int) -> list[tuple[str, int, dict[str, Path]]]:
-        """Caption, seed and named files of the first captions."""
         real = {picture.id: picture.path for picture in self.pictures.test}
         drawn = {name: TrainingRun(name, self.training_seed).name for name in self.variants}
         first = [sample for sample in self.pictures.samples[BASE] if sample.k == 0][:most]
@@ -129,11 +123,3 @@ class ReportPictures:
     def _square(self, path: Path, alt: str) -> Picture:
         (square,) = open_squares([path], self.pictures.side)
         return embedded(square, alt, self.side)
-
-
-def read_picture_values(workspace: Workspace, style: str) -> list[dict[str, Any]]:
-    """The rows of ``pictures.parquet``: a generated picture each."""
-    rows: list[dict[str, Any]] = pq.read_table(
-        workspace.evaluation(style) / PICTURES_FILE
-    ).to_pylist()
-    return rows

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from nsync_pipeline.blind.choices import preferences, read_choices
-from nsync_pipeline.evaluation.record import EvaluationRecord, read_evaluation
+from nsync_pipeline.evaluation.record import PICTURES_FILE, EvaluationRecord, read_evaluation
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
@@ -14,7 +16,7 @@ from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.report.figures import Measured, digits_for, figures_table, shown
 from nsync_pipeline.report.lineage import lineage, settings_text
 from nsync_pipeline.report.page import render
-from nsync_pipeline.report.pictures import ReportPictures, read_picture_values
+from nsync_pipeline.report.pictures import ReportPictures
 from nsync_pipeline.report.trainings import (
     film_strips,
     read_training,
@@ -24,7 +26,7 @@ from nsync_pipeline.report.trainings import (
 )
 from nsync_pipeline.report.words import headline, way_to_real, what_is_compared
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX
+from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, training_runs
 
 REPORT_FILE = "report.html"
 
@@ -47,19 +49,21 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     """
     workspace, style = context.workspace, context.style
     params, folder = context.settings, context.folder
-    variants, runs, first_seed = list(params.variants), params.runs, params.training_seeds[0]
+    variants, seeds = list(params.variants), params.training_seeds
+    runs = training_runs(variants, seeds)
     pictures = read_style_pictures(workspace, style, runs)
     evaluation = read_evaluation(workspace.evaluation(style))
+    values = workspace.evaluation(style) / PICTURES_FILE
     trainings = {run: read_training(workspace, style, run) for run in runs}
     summaries = {run: summary for run, (_, summary) in trainings.items()}
     # Curves of several trainings in one colour would hide one another: pictures and curves are of
     # the first seed's, figures and warnings of all.
-    shown_runs = [run for run in runs if run.training_seed == first_seed]
+    shown_runs = [run for run in runs if run.training_seed == seeds[0]]
     shown_summaries = {run.variant: summaries[run] for run in shown_runs}
-    shown_pictures = ReportPictures(pictures, variants, first_seed, params.report.picture_side)
+    shown_pictures = ReportPictures(pictures, variants, seeds[0], params.report.picture_side)
     measured = _measured(evaluation)
     columns = [*measured, Measured("chance", evaluation.floor)]
-    kept = read_choices(workspace, style, variants, params.training_seeds)
+    kept = read_choices(workspace, style, variants, seeds)
     preferred = preferences(kept, style, params.seed, params.bootstrap_draws)
     asks = not workspace.of_ablation  # blind pages are about the workspace's own variants
     shares = _shares(evaluation)
@@ -75,7 +79,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         real_on_embedded_base=of_real and pictures.base_model == SKETCHBOOK,
         real_on_embedded_features=of_real and evaluation.extractors["CLIP"][0] == SKETCHBOOK,
         warnings=evaluation.warnings,
-        training_seeds=params.training_seeds,
+        training_seeds=seeds,
         generic_style=params.generic_style,
         side=pictures.side,
         variants={name: way_of_training(s["settings"]) for name, s in shown_summaries.items()},
@@ -91,8 +95,8 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         pairs=shown_pictures.pairs(),
         charts=training_charts([trainings[run][0] for run in shown_runs]),
         training_notes=training_notes(summaries, variants),
-        strips=film_strips(workspace, style, summaries, first_seed),
-        copies=shown_pictures.copies(read_picture_values(workspace, style)),
+        strips=film_strips(workspace, style, summaries, seeds[0]),
+        copies=shown_pictures.copies(pq.read_table(values).to_pylist()),
         copy_threshold=shown(evaluation.copy_threshold, digits_for([evaluation.copy_threshold])),
         facts=lineage(workspace, style, pictures, evaluation, summaries),
         settings=settings_text(shown_summaries),

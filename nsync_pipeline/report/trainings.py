@@ -22,8 +22,6 @@ Summaries = Mapping[TrainingRun, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Training:
-    """One variant's training, as it left it."""
-
     variant: str
     history: Sequence[Mapping[str, float | None]]  # a row a step; None: a branch is not there
     held_out: Mapping[int, float]  # loss on held-out pictures by steps done
@@ -77,24 +75,20 @@ def write_training_table(path: Path, trainings: Mapping[TrainingRun, Training]) 
 def training_notes(summaries: Summaries, variants: Sequence[str]) -> list[tuple[str, int, str]]:
     """The warnings of all trainings, by training, then by step: name, colour, text."""
     names = shown_names(tuple(summaries))
-    return [
-        (
-            names[run],
-            variants.index(run.variant),
-            f"from step {warning['step']} on, {warning['text']}",
-        )
-        for run, summary in summaries.items()
-        for warning in summary["warnings"]
-    ]
+    notes = []
+    for run, summary in summaries.items():
+        for warning in summary["warnings"]:
+            text = f"from step {warning['step']} on, {warning['text']}"
+            notes.append((names[run], variants.index(run.variant), text))
+    return notes
 
 
 def film_strips(
     workspace: Workspace, style: str, summaries: Summaries, training_seed: int
 ) -> list[tuple[str, int, Picture, str]]:
     """The film-strips there are of one seed's trainings: variant, colour, picture, text."""
-    shown = [run for run in summaries if run.training_seed == training_seed]
     strips = []
-    for colour, run in enumerate(shown):
+    for colour, run in enumerate(r for r in summaries if r.training_seed == training_seed):
         file = workspace.model(style, run.variant, run.training_seed) / STRIP_FILE
         if file.is_file():
             alt = f"What {run.variant} drew, a row a caption, a column a look; the first column is "
@@ -108,15 +102,12 @@ def _scores(summary: Mapping[str, Any]) -> str:
     looks, best = summary["looks"], summary["best_look"]
     if best is None:
         return ""
-    last = str(max(int(step) for step in looks))
-    shown = looks[str(best["step"])]
-    margin = f"{shown['style_margin']:+.3f}"
-    if str(best["step"]) == last:
+    margin = f"{looks[str(best['step'])]['style_margin']:+.3f}"
+    if best["step"] == max(int(step) for step in looks):
         return f"The last look has the highest style margin, {margin}."
-    error = best["standard_error"]
-    lead = f"{best['lead_over_last']:.3f}" + (
-        "" if error is None else f" (standard error {error:.3f})"
-    )
+    lead = f"{best['lead_over_last']:.3f}"
+    if best["standard_error"] is not None:
+        lead += f" (standard error {best['standard_error']:.3f})"
     sure = "" if best["told_apart"] else ", which so few pictures cannot tell from chance"
     return (
         f"The highest style margin, {margin}, is at step {best['step']}; it leads the last by "

@@ -46,10 +46,7 @@ def headline(
 ) -> str:
     """What came out, in a few sentences.
 
-    Args:
-        against_base: each variant against the untrained base.
-        comparisons: the variants against one another.
-        shares: how far each is on the way from the base to real pictures, 1 is there.
+    ``shares`` say how far each variant is on the way from the base to real pictures, 1 is there.
     """
     nearer = {c.a: shares.get(c.a, 0.0) for c in against_base if nearer_to_style(c)}
     there = [name for name, share in nearer.items() if share >= TOOK_ON]
@@ -109,7 +106,6 @@ def way_to_real(value: float, base: float, real: float) -> float | None:
 
 
 def _compared(trainings: int) -> str:
-    """What one of those that are compared is called."""
     if trainings >= ENOUGH_TRAININGS:
         return "method"
     return "checkpoint" if trainings == 1 else "variant"
@@ -142,16 +138,14 @@ def _those(names: Sequence[str], total: int, compared: str) -> str:
 
 
 def _between(comparisons: Sequence[Comparison]) -> str:
-    """How those compared stand to one another."""
     beats = [(c.a, c.b) for c in comparisons if c.verdict == "better"]
     beats += [(c.b, c.a) for c in comparisons if c.verdict == "worse"]
     order = _order(comparisons, beats)
     if len(order) > 2:
         return f"Of them, {order[0]} is best, then {', then '.join(order[1:])}."
+    torn = [c for c in comparisons if c.verdict == "trade-off"]
     verdicts = [f"{first} beats {second}" for first, second in sorted(beats)]
-    verdicts += [
-        f"{c.a} against {c.b} is a trade-off" for c in comparisons if c.verdict == "trade-off"
-    ]
+    verdicts += [f"{c.a} against {c.b} is a trade-off" for c in torn]
     if not verdicts:
         return "Which of them is best cannot be told."
     rest = "; the rest cannot be told apart" if len(verdicts) < len(comparisons) else ""
@@ -163,9 +157,8 @@ def _order(comparisons: Sequence[Comparison], beats: Sequence[tuple[str, str]]) 
     names = {name for c in comparisons for name in (c.a, c.b)}
     wins = {name: sum(first == name for first, _ in beats) for name in names}
     order = sorted(names, key=lambda name: -wins[name])
-    if [wins[name] for name in order] != list(range(len(names) - 1, -1, -1)):
-        return []
-    return order
+    decided = [wins[name] for name in order] == list(range(len(names) - 1, -1, -1))
+    return order if decided else []
 
 
 def _trade_off(comparison: Comparison) -> str:
