@@ -7,24 +7,18 @@ aside: they count again once the pictures are back.
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.blind.page import FORMAT
 from nsync_pipeline.blind.preference import LOST, TIED, WON, Preference, preference
-from nsync_pipeline.blind.questions import (
-    Question,
-    Questions,
-    find_questions,
-    pair_id,
-    picture_digests,
-)
+from nsync_pipeline.blind.questions import DrawnPages, Question, Questions, picture_digests
 from nsync_pipeline.errors import ChoicesError
-from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
+from nsync_pipeline.files import write_whole
+from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace, training_runs
 
@@ -61,8 +55,6 @@ class SetAside:
 
 @dataclass(frozen=True)
 class TakenFile:
-    """A file of choices that is in the workspace now."""
-
     style: str
     choices: int
     kept: Path
@@ -71,8 +63,6 @@ class TakenFile:
 
 @dataclass(frozen=True)
 class KeptChoices:
-    """All that is kept of one style."""
-
     choices: tuple[Choices, ...]  # between variants, then against the base
     set_aside: tuple[SetAside, ...]
 
@@ -106,12 +96,12 @@ def take_choices(
     style = content["style"]
     if style not in styles:
         raise ChoicesError(f"{file} is about the style {style!r}, which is not in params.yaml")
-    reader = _Reader.of(workspace, style, variants, training_seeds)
-    questions = reader.questions(content)
+    pages = _pages(workspace, style, variants, training_seeds)
+    questions = pages.find(content)
     if questions is not None:
         _check_offered(content, questions, file)
     kept = _kept_at(workspace.choices(style), file, content)
-    reason = None if questions is not None else reader.reason(content)
+    reason = None if questions is not None else _why_set_aside(pages, content)
     return TakenFile(style, len(content["choices"]), kept, reason)
 
 
@@ -126,32 +116,35 @@ def read_choices(
     files = sorted(workspace.choices(style).glob("*.json"))
     if not files:
         return KeptChoices((), ())
-    reader = _Reader.of(workspace, style, variants, training_seeds)
+    pages = _pages(workspace, style, variants, training_seeds)
     sittings: dict[tuple[str, str], tuple[Questions, dict[str, str]]] = {}
     set_aside = []
     contents = [(_read(file), file) for file in files]
     for content, file in sorted(contents, key=lambda read: read[0]["saved"]):
-        questions = reader.questions(content)
+        questions = pages.find(content)
         if questions is None:
-            set_aside.append(SetAside(file, len(content["choices"]), reader.reason(content)))
+            reason = _why_set_aside(pages, content)
+            set_aside.append(SetAside(file, len(content["choices"]), reason))
             continue
         _check_offered(content, questions, file)
         sitting = (content["page"], content["sitting"])
         sittings.setdefault(sitting, (questions, {}))[1].update(content["choices"])
-    of_pairs: dict[tuple[str, str], list[list[tuple[str, float]]]] = {}
+    order = [BASE, *variants]
+    made_of: dict[tuple[str, str], list[list[tuple[str, float]]]] = {}
     for _, (questions, made) in sorted(sittings.items(), key=lambda item: item[0]):
+        # The later variant of params.yaml is asked about against the earlier one, or the base.
+        turned = order.index(questions.a) < order.index(questions.b)
+        pair = (questions.b, questions.a) if turned else (questions.a, questions.b)
         outcomes = [
-            (question.of_a.prompt_id, _outcome(question, made[question.id]))
+            (question.of_a.prompt_id, _outcome(question, made[question.id], turned))
             for question in sorted(questions.asked, key=lambda question: question.id)
             if question.id in made
         ]
-        of_pairs.setdefault((questions.a, questions.b), []).append(outcomes)
-    # The later variant of params.yaml is asked about against the earlier one, or the base.
-    order = [BASE, *variants]
-    joined = [
-        _joined(a, b, of_each) if order.index(a) > order.index(b) else _joined(b, a, of_each, True)
-        for (a, b), of_each in of_pairs.items()
-    ]
+        made_of.setdefault(pair, []).append(outcomes)
+    joined = []
+    for (a, b), of_each in made_of.items():
+        prompts, values = zip(*chain.from_iterable(of_each), strict=True)
+        joined.append(Choices(a, b, prompts, values, len(of_each)))
     joined.sort(key=lambda choices: (choices.b == BASE, choices.a, choices.b))
     return KeptChoices(tuple(joined), tuple(sorted(set_aside, key=lambda one: one.file)))
 
@@ -170,65 +163,32 @@ def preferences(kept: KeptChoices, style: str, seed: int, draws: int) -> tuple[P
     return tuple(results)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """The pictures there are, by which choices files are understood."""
-
-    style: str
-    names: Sequence[str]  # the base and the variants
-    training_seeds: Sequence[int]
-    pictures: StylePictures
-    digests: Mapping[Path, str]
-
-    @classmethod
-    def of(
-        cls,
-        workspace: Workspace,
-        style: str,
-        variants: Sequence[str],
-        training_seeds: Sequence[int],
-    ) -> "_Reader":
-        """Over the trainings that have drawn; choices about the others are set aside."""
-        runs = [
-            run
-            for run in training_runs(variants, training_seeds)
-            if (workspace.samples(style, run.variant, run.training_seed) / MANIFEST_FILE).is_file()
-        ]
-        pictures = read_style_pictures(workspace, style, runs)
-        return cls(style, (BASE, *variants), training_seeds, pictures, picture_digests(pictures))
-
-    def questions(self, content: Mapping[str, Any]) -> Questions | None:
-        """The page of a file; None where it is about other pictures."""
-        return find_questions(
-            self.pictures, self.digests, self.style, self.names, self.training_seeds, content
-        )
-
-    def reason(self, content: Mapping[str, Any]) -> str:
-        """Why a file about other pictures is set aside."""
-        if content.get("pair") is None:
-            return EITHER
-        present = {
-            pair_id(content["page"], a, b, seed)
-            for a, b in combinations(self.names, 2)
-            for seed in self.training_seeds
-        }
-        return DRAWN_AGAIN if content["pair"] in present else GONE
+def _pages(
+    workspace: Workspace, style: str, variants: Sequence[str], training_seeds: Sequence[int]
+) -> DrawnPages:
+    """Over the trainings that have drawn; choices about the others are set aside."""
+    runs = [
+        run
+        for run in training_runs(variants, training_seeds)
+        if (workspace.samples(style, run.variant, run.training_seed) / MANIFEST_FILE).is_file()
+    ]
+    pictures = read_style_pictures(workspace, style, runs)
+    digests = picture_digests(pictures)
+    return DrawnPages(style, (BASE, *variants), training_seeds, pictures, digests)
 
 
-def _joined(
-    a: str, b: str, of_each: Sequence[Sequence[tuple[str, float]]], turned: bool = False
-) -> Choices:
-    """``of_each`` sitting the outcomes of a; ``turned``: of b."""
-    made = [choice for of_one in of_each for choice in of_one]
-    outcomes = (1.0 - outcome if turned else outcome for _, outcome in made)
-    return Choices(a, b, tuple(prompt for prompt, _ in made), tuple(outcomes), len(of_each))
+def _why_set_aside(pages: DrawnPages, content: Mapping[str, Any]) -> str:
+    if content.get("pair") is None:
+        return EITHER
+    return DRAWN_AGAIN if pages.names_pair(content) else GONE
 
 
-def _outcome(question: Question, side: str) -> float:
-    """For a."""
+def _outcome(question: Question, side: str, turned: bool) -> float:
+    """For the question's a; ``turned``: for its b."""
     if side == "neither":
         return TIED
-    return WON if (side == "left") == question.a_is_left else LOST
+    a_won = (side == "left") == question.a_is_left
+    return WON if a_won != turned else LOST
 
 
 def _check_offered(content: Mapping[str, Any], questions: Questions, file: Path) -> None:
@@ -251,10 +211,7 @@ def _kept_at(folder: Path, file: Path, content: Mapping[str, Any]) -> Path:
         if not _holds(content, before):
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             kept = kept.with_stem(f"{kept.stem}-{digest[:8]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".partial")
-    shutil.copyfile(file, partial)
-    partial.replace(kept)
+    write_whole(kept, file.read_bytes())
     return kept
 
 
@@ -267,7 +224,7 @@ def _holds(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         whole = (
             content["format"] in FORMATS
             and isinstance(content["style"], str)
@@ -284,5 +241,4 @@ def _read(file: Path) -> dict[str, Any]:
     for name, side in sides.items():
         if side not in SIDES:
             raise ChoicesError(f"{file}: {name!r}: {side!r} is no choice its page offered")
-    checked: dict[str, Any] = content
-    return checked
+    return content

@@ -16,9 +16,7 @@ from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent
-FORMAT = "nsync-choices-3"
-"""What a choices file says it is."""
-
+FORMAT = "nsync-choices-3"  # what a choices file says it is
 SHOWN_SIDE = 480  # pixels
 REFERENCE_PICTURES = 10
 REFERENCE_SIDE = 168  # pixels
@@ -26,8 +24,6 @@ REFERENCE_SIDE = 168  # pixels
 
 @dataclass(frozen=True)
 class BlindPair:
-    """One question."""
-
     id: str  # says nothing of who drew what
     caption: str
     left: Picture
@@ -36,8 +32,6 @@ class BlindPair:
 
 @dataclass(frozen=True)
 class BlindPage:
-    """All that the page shows."""
-
     style: str
     page_id: str  # of the two sets of pictures
     pair_id: str  # of the two names; which they are cannot be read from it
@@ -55,27 +49,24 @@ def render_blind_page(page: BlindPage) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    identity = {
+        "format": FORMAT,
+        "style": page.style,
+        "page": page.page_id,
+        "pair": page.pair_id,
+        "asked": page.asked,
+    }
     return environment.get_template("blind_page.html").render(
         page=page,
-        pairs=Markup(_script_json([asdict(pair) for pair in page.pairs])),
-        identity=Markup(
-            _script_json(
-                {
-                    "format": FORMAT,
-                    "style": page.style,
-                    "page": page.page_id,
-                    "pair": page.pair_id,
-                    "asked": page.asked,
-                }
-            )
-        ),
+        pairs=_script_json([asdict(pair) for pair in page.pairs]),
+        identity=_script_json(identity),
     )
 
 
-def _script_json(content: object) -> str:
+def _script_json(content: object) -> Markup:
     """JSON that may stand inside a <script>: no caption can end it."""
     text = json.dumps(content, ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def blind_page(
@@ -95,8 +86,8 @@ def blind_page(
     pictures = read_style_pictures(workspace, style, runs)
     digests = picture_digests(pictures)
     questions = draw_questions(pictures, digests, style, a, b, most, training_seed)
-    chosen = evenly_spaced(len(pictures.train), REFERENCE_PICTURES)
-    real = [pictures.train[index].path for index in chosen]
+    spaced = evenly_spaced(len(pictures.train), REFERENCE_PICTURES)
+    real = open_squares([pictures.train[index].path for index in spaced], 2 * REFERENCE_SIDE)
     pairs = []
     for question in questions.asked:
         samples = (question.of_a, question.of_b)
@@ -109,8 +100,7 @@ def blind_page(
         pair_id=questions.pair_id,
         asked=most,
         reference=tuple(
-            embedded(square, "a real picture of the style", REFERENCE_SIDE)
-            for square in open_squares(real, 2 * REFERENCE_SIDE)
+            embedded(square, "a real picture of the style", REFERENCE_SIDE) for square in real
         ),
         pairs=tuple(pairs),
     )

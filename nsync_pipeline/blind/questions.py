@@ -18,13 +18,9 @@ from nsync_pipeline.pictures.style_pictures import Sample, StylePictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.workspace import BASE, TrainingRun
 
-ID_DIGITS = 16
-
 
 @dataclass(frozen=True)
 class Question:
-    """One pair of a page."""
-
     id: str
     of_a: Sample
     of_b: Sample
@@ -44,8 +40,6 @@ class Questions:
 
 @dataclass(frozen=True)
 class _Pair:
-    """What a and b drew of one prompt and seed."""
-
     of_a: Sample
     of_b: Sample
     a_is_first: bool
@@ -90,32 +84,47 @@ def draw_questions(
     return Questions(a, b, page_id, pair_id(page_id, a, b, training_seed), tuple(asked))
 
 
-def find_questions(
-    pictures: StylePictures,
-    digests: Mapping[Path, str],
-    style: str,
-    names: Sequence[str],
-    training_seeds: Sequence[int],
-    content: Mapping[str, Any],
-) -> Questions | None:
-    """The page that the choices file with this ``content`` is about, between any two of ``names``.
+@dataclass(frozen=True)
+class DrawnPages:
+    """The pages between any two of ``names``, by the pictures there are."""
 
-    None where it is about other pictures. Several can have drawn the same pictures, such as
-    variants that were not trained for a step: then the pair that the file was made for is taken.
-    """
-    page_id, most = content["page"], content["asked"]
-    matches = []
-    for seed, (a, b) in product(sorted(training_seeds), combinations(sorted(names), 2)):
-        if not {_sampled(a, seed), _sampled(b, seed)} <= pictures.samples.keys():
-            continue
-        for first in (None, a, b):
-            if _page_id(style, _pairs(pictures, digests, a, b, seed, first), most) == page_id:
-                is_other = pair_id(page_id, a, b, seed) != content.get("pair")
-                matches.append((is_other, seed, a, b, first))
-    if not matches:
-        return None
-    _, seed, a, b, first = min(matches, key=lambda match: match[0])
-    return draw_questions(pictures, digests, style, a, b, most, seed, first)
+    style: str
+    names: Sequence[str]  # the base and the variants
+    training_seeds: Sequence[int]
+    pictures: StylePictures
+    digests: Mapping[Path, str]
+
+    def find(self, content: Mapping[str, Any]) -> Questions | None:
+        """The page that the choices file with this ``content`` is about.
+
+        None where it is about other pictures. Several can have drawn the same pictures, such as
+        variants that were not trained for a step: then the pair that the file was made for is
+        taken.
+        """
+        page_id, most, pictures = content["page"], content["asked"], self.pictures
+        matches = []
+        for seed, (a, b) in product(
+            sorted(self.training_seeds), combinations(sorted(self.names), 2)
+        ):
+            if not {_sampled(a, seed), _sampled(b, seed)} <= pictures.samples.keys():
+                continue
+            is_other = pair_id(page_id, a, b, seed) != content.get("pair")
+            for first in (None, a, b):
+                pairs = _pairs(pictures, self.digests, a, b, seed, first)
+                if _page_id(self.style, pairs, most) == page_id:
+                    matches.append((is_other, seed, a, b, first))
+        if not matches:
+            return None
+        _, seed, a, b, first = min(matches, key=lambda match: match[0])
+        return draw_questions(pictures, self.digests, self.style, a, b, most, seed, first)
+
+    def names_pair(self, content: Mapping[str, Any]) -> bool:
+        """The two that the file was made for are still among ``names``, their seed too."""
+        return any(
+            pair_id(content["page"], a, b, seed) == content["pair"]
+            for a, b in combinations(self.names, 2)
+            for seed in self.training_seeds
+        )
 
 
 def pair_id(page_id: str, a: str, b: str, training_seed: int) -> str:
@@ -145,7 +154,7 @@ def _page_id(style: str, pairs: Sequence[_Pair], most: int) -> str:
 
 
 def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _sampled(name: str, training_seed: int) -> str:

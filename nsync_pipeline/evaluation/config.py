@@ -4,7 +4,6 @@ from pydantic import Field
 
 from nsync_pipeline.metrics.verdict import GuardrailConfig
 from nsync_pipeline.settings import Section, StageSettings, of_params
-from nsync_pipeline.workspace import TrainingRun, training_runs
 
 
 class EvaluationConfig(Section):
@@ -53,8 +52,3 @@ class EvaluationSettings(StageSettings):
     variants: tuple[str, ...] = of_params("variants")
     training_seeds: tuple[int, ...] = of_params("training_seeds")
     evaluation: EvaluationConfig = of_params("evaluation")
-
-    @property
-    def runs(self) -> tuple[TrainingRun, ...]:
-        """Every training, variant by variant."""
-        return training_runs(self.variants, self.training_seeds)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from nsync_pipeline.metrics.features import load_clip, load_extractor
 from nsync_pipeline.metrics.inception import load_inception
 from nsync_pipeline.metrics.scores import PictureSet
 from nsync_pipeline.pictures.pixels import open_squares
-from nsync_pipeline.pictures.style_pictures import StylePictures
+from nsync_pipeline.pictures.style_pictures import RealPicture, Sample, StylePictures
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
 from nsync_pipeline.sketchbook.folders import JUDGES_FOLDER
@@ -30,7 +31,6 @@ from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, drawn_style
 
 SEEN_STYLE_PICTURES = 32
 """How many drawn pictures make the prototype of each style the embedded base knows."""
-
 JUDGED_SIDE = 64
 
 
@@ -103,27 +103,18 @@ def load_extractors(settings: EvaluationConfig, root: Path, device: str) -> Extr
         EvaluationError: one cannot be used.
     """
     clip = load_clip(settings.extractor, settings.extractor_revision, root, device)
-
-    def other(name: str | None, revision: str | None, where: str) -> Extractor:
-        if name is None:
-            return clip
-        return load_extractor(name, revision, root, device, f"evaluation.{where}")
-
+    style: Extractor = clip
+    if (name := settings.style_extractor) is not None:
+        revision, where = settings.style_extractor_revision, "evaluation.style_extractor"
+        style = load_extractor(name, revision, root, device, where)
+    likeness: Extractor = clip
+    if (name := settings.likeness_extractor) is not None:
+        revision, where = settings.likeness_extractor_revision, "evaluation.likeness_extractor"
+        likeness = load_extractor(name, revision, root, device, where)
     kid_and_fid: Extractor = clip
-    if settings.inception_extractor is not None:
-        kid_and_fid = load_inception(
-            settings.inception_extractor, settings.inception_extractor_revision, root, device
-        )
-    return Extractors(
-        clip,
-        other(settings.style_extractor, settings.style_extractor_revision, "style_extractor"),
-        other(
-            settings.likeness_extractor,
-            settings.likeness_extractor_revision,
-            "likeness_extractor",
-        ),
-        kid_and_fid,
-    )
+    if (name := settings.inception_extractor) is not None:
+        kid_and_fid = load_inception(name, settings.inception_extractor_revision, root, device)
+    return Extractors(clip, style, likeness, kid_and_fid)
 
 
 @dataclass(frozen=True)
@@ -139,22 +130,18 @@ class FeatureReader:
 
     def test(self) -> PictureSet:
         """The real held-out pictures: units 0 .. P-1."""
-        real = self.pictures.test
-        units = range(len(real))
-        return self._set("test", [p.path for p in real], [p.caption for p in real], units)
+        return self._set("test", self.pictures.test, range(len(self.pictures.test)))
 
     def train(self) -> PictureSet:
         """The real training pictures: units P .. P+T-1."""
-        real = self.pictures.train
-        units = range(len(self.pictures.test), len(self.pictures.test) + len(real))
-        return self._set("training", [p.path for p in real], [p.caption for p in real], units)
+        first, real = len(self.pictures.test), self.pictures.train
+        return self._set("training", real, range(first, first + len(real)))
 
     def samples(self, name: str) -> PictureSet:
         """What the base or a training drew, each picture in the unit of its caption."""
         unit_of = {picture.id: unit for unit, picture in enumerate(self.pictures.test)}
-        rows = self.pictures.samples[name]
-        units = [unit_of[sample.prompt_id] for sample in rows]
-        return self._set(name, [s.path for s in rows], [s.caption for s in rows], units)
+        drawn = self.pictures.samples[name]
+        return self._set(name, drawn, [unit_of[sample.prompt_id] for sample in drawn])
 
     def negatives(self) -> Floats:
         """(N, s) of style."""
@@ -163,18 +150,25 @@ class FeatureReader:
 
     def seen_styles(self, seed: int) -> dict[str, Floats]:
         """Fresh drawings in each style the embedded base was pretrained on: (N, s) a style."""
-        stream = stream_seed(seed, "seen styles")
-        features = {}
-        for done, style in enumerate(SEEN_STYLES):
-            self.progress("drawing seen styles", done, len(SEEN_STYLES))
+        stream, extractor = stream_seed(seed, "seen styles"), self.extractors.style
+        features: dict[str, Floats] = {}
+        for style in SEEN_STYLES:
+            self.progress("drawing seen styles", len(features), len(SEEN_STYLES))
             images = [p.image for p in draw_style_set(style, SEEN_STYLE_PICTURES, stream)]
-            features[style] = unit_rows(self._drawn_features(images))
+            pixels = [(hashlib.sha256(image.tobytes()).hexdigest(), image.size) for image in images]
+            rows = self.cache.features(
+                identity(extractor),
+                [f"pixels {digest} {size}" for digest, size in pixels],
+                partial(extractor.plain_features, images, self.batch_size),
+            )
+            features[style] = unit_rows(rows)
         self.progress("drawing seen styles", len(SEEN_STYLES), len(SEEN_STYLES))
         return features
 
     def _set(
-        self, what: str, paths: Sequence[Path], captions: Sequence[str], units: Sequence[int]
+        self, what: str, shown: Sequence[RealPicture | Sample], units: Sequence[int]
     ) -> PictureSet:
+        paths, captions = [one.path for one in shown], [one.caption for one in shown]
         judged, asked = {}, self.extractors
         if self.judge is not None:
             judged = self.judge.values(open_squares(paths, self.pictures.side), captions)
@@ -182,9 +176,14 @@ class FeatureReader:
             name: self._features(what, paths, extractor)
             for name, extractor in {identity(e): e for e in asked.by_role().values()}.items()
         }
+        texts = self.cache.features(
+            f"texts {asked.clip.sha256}",
+            [json.dumps(caption) for caption in captions],
+            lambda: asked.clip.text_features(captions, self.batch_size),
+        )
         return PictureSet(
             pictures=unit_rows(features[identity(asked.clip)]),
-            captions=self._captions(captions),
+            captions=texts,
             plain=features[identity(asked.kid_and_fid)],
             style=unit_rows(features[identity(asked.style)]),
             likeness=unit_rows(features[identity(asked.likeness)]),
@@ -198,26 +197,6 @@ class FeatureReader:
             identity(extractor),
             [f"{file_sha256(path)} {side}" for path in paths],
             lambda: extractor.plain_features(self._counted(what, paths), self.batch_size),
-        )
-
-    def _captions(self, captions: Sequence[str]) -> Floats:
-        clip = self.extractors.clip
-        return self.cache.features(
-            f"texts {clip.sha256}",
-            [json.dumps(caption) for caption in captions],
-            lambda: clip.text_features(captions, self.batch_size),
-        )
-
-    def _drawn_features(self, images: Sequence[Image.Image]) -> Floats:
-        """Of pictures that are in no file, by the style's extractor."""
-        extractor = self.extractors.style
-        return self.cache.features(
-            identity(extractor),
-            [
-                f"pixels {hashlib.sha256(image.tobytes()).hexdigest()} {image.size}"
-                for image in images
-            ],
-            lambda: extractor.plain_features(images, self.batch_size),
         )
 
     def _counted(self, what: str, paths: Sequence[Path]) -> Iterator[Image.Image]:

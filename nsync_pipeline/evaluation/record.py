@@ -9,20 +9,20 @@ rounded to six significant digits.
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.catalogue import METRICS
 from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.scores import Reference, SetScores
-from nsync_pipeline.metrics.trainings import VariantScores
+from nsync_pipeline.metrics.scores import PictureScores, Reference
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.workspace import BASE, TrainingRun
@@ -51,97 +51,28 @@ PICTURES = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One style's evaluation, whole."""
-
-    runs: Sequence[TrainingRun]
-    scores: dict[str, SetScores]  # of the base and of each training, by name
-    judged: dict[str, Mapping[str, Floats]]  # of each, by metric, a value a picture
-    measured: dict[str, VariantScores]  # the base, and each variant over its trainings
-    ceiling: dict[str, Interval]  # real training pictures, scored as if generated
-    floor: dict[str, Interval]  # two random halves of the real pictures
-    comparisons: list[Comparison]
-    against_base: list[Comparison]
-    reference: Reference
-    extractors: dict[str, tuple[str, str]]  # by role: name, and SHA-256 of the weights
-    prompts: int
-    side: int
-    bootstrap_draws: int
-    warnings: tuple[str, ...]
-
-
-def write_evaluation(folder: Path, pictures: StylePictures, evaluation: Evaluation) -> None:
-    """Write all files of an evaluation into the empty ``folder``."""
-    sets = {name: scores.figures for name, scores in evaluation.measured.items()}
-    base = sets.pop(BASE)
-    trainings: dict[str, dict[str, Mapping[str, Interval]]] = {name: {} for name in sets}
-    for run in evaluation.runs:
-        trainings[run.variant][str(run.training_seed)] = evaluation.scores[run.name].figures
-    named = {"base": base, "ceiling": evaluation.ceiling, "floor": evaluation.floor}
-    values = {
-        **{name: _values(figures) for name, figures in named.items()},
-        "variants": {name: _values(figures) for name, figures in sets.items()},
-        "trainings": {
-            name: {seed: _values(figures) for seed, figures in of_seeds.items()}
-            for name, of_seeds in trainings.items()
-        },
-    }
-    _write_json(folder / METRICS_FILE, values)
-    reference = evaluation.reference
-    _write_json(
-        folder / EVALUATION_FILE,
-        {
-            "sets": {
-                **{name: _intervals(figures) for name, figures in named.items()},
-                "variants": {name: _intervals(figures) for name, figures in sets.items()},
-                "trainings": {
-                    name: {seed: _intervals(figures) for seed, figures in of_seeds.items()}
-                    for name, of_seeds in trainings.items()
-                },
-            },
-            "comparisons": [_rounded(asdict(comparison)) for comparison in evaluation.comparisons],
-            "against_base": [
-                _rounded(asdict(comparison)) for comparison in evaluation.against_base
-            ],
-            "warnings": evaluation.warnings,
-            "counts": {
-                "train": len(reference.train.unit),
-                "test": len(reference.test.unit),
-                "negatives": len(pictures.negatives),
-                "prompts": evaluation.prompts,
-                "pictures": len(pictures.samples[BASE]),
-                "trainings": len({run.training_seed for run in evaluation.runs}),
-                "bootstrap_draws": evaluation.bootstrap_draws,
-            },
-            "side": evaluation.side,
-            "extractors": evaluation.extractors,
-            "rivals": reference.rival_names,
-            "mmd_bandwidth": _digits(reference.bandwidth),
-            "copy_threshold": _digits(reference.copy_threshold),
-        },
-    )
-    rows = list(_picture_rows(pictures, evaluation))
-    pq.write_table(pa.Table.from_pylist(rows, schema=PICTURES), folder / PICTURES_FILE)
-    _write_plots(folder / "plots", {BASE: base, **sets}, rows)
+Figures = dict[str, Interval]  # by metric
+SETS = ("base", "variants", "trainings", "ceiling", "floor")
+"""The parts of a record that are figures."""
 
 
 @dataclass(frozen=True)
 class EvaluationRecord:
     """What ``evaluation.json`` holds."""
 
-    base: dict[str, Interval]
-    variants: dict[str, dict[str, Interval]]  # over their trainings
-    trainings: dict[str, dict[int, dict[str, Interval]]]  # by variant and training seed
-    ceiling: dict[str, Interval]
-    floor: dict[str, Interval]
+    base: Figures
+    variants: dict[str, Figures]  # over their trainings
+    trainings: dict[str, dict[int, Figures]]  # by variant and training seed
+    ceiling: Figures  # real training pictures, scored as if generated
+    floor: Figures  # two random halves of the real pictures
     comparisons: list[Comparison]
     against_base: list[Comparison]
     warnings: tuple[str, ...]
     counts: dict[str, int]
     side: int
-    extractors: dict[str, tuple[str, str]]
+    extractors: dict[str, tuple[str, str]]  # by role: name, and SHA-256 of the weights
     rivals: tuple[str, ...]
+    mmd_bandwidth: float
     copy_threshold: float
 
 
@@ -154,64 +85,50 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
     path = folder / EVALUATION_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        sets = content["sets"]
-        return EvaluationRecord(
-            base=_read_figures(sets["base"]),
-            variants={name: _read_figures(figures) for name, figures in sets["variants"].items()},
-            trainings={
-                name: {int(seed): _read_figures(figures) for seed, figures in of_seeds.items()}
-                for name, of_seeds in sets["trainings"].items()
-            },
-            ceiling=_read_figures(sets["ceiling"]),
-            floor=_read_figures(sets["floor"]),
-            comparisons=[_read_comparison(comparison) for comparison in content["comparisons"]],
-            against_base=[_read_comparison(comparison) for comparison in content["against_base"]],
-            warnings=tuple(content["warnings"]),
-            counts=content["counts"],
-            side=content["side"],
-            extractors={
-                role: (str(extractor[0]), str(extractor[1]))
-                for role, extractor in content["extractors"].items()
-            },
-            rivals=tuple(content["rivals"]),
-            copy_threshold=content["copy_threshold"],
-        )
+        sets = content.pop("sets")
+        return TypeAdapter(EvaluationRecord).validate_python({**sets, **content})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MissingArtifactError(
             f"{path} is not there or does not fit this version: run the evaluation stage. ({error})"
         ) from error
 
 
-def _read_figures(content: Mapping[str, Any]) -> dict[str, Interval]:
-    return {name: Interval(**figure) for name, figure in content.items()}
+def write_evaluation(
+    folder: Path, record: EvaluationRecord, pictures: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write all files of an evaluation into the empty ``folder``; ``pictures`` are its rows."""
+    content = _rounded(asdict(record))
+    sets = {name: content.pop(name) for name in SETS}
+    _write_json(folder / METRICS_FILE, _values(sets))
+    _write_json(folder / EVALUATION_FILE, {"sets": sets, **content})
+    table = pa.Table.from_pylist(list(pictures), schema=PICTURES)
+    pq.write_table(table, folder / PICTURES_FILE)
+    _write_plots(folder / "plots", {BASE: record.base, **record.variants}, pictures)
 
 
-def _read_comparison(content: Mapping[str, Any]) -> Comparison:
-    intervals = {name: Interval(**content[name]) for name in ("style_margin", "cmmd")}
-    breaks = {name: tuple(content[name]) for name in ("a_breaks", "b_breaks")}
-    return Comparison(**{**content, **intervals, **breaks})
-
-
-def _picture_rows(pictures: StylePictures, evaluation: Evaluation) -> Iterable[dict[str, Any]]:
-    named: dict[str, tuple[str, int | None]] = {BASE: (BASE, None)}
-    named |= {run.name: (run.variant, run.training_seed) for run in evaluation.runs}
-    for name, (variant, training_seed) in named.items():
-        values, judged = evaluation.scores[name].pictures, evaluation.judged[name]
-        for row, sample in enumerate(pictures.samples[name]):
-            yield {
-                "variant": variant,
-                "training_seed": training_seed,
-                "id": sample.id,
-                "prompt_id": sample.prompt_id,
-                "style_margin": _digits(values.style_margin[row]),
-                "style_cosine": _digits(values.style_cosine[row]),
-                "rival": evaluation.reference.rival_names[values.rival[row]],
-                **{metric: _digits(of_metric[row]) for metric, of_metric in judged.items()},
-                "prompt_fidelity": _digits(values.prompt_fidelity[row]),
-                "nearest_id": pictures.train[values.nearest[row]].id,
-                "distance": _digits(values.distance[row]),
-                "copied": bool(values.copied[row]),
-            }
+def picture_rows(
+    pictures: StylePictures,
+    run: TrainingRun | None,
+    values: PictureScores,
+    judged: Mapping[str, Floats],
+    reference: Reference,
+) -> Iterator[dict[str, Any]]:
+    """A row for each picture that ``run``, or the base, drew; ``judged`` are (N,) by metric."""
+    for row, sample in enumerate(pictures.samples[BASE if run is None else run.name]):
+        yield {
+            "variant": BASE if run is None else run.variant,
+            "training_seed": None if run is None else run.training_seed,
+            "id": sample.id,
+            "prompt_id": sample.prompt_id,
+            "style_margin": _digits(values.style_margin[row]),
+            "style_cosine": _digits(values.style_cosine[row]),
+            "rival": reference.rival_names[values.rival[row]],
+            **{metric: _digits(of_metric[row]) for metric, of_metric in judged.items()},
+            "prompt_fidelity": _digits(values.prompt_fidelity[row]),
+            "nearest_id": pictures.train[values.nearest[row]].id,
+            "distance": _digits(values.distance[row]),
+            "copied": bool(values.copied[row]),
+        }
 
 
 def _write_plots(
@@ -241,17 +158,18 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _values(figures: Mapping[str, Interval]) -> dict[str, float]:
-    return {name: _digits(figure.value) for name, figure in figures.items()}
-
-
-def _intervals(figures: Mapping[str, Interval]) -> dict[str, Any]:
-    return {name: _rounded(asdict(figure)) for name, figure in figures.items()}
+def _values(content: Any) -> Any:
+    """``content`` with the values alone in the place of intervals."""
+    if "value" in content:
+        return content["value"]
+    return {key: _values(part) for key, part in content.items()}
 
 
 def _rounded(content: Any) -> Any:
     if isinstance(content, dict):
-        return {key: _rounded(value) for key, value in content.items()}
+        return {str(key): _rounded(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_rounded(value) for value in content]
     return _digits(content) if isinstance(content, float) else content
 
 

@@ -7,12 +7,8 @@ import numpy as np
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.evaluation.config import EvaluationConfig, EvaluationSettings
-from nsync_pipeline.evaluation.features import (
-    FeatureReader,
-    drawn_world_judge,
-    load_extractors,
-)
-from nsync_pipeline.evaluation.record import Evaluation, write_evaluation
+from nsync_pipeline.evaluation.features import FeatureReader, drawn_world_judge, load_extractors
+from nsync_pipeline.evaluation.record import EvaluationRecord, picture_rows, write_evaluation
 from nsync_pipeline.families.placement import choose_device
 from nsync_pipeline.metrics.bootstrap import prompt_draws
 from nsync_pipeline.metrics.distances import Floats
@@ -26,23 +22,17 @@ from nsync_pipeline.metrics.scores import (
     score_floor,
     score_set,
 )
-from nsync_pipeline.metrics.trainings import (
-    of_base,
-    over_trainings,
-    seed_weights,
-)
+from nsync_pipeline.metrics.trainings import of_base, over_trainings, seed_weights
 from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE
+from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
 
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
-
 ENOUGH_FOR_KID = 100
-ENOUGH_FOR_FID = 10_000
-"""And as many as twice the features."""
+ENOUGH_FOR_FID = 10_000  # and as many as twice the features
 
 FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised", "leak")
 """The metrics a person sees first."""
@@ -56,7 +46,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         EvaluationError: the extractor cannot be used, or cannot tell the real pictures apart.
     """
     params, folder = context.settings, context.folder
-    settings, runs = params.evaluation, params.runs
+    settings, runs = params.evaluation, training_runs(params.variants, params.training_seeds)
     pictures = read_style_pictures(context.workspace, context.style, runs)
     device = str(choose_device(params.device))
     extractors = load_extractors(settings, context.workspace.root, device)
@@ -85,13 +75,10 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         return numpy_stream(params.seed, "evaluation", context.style, what, name)
 
     # Held-out captions and training pictures are resampled apart: how many there are is fixed.
-    draws = np.concatenate(
-        [
-            prompt_draws(len(part.unit), settings.bootstrap_draws, stream("units", name))
-            for name, part in (("test", test), ("train", train))
-        ],
-        axis=1,
-    )
+    count = settings.bootstrap_draws
+    of_test = prompt_draws(len(test.unit), count, stream("units", "test"))
+    of_train = prompt_draws(len(train.unit), count, stream("units", "train"))
+    draws = np.concatenate([of_test, of_train], axis=1)
     size = len(shown[BASE].unit)
     scores: dict[str, SetScores] = {}
     for name, pictures_of in shown.items():
@@ -102,80 +89,87 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     floor = score_floor(reference, size, stream("halves", "real"))
     # The same seeds for all variants: trainings of one seed share their batches and noise, so the
     # difference of two variants is paired over seeds as it is over captions.
-    weights = seed_weights(
-        len(params.training_seeds), settings.bootstrap_draws, stream("training seeds", "all")
-    )
+    weights = seed_weights(len(params.training_seeds), count, stream("training seeds", "all"))
     measured = {BASE: of_base(scores[BASE])}
     for variant in params.variants:
-        of_seeds = [scores[run.name] for run in runs if run.variant == variant]
-        measured[variant] = over_trainings(of_seeds, weights)
+        own = [scores[run.name] for run in runs if run.variant == variant]
+        measured[variant] = over_trainings(own, weights)
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
-    evaluation = Evaluation(
-        runs=runs,
-        scores=scores,
-        measured=measured,
-        judged={name: pictures_of.judged for name, pictures_of in shown.items()},
+    to_base = [(name, BASE) for name in params.variants]
+    record = EvaluationRecord(
+        base=measured[BASE].figures,
+        variants={name: measured[name].figures for name in params.variants},
+        trainings={
+            name: {
+                seed: scores[TrainingRun(name, seed).name].figures for seed in params.training_seeds
+            }
+            for name in params.variants
+        },
         ceiling=ceiling,
         floor=floor,
         comparisons=compare(pairs, measured, ceiling, settings.guardrails),
-        against_base=compare(
-            [(name, BASE) for name in params.variants], measured, ceiling, settings.guardrails
-        ),
-        reference=reference,
+        against_base=compare(to_base, measured, ceiling, settings.guardrails),
+        warnings=tuple(_warnings(pictures, extractors.clip, settings, test.plain)),
+        counts={
+            "train": len(train.unit),
+            "test": len(test.unit),
+            "negatives": len(pictures.negatives),
+            "prompts": len({sample.prompt_id for sample in pictures.samples[BASE]}),
+            "pictures": size,
+            "trainings": len(params.training_seeds),
+            "bootstrap_draws": count,
+        },
+        side=pictures.side,
         extractors={
             role: (extractor.name, extractor.sha256)
             for role, extractor in extractors.by_role().items()
         },
-        prompts=len({sample.prompt_id for sample in pictures.samples[BASE]}),
-        side=pictures.side,
-        bootstrap_draws=settings.bootstrap_draws,
-        warnings=(
-            *_warnings(pictures, extractors.clip),
-            *_inception_warnings(settings, size, test.plain),
-        ),
+        rivals=reference.rival_names,
+        mmd_bandwidth=reference.bandwidth,
+        copy_threshold=reference.copy_threshold,
     )
-    write_evaluation(folder, pictures, evaluation)
-    return StageResult(figures=_figures(evaluation))
+    rows = [
+        row
+        for name, run in {BASE: None, **{run.name: run for run in runs}}.items()
+        for row in picture_rows(pictures, run, scores[name].pictures, shown[name].judged, reference)
+    ]
+    write_evaluation(folder, record, rows)
+    return StageResult(figures=_figures(record))
 
 
-def _figures(evaluation: Evaluation) -> dict[str, int | float | str]:
-    count = len(evaluation.scores[BASE].pictures.copied)
-    figures: dict[str, int | float | str] = {"pictures": count}
-    for name, scores in evaluation.measured.items():
+def _figures(record: EvaluationRecord) -> dict[str, int | float | str]:
+    figures: dict[str, int | float | str] = {"pictures": record.counts["pictures"]}
+    for name, measured in {BASE: record.base, **record.variants}.items():
         for metric in FIGURES:
-            if metric in scores.figures:
-                figures[f"{name} {metric}"] = float(f"{scores.figures[metric].value:.4g}")
-    for found_pair in evaluation.comparisons:
-        figures[f"{found_pair.a} against {found_pair.b}"] = found_pair.verdict
+            if metric in measured:
+                figures[f"{name} {metric}"] = float(f"{measured[metric].value:.4g}")
+    for compared in record.comparisons:
+        figures[f"{compared.a} against {compared.b}"] = compared.verdict
     return figures
 
 
-def _warnings(pictures: StylePictures, extractor: ClipExtractor) -> Iterator[str]:
-    prompts = len({sample.prompt_id for sample in pictures.samples[BASE]})
-    counted = (
-        ("held-out captions were drawn", prompts),
-        ("training pictures", len(pictures.train)),
-    )
-    for what, count in counted:
+def _warnings(
+    pictures: StylePictures, clip: ClipExtractor, settings: EvaluationConfig, plain: Floats
+) -> Iterator[str]:
+    drawn = pictures.samples[BASE]
+    prompts = len({sample.prompt_id for sample in drawn})
+    counts = {"held-out captions were drawn": prompts, "training pictures": len(pictures.train)}
+    for what, count in counts.items():
         if count < ENOUGH:
             yield (
                 f"Only {count} {what}; below {ENOUGH} these metrics move by chance more than by "
                 "what is compared."
             )
-    captions = sorted({sample.caption for sample in pictures.samples[BASE]})
-    if cut := len(extractor.too_long(captions)):
+    if cut := len(clip.too_long(sorted({sample.caption for sample in drawn}))):
         yield (
             f"{cut} captions are longer than the feature extractor reads: CLIP-T judges their "
             "beginning."
         )
-
-
-def _inception_warnings(settings: EvaluationConfig, drawn: int, real: Floats) -> Iterator[str]:
-    """What to know before KID and FID are held against those of others: on Inception features."""
     if settings.inception_extractor is None:
         return
-    count, needed = min(drawn, len(real)), max(ENOUGH_FOR_FID, 2 * real.shape[1])
+    # On Inception features: before KID and FID are held against those of others.
+    count, needed = min(len(drawn), len(plain)), max(ENOUGH_FOR_FID, 2 * plain.shape[1])
     if count < ENOUGH_FOR_KID:
         yield f"KID of {count} pictures moves by chance; it asks for {ENOUGH_FOR_KID}."
     if count < needed:

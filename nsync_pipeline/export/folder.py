@@ -6,27 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA, LoraHeader, write_lora_file
 from nsync_pipeline.adaptation.safetensors_file import read_safetensors, write_safetensors
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.export import kohya
 from nsync_pipeline.export.card import CARD_FILE, CardFile, card_of, render
-from nsync_pipeline.export.kohya import (
-    LoraShape,
-    SharedModel,
-    kohya_tensors,
-    model_hashes,
-    scaled_tensors,
-    specification,
-    training_metadata,
-)
-from nsync_pipeline.export.model import (
-    TrainedVariant,
-    embeddings_name,
-    kohya_name,
-    read_trained_variant,
-)
+from nsync_pipeline.export.model import TrainedVariant, embeddings_name, read_trained_variant
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.files import file_sha256, whole_folder
 from nsync_pipeline.params import Params
@@ -46,8 +31,6 @@ DORA_NOTE = (
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
-
     folder: Path
     files: tuple[str, ...]  # relative to it
     notes: tuple[str, ...]  # what a person should know about them
@@ -65,10 +48,6 @@ def export_model(
     """Write the trained ``variant`` of ``style`` to ``folder``, whole or not at all.
 
     Args:
-        workspace: where the variant, and its samples and figures where there are any, lie.
-        params: the style's words, rights and license.
-        style: a style of params.yaml.
-        variant: a variant of params.yaml.
         form: of the LoRA: diffusers', kohya's (ComfyUI, A1111), or both.
         folder: made where missing; an earlier export in it is replaced.
         training_seed: which training of the variant; None: the first of ``training_seeds``.
@@ -97,53 +76,39 @@ def _write_weights(
 ) -> tuple[list[CardFile], list[str]]:
     files: list[CardFile] = []
     notes: list[str] = []
-    if trained.lora is not None and (shape := trained.model.lora) is not None:
+    model = trained.model
+    if trained.lora is not None and (shape := model.lora) is not None:
         header, tensors = trained.lora
         if form in ("diffusers", "all"):
-            _write_diffusers(header, tensors, folder / LORA_FILE)
+            shared = LoraHeader(header.adapters, _shared_origin(header.origin))
+            write_lora_file(folder / LORA_FILE, tensors, shared)
             files.append(CardFile(LORA_FILE, "the LoRA, for diffusers"))
         if form in ("kohya", "all"):
-            name = kohya_name(trained.model)
-            readers = _write_kohya(trained.model, shape, trained.lora, folder / name)
+            name = f"{model.style}_{model.variant}.safetensors"  # one for a folder with many
+            if "transformer" in header.adapters:
+                converted = kohya.scaled_tensors(header, tensors)
+                readers = "the same, for ComfyUI (and diffusers)"
+            else:
+                converted = kohya.kohya_tensors(header, tensors, model.architecture)
+                readers = "the same in kohya's form: ComfyUI, A1111, Forge, kohya's tools"
+            metadata = {"format": "pt", **kohya.metadata(model, shape, converted)}
+            write_safetensors(folder / name, converted, metadata)
             files.append(CardFile(name, readers))
             notes += [DORA_NOTE] if shape.dora else []
     if trained.embeddings is not None:
-        name = embeddings_name(trained.model)
-        _write_embeddings(trained.embeddings, folder / name)
+        name = embeddings_name(model)
+        file = read_safetensors(trained.embeddings)
+        origin = _shared_origin(json.loads(file.metadata[OWN_METADATA]))
+        metadata = {**file.metadata, OWN_METADATA: json.dumps(origin, sort_keys=True)}
+        write_safetensors(folder / name, file.tensors, metadata)
         word = f"`embedding:{Path(name).stem}` in the place of `{trained.word}`"
         files.append(CardFile(name, f"the vectors of `{trained.word}`; in ComfyUI, write {word}"))
     return files, notes
 
 
-def _write_diffusers(header: LoraHeader, tensors: Mapping[str, Tensor], path: Path) -> None:
-    write_lora_file(path, tensors, LoraHeader(header.adapters, _shared_origin(header.origin)))
-
-
-def _write_embeddings(source: Path, path: Path) -> None:
-    file = read_safetensors(source)
-    origin = _shared_origin(json.loads(file.metadata[OWN_METADATA]))
-    metadata = {**file.metadata, OWN_METADATA: json.dumps(origin, sort_keys=True)}
-    write_safetensors(path, file.tensors, metadata)
-
-
 def _shared_origin(origin: Mapping[str, str]) -> dict[str, str]:
     """As it was trained, but for folders of this machine in the base's name."""
     return {**origin, "base_model": public_name(origin["base_model"])}
-
-
-def _write_kohya(
-    model: SharedModel, shape: LoraShape, lora: tuple[LoraHeader, dict[str, Tensor]], path: Path
-) -> str:
-    """Write the file; what it is, and who reads it."""
-    if "transformer" in lora[0].adapters:
-        converted, readers = scaled_tensors(*lora), "the same, for ComfyUI (and diffusers)"
-    else:
-        converted = kohya_tensors(*lora, model.architecture)
-        readers = "the same in kohya's form: ComfyUI, A1111, Forge, kohya's tools"
-    training = training_metadata(model, shape)
-    metadata = {**training, **specification(model), **model_hashes(converted, training)}
-    write_safetensors(path, converted, {"format": "pt", **metadata})
-    return readers
 
 
 def _refuse_other_files(folder: Path) -> None:
@@ -157,9 +122,8 @@ def _refuse_other_files(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         written = {}
     for name, path in _files_in(folder):
-        if name == RECORD_FILE and written:
-            continue
-        if written.get(name) != file_sha256(path):
+        of_export = name == RECORD_FILE and written
+        if not of_export and written.get(name) != file_sha256(path):
             raise UserError(
                 f"{path} is not as an export wrote it, and would be lost: choose another folder by "
                 "--output, or move it away"

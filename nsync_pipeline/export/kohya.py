@@ -24,8 +24,7 @@ from nsync_pipeline.adaptation.lora_file import LoraHeader
 from nsync_pipeline.errors import UserError
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
-MAGNITUDE = ".lora_magnitude_vector.weight"
-"""DoRA's lengths."""
+MAGNITUDE = ".lora_magnitude_vector.weight"  # DoRA's lengths
 
 
 def kohya_tensors(
@@ -94,9 +93,6 @@ def _layers(
     return layers
 
 
-LEGACY_START, LEGACY_LENGTH = 0x100000, 0x10000
-"""The bytes of a file that the legacy hash is over."""
-
 BASE_VERSIONS = {
     "stable-diffusion-v1": "sd_v1",
     "stable-diffusion-v2-512": "sd_v2",
@@ -139,8 +135,13 @@ class SharedModel:
     settings: Mapping[str, str]  # of the training, by kohya's names without ss_
 
 
-def training_metadata(model: SharedModel, lora: LoraShape) -> dict[str, str]:
-    """The ``ss_*`` entries of the file of ``lora``."""
+def metadata(model: SharedModel, lora: LoraShape, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What kohya's tools write into a file of these ``tensors``."""
+    training = _training_metadata(model, lora)
+    return {**training, **_specification(model), **_model_hashes(tensors, training)}
+
+
+def _training_metadata(model: SharedModel, lora: LoraShape) -> dict[str, str]:
     arguments: dict[str, str] = {}
     if lora.convolution_rank is not None:
         arguments |= {"conv_dim": str(lora.convolution_rank), "conv_alpha": f"{lora.alpha:g}"}
@@ -167,7 +168,7 @@ def training_metadata(model: SharedModel, lora: LoraShape) -> dict[str, str]:
     }
 
 
-def specification(model: SharedModel) -> dict[str, str]:
+def _specification(model: SharedModel) -> dict[str, str]:
     """The ``modelspec.*`` entries."""
     said = {
         "sai_model_spec": "1.0.1",
@@ -185,7 +186,7 @@ def specification(model: SharedModel) -> dict[str, str]:
     return {f"modelspec.{name}": value for name, value in said.items() if value is not None}
 
 
-def model_hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> dict[str, str]:
+def _model_hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> dict[str, str]:
     """kohya's two hashes of a file of ``tensors`` with the ``ss_*`` metadata alone.
 
     ``sshs_model_hash`` is the SHA-256 of the numbers, so it stays when metadata is edited;
@@ -194,7 +195,7 @@ def model_hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> 
     # The library writes metadata in random order, but before the first MiB ends.
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(training))
     numbers = 8 + int.from_bytes(content[:8], "little")
-    legacy = content[LEGACY_START : LEGACY_START + LEGACY_LENGTH]
+    legacy = content[0x100000:0x110000]
     return {
         "sshs_model_hash": hashlib.sha256(content[numbers:]).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(legacy).hexdigest()[:8],

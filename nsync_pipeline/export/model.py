@@ -96,20 +96,8 @@ def read_trained_variant(
         batch_size=training.batch_size,
         settings=_kohya_settings(training, origin),
     )
-    return TrainedVariant(
-        model,
-        lora,
-        embeddings if embeddings.is_file() else None,
-        word,
-        rule,
-        summary,
-        run.training_seed,
-    )
-
-
-def kohya_name(model: SharedModel) -> str:
-    """What the file in kohya's form is called: a name for a folder with many."""
-    return f"{model.style}_{model.variant}.safetensors"
+    vectors = embeddings if embeddings.is_file() else None
+    return TrainedVariant(model, lora, vectors, word, rule, summary, run.training_seed)
 
 
 def embeddings_name(model: SharedModel) -> str:

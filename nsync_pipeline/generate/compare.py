@@ -22,14 +22,11 @@ from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 from nsync_pipeline.stage import Progress, silent_progress
 from nsync_pipeline.workspace import BASE, Workspace, trained_files
 
-MOST_ROWS = 64
-"""More would not be looked at in one picture."""
+MOST_ROWS = 64  # more would not be looked at in one picture
 
 
 @dataclass(frozen=True)
 class ComparedModels:
-    """What was drawn."""
-
     file: Path
     columns: tuple[str, ...]
     rows: int
@@ -52,16 +49,11 @@ def compare(
     All start from the same noise. The base is asked for the generic style, a variant for its own.
 
     Args:
-        workspace: where the variants lie.
-        params: the base model, the style's words, and what is taken where it is not given: the
-            sampler of ``generation``, the first of ``training_seeds``.
-        style: a style of params.yaml.
         prompts: what the pictures show, without the style.
         file: the picture, a PNG; nothing is overwritten.
         variants: the columns, ``base`` among them; empty: the base and all trained variants.
-        training_seed: which training of each variant.
-        manner: of one strength.
-        progress: told how many pictures are drawn.
+        training_seed: which training of each variant; None: the first of ``training_seeds``.
+        manner: of one strength; None: as ``params.generation`` says.
 
     Raises:
         UserError: there is nothing to compare, too much, or the file is there already.
@@ -104,14 +96,12 @@ def compare(
                     key = (model.name, int(picture.request.id))
                     drawn[key] = Image.fromarray(picture.pixels)
                 progress("pictures", len(drawn), total)
-    grid = labelled_grid(
-        f"{style.replace('_', ' ')}, drawn by each from the same noise",
-        columns,
-        [
-            GridRow(f"{text} · seed {seed}", [drawn[name, row] for name in columns])
-            for row, (text, seed) in enumerate(rows)
-        ],
-    )
+    grid_rows = [
+        GridRow(f"{text} · seed {seed}", [drawn[name, row] for name in columns])
+        for row, (text, seed) in enumerate(rows)
+    ]
+    title = f"{style.replace('_', ' ')}, drawn by each from the same noise"
+    grid = labelled_grid(title, columns, grid_rows)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, png_bytes(np.asarray(grid)))
     return ComparedModels(file, columns, len(rows))

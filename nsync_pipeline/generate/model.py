@@ -31,9 +31,7 @@ class DrawingModel:
 
     def weights_sha256(self) -> str | None:
         """Of what is put on the base; None where that is nothing."""
-        if self.place is None:
-            return None
-        return "+".join(file_sha256(file) for file in trained_files(self.place))
+        return None if self.place is None else _sha256_of(self.place)
 
     def put_on(self, family: Family, strength: float = 1.0) -> None:
         """Put it on ``family``, frozen, its LoRA at ``strength``.
@@ -98,10 +96,13 @@ def training_with(
 ) -> int | None:
     """The training seed of ``variant`` whose weights these are; None where it is none of them."""
     for seed in params.training_seeds:
-        files = trained_files(workspace.model(style, variant, seed))
-        if files and "+".join(file_sha256(file) for file in files) == weights_sha256:
+        if weights_sha256 and _sha256_of(workspace.model(style, variant, seed)) == weights_sha256:
             return seed
     return None
+
+
+def _sha256_of(place: Path) -> str:
+    return "+".join(file_sha256(file) for file in trained_files(place))
 
 
 def set_strength(family: Family, strength: float) -> None:

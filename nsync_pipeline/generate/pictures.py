@@ -29,9 +29,7 @@ from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import Progress, silent_progress
 
 SHEET_FILE = "contact_sheet.png"
-
-PNG_TEXT = "nsync"
-"""The name of the text in a PNG file."""
+PNG_TEXT = "nsync"  # the name of the text in a PNG file
 
 _Batch = list[tuple[AskedPicture, SampledPicture]]
 
@@ -54,10 +52,6 @@ class PictureSettings:
     weights_sha256: str | None  # of what was put on the base; None: nothing
     strength: float
 
-    def as_text(self) -> dict[str, str]:
-        """The text of the file."""
-        return {PNG_TEXT: json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)}
-
 
 def read_settings(path: Path) -> PictureSettings:
     """What the picture at ``path`` says of itself.
@@ -68,9 +62,7 @@ def read_settings(path: Path) -> PictureSettings:
     try:
         with Image.open(path) as image:
             content: dict[str, Any] = json.loads(image.info[PNG_TEXT])
-        return PictureSettings(
-            **{field.name: content[field.name] for field in fields(PictureSettings)}
-        )
+        return PictureSettings(**{f.name: content[f.name] for f in fields(PictureSettings)})
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise PictureError(
             f"{path} does not say how it was drawn: only pictures of `nsync generate` do. ({error})"
@@ -88,8 +80,6 @@ class Manner:
 
 @dataclass(frozen=True)
 class GeneratedPictures:
-    """What was drawn."""
-
     files: tuple[Path, ...]  # by prompt, then by seed, then by strength
     contact_sheet: Path
 
@@ -105,16 +95,9 @@ def generate(
 ) -> GeneratedPictures:
     """Draw each prompt at each of its seeds into ``folder``; nothing there is overwritten.
 
-    Each picture's file says all that it was drawn from (``PictureSettings``).
-
-    Args:
-        params: the base model, and the sampler of ``generation``.
-        model: what is put on the base, and how prompts name the style.
-        prompts: one or more.
-        folder: for ``<prompt's number>_<seed>.png`` (of a sweep ``..._x<strength>.png``) and
-            ``contact_sheet.png``; made where missing.
-        manner: None: as ``params.generation`` says.
-        progress: told how many pictures are drawn and saved.
+    Each picture's file, ``<prompt's number>_<seed>.png`` (of a sweep ``..._x<strength>.png``), says
+    all that it was drawn from (``PictureSettings``). The manner is that of ``params.generation``
+    where none is given.
 
     Raises:
         UserError: the arguments do not go together, or a file would be overwritten.
@@ -166,30 +149,30 @@ def _drawn(
     family: Family, model: DrawingModel, asked: Sequence[AskedPicture], manner: Manner
 ) -> Iterator[_Batch]:
     """Batches of pictures, each written while the next is drawn."""
-    weights_sha256 = model.weights_sha256()
+    weights_sha256, sampler = model.weights_sha256(), manner.sampler
 
     def batches() -> Iterator[_Batch]:
         for strength in manner.strengths:
             by_name = {one.request.id: one for one in asked if one.strength == strength}
             set_strength(family, strength)
             # A few pictures are not worth a whole batch: their last bits may be other ones.
-            size = min(manner.sampler.batch_size, len(by_name))
-            sampler = manner.sampler.model_copy(update={"batch_size": size})
+            size = min(sampler.batch_size, len(by_name))
             requests = [one.request for one in by_name.values()]
-            for batch in draw_pictures(family, requests, sampler):
+            for batch in draw_pictures(
+                family, requests, sampler.model_copy(update={"batch_size": size})
+            ):
                 yield [(by_name[drawn.request.id], drawn) for drawn in batch]
 
     def write(batch: _Batch) -> None:
         for one, drawn in batch:
-            height, width = drawn.pixels.shape[:2]
             settings = PictureSettings(
                 prompt=one.request.prompt,
                 seed=one.request.seed,
-                height=height,
-                width=width,
-                scheduler=manner.sampler.scheduler,
-                steps=manner.sampler.steps,
-                guidance_scale=manner.sampler.guidance_scale,
+                height=drawn.pixels.shape[0],
+                width=drawn.pixels.shape[1],
+                scheduler=sampler.scheduler,
+                steps=sampler.steps,
+                guidance_scale=sampler.guidance_scale,
                 base_model=public_name(family.name),
                 base_revision=family.revision,
                 model=model.name,
@@ -197,15 +180,14 @@ def _drawn(
                 weights_sha256=weights_sha256,
                 strength=one.strength,
             )
-            write_whole(one.file, png_bytes(drawn.pixels, settings.as_text()))
+            text = json.dumps(asdict(settings), sort_keys=True, ensure_ascii=False)
+            write_whole(one.file, png_bytes(drawn.pixels, {PNG_TEXT: text}))
 
-    yield from written_behind(batches(), write)
+    return written_behind(batches(), write)
 
 
 @dataclass(frozen=True)
 class DrawnAgain:
-    """The picture, drawn again."""
-
     file: Path
     same_base: bool
     largest_difference: int  # of 255 levels, over pixels and colours
@@ -230,11 +212,8 @@ def draw_again(
         raise UserError(
             f"{picture} was drawn by {settings.model} as it was then: its weights are others now"
         )
-    sampler = params.generation.sampler.model_dump() | {
-        "scheduler": settings.scheduler,
-        "steps": settings.steps,
-        "guidance_scale": settings.guidance_scale,
-    }
+    own = {name: getattr(settings, name) for name in ("scheduler", "steps", "guidance_scale")}
+    sampler = params.generation.sampler.model_dump() | own
     size = (settings.height, settings.width)
     manner = Manner(SamplerConfig.model_validate(sampler), size, (settings.strength,))
     drawn = generate(

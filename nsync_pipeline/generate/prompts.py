@@ -12,8 +12,6 @@ MOST_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class AskedPrompt:
-    """A prompt, and the seeds it is drawn at."""
-
     text: str
     seeds: tuple[int, ...]  # 0 .. 2^63 - 1, none twice
 

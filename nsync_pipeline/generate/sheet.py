@@ -10,14 +10,11 @@ from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 
-MOST_ROWS, MOST_COLUMNS = 32, 12
-"""A sheet shows the first ones."""
+MOST_ROWS, MOST_COLUMNS = 32, 12  # a sheet shows the first ones
 
 
 @dataclass(frozen=True)
 class AskedPicture:
-    """One picture that will be drawn."""
-
     file: Path
     row: int  # the prompt's number, from 0
     request: PictureRequest
@@ -34,11 +31,10 @@ class SheetPlan:
 
     @property
     def files(self) -> frozenset[Path]:
-        """The pictures that are on it."""
         return frozenset(file for _, files in self.rows for file in files)
 
     def sheet(self, pictures: Mapping[Path, Image.Image]) -> Image.Image:
-        """The sheet itself; ``pictures`` has all of ``files``."""
+        """``pictures`` has all of ``files``."""
         rows = [GridRow(label, [pictures[file] for file in files]) for label, files in self.rows]
         return labelled_grid(self.title, self.headings, rows)
 
@@ -54,8 +50,7 @@ def sheet_plan(
     Where prompts have seeds of their own, each picture is a row. ``asked`` are by prompt, then by
     seed, then by strength.
     """
-    seeds = prompts[0].seeds
-    by_prompt = False
+    seeds, by_prompt = prompts[0].seeds, False
     if len(strengths) > 1:
         title = f"{title}: strength of the LoRA"
         headings = [f"{strength:g}" for strength in strengths]

@@ -74,10 +74,8 @@ def two_sided_p(differences: Floats) -> float:
 
 def holm(p_values: list[float]) -> list[float]:
     """Holm's step-down adjustment for as many comparisons as there are values, in their order."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.arange(len(p_values), 0, -1) * np.asarray(p_values)[order]
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.minimum(scaled, 1.0))
+    return [float(value) for value in adjusted]

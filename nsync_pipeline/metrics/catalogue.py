@@ -6,8 +6,6 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is shown."""
-
     name: str  # in metrics.json
     title: str
     better: Literal["higher", "lower", "near 1"]
@@ -80,5 +78,3 @@ METRICS = (
         "there are, and a collapsed model can score better.",
     ),
 )  # fmt: skip
-
-PRIMARY = tuple(metric.name for metric in METRICS if metric.primary)

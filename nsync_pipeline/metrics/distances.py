@@ -7,6 +7,7 @@ median distance between real pictures MMD sees the spread, too (Gretton et al., 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +30,15 @@ Kernel = Callable[[Floats, Floats], Floats]
 """Values (N, M) of each pair of rows of x (N, d) and y (M, d)."""
 
 
-def rbf(sigma: float) -> Kernel:
-    """The RBF kernel at one bandwidth."""
-    return lambda x, y: rbf_kernel(x, y, sigma)
-
-
 def rbf_kernel(x: Floats, y: Floats, sigma: float) -> Floats:
     """``exp(-|x_i - y_j|^2 / (2 sigma^2))``, (N, M)."""
     kernel: Floats = np.exp(-squared_distances(x, y) / (2.0 * sigma**2))
     return kernel
+
+
+def rbf(sigma: float) -> Kernel:
+    """The RBF kernel at one bandwidth."""
+    return partial(rbf_kernel, sigma=sigma)
 
 
 def median_distance(x: Floats) -> float:
@@ -127,10 +128,11 @@ def prompt_kernels(
     """Sum ``kernel`` of x (N, d) and y (M, d) by prompt; prompts are 0 .. ``prompts`` - 1."""
     x_member = np.eye(prompts)[x_prompt]  # (N, P)
     y_member = np.eye(prompts)[y_prompt]  # (M, P)
+    different = 1.0 - np.eye(prompts)
     return PromptKernels(
-        xx=_off_diagonal(x_member.T @ kernel(x, x) @ x_member),
-        yy=_off_diagonal(y_member.T @ kernel(y, y) @ y_member),
-        xy=_off_diagonal(x_member.T @ kernel(x, y) @ y_member),
+        xx=different * (x_member.T @ kernel(x, x) @ x_member),
+        yy=different * (y_member.T @ kernel(y, y) @ y_member),
+        xy=different * (x_member.T @ kernel(x, y) @ y_member),
         x_count=x_member.sum(axis=0),
         y_count=y_member.sum(axis=0),
     )
@@ -144,13 +146,10 @@ def mmd_unbiased(kernels: PromptKernels, weights: Floats) -> Floats:
     caption, and a prompt drawn twice in a bootstrap is never compared with itself. nan where fewer
     than two prompts have weight.
     """
-    terms = [
-        _mean_over_pairs(kernels.xx, kernels.x_count, kernels.x_count, weights),
-        _mean_over_pairs(kernels.yy, kernels.y_count, kernels.y_count, weights),
-        -2.0 * _mean_over_pairs(kernels.xy, kernels.x_count, kernels.y_count, weights),
-    ]
-    statistic: Floats = SCALE * np.sum(terms, axis=0)
-    return statistic
+    within_x = _mean_over_pairs(kernels.xx, kernels.x_count, kernels.x_count, weights)
+    within_y = _mean_over_pairs(kernels.yy, kernels.y_count, kernels.y_count, weights)
+    across = _mean_over_pairs(kernels.xy, kernels.x_count, kernels.y_count, weights)
+    return SCALE * (within_x + within_y - 2.0 * across)
 
 
 @dataclass(frozen=True)
@@ -192,12 +191,6 @@ def _mean_over_pairs(sums: Floats, rows: Floats, columns: Floats, weights: Float
     pairs = pairs - (weighted_rows * weighted_columns).sum(axis=1)
     mean: Floats = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
     return mean
-
-
-def _off_diagonal(matrix: Floats) -> Floats:
-    matrix = matrix.copy()
-    np.fill_diagonal(matrix, 0.0)
-    return matrix
 
 
 def frechet_distance(x: Floats, y: Floats) -> float:

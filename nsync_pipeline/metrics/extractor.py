@@ -1,8 +1,9 @@
 """Feature extractors: what they offer, how a picture becomes their input, how batches are taken."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,30 +19,21 @@ Item = TypeVar("Item")
 
 
 class Preprocesses(Protocol):
-    """How a picture becomes the network's input."""
+    """How a picture becomes the network's input, (3, s, s) float32."""
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """(3, s, s) float32."""
-        ...
+    def pixels(self, image: Image.Image) -> Tensor: ...
 
 
 class Extractor:
-    """A frozen network that turns pictures into features.
-
-    Args:
-        network: pixels (B, 3, s, s) to features (B, d).
-        preprocessing: how a picture becomes its pixels; its ``repr`` says all of it.
-        name: `sketchbook`, a hub id, or a folder's or file's name.
-        sha256: of the weights.
-    """
+    """A frozen network that turns pictures into features."""
 
     def __init__(
         self, network: nn.Module, preprocessing: Preprocesses, name: str, sha256: str
     ) -> None:
-        self.name = name
-        self.sha256 = sha256
-        self.preprocessing = preprocessing
-        self._network = network
+        self.name = name  # `sketchbook`, a hub id, or a folder's or file's name
+        self.sha256 = sha256  # of the weights
+        self.preprocessing = preprocessing  # its ``repr`` says all of it
+        self._network = network  # pixels (B, 3, s, s) to features (B, d)
 
     @torch.inference_mode()
     def plain_features(self, images: Iterable[Image.Image], batch_size: int) -> Floats:
@@ -64,9 +56,8 @@ class ClipExtractor(Extractor):
     def __init__(
         self, model: Any, tokenizer: Any, preprocessing: Preprocesses, name: str, sha256: str
     ) -> None:
-        super().__init__(
-            PooledVision(model.vision_model, model.visual_projection), preprocessing, name, sha256
-        )
+        vision = PooledVision(model.vision_model, model.visual_projection)
+        super().__init__(vision, preprocessing, name, sha256)
         self._model = model
         self._tokenizer = tokenizer
         self._window = int(model.config.text_config.max_position_embeddings)
@@ -96,9 +87,7 @@ class ClipExtractor(Extractor):
 class PooledVision(nn.Module):
     """A vision transformer's pooled output, the class token after the last norm, projected.
 
-    Args:
-        model: a ``CLIPVisionModel`` or ``Dinov2Model``.
-        projection: (B, width) to (B, d).
+    ``model`` is a ``CLIPVisionModel`` or ``Dinov2Model``; the projection (B, width) to (B, d).
     """
 
     def __init__(self, model: nn.Module, projection: Callable[[Tensor], Tensor]) -> None:
@@ -119,11 +108,11 @@ def in_batches(
     The last batch is filled up (its last item is repeated), so that every batch has one shape and
     an item's features do not depend on what else there is.
     """
-    rows: Iterator[Tensor] = (
-        forward(batch + [batch[-1]] * (batch_size - len(batch)))[: len(batch)]
-        for batch in _batches(items, batch_size)
-    )
-    features: Floats = torch.cat([part.to("cpu", torch.float64) for part in rows]).numpy()
+    source, rows = iter(items), []
+    while batch := list(islice(source, batch_size)):
+        filled = batch + [batch[-1]] * (batch_size - len(batch))
+        rows.append(forward(filled)[: len(batch)].to("cpu", torch.float64))
+    features: Floats = torch.cat(rows).numpy()
     return features
 
 
@@ -133,21 +122,8 @@ def unit_rows(features: Floats) -> Floats:
     return rows
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the model's input."""
-
     side: int  # pixels
     resize: int  # pixels of the short side, before the square is cut out
     mean: tuple[float, ...]  # of each of the three channels, in [0, 1]

@@ -7,14 +7,13 @@ machine's own state.
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from nsync_pipeline.files import whole_file
 from nsync_pipeline.metrics.distances import Floats
 
 logger = logging.getLogger(__name__)
@@ -40,21 +39,12 @@ class FeatureCache:
         if kept is not None:
             return kept
         features = compute()
-        self._write(file, features)
-        return features
-
-    def _write(self, file: Path, features: Floats) -> None:
-        # A name of this process's own: two evaluations may compute the same set at once.
-        partial = file.with_suffix(f".{os.getpid()}.partial")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
+            with whole_file(file) as partial, partial.open("wb") as stream:
                 np.save(stream, features, allow_pickle=False)
-            partial.replace(file)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             logger.warning("features are not kept: %s", error)
+        return features
 
 
 def _read(file: Path, rows: int) -> Floats | None:

@@ -5,8 +5,7 @@ extractor with a weight missing scores without a sign that its scores mean nothi
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +122,15 @@ def _csd(
 
 
 def _transformers_model(kind: Any, folder: Path, what: str) -> Any:
-    with _without_progress_bars():
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
         model, info = kind.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
     misplaced = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     refuse_misplaced({str(key) for key in misplaced}, what)
     return model.eval().requires_grad_(False)
@@ -162,17 +166,6 @@ def download(name: str, revision: str | None, where: str, files: Sequence[str]) 
             f"{where} {name!r} at revision {revision!r} could not be fetched: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def sha256_of(files: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ Names are those of its checkpoints.
 """
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,13 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.extractor import Extractor
 from nsync_pipeline.metrics.features import download, refuse_misplaced, sha256_of
 
 FEATURES = 2048
-CLASSES = 1008
-"""No other Inception-v3 has so many: it tells this one's checkpoints from theirs."""
-
-NORM_EPSILON = 1e-3  # TensorFlow's
+CLASSES = 1008  # no other Inception-v3 has so many: it tells this one's checkpoints from theirs
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,6 @@ class Route:
 
 
 def halving(name: str, width: int) -> Step:
-    """A step that halves the size."""
     return Step(name, width, (3, 3), stride=2, padded=False)
 
 
@@ -65,19 +61,10 @@ def numbered(name: str, *sizes: tuple[int, int, int]) -> tuple[Step, ...]:
     )
 
 
-def mean_pool(x: Tensor) -> Tensor:
-    """The mean of the up to nine pixels that there are."""
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def peak_pool(x: Tensor) -> Tensor:
-    """The maximum of the same."""
-    return F.max_pool2d(x, 3, stride=1, padding=1)
-
-
-def halving_pool(x: Tensor) -> Tensor:
-    """The maximum, at half the size."""
-    return F.max_pool2d(x, 3, stride=2)
+# The mean, or the maximum, of the up to nine pixels that there are; the last at half the size.
+mean_pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+peak_pool = nn.MaxPool2d(3, stride=1, padding=1)
+halving_pool = nn.MaxPool2d(3, stride=2)
 
 
 def wide_paths(pooled: int) -> tuple[Route, ...]:
@@ -101,16 +88,16 @@ def middle_paths(inner: int) -> tuple[Route, ...]:
     )
 
 
+def forked(name: str) -> tuple[Step, Step]:
+    return Step(f"{name}a", 384, (1, 3)), Step(f"{name}b", 384, (3, 1))
+
+
 def deep_paths(pool: Callable[[Tensor], Tensor]) -> tuple[Route, ...]:
     """Of the blocks at 8 x 8."""
-
-    def ends(name: str) -> tuple[Step, ...]:
-        return Step(f"{name}a", 384, (1, 3)), Step(f"{name}b", 384, (3, 1))
-
     return (
         Route((Step("branch1x1", 320),)),
-        Route(numbered("branch3x3", (384, 1, 1)), ends("branch3x3_2")),
-        Route(numbered("branch3x3dbl", (448, 1, 1), (384, 3, 3)), ends("branch3x3dbl_3")),
+        Route(numbered("branch3x3", (384, 1, 1)), forked("branch3x3_2")),
+        Route(numbered("branch3x3dbl", (448, 1, 1), (384, 3, 3)), forked("branch3x3dbl_3")),
         Route((Step("branch_pool", 192),), pool=pool),
     )
 
@@ -139,30 +126,26 @@ BLOCKS: dict[str, tuple[Route, ...]] = {
     "Mixed_6e": middle_paths(192),
     "Mixed_7a": (
         Route((*numbered("branch3x3", (192, 1, 1)), halving("branch3x3_2", 320))),
-        Route(
-            (
-                *numbered("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
-                halving("branch7x7x3_4", 192),
-            )
-        ),
+        Route((
+            *numbered("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
+            halving("branch7x7x3_4", 192),
+        )),
         Route(pool=halving_pool),
     ),
     "Mixed_7b": deep_paths(mean_pool),
     "Mixed_7c": deep_paths(peak_pool),
-}
+}  # fmt: skip
 
 
-class Unit(nn.Module):
-    """A step's weights."""
-
-    def __init__(self, inputs: int, step: Step) -> None:
-        super().__init__()
-        padding = (step.kernel[0] // 2, step.kernel[1] // 2) if step.padded else 0
-        self.conv = nn.Conv2d(inputs, step.width, step.kernel, step.stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(step.width, eps=NORM_EPSILON)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
+def unit(inputs: int, step: Step) -> nn.Module:
+    """A step's weights, ``conv`` and ``bn``."""
+    padding = (step.kernel[0] // 2, step.kernel[1] // 2) if step.padded else 0
+    layers = {
+        "conv": nn.Conv2d(inputs, step.width, step.kernel, step.stride, padding, bias=False),
+        "bn": nn.BatchNorm2d(step.width, eps=1e-3),  # TensorFlow's
+        "relu": nn.ReLU(),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 class Block(nn.Module):
@@ -175,10 +158,10 @@ class Block(nn.Module):
         for path in paths:
             width = inputs
             for step in path.steps:
-                self.add_module(step.name, Unit(width, step))
+                self.add_module(step.name, unit(width, step))
                 width = step.width
             for end in path.ends:
-                self.add_module(end.name, Unit(width, end))
+                self.add_module(end.name, unit(width, end))
             self.width += sum(end.width for end in path.ends) or width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,7 +182,7 @@ class InceptionV3(nn.Module):
         super().__init__()
         width = 3
         for step in STEM:
-            self.add_module(step.name, Unit(width, step))
+            self.add_module(step.name, unit(width, step))
             width = step.width
         for name, paths in BLOCKS.items():
             block = Block(width, paths)
@@ -219,14 +202,11 @@ class InceptionV3(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-SIDE = 299
-
-
 @dataclass(frozen=True)
 class InceptionPixels:
     """FID's preprocessing; a picture that is no square is squeezed into one."""
 
-    side: int = SIDE
+    side: int = 299
 
     def pixels(self, image: Image.Image) -> Tensor:
         """(3, side, side) float32, in -1 .. 1."""
@@ -251,7 +231,6 @@ def _resized(array: NDArray[np.float32], axis: int, size: int) -> NDArray[np.flo
 WHERE = "evaluation.inception_extractor"
 PATTERNS = ("*.safetensors", "*.pth")
 """The second is how these weights are handed round; of it tensors are read, and no code is run."""
-
 COUNTER = "num_batches_tracked"
 """What a batch norm counts in training; some files have it, and no feature depends on it."""
 
@@ -265,19 +244,15 @@ def load_inception(name: str, revision: str | None, root: Path, device: str) -> 
     """
     what = f"{WHERE} {name!r}"
     place = root / name
+    shown = place.name if place.exists() else name
     if not place.exists():
-        file = _weights_in(download(name, revision, WHERE, PATTERNS), what)
-        shown = name
-    else:
-        file = _weights_in(place, what) if place.is_dir() else place
-        shown = place.name
+        place = download(name, revision, WHERE, PATTERNS)
+    file = _weights_in(place, what) if place.is_dir() else place
     try:
         model = _model(_read(file), what).to(device)
         return Extractor(model, InceptionPixels(), shown, sha256_of([file]))
-    except (
-        OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:  # fmt: skip
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError,
+            pickle.UnpicklingError) as error:  # fmt: skip
         raise EvaluationError(
             f"{what} cannot be loaded: {' '.join(str(error).split())[:300]}"
         ) from error
@@ -286,13 +261,13 @@ def load_inception(name: str, revision: str | None, root: Path, device: str) -> 
 def _weights_in(folder: Path, what: str) -> Path:
     for pattern in PATTERNS:
         files = sorted(folder.glob(pattern))
-        if len(files) == 1:
-            return files[0]
-        if files:
+        if len(files) > 1:
             raise EvaluationError(
                 f"{what}: {len(files)} {pattern} files in it, such as {files[0].name} and "
                 f"{files[1].name}; name the one that is meant."
             )
+        if files:
+            return files[0]
     raise EvaluationError(f"{what}: neither a .safetensors nor a .pth file in it.")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.distances import Floats, Indices, squared_distances
 
 
@@ -94,6 +95,11 @@ def clopper_pearson(count: float, total: int, confidence: float = 0.95) -> tuple
     low = 0.0 if count == 0 else float(beta.ppf(tail, count, total - count + 1))
     high = 1.0 if count == total else float(beta.ppf(1.0 - tail, count + 1, total - count))
     return low, high
+
+
+def binomial_rate(count: float, total: int) -> Interval:
+    """The rate ``count / total`` with its exact interval."""
+    return Interval(count / total, *clopper_pearson(count, total))
 
 
 def worst_first(distances: Sequence[float] | Floats, count: int) -> list[int]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nsync_pipeline.metrics import picture_metrics as diversity
 from nsync_pipeline.metrics.bootstrap import Interval, interval, mean_under, prompt_means
 from nsync_pipeline.metrics.distances import (
     CMMD_SIGMA,
@@ -26,12 +25,14 @@ from nsync_pipeline.metrics.distances import (
     rbf,
 )
 from nsync_pipeline.metrics.picture_metrics import (
-    clopper_pearson,
+    binomial_rate,
     copy_threshold,
     nearest,
     prompt_fidelity,
     prototype,
     style_scores,
+    vendi_at,
+    vendi_score,
 )
 
 FLOOR_SPLITS = 200
@@ -43,10 +44,7 @@ DIVERSITY_DRAWS = 200
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Features of pictures and of their captions, a row a picture.
-
-    Each question has the features that answer it best; they may be of one extractor, or of four.
-    """
+    """Features of pictures and of their captions, a row a picture; of one extractor, or of four."""
 
     pictures: Floats  # (N, d) unit rows of CLIP: the look of the set, and likeness to captions
     captions: Floats  # (N, d) unit rows of the same CLIP
@@ -59,15 +57,9 @@ class PictureSet:
 
     def first(self, count: int) -> "PictureSet":
         """The first ``count`` rows, or all."""
-        return PictureSet(
-            pictures=self.pictures[:count],
-            captions=self.captions[:count],
-            plain=self.plain[:count],
-            style=self.style[:count],
-            likeness=self.likeness[:count],
-            unit=self.unit[:count],
-            judged={name: values[:count] for name, values in self.judged.items()},
-        )
+        judged = {name: values[:count] for name, values in self.judged.items()}
+        rows = {name: values[:count] for name, values in vars(self).items() if name != "judged"}
+        return PictureSet(**rows, judged=judged)
 
 
 @dataclass(frozen=True)
@@ -89,9 +81,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class PictureScores:
-    """One value a picture."""
-
-    style_cosine: Floats
+    style_cosine: Floats  # (N,), as all of them
     style_margin: Floats
     rival: Indices  # into Reference.rival_names
     prompt_fidelity: Floats
@@ -163,10 +153,7 @@ def score_set(
     figures["cmmd_biased"] = Interval(mmd_biased(shown.pictures, real.pictures, CMMD_SIGMA))
     if min(len(shown.plain), len(real.plain)) > 1:
         figures["fid"] = Interval(frechet_distance(shown.plain, real.plain))
-    copies = int(scores.copied.sum())
-    figures["copy_rate"] = Interval(
-        copies / len(scores.copied), *clopper_pearson(copies, len(scores.copied))
-    )
+    figures["copy_rate"] = binomial_rate(int(scores.copied.sum()), len(scores.copied))
     diversity_ratio, draws["diversity"] = _diversity(shown, reference.test, weights, rng)
     figures["diversity"] = interval(diversity_ratio, draws["diversity"])
     defined = {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
@@ -183,8 +170,7 @@ def score_ceiling(
     figures = score_set(reference.train.first(size), reference, weights, rng).figures
     distances = nearest(reference.test.likeness, reference.train.likeness).distance
     copies = int((distances < reference.copy_threshold).sum())
-    rate = Interval(copies / len(distances), *clopper_pearson(copies, len(distances)))
-    return {**figures, "copy_rate": rate}
+    return {**figures, "copy_rate": binomial_rate(copies, len(distances))}
 
 
 def score_floor(reference: Reference, size: int, rng: np.random.Generator) -> dict[str, Interval]:
@@ -192,10 +178,10 @@ def score_floor(reference: Reference, size: int, rng: np.random.Generator) -> di
 
     The interval is the middle 95 % of the splits. Empty where there are too few real pictures.
     """
-    both = (reference.test, reference.train)
-    looks = np.concatenate([part.pictures for part in both])
-    likeness = np.concatenate([part.likeness for part in both])
-    plain = np.concatenate([part.plain for part in both])
+    test, train = reference.test, reference.train
+    looks = np.concatenate([test.pictures, train.pictures])
+    likeness = np.concatenate([test.likeness, train.likeness])
+    plain = np.concatenate([test.plain, train.plain])
     size = min(size, len(looks) // 2)
     if size < 2:
         return {}
@@ -234,17 +220,15 @@ def _diversity(
 ) -> tuple[float, Floats]:
     """The ratio, and what it is under each of the first ``DIVERSITY_DRAWS`` draws."""
     size = min(len(shown.unit), len(real.unit))
-    value = diversity.vendi_at(shown.likeness, size, rng) / diversity.vendi_at(
-        real.likeness, size, rng
-    )
-    draws = []
-    for draw in weights[:DIVERSITY_DRAWS]:
-        scores = [_vendi_under(draw, some, size, rng) for some in (shown, real)]
-        draws.append(scores[0] / scores[1])
+    value = vendi_at(shown.likeness, size, rng) / vendi_at(real.likeness, size, rng)
+    draws = [
+        _vendi_under(draw, shown, size, rng) / _vendi_under(draw, real, size, rng)
+        for draw in weights[:DIVERSITY_DRAWS]
+    ]
     return value, np.asarray(draws)
 
 
 def _vendi_under(draw: Floats, pictures: PictureSet, size: int, rng: np.random.Generator) -> float:
     rows = np.sort(rng.permutation(len(pictures.unit))[:size])
     counts = draw[pictures.unit[rows]]
-    return diversity.vendi_score(pictures.likeness[rows], counts) if counts.any() else float("nan")
+    return vendi_score(pictures.likeness[rows], counts) if counts.any() else float("nan")

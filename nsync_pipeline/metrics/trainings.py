@@ -13,7 +13,7 @@ import numpy as np
 
 from nsync_pipeline.metrics.bootstrap import CONFIDENCE, Interval, interval, prompt_draws
 from nsync_pipeline.metrics.distances import Floats
-from nsync_pipeline.metrics.picture_metrics import clopper_pearson
+from nsync_pipeline.metrics.picture_metrics import binomial_rate
 from nsync_pipeline.metrics.scores import SetScores
 
 ENOUGH_TRAININGS = 3
@@ -63,32 +63,21 @@ def over_trainings(scores: Sequence[SetScores], weights: Floats) -> VariantScore
     """
     draws: dict[str, Floats] = {}
     for name in scores[0].draws:
-        each = np.stack(
-            [training.draws[name] for training in scores], axis=1
-        )  # (D or fewer, trainings)
+        # (D or fewer, trainings)
+        each = np.stack([training.draws[name] for training in scores], axis=1)
         draws[name] = (weights[: len(each)] * each).mean(axis=1)
     figures: dict[str, Interval] = {}
     for name in scores[0].figures:
-        values = [training.figures[name].value for training in scores if name in training.figures]
-        if len(values) < len(scores):
-            continue
-        value = float(np.mean(values))
-        figures[name] = interval(value, draws[name]) if name in draws else Interval(value)
-    figures["copy_rate"] = _copy_rate(scores)
+        if all(name in training.figures for training in scores):
+            value = float(np.mean([training.figures[name].value for training in scores]))
+            figures[name] = interval(value, draws[name]) if name in draws else Interval(value)
+    # Trainings draw the same captions from the same noise, so several are no more pictures: the
+    # exact interval is that for the pictures of one. Resampling would call a rate of none certain.
+    copies = sum(int(training.pictures.copied.sum()) for training in scores) / len(scores)
+    figures["copy_rate"] = binomial_rate(copies, len(scores[0].pictures.copied))
     return VariantScores(figures, draws, len(scores))
 
 
 def of_base(scores: SetScores) -> VariantScores:
     """The base's figures, to be compared with those of variants."""
     return VariantScores(scores.figures, scores.draws, trainings=0)
-
-
-def _copy_rate(scores: Sequence[SetScores]) -> Interval:
-    """The mean rate, with the exact interval for the pictures of a single training.
-
-    Trainings draw the same captions from the same noise, so several are no more pictures; and
-    resampling them would call a rate of none certain.
-    """
-    total = len(scores[0].pictures.copied)
-    copies = sum(int(training.pictures.copied.sum()) for training in scores) / len(scores)
-    return Interval(copies / total, *clopper_pearson(copies, total))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from nsync_pipeline.metrics.bootstrap import Interval, holm, interval, two_sided_p
@@ -71,18 +72,28 @@ def compare(
     point to different ones or the better one breaks a guardrail, else *inconclusive*.
     A pair with a metric that could not be computed is left out.
     """
-    unadjusted = [
-        _differences(a, b, scores[a], scores[b], real, guardrails)
-        for a, b in pairs
-        if all("cmmd" in scores[name].figures for name in (a, b))
-    ]
-    margins = holm([comparison.p_style_margin for comparison in unadjusted])
-    distances = holm([comparison.p_cmmd for comparison in unadjusted])
-    adjusted = [
-        replace(comparison, p_style_margin=margin, p_cmmd=distance)
-        for comparison, margin, distance in zip(unadjusted, margins, distances, strict=True)
-    ]
-    return [replace(comparison, verdict=_verdict(comparison)) for comparison in adjusted]
+    whole = [(a, b) for a, b in pairs if all("cmmd" in scores[name].figures for name in (a, b))]
+    margins = [_difference("style_margin", scores[a], scores[b]) for a, b in whole]
+    distances = [_difference("cmmd", scores[a], scores[b]) for a, b in whole]
+    p_margins = holm([p for _, p in margins])
+    p_distances = holm([p for _, p in distances])
+    comparisons = []
+    for index, (a, b) in enumerate(whole):
+        first, second = scores[a], scores[b]
+        comparison = Comparison(
+            a=a,
+            b=b,
+            style_margin=margins[index][0],
+            cmmd=distances[index][0],
+            p_style_margin=p_margins[index],
+            p_cmmd=p_distances[index],
+            a_breaks=broken_guardrails(first, second, real, guardrails),
+            b_breaks=broken_guardrails(second, first, real, guardrails),
+            verdict="inconclusive",
+            trainings=min(one.trainings for one in (first, second) if one.trainings),
+        )
+        comparisons.append(replace(comparison, verdict=_verdict(comparison)))
+    return comparisons
 
 
 def broken_guardrails(
@@ -108,44 +119,18 @@ def broken_guardrails(
     return tuple(name for name, by in worse.items() if by > limits[name])
 
 
-def _differences(
-    a: str,
-    b: str,
-    first: VariantScores,
-    second: VariantScores,
-    real: Mapping[str, Interval],
-    guardrails: GuardrailConfig,
-) -> Comparison:
-    def difference(name: str) -> tuple[Interval, float]:
-        draws = first.draws[name] - second.draws[name]
-        value = first.figures[name].value - second.figures[name].value
-        return interval(value, draws), two_sided_p(draws)
-
-    (style_margin, p_style_margin), (cmmd, p_cmmd) = map(difference, ("style_margin", "cmmd"))
-    return Comparison(
-        a=a,
-        b=b,
-        style_margin=style_margin,
-        cmmd=cmmd,
-        p_style_margin=p_style_margin,
-        p_cmmd=p_cmmd,
-        a_breaks=broken_guardrails(first, second, real, guardrails),
-        b_breaks=broken_guardrails(second, first, real, guardrails),
-        verdict="inconclusive",
-        trainings=min(scores.trainings for scores in (first, second) if scores.trainings),
-    )
+def _difference(name: str, a: VariantScores, b: VariantScores) -> tuple[Interval, float]:
+    draws = a.draws[name] - b.draws[name]
+    value = a.figures[name].value - b.figures[name].value
+    return interval(value, draws), two_sided_p(draws)
 
 
 def _verdict(comparison: Comparison) -> Verdict:
     # +1 where the metric significantly favours a, -1 where b, 0 where neither.
-    margin = _sign(comparison.style_margin.value) * (comparison.p_style_margin <= SIGNIFICANCE)
-    distance = -_sign(comparison.cmmd.value) * (comparison.p_cmmd <= SIGNIFICANCE)
+    margin = np.sign(comparison.style_margin.value) * (comparison.p_style_margin <= SIGNIFICANCE)
+    distance = -np.sign(comparison.cmmd.value) * (comparison.p_cmmd <= SIGNIFICANCE)
     if margin == distance == 1:
         return "trade-off" if comparison.a_breaks else "better"
     if margin == distance == -1:
         return "trade-off" if comparison.b_breaks else "worse"
     return "trade-off" if margin * distance == -1 else "inconclusive"
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)

@@ -1,4 +1,4 @@
-"""Line and interval charts as inline SVG.
+"""Line and interval charts as inline SVG, drawn by ``charts.html``.
 
 Colours come from the page's style sheet (class ``series-<n>``, ``currentColor``), so that a chart
 fits light and dark pages; numbers are rounded, so that the same figures give the same bytes.
@@ -7,22 +7,18 @@ fits light and dark pages; numbers are rounded, so that the same figures give th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from nsync_pipeline.metrics.catalogue import METRICS
-from nsync_pipeline.report.figures import Figures, Measured, shown
+from nsync_pipeline.report.figures import Figures, Measured
+from nsync_pipeline.report.page import draw
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26
-SERIES_COLOURS = 6
-SMOOTHING = 0.06
-"""The share of the steps over which a line is averaged."""
+SMOOTHING = 0.06  # the share of the steps over which a line is averaged
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with what it says."""
-
     title: str
     meaning: str
     svg: str
@@ -38,20 +34,29 @@ class Line:
     noisy: bool = True  # drawn thin, with its running mean over it
     marked: bool = True  # a dot at each point, where it is not noisy
 
+    @property
+    def smoothed(self) -> list[tuple[float, float]]:
+        """The centred running mean, over fewer points towards the ends."""
+        half = max(1, round(len(self.points) * SMOOTHING / 2))
+        values = [value for _, value in self.points]
+        smooth = []
+        for index, (step, _) in enumerate(self.points):
+            reach = min(half, index, len(values) - 1 - index)
+            window = values[index - reach : index + reach + 1]
+            smooth.append((step, math.fsum(window) / len(window)))
+        return smooth
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval, as a row of an interval chart.
-
-    ``each`` are what it is the mean of, where that is several: small dots.
-    """
+    """A figure with its interval, as a row of an interval chart."""
 
     name: str
     colour: int | None  # None for what is no variant
     value: float
     low: float | None
     high: float | None
-    each: tuple[float, ...] = ()
+    each: tuple[float, ...] = ()  # what it is the mean of, where that is several: small dots
 
 
 @dataclass(frozen=True)
@@ -89,25 +94,14 @@ def line_chart(label: str, lines: Sequence[Line], zero: bool = False) -> str:
     if not values:
         raise ValueError("a chart needs at least one point")
     steps = [step for line in lines for step, _ in line.points]
-    x = _axis(min(0.0, *steps), max(steps), LEFT, WIDTH - RIGHT, 4, tight=True)
-    shown_values = [*values, 0.0] if zero else values
-    y = _axis(min(shown_values), max(shown_values), HEIGHT - BOTTOM, TOP, 4)
-    parts = [_grid(x, y)]
-    if zero:
-        parts.append(f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_level(y, 0.0)}/>')
-    for line in lines:
-        css = series_class(line.colour)
-        if line.noisy:
-            parts.append(_path(line.points, x, y, f"{css} raw"))
-            parts.append(_path(_smooth(line.points), x, y, css))
-        else:
-            parts.append(_path(line.points, x, y, css))
-            parts += [
-                f'<circle class="{css}" cx="{x.at(step)}" cy="{y.at(value)}" r="2.6"/>'
-                for step, value in line.points
-                if line.marked
-            ]
-    return svg(label, WIDTH, HEIGHT, parts)
+    right = WIDTH - RIGHT
+    x = _axis(min(0.0, *steps), max(steps), LEFT, right, 4, tight=True)
+    values += [0.0] if zero else []
+    y = _axis(min(values), max(values), HEIGHT - BOTTOM, TOP, 4)
+    return draw(
+        "line_chart", label=label, lines=lines, zero=zero, x=x, y=y,
+        width=WIDTH, height=HEIGHT, left=LEFT, right=right,
+    )  # fmt: skip
 
 
 def interval_chart(
@@ -118,63 +112,28 @@ def interval_chart(
         end for row in rows for end in (row.value, row.low, row.high, *row.each) if end is not None
     ]
     ends += [0.0, *(band or ())]
-    width, left, step = 480, 118, 26
-    bottom = TOP + step * len(rows)
+    width, left = 480, 118
     x = _axis(min(ends), max(ends), left, width - 16, 5)
-    parts = []
-    if band is not None:
-        start, end = float(x.at(band[0])), float(x.at(band[1]))
-        parts.append(
-            f'<rect class="band" x="{start:.1f}" y="{TOP - 4}" width="{max(1.0, end - start):.1f}" '
-            f'height="{step * len(rows) + 8}"/>'
-        )
-    parts += [
-        f'<line class="{"zero" if abs(tick) < 1e-12 else "grid"}" x1="{x.at(tick)}" '
-        f'x2="{x.at(tick)}" y1="{TOP - 4}" y2="{bottom + 4}"/>'
-        f'<text x="{x.at(tick)}" y="{bottom + 19}" text-anchor="middle">'
-        f"{shown(tick, x.digits)}</text>"
-        for tick in x.ticks
-    ]
-    for index, row in enumerate(rows):
-        middle = TOP + step * index + step / 2
-        css = series_class(row.colour)
-        parts.append(
-            f'<text class="name" x="{left - 12}" y="{middle + 4:.1f}" text-anchor="end">'
-            f"{escape(row.name)}</text>"
-        )
-        if row.low is not None and row.high is not None:
-            parts.append(
-                f'<line class="{css} whisker" x1="{x.at(row.low)}" x2="{x.at(row.high)}" '
-                f'y1="{middle:.1f}" y2="{middle:.1f}"/>'
-            )
-        parts.append(f'<circle class="{css}" cx="{x.at(row.value)}" cy="{middle:.1f}" r="4.4"/>')
-        parts += [
-            f'<circle class="{css} each" cx="{x.at(value)}" cy="{middle + 8:.1f}" r="2"/>'
-            for value in row.each
-        ]
-    return svg(label, width, bottom + 26, parts)
+    return draw(
+        "interval_chart", label=label, rows=rows, band=band, x=x,
+        width=width, left=left, top=TOP, step=26,
+    )  # fmt: skip
 
 
 def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
     """The primary metrics with their intervals; the floor, where there is one, is shaded."""
     charts = []
     for metric in METRICS:
-        rows = [
-            Estimate(
-                column.name,
-                column.colour,
-                figure.value,
-                figure.low,
-                figure.high,
-                tuple(
-                    of_one[metric.name].value
-                    for of_one in column.trainings
-                    if metric.name in of_one
-                ),
-            )
-            for column in columns
-            if (figure := column.figures.get(metric.name)) is not None
-        ]
+        rows = []
+        for column in columns:
+            if (figure := column.figures.get(metric.name)) is not None:
+                each = (of_one.get(metric.name) for of_one in column.trainings)
+                dots = tuple(one.value for one in each if one is not None)
+                rows.append(
+                    Estimate(
+                        column.name, column.colour, figure.value, figure.low, figure.high, dots
+                    )
+                )
         if not (metric.primary and rows):
             continue
         chance = floor.get(metric.name)
@@ -191,71 +150,16 @@ def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:
     return charts
 
 
-def series_class(colour: int | None) -> str:
-    """The class of a variant's colour; None for what is no variant."""
-    return "plain" if colour is None else f"series-{colour % SERIES_COLOURS}"
-
-
 def _axis(
     low: float, high: float, start: float, end: float, ticks: int, tight: bool = False
 ) -> _Axis:
+    """From ``low`` to ``high``, or, where not ``tight``, to the next ticks; about so many ticks."""
     if high - low < 1e-12:
         spread = abs(high) * 0.1 or 1.0
         low, high = low - spread, high + spread
-    step = _round_step((high - low) / ticks)
+    rough = (high - low) / ticks
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = float(next(m for m in (1, 2, 5, 10) if m * power >= rough * 0.999) * power)
     if not tight:
         low, high = math.floor(low / step) * step, math.ceil(high / step) * step
     return _Axis(low, high, start, end, step)
-
-
-def _round_step(rough: float) -> float:
-    """The next of 1, 2 and 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    return float(next(m for m in (1, 2, 5, 10) if m * power >= rough * 0.999) * power)
-
-
-def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The centred running mean, over fewer points towards the ends."""
-    half = max(1, round(len(points) * SMOOTHING / 2))
-    values = [value for _, value in points]
-    smooth = []
-    for index, (step, _) in enumerate(points):
-        reach = min(half, index, len(points) - 1 - index)
-        window = values[index - reach : index + reach + 1]
-        smooth.append((step, math.fsum(window) / len(window)))
-    return smooth
-
-
-def _grid(x: _Axis, y: _Axis) -> str:
-    across = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_level(y, tick)}/>'
-        f'<text x="{LEFT - 7}" y="{float(y.at(tick)) + 3.5:.1f}" text-anchor="end">'
-        f"{shown(tick, y.digits)}</text>"
-        for tick in y.ticks
-    ]
-    below = [
-        f'<text x="{x.at(tick)}" y="{HEIGHT - 8}" text-anchor="middle">'
-        f"{shown(tick, x.digits)}</text>"
-        for tick in x.ticks
-    ]
-    return "".join(across + below)
-
-
-def _level(y: _Axis, value: float) -> str:
-    return f'y1="{y.at(value)}" y2="{y.at(value)}"'
-
-
-def _path(points: Sequence[tuple[float, float]], x: _Axis, y: _Axis, css: str) -> str:
-    moves = " ".join(
-        f"{'L' if index else 'M'}{x.at(step)} {y.at(value)}"
-        for index, (step, value) in enumerate(points)
-    )
-    return f'<path class="{css}" d="{moves}"/>'
-
-
-def svg(label: str, width: float, height: float, parts: Sequence[str]) -> str:
-    """A picture of ``parts`` that says ``label`` to who cannot see it."""
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg>"
-    )

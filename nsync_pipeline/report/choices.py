@@ -2,14 +2,36 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nsync_pipeline.blind.choices import Preferred, SetAside
 from nsync_pipeline.blind.preference import Preference
-from nsync_pipeline.report.charts import series_class, svg
 from nsync_pipeline.report.figures import percent, shown
-from nsync_pipeline.report.page import ChoiceCard, Choices, Side
+from nsync_pipeline.report.page import draw
 from nsync_pipeline.report.words import number
 from nsync_pipeline.workspace import BASE
+
+WIDTH, GAP = 300, 2  # the bar's width, and what is left free between its parts
+
+
+@dataclass(frozen=True)
+class ChoiceCard:
+    pair: Preferred
+    colours: tuple[int | None, int | None]
+    verdict: str  # as a verdict's, of the first
+    said: str  # the same in a few words
+    chart: str
+    reason: str
+    counted: str
+
+
+@dataclass(frozen=True)
+class ChoicesSection:
+    """All that people chose; without any, how to ask them."""
+
+    cards: tuple[ChoiceCard, ...]
+    not_counted: str  # about choices that are set aside; empty where there are none
+    how_to_ask: str  # the command; empty where there is none
 
 
 def winner_of(a: str, b: str, result: Preference) -> str | None:
@@ -54,23 +76,15 @@ def _rate(result: Preference, of_a: bool) -> str:
     rate = result.win_rate
     ends = [rate.value, rate.low, rate.high]
     value, *between = [end if of_a else 1.0 - end for end in ends if end is not None]
+    text = percent(value).replace(" ", "\N{NO-BREAK SPACE}")
     if not between:
-        return _share(value)
+        return text
     low, high = (shown(100.0 * end, 0) for end in sorted(between))
-    return f"{_share(value)} ({low} to {high})"
-
-
-def _share(value: float) -> str:
-    return percent(value).replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{text} ({low} to {high})"
 
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-WIDTH, HEIGHT = 300, 54
-BAR, GAP = 12, 2  # the bar's height, and what is left free between its parts
-RATE_AT, LABELS_AT = 27, 50
 
 
 def preference_chart(
@@ -80,32 +94,10 @@ def preference_chart(
 
     Colours are the numbers of the variants; None for what is no variant.
     """
-    parts, start = [], 0.0
-    shares = (("won", result.wins), ("tied", result.ties), ("lost", result.losses))
-    css = {"won": series_class(colour), "tied": "band", "lost": series_class(other_colour)}
-    for name, count in shares:
-        width = WIDTH * count / result.choices
-        if count:
-            parts.append(
-                f'<rect class="{css[name]} share" x="{start:.1f}" y="0" '
-                f'width="{max(1.0, width - GAP):.1f}" height="{BAR}"/>'
-            )
-        start += width
-    parts.append(f'<line class="zero" x1="{WIDTH / 2}" x2="{WIDTH / 2}" y1="-4" y2="38"/>')
-    rate = result.win_rate
-    if rate.low is not None and rate.high is not None:
-        parts.append(
-            f'<line class="{css["won"]} whisker" x1="{WIDTH * rate.low:.1f}" '
-            f'x2="{WIDTH * rate.high:.1f}" y1="{RATE_AT}" y2="{RATE_AT}"/>'
-        )
-    at = WIDTH * rate.value
-    parts.append(f'<circle class="{css["won"]}" cx="{at:.1f}" cy="{RATE_AT}" r="4.4"/>')
-    parts += [
-        f'<text x="{WIDTH * share:.0f}" y="{LABELS_AT}" text-anchor="{anchor}">'
-        f"{percent(share)}</text>"
-        for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
-    ]
-    return svg(label, WIDTH, HEIGHT, parts)
+    return draw(
+        "preference_chart", label=label, result=result, colour=colour, other_colour=other_colour,
+        width=WIDTH, gap=GAP,
+    )  # fmt: skip
 
 
 def choices_section(
@@ -114,11 +106,11 @@ def choices_section(
     preferred: Sequence[Preferred],
     set_aside: Sequence[SetAside],
     asks: bool,
-) -> Choices:
+) -> ChoicesSection:
     """A card for each two that people chose between, and how to ask them where ``asks``."""
     between = (variants[1], variants[0]) if len(variants) > 1 else (variants[0], BASE)
     command = f"nsync blind make {style} --between {','.join(between)}"
-    return Choices(
+    return ChoicesSection(
         cards=tuple(_card(pair, variants) for pair in preferred),
         not_counted=not_counted(set_aside),
         how_to_ask=command if asks else "",
@@ -128,18 +120,14 @@ def choices_section(
 def _card(pair: Preferred, variants: Sequence[str]) -> ChoiceCard:
     a, b, result = pair.a, pair.b, pair.preference
     winner = winner_of(a, b, result)
-    colours = [None if name == BASE else variants.index(name) for name in (a, b)]
+    first, second = (None if name == BASE else variants.index(name) for name in (a, b))
+    label = f"{a} won {result.wins}, cannot tell {result.ties}, {b} won {result.losses}"
     return ChoiceCard(
-        title=f"{a} against {b}",
+        pair=pair,
+        colours=(first, second),
         verdict={a: "better", b: "worse", None: "inconclusive"}[winner],
         said="inconclusive" if winner is None else f"{winner} preferred",
-        sides=(Side(a, colours[0], result.wins), Side(b, colours[1], result.losses)),
-        ties=result.ties,
-        chart=preference_chart(
-            f"{a} won {result.wins}, cannot tell {result.ties}, {b} won {result.losses}",
-            result,
-            *colours,
-        ),
+        chart=preference_chart(label, result, first, second),
         reason=preference_explained(a, b, result),
         counted=choices_counted(result, pair.people),
     )

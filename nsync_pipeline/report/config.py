@@ -3,7 +3,6 @@
 from pydantic import Field
 
 from nsync_pipeline.settings import Section, StageSettings, of_params
-from nsync_pipeline.workspace import TrainingRun, training_runs
 
 
 class ReportConfig(Section):
@@ -25,8 +24,3 @@ class ReportSettings(StageSettings):
     training_seeds: tuple[int, ...] = of_params("training_seeds")
     bootstrap_draws: int = of_params("evaluation.bootstrap_draws")
     report: ReportConfig = of_params("report")
-
-    @property
-    def runs(self) -> tuple[TrainingRun, ...]:
-        """Every training, variant by variant."""
-        return training_runs(self.variants, self.training_seeds)

@@ -54,8 +54,6 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A metric in the table."""
-
     metric: Metric
     cells: tuple[Cell, ...]  # a column each
 
@@ -65,22 +63,18 @@ def figures_table(columns: Sequence[Measured]) -> list[TableRow]:
     rows = []
     for metric in METRICS:
         figures = [column.figures.get(metric.name) for column in columns]
-        if any(figures):
-            rows.append(TableRow(metric, tuple(_cells(metric, figures))))
+        there = [figure.value for figure in figures if figure is not None]
+        if there:
+            digits = 0 if metric.percent else digits_for(there)
+            cells = tuple(_cell(figure, metric.percent, digits) for figure in figures)
+            rows.append(TableRow(metric, cells))
     return rows
 
 
-def _cells(metric: Metric, figures: Sequence[Interval | None]) -> list[Cell]:
-    scale = 100.0 if metric.percent else 1.0
-    unit = " %" if metric.percent else ""
-    there = [figure for figure in figures if figure is not None]
-    digits = 0 if metric.percent else digits_for(figure.value for figure in there)
-    cells = []
-    for figure in figures:
-        if figure is None:
-            cells.append(Cell("", ""))
-            continue
-        ends = [scale * end for end in (figure.low, figure.high) if end is not None]
-        between = " to ".join(shown(end, digits) for end in ends)
-        cells.append(Cell(shown(scale * figure.value, digits) + unit, between))
-    return cells
+def _cell(figure: Interval | None, in_percent: bool, digits: int) -> Cell:
+    if figure is None:
+        return Cell("", "")
+    scale, unit = (100.0, " %") if in_percent else (1.0, "")
+    ends = [scale * end for end in (figure.low, figure.high) if end is not None]
+    between = " to ".join(shown(end, digits) for end in ends)
+    return Cell(shown(scale * figure.value, digits) + unit, between)

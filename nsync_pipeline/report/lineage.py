@@ -12,7 +12,6 @@ from nsync_pipeline.families.config import public_name
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import BY_MODEL, CAPTIONS, read_manifest
 from nsync_pipeline.pictures.style_pictures import StylePictures
-from nsync_pipeline.report.page import Facts
 from nsync_pipeline.report.trainings import shown_names
 from nsync_pipeline.settings import flat
 from nsync_pipeline.workspace import (
@@ -34,7 +33,7 @@ def lineage(
     pictures: StylePictures,
     evaluation: EvaluationRecord,
     summaries: Mapping[TrainingRun, Mapping[str, Any]],
-) -> tuple[Facts, ...]:
+) -> dict[str, dict[str, str | int]]:
     """Hashes, seeds, sizes and versions, by what they belong to."""
     counts, names = evaluation.counts, shown_names(tuple(summaries))
     origin = next(iter(summaries.values()))["origin"]
@@ -48,68 +47,48 @@ def lineage(
             for run in summaries
         },
     }
-    return (
-        Facts(
-            "Pictures",
-            (
-                ("training pictures", str(counts["train"])),
-                ("held-out pictures", str(counts["test"])),
-                ("negatives", str(counts["negatives"])),
-                ("captions", _captions(manifests["captions"])),
-                ("drawn by each", f"{counts['pictures']} at {evaluation.side} px, as PNG"),
-                ("root seed", origin["seed"]),
-                ("training seeds", ", ".join(dict.fromkeys(
-                    str(run.training_seed) for run in summaries
-                ))),
-                ("placeholder", ", ".join(dict.fromkeys(
-                    summary["origin"]["placeholder"] for summary in summaries.values()
-                ))),
-                ("generic style", origin["generic_style"]),
-            ),
-        ),
-        Facts(
-            "Base model",
-            (
-                ("name", public_name(pictures.base_model)),
-                ("revision", pictures.base_revision),
-                ("negatives drawn by", pictures.negative_sampler),
-            ),
-        ),
-        Facts(
-            "Checkpoints (SHA-256)",
-            tuple(
-                (f"{names[run]} ({summary['origin']['update_rule']})"
-                 + (", token vectors" if file.name == EMBEDDINGS_FILE else ""), _sha256(file))
-                for run, summary in summaries.items()
-                for file in trained_files(workspace.model(style, run.variant, run.training_seed))
-            ),
-        ),
-        Facts(
-            "Manifests (SHA-256)",
-            (
-                *((name, _sha256(path / MANIFEST_FILE)) for name, path in manifests.items()),
-                ("evaluation", _sha256(workspace.evaluation(style) / EVALUATION_FILE)),
-            ),
-        ),
-        Facts(
-            "Measured by",
-            (
-                *(
-                    (role, f"{public_name(name)} ({digest[:SHOWN_DIGITS]})")
-                    for role, (name, digest) in evaluation.extractors.items()
-                ),
-                ("margin over", ", ".join(evaluation.rivals)),
-                ("bootstrap draws", str(counts["bootstrap_draws"])),
-            ),
-        ),
-        Facts(
-            "Software",
-            (
-                ("nsync-pipeline", __version__),
-                *((name, importlib.metadata.version(name)) for name in PACKAGES),
-            ),
-        ),
-    )  # fmt: skip
+    seeds = dict.fromkeys(str(run.training_seed) for run in summaries)
+    placeholders = dict.fromkeys(s["origin"]["placeholder"] for s in summaries.values())
+    return {
+        "Pictures": {
+            "training pictures": counts["train"],
+            "held-out pictures": counts["test"],
+            "negatives": counts["negatives"],
+            "captions": _captions(manifests["captions"]),
+            "drawn by each": f"{counts['pictures']} at {evaluation.side} px, as PNG",
+            "root seed": origin["seed"],
+            "training seeds": ", ".join(seeds),
+            "placeholder": ", ".join(placeholders),
+            "generic style": origin["generic_style"],
+        },
+        "Base model": {
+            "name": public_name(pictures.base_model),
+            "revision": pictures.base_revision,
+            "negatives drawn by": pictures.negative_sampler,
+        },
+        "Checkpoints (SHA-256)": {
+            f"{names[run]} ({summary['origin']['update_rule']})"
+            + (", token vectors" if file.name == EMBEDDINGS_FILE else ""): _sha256(file)
+            for run, summary in summaries.items()
+            for file in trained_files(workspace.model(style, run.variant, run.training_seed))
+        },
+        "Manifests (SHA-256)": {
+            **{name: _sha256(path / MANIFEST_FILE) for name, path in manifests.items()},
+            "evaluation": _sha256(workspace.evaluation(style) / EVALUATION_FILE),
+        },
+        "Measured by": {
+            **{
+                role: f"{public_name(name)} ({digest[:SHOWN_DIGITS]})"
+                for role, (name, digest) in evaluation.extractors.items()
+            },
+            "margin over": ", ".join(evaluation.rivals),
+            "bootstrap draws": counts["bootstrap_draws"],
+        },
+        "Software": {
+            "nsync-pipeline": __version__,
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+    }
 
 
 def settings_text(summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -136,7 +115,6 @@ def _text(value: Any) -> str:
 
 
 def _captions(folder: Path) -> str:
-    """How many there are, who gave them, and how many lost words."""
     rows = read_manifest(folder / MANIFEST_FILE, CAPTIONS)
     described = sum(row["source"] == BY_MODEL for row in rows)
     cut = sum(row["lost"] is not None for row in rows)

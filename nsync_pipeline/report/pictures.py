@@ -5,23 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from nsync_pipeline.evaluation.record import PICTURES_FILE
 from nsync_pipeline.metrics.picture_metrics import worst_first
 from nsync_pipeline.pictures.embedded import Picture, embedded
 from nsync_pipeline.pictures.pixels import open_picture, open_squares
 from nsync_pipeline.pictures.sheets import preview
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.report.figures import digits_for, shown
-from nsync_pipeline.report.page import Pair, PictureRow
-from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
+from nsync_pipeline.workspace import BASE, TrainingRun
 
 RIBBON = 12
 PAIRS = 8
 COPIES = 8
 PREVIEW_ROWS = 6
 PREVIEW_SIDE = 96
+
+
+@dataclass(frozen=True)
+class Pair:
+    left: Picture
+    right: Picture
+    text: str
+    flagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,25 +40,23 @@ class ReportPictures:
     training_seed: int
     side: int
 
-    def ribbon(self) -> tuple[Picture, ...]:
+    def ribbon(self) -> list[Picture]:
         """The first training pictures, as they are."""
-        return tuple(
+        return [
             embedded(open_picture(real.path), f"Training picture: {real.caption}", self.side)
             for real in self.pictures.train[:RIBBON]
-        )
+        ]
 
-    def rows(self, most: int) -> tuple[PictureRow, ...]:
-        """For each of the first captions: the real picture, the base's, each variant's."""
-        return tuple(
-            PictureRow(
-                caption=caption,
-                seed=seed,
-                pictures=tuple(
-                    self._square(path, f"{name}: {caption}") for name, path in named.items()
-                ),
+    def rows(self, most: int) -> list[tuple[str, int, list[Picture]]]:
+        """Of the first captions the seed, and the real picture, the base's, each variant's."""
+        return [
+            (
+                caption,
+                seed,
+                [self._square(path, f"{name}: {caption}") for name, path in named.items()],
             )
             for caption, seed, named in self._side_by_side(most)
-        )
+        ]
 
     def preview(self, style: str) -> bytes:
         """The same side by side, as one small JPEG."""
@@ -64,20 +66,20 @@ class ReportPictures:
         squares = list(open_squares(paths, self.pictures.side))
         return preview(title, squares, columns=len(self.variants) + 2, side=PREVIEW_SIDE)
 
-    def pairs(self) -> tuple[Pair, ...]:
+    def pairs(self) -> list[Pair]:
         """The first training pictures, each with its first negative."""
         first = {n.positive_id: n.path for n in self.pictures.negatives if n.k == 0}
         chosen = [real for real in self.pictures.train if real.id in first][:PAIRS]
-        return tuple(
+        return [
             Pair(
                 left=embedded(open_picture(real.path), f"Real: {real.caption}", self.side),
                 right=self._square(first[real.id], f"Negative: {real.caption}"),
                 text=real.caption,
             )
             for real in chosen
-        )
+        ]
 
-    def copies(self, values: Sequence[Mapping[str, Any]]) -> tuple[Pair, ...]:
+    def copies(self, values: Sequence[Mapping[str, Any]]) -> list[Pair]:
         """The generated pictures nearest to a training picture, with that picture.
 
         ``values`` are rows of ``pictures.parquet``. The base's pictures are left out: it has never
@@ -85,47 +87,35 @@ class ReportPictures:
         """
         trained = [row for row in values if row["variant"] != BASE]
         training = {real.id: real for real in self.pictures.train}
+        several = len(self.pictures.samples) > 1 + len(self.variants)  # trainings of a variant
         worst = [trained[row] for row in worst_first([row["distance"] for row in trained], COPIES)]
         digits = digits_for(row["distance"] for row in worst)
         pairs = []
         for row in worst:
             run = TrainingRun(row["variant"], row["training_seed"])
-            name = run.name if self.several else run.variant
-            path = self._sample_path(run.name, row["id"])
+            name = run.name if several else run.variant
             neighbour = training[row["nearest_id"]]
             flag = "; counts as a near-copy" if row["copied"] else ""
             pairs.append(
                 Pair(
-                    left=self._square(path, f"Drawn by {name}"),
-                    right=self._square(neighbour.path, f"Training picture: {neighbour.caption}"),
-                    text=f"{name}, distance {shown(row['distance'], digits)}{flag}",
-                    flagged=row["copied"],
+                    self._square(self._sample_path(run.name, row["id"]), f"Drawn by {name}"),
+                    self._square(neighbour.path, f"Training picture: {neighbour.caption}"),
+                    f"{name}, distance {shown(row['distance'], digits)}{flag}",
+                    row["copied"],
                 )
             )
-        return tuple(pairs)
+        return pairs
 
     def _side_by_side(self, most: int) -> list[tuple[str, int, dict[str, Path]]]:
-        """Caption, seed and named files of the first captions."""
         real = {picture.id: picture.path for picture in self.pictures.test}
+        drawn = {name: TrainingRun(name, self.training_seed).name for name in self.variants}
         first = [sample for sample in self.pictures.samples[BASE] if sample.k == 0][:most]
-        return [
-            (
-                sample.caption,
-                sample.seed,
-                {"Real": real[sample.prompt_id]}
-                | {BASE: self._sample_path(BASE, sample.id)}
-                | {
-                    name: self._sample_path(TrainingRun(name, self.training_seed).name, sample.id)
-                    for name in self.variants
-                },
-            )
-            for sample in first
-        ]
-
-    @property
-    def several(self) -> bool:
-        """There is more than one training of each variant."""
-        return len(self.pictures.samples) > 1 + len(self.variants)
+        rows = []
+        for sample in first:
+            files = {"Real": real[sample.prompt_id], BASE: sample.path}
+            files |= {name: self._sample_path(of, sample.id) for name, of in drawn.items()}
+            rows.append((sample.caption, sample.seed, files))
+        return rows
 
     def _sample_path(self, name: str, sample_id: str) -> Path:
         return next(s.path for s in self.pictures.samples[name] if s.id == sample_id)
@@ -133,11 +123,3 @@ class ReportPictures:
     def _square(self, path: Path, alt: str) -> Picture:
         (square,) = open_squares([path], self.pictures.side)
         return embedded(square, alt, self.side)
-
-
-def read_picture_values(workspace: Workspace, style: str) -> list[dict[str, Any]]:
-    """The rows of ``pictures.parquet``: a generated picture each."""
-    rows: list[dict[str, Any]] = pq.read_table(
-        workspace.evaluation(style) / PICTURES_FILE
-    ).to_pylist()
-    return rows

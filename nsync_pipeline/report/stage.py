@@ -3,26 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from nsync_pipeline.blind.choices import preferences, read_choices
-from nsync_pipeline.evaluation.record import EvaluationRecord, read_evaluation
+from nsync_pipeline.evaluation.record import PICTURES_FILE, EvaluationRecord, read_evaluation
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
-from nsync_pipeline.metrics.verdict import Comparison
-from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
+from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.report.charts import primary_charts
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
-from nsync_pipeline.report.figures import (
-    Figures,
-    Measured,
-    digits_for,
-    figures_table,
-    percent,
-    shown,
-)
+from nsync_pipeline.report.figures import Measured, digits_for, figures_table, shown
 from nsync_pipeline.report.lineage import lineage, settings_text
-from nsync_pipeline.report.page import Column, Page, VerdictCard, render
-from nsync_pipeline.report.pictures import ReportPictures, read_picture_values
+from nsync_pipeline.report.page import render
+from nsync_pipeline.report.pictures import ReportPictures
 from nsync_pipeline.report.trainings import (
     film_strips,
     read_training,
@@ -30,20 +24,11 @@ from nsync_pipeline.report.trainings import (
     training_notes,
     write_training_table,
 )
-from nsync_pipeline.report.words import (
-    EMBEDDED_BASE,
-    EMBEDDED_EXTRACTOR,
-    WAY_OUT,
-    difference,
-    explained,
-    headline,
-    way_to_real,
-    what_is_compared,
-)
+from nsync_pipeline.report.words import headline, way_to_real, what_is_compared
 from nsync_pipeline.stage import Preview, StageContext, StageResult
+from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, training_runs
 
 REPORT_FILE = "report.html"
-EMBEDDED = "sketchbook"
 
 RULES: dict[str, str] = {
     "none": "plain fine-tuning",
@@ -64,61 +49,64 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     """
     workspace, style = context.workspace, context.style
     params, folder = context.settings, context.folder
-    variants, runs, first_seed = list(params.variants), params.runs, params.training_seeds[0]
+    variants, seeds = list(params.variants), params.training_seeds
+    runs = training_runs(variants, seeds)
     pictures = read_style_pictures(workspace, style, runs)
     evaluation = read_evaluation(workspace.evaluation(style))
+    values = workspace.evaluation(style) / PICTURES_FILE
     trainings = {run: read_training(workspace, style, run) for run in runs}
     summaries = {run: summary for run, (_, summary) in trainings.items()}
     # Curves of several trainings in one colour would hide one another: pictures and curves are of
     # the first seed's, figures and warnings of all.
-    shown_runs = [run for run in runs if run.training_seed == first_seed]
-    settings = params.report
-    shown_pictures = ReportPictures(pictures, variants, first_seed, settings.picture_side)
+    shown_runs = [run for run in runs if run.training_seed == seeds[0]]
+    shown_summaries = {run.variant: summaries[run] for run in shown_runs}
+    shown_pictures = ReportPictures(pictures, variants, seeds[0], params.report.picture_side)
     measured = _measured(evaluation)
-    kept = read_choices(workspace, style, variants, params.training_seeds)
+    columns = [*measured, Measured("chance", evaluation.floor)]
+    kept = read_choices(workspace, style, variants, seeds)
     preferred = preferences(kept, style, params.seed, params.bootstrap_draws)
     asks = not workspace.of_ablation  # blind pages are about the workspace's own variants
     shares = _shares(evaluation)
     head = headline(evaluation.against_base, evaluation.comparisons, shares)
-    page = Page(
+    of_real = not params.source.startswith(SKETCHBOOK_PREFIX)
+    enough = evaluation.counts["trainings"] >= ENOUGH_TRAININGS
+    html = render(
         style=style.replace("_", " "),
         headline=head,
-        lede=_lede(pictures, evaluation),
+        base_model=public_name(pictures.base_model),
+        compared=what_is_compared(evaluation.counts["trainings"]),
         ribbon=shown_pictures.ribbon(),
-        honest_note=_honest_note(params, pictures, evaluation),
+        real_on_embedded_base=of_real and pictures.base_model == SKETCHBOOK,
+        real_on_embedded_features=of_real and evaluation.extractors["CLIP"][0] == SKETCHBOOK,
         warnings=evaluation.warnings,
-        shown_training=_shown_training(params),
-        columns=_columns(
-            params, {run.variant: summaries[run] for run in shown_runs}, pictures.side
-        ),
-        rows=shown_pictures.rows(settings.rows),
-        progress=tuple(
-            (name, variants.index(name), percent(share)) for name, share in shares.items()
-        ),
-        verdicts=tuple(
-            _card(comparison) for comparison in (*evaluation.comparisons, *evaluation.against_base)
-        ),
-        paired_over=_resampled(evaluation),
-        primary=tuple(primary_charts(measured, evaluation.floor)),
+        training_seeds=seeds,
+        generic_style=params.generic_style,
+        side=pictures.side,
+        variants={name: way_of_training(s["settings"]) for name, s in shown_summaries.items()},
+        rows=shown_pictures.rows(params.report.rows),
+        progress=[(name, variants.index(name), share) for name, share in shares.items()],
+        comparisons=[*evaluation.comparisons, *evaluation.against_base],
+        resampled="training seeds and captions" if enough else "captions",
+        primary=primary_charts(measured, evaluation.floor),
         choices=choices_section(style, variants, preferred, kept.set_aside, asks),
-        table_columns=(*measured, Measured("chance", evaluation.floor)),
-        table=tuple(figures_table([*measured, Measured("chance", evaluation.floor)])),
-        readings=_readings(params, evaluation),
+        table_columns=columns,
+        table=figures_table(columns),
+        counts=evaluation.counts,
         pairs=shown_pictures.pairs(),
-        charts=tuple(training_charts([trainings[run][0] for run in shown_runs])),
+        charts=training_charts([trainings[run][0] for run in shown_runs]),
         training_notes=training_notes(summaries, variants),
-        strips=film_strips(workspace, style, summaries, first_seed),
-        copies=shown_pictures.copies(read_picture_values(workspace, style)),
-        copies_text=_copies_text(evaluation),
+        strips=film_strips(workspace, style, summaries, seeds[0]),
+        copies=shown_pictures.copies(pq.read_table(values).to_pylist()),
+        copy_threshold=shown(evaluation.copy_threshold, digits_for([evaluation.copy_threshold])),
         facts=lineage(workspace, style, pictures, evaluation, summaries),
-        settings=settings_text({run.variant: summaries[run] for run in shown_runs}),
-        picture_side=settings.picture_side,
+        settings=settings_text(shown_summaries),
+        picture_side=params.report.picture_side,
     )
+    (folder / REPORT_FILE).write_text(html, encoding="utf-8", newline="\n")
     write_training_table(
         folder / "plots" / "training.csv",
         {run: training for run, (training, _) in trainings.items()},
     )
-    (folder / REPORT_FILE).write_text(render(page), encoding="utf-8", newline="\n")
     figures: dict[str, int | float | str] = {"verdict": head}
     figures |= {f"{name}, share of the way": round(share, 3) for name, share in shares.items()}
     figures |= {
@@ -128,58 +116,6 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     return StageResult(
         figures=figures,
         previews=(Preview(f"{style}, side by side", shown_pictures.preview(style)),),
-    )
-
-
-def _lede(pictures: StylePictures, evaluation: EvaluationRecord) -> str:
-    counts = evaluation.counts
-    return (
-        f"{counts['train']} pictures taught {public_name(pictures.base_model)} the style, once for "
-        f"each way of training; then each checkpoint drew the captions of {counts['prompts']} "
-        f"pictures it had not seen. {what_is_compared(counts['trainings'])}"
-    )
-
-
-def _shown_training(params: ReportSettings) -> str:
-    if len(params.training_seeds) == 1:
-        return ""
-    return (
-        f"Of {len(params.training_seeds)} trainings of each variant this shows the one of training "
-        f"seed {params.training_seeds[0]}."
-    )
-
-
-def _resampled(evaluation: EvaluationRecord) -> str:
-    """What the bootstrap resamples, and pairs differences over."""
-    if evaluation.counts["trainings"] < ENOUGH_TRAININGS:
-        return "captions"
-    return "training seeds and captions"
-
-
-def _honest_note(
-    config: ReportSettings, pictures: StylePictures, evaluation: EvaluationRecord
-) -> str | None:
-    """What a reader must know where real pictures meet the embedded base or its features."""
-    if config.source.startswith("sketchbook:"):
-        return None
-    notes = []
-    if pictures.base_model == EMBEDDED:
-        notes.append(EMBEDDED_BASE.format(side=pictures.side))
-    if evaluation.extractors["CLIP"][0] == EMBEDDED:
-        notes.append(EMBEDDED_EXTRACTOR)
-    return " ".join([*notes, WAY_OUT]) if notes else None
-
-
-def _columns(
-    config: ReportSettings, summaries: Mapping[str, Mapping[str, Any]], side: int
-) -> tuple[Column, ...]:
-    return (
-        Column("Real", None, f"held out, as seen at {side} px"),
-        Column("Base", None, f"untrained, “{config.generic_style}”"),
-        *(
-            Column(name, colour, way_of_training(summary["settings"]))
-            for colour, (name, summary) in enumerate(summaries.items())
-        ),
     )
 
 
@@ -195,21 +131,12 @@ def way_of_training(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _measured(evaluation: EvaluationRecord) -> tuple[Measured, ...]:
-    return (
-        Measured("base", evaluation.base),
-        *(
-            Measured(name, figures, colour, _each(evaluation, name))
-            for colour, (name, figures) in enumerate(evaluation.variants.items())
-        ),
-        Measured("real", evaluation.ceiling),
-    )
-
-
-def _each(evaluation: EvaluationRecord, variant: str) -> tuple[Figures, ...]:
-    """The figures of each training, where there are several."""
-    each = tuple(evaluation.trainings[variant].values())
-    return each if len(each) > 1 else ()
+def _measured(evaluation: EvaluationRecord) -> list[Measured]:
+    columns = [Measured("base", evaluation.base)]
+    for colour, (name, figures) in enumerate(evaluation.variants.items()):
+        each = tuple(evaluation.trainings[name].values())
+        columns.append(Measured(name, figures, colour, each if len(each) > 1 else ()))
+    return [*columns, Measured("real", evaluation.ceiling)]
 
 
 def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
@@ -222,50 +149,3 @@ def _shares(evaluation: EvaluationRecord) -> dict[str, float]:
         for name, figures in evaluation.variants.items()
     }
     return {name: share for name, share in shares.items() if share is not None}
-
-
-def _card(comparison: Comparison) -> VerdictCard:
-    return VerdictCard(
-        title=f"{comparison.a} against {comparison.b}",
-        verdict=comparison.verdict,
-        reason=explained(comparison),
-        style_margin=difference(comparison.style_margin),
-        cmmd=difference(comparison.cmmd),
-    )
-
-
-def _readings(config: ReportSettings, evaluation: EvaluationRecord) -> tuple[tuple[str, str], ...]:
-    """What the columns beside the variants say."""
-    counts = evaluation.counts
-    trainings = ""
-    if counts["trainings"] > 1:
-        trainings = f"A variant's figures are means over {counts['trainings']} trainings. "
-    return (
-        ("base", f"The untrained base, asked for “{config.generic_style}”: where training starts."),
-        (
-            "real",
-            "The ceiling: training pictures, measured as if they had been drawn. Nothing should be "
-            "expected to be better. (Its near-copies are those among the held-out pictures.)",
-        ),
-        (
-            "chance",
-            "The floor: two random halves of the real pictures against each other, the middle 95 % "
-            "of many splits. A distance in that range is none.",
-        ),
-        (
-            "small print",
-            f"Every set has {counts['pictures']} pictures of {counts['prompts']} captions. "
-            f"{trainings}The 95 % intervals resample the {_resampled(evaluation)}. Distances are "
-            "unbiased and x 1000; pairs of one caption are left out.",
-        ),
-    )
-
-
-def _copies_text(evaluation: EvaluationRecord) -> str:
-    digits = digits_for([evaluation.copy_threshold])
-    return (
-        "Left what a checkpoint drew, right the training picture nearest to it, the closest first. "
-        "A picture counts as a near-copy below a distance of "
-        f"{shown(evaluation.copy_threshold, digits)}: hardly any held-out real picture is as near "
-        "to a training picture."
-    )

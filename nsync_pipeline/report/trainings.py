@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.errors import MissingArtifactError
-from nsync_pipeline.pictures.embedded import as_stored
+from nsync_pipeline.pictures.embedded import Picture, as_stored
 from nsync_pipeline.report.charts import Chart, Line, line_chart
-from nsync_pipeline.report.page import FilmStrip, TrainingNote
 from nsync_pipeline.training.film_strip import STRIP_FILE
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
 PLOTTED = ("loss_positive", "norm_refined")
 """The columns of ``history.csv`` that the table for ``dvc plots`` has."""
-
-Row = Mapping[str, float | None]
-"""One optimizer step of ``history.csv``; None where a branch is not there."""
-
 
 Summaries = Mapping[TrainingRun, Mapping[str, Any]]
 """``training.json`` of each training."""
@@ -27,10 +22,8 @@ Summaries = Mapping[TrainingRun, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Training:
-    """One variant's training, as it left it."""
-
     variant: str
-    history: Sequence[Row]
+    history: Sequence[Mapping[str, float | None]]  # a row a step; None: a branch is not there
     held_out: Mapping[int, float]  # loss on held-out pictures by steps done
     looks: Mapping[int, float] = field(default_factory=dict)  # style margin by steps done
 
@@ -79,36 +72,29 @@ def write_training_table(path: Path, trainings: Mapping[TrainingRun, Training]) 
                 writer.writerow((run.variant, run.training_seed, int(row["step"] or 0), *values))
 
 
-def training_notes(summaries: Summaries, variants: Sequence[str]) -> tuple[TrainingNote, ...]:
-    """The warnings of all trainings, by training, then by step."""
+def training_notes(summaries: Summaries, variants: Sequence[str]) -> list[tuple[str, int, str]]:
+    """The warnings of all trainings, by training, then by step: name, colour, text."""
     names = shown_names(tuple(summaries))
-    return tuple(
-        TrainingNote(
-            names[run],
-            variants.index(run.variant),
-            f"from step {warning['step']} on, {warning['text']}",
-        )
-        for run, summary in summaries.items()
-        for warning in summary["warnings"]
-    )
+    notes = []
+    for run, summary in summaries.items():
+        for warning in summary["warnings"]:
+            text = f"from step {warning['step']} on, {warning['text']}"
+            notes.append((names[run], variants.index(run.variant), text))
+    return notes
 
 
 def film_strips(
     workspace: Workspace, style: str, summaries: Summaries, training_seed: int
-) -> tuple[FilmStrip, ...]:
-    """The film-strips there are of the trainings of one seed."""
-    shown = [run for run in summaries if run.training_seed == training_seed]
+) -> list[tuple[str, int, Picture, str]]:
+    """The film-strips there are of one seed's trainings: variant, colour, picture, text."""
     strips = []
-    for colour, run in enumerate(shown):
+    for colour, run in enumerate(r for r in summaries if r.training_seed == training_seed):
         file = workspace.model(style, run.variant, run.training_seed) / STRIP_FILE
         if file.is_file():
-            strips.append(_film_strip(run.variant, colour, file, summaries[run]))
-    return tuple(strips)
-
-
-def _film_strip(variant: str, colour: int, file: Path, summary: Mapping[str, Any]) -> FilmStrip:
-    alt = f"What {variant} drew, a row a caption, a column a look; the first column is real"
-    return FilmStrip(variant, colour, as_stored(file.read_bytes(), alt), _scores(summary))
+            alt = f"What {run.variant} drew, a row a caption, a column a look; the first column is "
+            picture = as_stored(file.read_bytes(), alt + "real")
+            strips.append((run.variant, colour, picture, _scores(summaries[run])))
+    return strips
 
 
 def _scores(summary: Mapping[str, Any]) -> str:
@@ -116,15 +102,12 @@ def _scores(summary: Mapping[str, Any]) -> str:
     looks, best = summary["looks"], summary["best_look"]
     if best is None:
         return ""
-    last = str(max(int(step) for step in looks))
-    shown = looks[str(best["step"])]
-    margin = f"{shown['style_margin']:+.3f}"
-    if str(best["step"]) == last:
+    margin = f"{looks[str(best['step'])]['style_margin']:+.3f}"
+    if best["step"] == max(int(step) for step in looks):
         return f"The last look has the highest style margin, {margin}."
-    error = best["standard_error"]
-    lead = f"{best['lead_over_last']:.3f}" + (
-        "" if error is None else f" (standard error {error:.3f})"
-    )
+    lead = f"{best['lead_over_last']:.3f}"
+    if best["standard_error"] is not None:
+        lead += f" (standard error {best['standard_error']:.3f})"
     sure = "" if best["told_apart"] else ", which so few pictures cannot tell from chance"
     return (
         f"The highest style margin, {margin}, is at step {best['step']}; it leads the last by "
@@ -140,6 +123,15 @@ class _Curve:
     zero: bool = True
     over: str | None = None  # divided by this column
     noisy: bool = True
+
+    def points(self, training: Training) -> tuple[tuple[float, float], ...]:
+        points = []
+        for row in training.history:
+            step, value = row["step"], row.get(self.column)
+            under = 1.0 if self.over is None else row[self.over]
+            if step is not None and value is not None and under:
+                points.append((step, value / under))
+        return tuple(points)
 
 
 _CURVES = (
@@ -177,43 +169,30 @@ def training_charts(trainings: Sequence[Training]) -> list[Chart]:
         lines = [
             Line(training.variant, colour, points, curve.noisy, marked=False)
             for colour, training in enumerate(trainings)
-            if (points := _points(training, curve))
+            if (points := curve.points(training))
         ]
-        if lines and any(value for line in lines for _, value in line.points):
+        if any(value for line in lines for _, value in line.points):
             charts.append(_chart(curve.title, curve.meaning, lines, curve.zero))
-    for title, meaning, values in (
-        (
-            "Style margin of the looks",
-            "Of a few pictures of training captions: nearer to the style above 0.",
-            [training.looks for training in trainings],
-        ),
-        (
-            "Loss on held-out pictures",
-            "Always at the same noise: when it rises, training has gone too far.",
-            [training.held_out for training in trainings],
-        ),
-    ):
-        lines = [
-            Line(training.variant, colour, tuple(sorted(of_steps.items())), noisy=False)
-            for colour, (training, of_steps) in enumerate(zip(trainings, values, strict=True))
-            if of_steps
-        ]
-        if lines:
-            charts.insert(1, _chart(title, meaning, lines, zero=False))
+    looks = _marked(trainings, [training.looks for training in trainings])
+    if looks:
+        meaning = "Of a few pictures of training captions: nearer to the style above 0."
+        charts.insert(1, _chart("Style margin of the looks", meaning, looks))
+    held_out = _marked(trainings, [training.held_out for training in trainings])
+    if held_out:
+        meaning = "Always at the same noise: when it rises, training has gone too far."
+        charts.insert(1, _chart("Loss on held-out pictures", meaning, held_out))
     return charts
 
 
-def _points(training: Training, curve: _Curve) -> tuple[tuple[float, float], ...]:
-    points = []
-    for row in training.history:
-        step, value = row["step"], row.get(curve.column)
-        under = 1.0 if curve.over is None else row[curve.over]
-        if step is not None and value is not None and under:
-            points.append((step, value / under))
-    return tuple(points)
+def _marked(trainings: Sequence[Training], values: Sequence[Mapping[int, float]]) -> list[Line]:
+    return [
+        Line(training.variant, colour, tuple(sorted(of_steps.items())), noisy=False)
+        for colour, (training, of_steps) in enumerate(zip(trainings, values, strict=True))
+        if of_steps
+    ]
 
 
-def _chart(title: str, meaning: str, lines: Sequence[Line], zero: bool) -> Chart:
+def _chart(title: str, meaning: str, lines: Sequence[Line], zero: bool = False) -> Chart:
     ends = ", ".join(
         f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines
     )

@@ -24,20 +24,6 @@ METHODS = (
     "Each was trained {count} times, from as many seeds. The figures are means over them, and the "
     "intervals allow for other seeds as well as for other captions: this compares methods."
 )
-EMBEDDED_BASE = (
-    "The base model here is the small embedded one. It draws {side} pixels a side and was "
-    "pretrained on nothing but a drawn world of houses, trees, boats and the like: it has never "
-    "seen a real picture, nor most of what these captions name. Expect the style's colours and "
-    "touch at best, and hardly any of its content."
-)
-EMBEDDED_EXTRACTOR = (
-    "The features the figures are measured on come from that small drawn world, too, so take the "
-    "figures with care."
-)
-WAY_OUT = (
-    "With a Stable Diffusion model as base_model and a full CLIP as evaluation.extractor, the same "
-    "pipeline gives pictures worth looking at."
-)
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TOOK_ON = 0.5
 """The share of the way to real pictures from which a style counts as taken on."""
@@ -60,10 +46,7 @@ def headline(
 ) -> str:
     """What came out, in a few sentences.
 
-    Args:
-        against_base: each variant against the untrained base.
-        comparisons: the variants against one another.
-        shares: how far each is on the way from the base to real pictures, 1 is there.
+    ``shares`` say how far each variant is on the way from the base to real pictures, 1 is there.
     """
     nearer = {c.a: shares.get(c.a, 0.0) for c in against_base if nearer_to_style(c)}
     there = [name for name, share in nearer.items() if share >= TOOK_ON]
@@ -71,7 +54,9 @@ def headline(
     compared = _compared(against_base[0].trainings) if against_base else "checkpoint"
     sentences = _learned(there, started, len(against_base), compared)
     # Who is ahead among those that learned nothing is not worth a headline.
-    return " ".join([*sentences, *(_between(comparisons) if there or started else [])])
+    if comparisons and (there or started):
+        sentences.append(_between(comparisons))
+    return " ".join(sentences)
 
 
 def nearer_to_style(against_base: Comparison) -> bool:
@@ -92,18 +77,9 @@ def explained(comparison: Comparison) -> str:
         )
     if comparison.verdict == "trade-off":
         return _trade_off(comparison)
-    significant = [
-        name
-        for name, p in (
-            ("style margin", comparison.p_style_margin),
-            ("CMMD", comparison.p_cmmd),
-        )
-        if p <= SIGNIFICANCE
-    ]
-    if significant:
-        return (
-            f"Only one of the two measures, the {significant[0]}, tells them apart beyond chance."
-        )
+    for name, p in (("style margin", comparison.p_style_margin), ("CMMD", comparison.p_cmmd)):
+        if p <= SIGNIFICANCE:
+            return f"Only one of the two measures, the {name}, tells them apart beyond chance."
     others = "captions or training seeds" if comparison.of_methods else "captions"
     return f"Neither measure tells them apart: other {others} could turn the order round."
 
@@ -130,7 +106,6 @@ def way_to_real(value: float, base: float, real: float) -> float | None:
 
 
 def _compared(trainings: int) -> str:
-    """What one of those that are compared is called."""
     if trainings >= ENOUGH_TRAININGS:
         return "method"
     return "checkpoint" if trainings == 1 else "variant"
@@ -162,23 +137,19 @@ def _those(names: Sequence[str], total: int, compared: str) -> str:
     return f"Both {compared}s" if total == 2 else f"All {number(total)} {compared}s"
 
 
-def _between(comparisons: Sequence[Comparison]) -> list[str]:
-    """How those compared stand to one another; nothing where there is only one."""
-    if not comparisons:
-        return []
+def _between(comparisons: Sequence[Comparison]) -> str:
     beats = [(c.a, c.b) for c in comparisons if c.verdict == "better"]
     beats += [(c.b, c.a) for c in comparisons if c.verdict == "worse"]
     order = _order(comparisons, beats)
     if len(order) > 2:
-        return [f"Of them, {order[0]} is best, then {', then '.join(order[1:])}."]
+        return f"Of them, {order[0]} is best, then {', then '.join(order[1:])}."
+    torn = [c for c in comparisons if c.verdict == "trade-off"]
     verdicts = [f"{first} beats {second}" for first, second in sorted(beats)]
-    verdicts += [
-        f"{c.a} against {c.b} is a trade-off" for c in comparisons if c.verdict == "trade-off"
-    ]
+    verdicts += [f"{c.a} against {c.b} is a trade-off" for c in torn]
     if not verdicts:
-        return ["Which of them is best cannot be told."]
+        return "Which of them is best cannot be told."
     rest = "; the rest cannot be told apart" if len(verdicts) < len(comparisons) else ""
-    return [f"Between them, {_listed(verdicts)}{rest}."]
+    return f"Between them, {_listed(verdicts)}{rest}."
 
 
 def _order(comparisons: Sequence[Comparison], beats: Sequence[tuple[str, str]]) -> list[str]:
@@ -186,9 +157,8 @@ def _order(comparisons: Sequence[Comparison], beats: Sequence[tuple[str, str]]) 
     names = {name for c in comparisons for name in (c.a, c.b)}
     wins = {name: sum(first == name for first, _ in beats) for name in names}
     order = sorted(names, key=lambda name: -wins[name])
-    if [wins[name] for name in order] != list(range(len(names) - 1, -1, -1)):
-        return []
-    return order
+    decided = [wins[name] for name in order] == list(range(len(names) - 1, -1, -1))
+    return order if decided else []
 
 
 def _trade_off(comparison: Comparison) -> str:
