@@ -104,8 +104,9 @@ def _requests(
     except UserError as error:
         return SkipReason(str(error))
     follow_partitions(instance, graph)
-    standings = graph.standings([style] if style else list(graph.params.styles))
-    requests = list(wanted_now(instance, due(graph, standings, attempt), attempt))
+    styles = [style] if style else list(graph.params.styles)
+    all_due = (one for s in styles for one in due(graph, graph.standings([s]), attempt))
+    requests = list(wanted_now(instance, all_due, attempt))
     return SensorResult(run_requests=requests) if requests else SkipReason("nothing to request now")
 
 
@@ -147,7 +148,7 @@ def _made_from(graph: Graph, part: list[Artefact], needs: Mapping[Artefact, Stan
     said = [
         [[a.slot, a.stage.recipe, graph.identity(a)] for a in part],
         sorted((need.path, s.made.content) for need, s in needs.items() if s.made is not None),
-        [_people_s(graph, folder, a.style) for a in part for folder in a.stage.reads],
+        [people_s(graph, folder, a.style) for a in part for folder in a.stage.reads],
     ]
     return _digest(said)
 
@@ -156,7 +157,7 @@ def _digest(said: object) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:SHORT]
 
 
-def _people_s(graph: Graph, folder: str, style: str) -> str:
+def people_s(graph: Graph, folder: str, style: str) -> str:
     """The digest of a folder that people fill."""
     return graph.hashes.folder(graph.workspace.root / folder.format(style=style))[:SHORT]
 
@@ -203,7 +204,7 @@ def _reported(instance: DagsterInstance, graph: Graph, known: Known) -> Iterator
     busy = {run.tags.get(PARTITION) for run in runs_of(instance, UNFINISHED)}
     standings: dict[Artefact, Standing] = {}
     for style in graph.params.styles:
-        yield from _report_people_s(instance, graph, known, style)
+        yield from _report_filled(instance, graph, known, style)
         of_style = graph.standings([style])
         if graph.params.ablation:
             of_style |= graph.standings([style], of_ablation=True)
@@ -224,11 +225,11 @@ def _reported(instance: DagsterInstance, graph: Graph, known: Known) -> Iterator
             yield f"{name}: {found.description}"
 
 
-def _report_people_s(
+def _report_filled(
     instance: DagsterInstance, graph: Graph, known: Known, style: str
 ) -> Iterator[str]:
     for folder, key in PEOPLE_S.items():
-        path, version = folder.format(style=style), _people_s(graph, folder, style)
+        path, version = folder.format(style=style), people_s(graph, folder, style)
         if known.versions.get(path) == version:
             continue
         known.versions[path] = version
