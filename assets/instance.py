@@ -7,7 +7,7 @@ in the workspace, and ``.env`` tells ``dagster dev`` where, for which the path m
 import sys
 from pathlib import Path
 
-from nsync_pipeline.graph.devices import visible_devices
+from nsync_pipeline.graph.locks import visible_devices
 from nsync_pipeline.workspace import Workspace
 
 SETTINGS = """\

@@ -12,7 +12,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from nsync_pipeline.errors import CaptionError, ParamsError, PictureError, short_list
-from nsync_pipeline.graph.disk_full import disk_full_explained
+from nsync_pipeline.files import disk_full_explained
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import NAME, Params, parse_params, read_params

@@ -1,12 +1,14 @@
 """Files and folders that appear whole or not at all, and the digests of what they hold."""
 
+import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from nsync_pipeline.errors import UserError
 
 
 @contextmanager
@@ -65,7 +67,8 @@ def _to_disk(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
-    return _digest(path, "sha256")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_sums(folder: Path) -> dict[str, str]:
@@ -74,26 +77,31 @@ def folder_sums(folder: Path) -> dict[str, str]:
     return {name: file_sha256(files[name]) for name in sorted(files)}
 
 
-def file_md5(path: Path) -> str:
-    return _digest(path, "md5")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SAYINGS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+"""How libraries report a full disk, each in its own words."""
 
 
-def _digest(path: Path, algorithm: str) -> str:
-    # Not for security: DVC's own names of contents are MD5.
-    with path.open("rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
+@contextmanager
+def disk_full_explained(folder: Path) -> Iterator[None]:
+    """Raise one clear ``UserError`` in place of any error that means "the disk is full"."""
+    try:
+        yield
+    except Exception as error:
+        if not _means_full(error):
+            raise
+        free = shutil.disk_usage(folder).free / 2**20
+        raise UserError(
+            f"The disk is full: {folder} has {free:.0f} MiB left. Make room, then run this again; "
+            "it goes on where it was cut off."
+        ) from error
 
 
-def dvc_digest(path: Path) -> str:
-    """The name DVC gives the content: ``<md5>`` of a file, ``<md5>.dir`` of a folder.
-
-    A folder's is the MD5 of the JSON list of its files' MD5s and relative paths, in path order.
-    """
-    if path.is_file():
-        return file_md5(path)
-    files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
-    listing = [{"md5": file_md5(files[name]), "relpath": name} for name in sorted(files)]
-    content = json.dumps(listing, sort_keys=True).encode()
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
+def _means_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(saying in str(error) for saying in SAYINGS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -4,14 +4,13 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from nsync_pipeline.ablation.config import AblationConfig
-from nsync_pipeline.ablation.matrix import Matrix, make_matrix
+from nsync_pipeline.ablation import AblationConfig, Matrix, TrainingSeeds, make_matrix
 from nsync_pipeline.captions.config import CaptioningConfig
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.evaluation.config import EvaluationConfig
@@ -39,10 +38,10 @@ class Params(Section):
     negative_set: NegativeSetConfig = NegativeSetConfig()
     training: TrainingConfig = TrainingConfig()
     variants: dict[str, VariantConfig] = Field(min_length=1)
-    training_seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = Field(
-        default=(0,), min_length=1,
+    training_seeds: TrainingSeeds = Field(
+        default=(0,),
         description="which trainings of each variant there are: a model a variant and seed",
-    )  # fmt: skip
+    )
     generation: GenerationConfig = GenerationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
@@ -64,14 +63,6 @@ class Params(Section):
             _require_name(name)
             if name == BASE:
                 raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
-        return value
-
-    @field_validator("training_seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        twice = [seed for place, seed in enumerate(value) if seed in value[:place]]
-        if twice:
-            raise ValueError(f"{twice[0]} is named twice: each training has a seed of its own")
         return value
 
     @model_validator(mode="after")

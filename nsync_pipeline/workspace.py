@@ -16,12 +16,9 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
 """What a variant trained: its LoRA, its token vectors, or both."""
 MANIFEST_FILE = "manifest.parquet"
-ABLATIONS = "ablations"
-"""The folder of all ablations."""
+ABLATIONS = "ablations"  # the folder of all of them
 BASE = "base"
 """The name that stands for the untrained base model where a variant is asked for."""
-
-
 SKETCHBOOK = "sketchbook"
 SKETCHBOOK_PREFIX = f"{SKETCHBOOK}:"
 """A source of pictures: the embedded world draws them."""
@@ -82,15 +79,15 @@ class Workspace:
         return self._result("choices", style)
 
     def style_set(self, style: str) -> Path:
-        """``manifest.parquet`` (image_sets.manifest.STYLE_SET) and ``images/``."""
+        """``manifest.parquet`` (pictures.manifest.STYLE_SET) and ``images/``."""
         return self.root / "data" / style / "style_set"
 
     def captions(self, style: str) -> Path:
-        """``manifest.parquet`` (image_sets.manifest.CAPTIONS)."""
+        """``manifest.parquet`` (pictures.manifest.CAPTIONS)."""
         return self.root / "data" / style / "captions"
 
     def negative_set(self, style: str) -> Path:
-        """``manifest.parquet`` (image_sets.manifest.NEGATIVE_SET) and ``images/``."""
+        """``manifest.parquet`` (pictures.manifest.NEGATIVE_SET) and ``images/``."""
         return self.root / "data" / style / "negative_set"
 
     def model(self, style: str, variant: str, training_seed: int | str) -> Path:
@@ -101,7 +98,7 @@ class Workspace:
         return self._result("models", style) / variant / str(training_seed)
 
     def samples(self, style: str, variant: str, training_seed: int | str | None = None) -> Path:
-        """``manifest.parquet`` (image_sets.manifest.SAMPLES) and ``images/``.
+        """``manifest.parquet`` (pictures.manifest.SAMPLES) and ``images/``.
 
         Of ``base``, which nobody trained, whatever the training seed is.
 
@@ -126,10 +123,6 @@ class Workspace:
         if self.of_ablation:
             return self.root / ABLATIONS / style / kind
         return self.root / kind / style
-
-    def made(self, style: str) -> Path:
-        """Records of what was made from which inputs; an ablation's lie with what it made."""
-        return self._result(".made", style) if self.of_ablation else self.state / "records" / "made"
 
     @property
     def state(self) -> Path:

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +12,7 @@ import typer
 from nsync_pipeline import __version__
 from nsync_pipeline.cli.ablate import ablate
 from nsync_pipeline.cli.blind import blind
-from nsync_pipeline.cli.compare import compare
-from nsync_pipeline.cli.export import export
-from nsync_pipeline.cli.generate import generate
+from nsync_pipeline.cli.generate import compare, generate
 from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
 
@@ -100,9 +100,22 @@ def status(
 ) -> None:
     """Say what is there, what is out of date, and why."""
     place = find_workspace(workspace)
-    from nsync_pipeline.cli.status import print_status
+    from nsync_pipeline.graph.artefacts import Graph, State
+    from nsync_pipeline.graph.progress import running
 
-    print_status(place, style, ablation)
+    graph = Graph.read(place)
+    styles = list(graph.params.styles)
+    if style is not None:
+        graph.params.style(style)
+        styles = [style]
+    for line in running(place).values():
+        print(f"running  {line}")
+    standings = graph.standings(styles, ablation)
+    for artefact, standing in standings.items():
+        if standing.state in (State.STALE, State.MISSING):
+            print(f"{standing.state.value:8} {artefact.title}: {standing.why}")
+    counts = Counter(standing.state for standing in standings.values())
+    print(", ".join(f"{counts[state]} {state.value}" for state in State if counts[state]))
 
 
 @app.command("add-style")
@@ -136,7 +149,7 @@ def add_style(
     place = find_workspace(workspace)
     from nsync_pipeline.add_style import NewStyle
     from nsync_pipeline.add_style import add_style as bring_in
-    from nsync_pipeline.cli.add_style import list_in_dvc_file, version_source
+    from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file, version_source
     from nsync_pipeline.graph.progress import shown_progress
 
     asked = NewStyle(
@@ -153,7 +166,7 @@ def add_style(
             f"Pictures without a caption are described by {added.described_by} (captioning.model); "
             f"what you write in {added.folder} (picture.txt beside picture.jpg) goes before it"
         )
-    lines = list_in_dvc_file(place)
+    lines = sync_dvc_file(place) if (place.root / DVC_FILE).is_file() else []
     lines += version_source(place, added.folder) if added.is_folder else []
     for line in lines:
         print(line)
@@ -162,7 +175,50 @@ def add_style(
 
 app.command()(generate)
 app.command()(compare)
-app.command()(export)
+
+
+class ExportForm(StrEnum):
+    """What ``--format`` takes."""
+
+    DIFFUSERS = "diffusers"
+    KOHYA = "kohya"
+    ALL = "all"
+
+
+@app.command()
+def export(
+    style: Annotated[str, typer.Argument(help="A style of params.yaml.")],
+    variant: Annotated[str, typer.Option("--variant", "-v", help="A trained variant.")],
+    training_seed: TrainingSeedOption = None,
+    form: Annotated[
+        ExportForm, typer.Option("--format", help="kohya is ComfyUI's and A1111's, too.")
+    ] = ExportForm.ALL,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder; else exports/<style>/<variant>."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Write a trained variant's LoRA for diffusers, ComfyUI and A1111, with a model card."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.export.folder import default_folder, export_model
+    from nsync_pipeline.params import read_params
+
+    params = read_params(place.params_file)
+    folder = output or default_folder(place, style, variant, training_seed)
+    exported = export_model(place, params, style, variant, form.value, folder, training_seed)
+    print(f"{folder}: {len(exported.files)} files")
+    for name in exported.files:
+        print(f"  {name}")
+    for note in exported.notes:
+        print(note)
+    if params.style(style).rights is None:
+        print(
+            "The model card says that no right to use the training pictures was stated: "
+            f"styles.{style}.rights in params.yaml is where to state it"
+        )
+
+
 app.command()(ablate)
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nsync_pipeline.cli.options import find_workspace
-from nsync_pipeline.doctor.finding import Finding, State
+from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.findings import machine_findings, service_findings, workspace_findings
 from nsync_pipeline.errors import ParamsError
 

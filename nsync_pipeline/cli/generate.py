@@ -1,28 +1,58 @@
-"""``nsync generate``: a person's own prompts, drawn."""
+"""``nsync generate`` and ``nsync compare``: a person's own prompts, drawn."""
 
+import re
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nsync_pipeline.cli.options import (
-    GuidanceOption,
-    PromptsOption,
-    SchedulerOption,
-    SeedOption,
-    SeedsOption,
-    SizeOption,
-    StepsOption,
-    TrainingSeedOption,
-    WorkspaceOption,
-    asked_for,
-    find_workspace,
-    manner_of,
-    next_free,
-    strengths_of,
-)
+from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.workspace import Workspace
+
+if TYPE_CHECKING:  # these import torch, and a command is quick without
+    from nsync_pipeline.generate.pictures import Manner
+    from nsync_pipeline.generate.prompts import AskedPrompt
+    from nsync_pipeline.params import Params
+
+
+class Scheduler(StrEnum):
+    """What ``--scheduler`` takes, as `sampler.scheduler` in params.yaml."""
+
+    MODEL = "model"
+    DPM = "dpm"
+    DDIM = "ddim"
+    EULER = "euler"
+    PNDM = "pndm"
+
+
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help='A prompt a line; or .jsonl with {"prompt": ..., "seed": ...} a line.',
+    ),
+]
+SeedOption = Annotated[list[int] | None, typer.Option(help="May be given several times.")]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        "--seeds", "--images", min=1, max=10_000, metavar="N",
+        help="So many pictures a prompt: seeds count up from --seed.",
+    ),
+]  # fmt: skip
+StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.")]
+SchedulerOption = Annotated[Scheduler | None, typer.Option(help="dpm is DPM-Solver++ 2M.")]
+ScaleOption = Annotated[float, typer.Option(min=-100, max=100, help="1 as trained, 0 not at all.")]
+GuidanceOption = Annotated[
+    float | None, typer.Option(help="Of classifier-free guidance; 1 is none.")
+]
+SizeOption = Annotated[
+    str | None, typer.Option(metavar="HxW", help="Pixels; else the base's square.")
+]
 
 
 def generate(
@@ -39,9 +69,7 @@ def generate(
         Path | None,
         typer.Option(help="A LoRA's file (ours, diffusers', kohya's), instead of a variant."),
     ] = None,
-    lora_scale: Annotated[
-        float, typer.Option(min=-100, max=100, help="1 as trained, 0 not at all.")
-    ] = 1.0,
+    lora_scale: ScaleOption = 1.0,
     scale_sweep: Annotated[
         str | None,
         typer.Option(metavar="0,0.5,1", help="Each picture at each strength, on one sheet."),
@@ -107,3 +135,140 @@ def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path
         print(f"{drawn.file}: the same, pixel for pixel")
     else:
         print(f"{drawn.file}: differs by up to {drawn.largest_difference} of 255 levels")
+
+
+def compare(
+    style: Annotated[str, typer.Option("--style", "-s", help="A style of params.yaml.")],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="What to draw, without the style; several times."),
+    ] = None,
+    prompts: PromptsOption = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(metavar="base,lora,nsync", help="The columns; else all that are trained."),
+    ] = None,
+    training_seed: TrainingSeedOption = None,
+    lora_scale: ScaleOption = 1.0,
+    seed: SeedOption = None,
+    seeds: SeedsOption = 1,
+    steps: StepsOption = None,
+    scheduler: SchedulerOption = None,
+    guidance: GuidanceOption = None,
+    size: SizeOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Else the next free in comparisons."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Draw the same prompts and seeds by the base and each variant, side by side."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.generate.compare import compare as draw
+    from nsync_pipeline.graph.progress import shown_progress
+    from nsync_pipeline.params import read_params
+
+    params = read_params(place.params_file)
+    manner = manner_of(params, steps, scheduler, guidance, size, (lora_scale,))
+    asked = asked_for(prompt or [], prompts, seed, seeds, params.seed)
+    file = output or next_free(Path("comparisons"), style, ".png")
+    names = [name.strip() for name in (variants or "").split(",") if name.strip()]
+    with shown_progress("compare", None) as progress:
+        drawn = draw(
+            place, params, style, asked, file, variants=names, training_seed=training_seed,
+            manner=manner, progress=progress,
+        )  # fmt: skip
+    print(f"{file}: {drawn.rows} rows, drawn by {', '.join(drawn.columns)}")
+
+
+def asked_for(
+    prompts: Sequence[str],
+    file: Path | None,
+    seed: Sequence[int] | None,
+    seeds: int,
+    default_seed: int,
+) -> "list[AskedPrompt]":
+    """The prompts of the arguments and of the file, at the seeds.
+
+    Raises:
+        UserError: there are no prompts, or one or a seed cannot be used.
+    """
+    from nsync_pipeline.generate.prompts import asked_prompts, read_prompts
+
+    starts = list(seed or [default_seed])
+    if len(starts) > 1 and seeds > 1:
+        raise UserError("several --seed are all the seeds there are: leave out --seeds")
+    every = starts if len(starts) > 1 else [starts[0] + number for number in range(seeds)]
+    asked = asked_prompts(prompts, every)
+    if file is not None:
+        asked += read_prompts(file, every)
+    if not asked:
+        raise UserError("say what to draw: prompts as arguments, or --prompts FILE")
+    return asked
+
+
+def manner_of(
+    params: "Params",
+    steps: int | None,
+    scheduler: Scheduler | None,
+    guidance: float | None,
+    size: str | None,
+    strengths: tuple[float, ...] = (1.0,),
+) -> "Manner":
+    """How to draw: ``generation.sampler`` of params.yaml, but for what is given.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    from pydantic import ValidationError
+
+    from nsync_pipeline.drawing.config import SamplerConfig
+    from nsync_pipeline.generate.pictures import Manner
+
+    given = {
+        "steps": steps,
+        "scheduler": None if scheduler is None else scheduler.value,
+        "guidance_scale": guidance,
+    }
+    settings = params.generation.sampler.model_dump()
+    settings |= {name: value for name, value in given.items() if value is not None}
+    try:
+        sampler = SamplerConfig.model_validate(settings)
+    except ValidationError as error:
+        told = "; ".join(f"{one['loc'][0]}: {one['msg'].lower()}" for one in error.errors())
+        raise UserError(f"the sampler cannot be set so: {told}") from error
+    return Manner(sampler, None if size is None else _size(size), strengths)
+
+
+def strengths_of(sweep: str | None, single: float) -> tuple[float, ...]:
+    """The strengths of a sweep such as ``0,0.5,1``; without one, the single one.
+
+    Raises:
+        UserError: it is not such a list.
+    """
+    if sweep is None:
+        return (single,)
+    try:
+        values = tuple(dict.fromkeys(float(part) for part in sweep.split(",")))
+    except ValueError as error:
+        raise UserError(
+            f"--scale-sweep {sweep}: numbers with commas are needed: 0,0.5,1"
+        ) from error
+    if not all(abs(value) <= 100 for value in values):
+        raise UserError(f"--scale-sweep {sweep}: a strength is from -100 to 100")
+    return values
+
+
+def next_free(folder: Path, name: str, ending: str = "") -> Path:
+    """``<folder>/<name>_001<ending>``, or the next number that is free."""
+    number = 1
+    while (free := folder / f"{name}_{number:03d}{ending}").exists():
+        number += 1
+    return free
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if found is None:
+        raise UserError(f"--size {text}: height and width in pixels are needed, such as 512x768")
+    return int(found[1]), int(found[2])

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from nsync_pipeline.doctor.finding import Finding, State
-from nsync_pipeline.doctor.memory_findings import memory_finding
+from nsync_pipeline.doctor import Finding, State
+from nsync_pipeline.doctor.memory import memory_finding
 from nsync_pipeline.errors import BaseModelError, ParamsError, UserError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.params import Params, read_params
@@ -33,16 +33,14 @@ LITTLE_DISK = 2  # GiB free
 
 def machine_findings(folder: Path) -> Iterator[Finding]:
     """``folder`` is on the disk that matters."""
-    yield _python()
+    yield Finding(State.OK, "Python", f"{platform.python_version()} in {sys.prefix}")
     yield from _packages()
-    yield _cores()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    yield Finding(State.OK, "Cores", f"{usable}{load}")
     yield _memory()
     yield _disk(folder)
     yield _accelerators()
-
-
-def _python() -> Finding:
-    return Finding(State.OK, "Python", f"{platform.python_version()} in {sys.prefix}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -69,12 +67,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _cores() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return Finding(State.OK, "Cores", f"{usable}{load}")
-
-
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
     found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
@@ -84,8 +76,9 @@ def _memory() -> Finding:
 
 
 def _disk(folder: Path) -> Finding:
-    found = f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free in {folder}"
-    if shutil.disk_usage(folder).free < LITTLE_DISK * GIB:
+    free = shutil.disk_usage(folder).free / GIB
+    found = f"{free:.1f} GiB free in {folder}"
+    if free < LITTLE_DISK:
         return Finding(State.WARN, "Disk", found, "make room: artefacts are kept twice, by DVC too")
     return Finding(State.OK, "Disk", found)
 
@@ -101,9 +94,8 @@ def _accelerators() -> Finding:
         return Finding(State.OK, "Accelerator", found)
     if torch.backends.mps.is_available():
         return Finding(State.OK, "Accelerator", "Apple MPS")
-    return Finding(
-        State.OK, "Accelerator", "none: everything runs on the CPU, fine for the sketchbook base"
-    )
+    found = "none: everything runs on the CPU, fine for the sketchbook base"
+    return Finding(State.OK, "Accelerator", found)
 
 
 ANSWER_WITHIN = 1.0  # seconds
@@ -135,20 +127,16 @@ def _mlflow() -> Finding:
     try:
         uri = configured_uri()
     except UserError as error:
-        return Finding(
-            State.WARN, "MLflow", str(error), "nothing is recorded until it is put right"
-        )
+        advice = "nothing is recorded until it is put right"
+        return Finding(State.WARN, "MLflow", str(error), advice)
     if uri == OWN:
         return Finding(State.OK, "MLflow", "the workspace's own store")
     parts, shown = urlsplit(uri), masked(uri)
-    if is_remote(uri) and not _answers(parts.hostname or "", parts.port or _default_port(uri)):
+    port = 443 if uri.startswith("https") else 80
+    if is_remote(uri) and not _answers(parts.hostname or "", parts.port or port):
         advice = "nothing is lost: `nsync deliver` sends it when the server answers"
         return Finding(State.WARN, "MLflow", f"{shown} does not answer", advice)
     return Finding(State.OK, "MLflow", f"{shown} (MLFLOW_TRACKING_URI)")
-
-
-def _default_port(uri: str) -> int:
-    return 443 if uri.startswith("https") else 80
 
 
 def _answers(host: str, port: int) -> bool:
@@ -167,9 +155,8 @@ def _spool(workspace: Workspace) -> Iterator[Finding]:
     refused = workspace.tracking / "refused.jsonl"
     if left:
         advice = "nsync deliver; a run that goes on delivers by itself"
-        yield Finding(
-            State.WARN, "MLflow", f"{len(left)} artefacts and runs not delivered yet", advice
-        )
+        found = f"{len(left)} artefacts and runs not delivered yet"
+        yield Finding(State.WARN, "MLflow", found, advice)
     if refused.is_file():
         advice = f"MLflow refused them; {refused} says why, and can be deleted"
         lines = len(refused.read_text(encoding="utf-8").splitlines())

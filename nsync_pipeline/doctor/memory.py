@@ -1,4 +1,6 @@
-"""How much memory a training takes on a base model: a rule of thumb, in plain sums.
+"""Whether a training on the base model fits this machine: a rule of thumb, in plain sums.
+
+Headers and settings on this machine are looked at only: nothing is downloaded, no weight is read.
 
 A training holds
 
@@ -19,8 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import psutil
+
 from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.doctor.base_shapes import Component, Shapes
+from nsync_pipeline.contrast.config import branches_of
+from nsync_pipeline.doctor import Finding, State
+from nsync_pipeline.doctor.base_shapes import BaseShapes, Component, Shapes, read_base
+from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.params import Params
 from nsync_pipeline.training.config import TrainingConfig
 
 KEPT_BY_UNET = 1.1
@@ -164,26 +172,21 @@ class MemoryEstimate:
         return resident + others + max(training, self.decoding)
 
 
-def estimate(
-    components: Sequence[Component],
-    training: TrainingConfig,
-    branches: int,
-    targets: Sequence[str],
-    latent_side: int,
-    resolution: int,
-    number_bytes: int,
-) -> MemoryEstimate:
-    """Of a training with these settings on these networks.
+def estimate(base: BaseShapes, training: TrainingConfig, number_bytes: int) -> MemoryEstimate:
+    """Of a training with a variant's settings; ``number_bytes`` of one number of the denoiser."""
+    from nsync_pipeline.families import stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 
-    Args:
-        components: the base model's.
-        training: a variant's settings.
-        branches: how many its rule has.
-        targets: name endings of the layers that LoRA adapts.
-        latent_side: of the latents of a picture.
-        resolution: pixels a side.
-        number_bytes: of one number of the denoiser.
-    """
+    of_family = {
+        "stable_diffusion": stable_diffusion.LORA_TARGETS,
+        "stable_diffusion_xl": stable_diffusion_xl.LORA_TARGETS,
+        "stable_diffusion_3": stable_diffusion_3.LORA_TARGETS,
+    }
+    targets: Sequence[str] | None = training.lora.targets if training.lora is not None else None
+    if targets is None or isinstance(targets, str):  # a regular expression: the family's, roughly
+        targets = of_family[base.family]
+    branches = len(branches_of(training.update_rule, training.contrast).ordered)
+    latent_side = base.resolution // base.pixels_per_latent
+    components = base.components
     (denoiser,) = [component for component in components if component.name == "denoiser"]
     encoders = [component for component in components if component.name.startswith("text_encoder")]
     clips = [encoder for encoder in encoders if encoder.name != "text_encoder_3"]
@@ -208,7 +211,7 @@ def estimate(
         ),
         kept_a_prompt=sum(kept_by_text_encoder(c.shapes) for c in clips) if reaches_prompts else 0,
         branches=branches,
-        decoding=VAE_MAPS * VAE_CHANNELS * resolution**2 * FULL,
+        decoding=VAE_MAPS * VAE_CHANNELS * base.resolution**2 * FULL,
     )
 
 
@@ -256,3 +259,96 @@ def _endings(lora: LoraSettings) -> tuple[str, ...]:
 def _width(component: Component) -> int:
     """Of the token vectors of a text encoder."""
     return max((s[1] for n, s in component.shapes.items() if "token_embedding" in n), default=0)
+
+
+SUBJECT = "Memory fit"
+GIB = 2**30
+
+
+def _asked(params: Params, training: TrainingConfig, branches: int) -> Way:
+    return Way(
+        in_one_pass=branches > 1 and training.branches != "in_turn",
+        checkpointing=training.gradient_checkpointing,
+        offload=params.base_model.memory.offload,
+        micro_batch=training.batch_size,
+    )
+
+
+def memory_finding(params: Params, available: int | None = None) -> Finding:
+    """Whether the variant that needs most memory fits; ``available`` bytes instead of what is."""
+    from nsync_pipeline.families.placement import place  # torch: seconds, only here
+
+    try:
+        placement = place(params.base_model)
+        base = read_base(params.base_model)
+    except BaseModelError as error:
+        return Finding(State.WARN, SUBJECT, f"cannot be told: {error}", "see base_model")
+    if base is None:
+        name = params.base_model.name
+        return Finding(
+            State.WARN, SUBJECT, f"cannot be told before {name} is on this machine",
+            "run this again once the first stage has downloaded it",
+        )  # fmt: skip
+    number_bytes = placement.dtype.itemsize
+    estimates = {
+        name: estimate(base, params.variant(name), number_bytes) for name in params.variants
+    }
+    if available is None and placement.device.type == "cuda":
+        import torch
+
+        available = torch.cuda.mem_get_info()[0]
+    elif available is None:
+        available = psutil.virtual_memory().available
+    peaks = {
+        name: estimated.peak(_asked(params, params.variant(name), estimated.branches))
+        for name, estimated in estimates.items()
+    }
+    name = max(peaks, key=peaks.__getitem__)
+    estimated, training = estimates[name], params.variant(name)
+    asked = _asked(params, training, estimated.branches)
+    way = ways_to_fit(estimated, asked, available)
+    millions = sum(component.parameters for component in base.components) / 1e6
+    weights = f"{millions:,.{0 if millions >= 10 else 1}f} M weights"
+    several = f", {estimated.branches} branches" if estimated.branches > 1 else ""
+    number_type = str(placement.dtype).removeprefix("torch.")
+    told = (
+        f"{weights} take {_gib(estimated.weights)} (denoiser in {number_type}); training "
+        f"{name} at {base.resolution} px, batch size {asked.micro_batch}{several}: about "
+        f"{_gib(estimated.peak(asked))} of {_gib(available)} free on {placement.device.type}: "
+    )
+    if way == asked:
+        together = " in one pass" if asked.in_one_pass else ""
+        return Finding(State.OK, SUBJECT, f"{told}fits{together}")
+    if way is None:
+        return Finding(
+            State.WARN, SUBJECT, f"{told}does not fit, however frugal",
+            "a smaller base or base_model.resolution, or another machine",
+        )  # fmt: skip
+    needs = f"(about {_gib(estimated.peak(way))})"
+    if way == Way(False, asked.checkpointing, asked.offload, asked.micro_batch):
+        advice = (
+            "training.branches: auto goes over to it by itself; in_turn begins with it"
+            if training.branches == "auto"
+            else "set training.branches to in_turn"
+        )
+        return Finding(State.WARN, SUBJECT, f"{told}fits one branch at a time {needs}", advice)
+    return Finding(
+        State.WARN, SUBJECT, f"{told}does not fit so", f"{', '.join(_changes(asked, way))} {needs}"
+    )
+
+
+def _changes(asked: Way, way: Way) -> list[str]:
+    """The settings that make ``way`` of what was asked."""
+    changes = {
+        "training.branches: in_turn": asked.in_one_pass and not way.in_one_pass,
+        "training.gradient_checkpointing: true": way.checkpointing and not asked.checkpointing,
+        "base_model.memory.offload: true": way.offload and not asked.offload,
+        "training.batch_size: 1 (and training.accumulation for the rest)": (
+            way.micro_batch < asked.micro_batch
+        ),
+    }
+    return [setting for setting, changed in changes.items() if changed]
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB" if count >= GIB // 2 else f"{count / 2**20:,.0f} MiB"

@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError
-from nsync_pipeline.graph.hashes import FileHashes
-from nsync_pipeline.graph.made import Made, read_made
+from nsync_pipeline.graph.made import FileHashes, Made, read_made
 from nsync_pipeline.graph.table import STAGES, Stage, find_stage
 from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.settings import StageSettings

@@ -8,8 +8,11 @@ The ablation of the styles is a file of its own, ``ablations/dvc.yaml``, written
 asked for: ``dvc repro`` makes the styles, ``dvc repro ablations/dvc.yaml`` their ablations.
 """
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from io import StringIO
 from itertools import chain, count
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.errors import ParamsError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
@@ -254,3 +257,33 @@ def _write_left_out(graph: Graph) -> list[str]:
     yaml.dump(content, text)
     write_whole(path, text.getvalue())
     return [f"params.yaml: {key} written out, as DVC tracks it" for key in missing]
+
+
+def version_source(workspace: Workspace, folder: Path) -> list[str]:
+    """``dvc add`` the pictures in ``folder``; gives what was done, a line each.
+
+    Without DVC, or outside of a DVC repository, there is nothing to do.
+
+    Raises:
+        UserError: ``dvc add`` failed; the style is in all the same, and the message says how to go
+            on.
+    """
+    if find_spec("dvc") is None or not (workspace.root / ".dvc").is_dir():
+        return []
+    relative = folder.relative_to(workspace.root).as_posix()
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "add", "--quiet", relative],
+        cwd=workspace.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        # Where DVC itself broke, only the last line of its traceback says something.
+        reason = lines[-1] if "Traceback (most recent call last):" in lines else "\n".join(lines)
+        raise UserError(
+            f"{relative} has the pictures and params.yaml the style, but `dvc add {relative}` "
+            f"failed: {reason}\nPut that right, then run it yourself."
+        )
+    return [f"{relative}.dvc: the pictures' version, for git (`git add {relative}.dvc`)"]

@@ -8,14 +8,14 @@ what is made from an artefact depends on that, and not on how the artefact came 
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
-from nsync_pipeline.files import file_sha256
-from nsync_pipeline.graph.hashes import FileHashes
+from nsync_pipeline.files import file_sha256, write_whole
 from nsync_pipeline.stage import Figure, StageResult
 
 MADE_FILE = "made.json"
@@ -61,12 +61,7 @@ def describe(folder: Path, made: Made, result: StageResult) -> Made:
         name = PREVIEW.format(number)
         (folder / name).write_bytes(preview.jpeg)
         previews.append({"title": preview.title, "file": name})
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and is_content(path, folder)
-    )
-    sums = "".join(
-        f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files
-    )
+    sums = _listed({name: file_sha256(path) for name, path in _content(folder).items()})
     (folder / SUMS_FILE).write_text(sums, encoding="utf-8", newline="\n")
     said = asdict(made) | {
         "content": hashlib.sha256(sums.encode()).hexdigest(),
@@ -78,10 +73,14 @@ def describe(folder: Path, made: Made, result: StageResult) -> Made:
     return Made(**{**said, "previews": tuple(previews)})
 
 
-def is_content(path: Path, folder: Path) -> bool:
-    """The file is of the artefact's content, and not of what describes it."""
-    described = path.name in (MADE_FILE, SUMS_FILE) or path.match(BESIDE_CONTENT)
-    return not (described and path.parent == folder)
+def _content(folder: Path) -> dict[str, Path]:
+    """The files of the artefact's content, without those that describe it."""
+    return {
+        name: path
+        for name, path in _files(folder).items()
+        if path.parent != folder
+        or not (name in (MADE_FILE, SUMS_FILE) or path.match(BESIDE_CONTENT))
+    }
 
 
 def read_made(folder: Path) -> Made | None:
@@ -93,6 +92,59 @@ def read_made(folder: Path) -> Made | None:
         return None
 
 
+class FileHashes:
+    """Digests by what a file looked like when it was hashed, kept in one file a folder."""
+
+    def __init__(self, kept: Path) -> None:
+        """``kept`` is a folder of this machine's own; losing it costs time only."""
+        self._kept = kept
+
+    def folder(self, folder: Path) -> str:
+        """The digest of all files under ``folder``, by relative path; of none where it is empty."""
+        text = _listed(self.of(_files(folder)))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def of(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """The digest of each file, by the same names."""
+        if not files:
+            return {}
+        name, path = next(iter(files.items()))
+        root = str(path).removesuffix(name).encode("utf-8", "surrogateescape")
+        place = self._kept / f"{hashlib.blake2b(root, digest_size=12).hexdigest()}.json"
+        known = _read_known(place)
+        digests: dict[str, str] = {}
+        seen: dict[str, Any] = {}
+        for name, path in files.items():
+            stat = path.stat()
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+            before = known.get(name)
+            digest = before[1] if before and before[0] == state else file_sha256(path)
+            digests[name], seen[name] = digest, [state, digest]
+        if seen != known:
+            with suppress(OSError):  # a full or read-only disk costs the time to hash again
+                write_whole(place, json.dumps(seen))
+        return digests
+
+
+def _read_known(place: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(place.read_bytes())
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files under ``folder`` by relative path, folder by folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in files}
+
+
+def _listed(digests: Mapping[str, str]) -> str:
+    """As ``sha256sum`` writes it."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+
+
 def require_whole(folder: Path, made: Made, hashes: FileHashes) -> None:
     """Compare the files of ``folder`` with what ``made`` says it holds.
 
@@ -101,26 +153,17 @@ def require_whole(folder: Path, made: Made, hashes: FileHashes) -> None:
     """
     sums_file = folder / SUMS_FILE
     text = sums_file.read_text(encoding="utf-8") if sums_file.is_file() else ""
-    if hashlib.sha256(text.encode()).hexdigest() != made.content:
-        raise _broken(folder, made, SUMS_FILE)
-    listed = {
-        name: digest for digest, _, name in (row.partition("  ") for row in text.splitlines())
-    }
-    there = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.is_file() and is_content(path, folder)
-    }
-    digests = hashes.of({name: path for name, path in there.items() if name in listed})
-    wrong = [name for name, digest in listed.items() if digests.get(name) != digest]
-    wrong += [name for name in there if name not in listed]
+    wrong = [SUMS_FILE]
+    if hashlib.sha256(text.encode()).hexdigest() == made.content:
+        rows = (row.partition("  ") for row in text.splitlines())
+        listed = {name: digest for digest, _, name in rows}
+        there = _content(folder)
+        digests = hashes.of({name: path for name, path in there.items() if name in listed})
+        wrong = [name for name, digest in listed.items() if digests.get(name) != digest]
+        wrong += [name for name in there if name not in listed]
     if wrong:
-        raise _broken(folder, made, wrong[0])
-
-
-def _broken(folder: Path, made: Made, name: str) -> MissingArtifactError:
-    return MissingArtifactError(
-        f"{folder / name} is not what the stage {made.stage} made: it was changed, damaged or is "
-        f"missing. Bring it back (`dvc checkout {folder.name}` where DVC has it), or remove the "
-        f"folder and run {made.stage} again."
-    )
+        raise MissingArtifactError(
+            f"{folder / wrong[0]} is not what the stage {made.stage} made: it was changed, damaged "
+            f"or is missing. Bring it back (`dvc checkout {folder.name}` where DVC has it), or "
+            f"remove the folder and run {made.stage} again."
+        )

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
@@ -50,11 +50,17 @@ def run_workers(command: Sequence[str], count: int) -> None:
     with ExitStack() as open_files:
         port = _free_port()
         workers: list[_Worker] = []
-        with _ended_at_last(workers):
+        try:
             for rank in range(count):
                 errors = None if rank == 0 else open_files.enter_context(tempfile.TemporaryFile())
                 workers.append(_started(command, rank, count, port, errors))
             _wait(workers)
+        finally:  # no process outlives this, however it is left
+            for worker in workers:
+                if worker.process.poll() is None:
+                    worker.process.kill()
+            for worker in workers:
+                worker.process.wait()
 
 
 def _started(
@@ -108,19 +114,6 @@ def _error(worker: _Worker, count: int) -> WorkerError:
         said = f": {lines[-1].removeprefix('nsync: ')}" if lines else ""
     message = f"process {worker.rank} of {count} {how}{said}. All have ended."
     return WorkerError(message, code if code > 0 else KILLED)
-
-
-@contextmanager
-def _ended_at_last(workers: Sequence[_Worker]) -> Iterator[None]:
-    """No process outlives this, however it is left."""
-    try:
-        yield
-    finally:
-        for worker in workers:
-            if worker.process.poll() is None:
-                worker.process.kill()
-        for worker in workers:
-            worker.process.wait()
 
 
 def _free_port() -> int:

@@ -7,9 +7,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
@@ -20,9 +23,7 @@ from nsync_pipeline.workspace import Workspace
 RUNNING = "running"
 FILE_EVERY = 1.0  # seconds
 
-LINE_EVERY = 5.0
-"""Seconds between two lines, at first."""
-
+LINE_EVERY = 5.0  # seconds between two lines, at first
 LINE_SHARE = 0.05
 """Of the time gone, where that is longer: hours of work are a hundred lines, not thousands."""
 
@@ -35,15 +36,29 @@ def shown_progress(
 
     ``file`` holds the newest line for as long as the run goes on.
     """
-    lines = [] if tell_dagster is None else [_Lines(title, tell_dagster)]
-    if file is not None:
-        lines.append(_Lines(title, _writer(file), every=FILE_EVERY, share=0.0))
-    try:
-        with _shown(title, lines) as progress:
-            yield progress
-    finally:
+    told: list[TellProgress] = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        for one in told:
+            one(what, done, total)
+
+    with ExitStack() as until_end:
+        if tell_dagster is not None:
+            told.append(_Lines(title, tell_dagster))
         if file is not None:
-            file.unlink(missing_ok=True)
+            told.append(_Lines(title, partial(_write_line, file), every=FILE_EVERY, share=0.0))
+            until_end.callback(file.unlink, missing_ok=True)
+        # On stdout: who runs this through DVC takes stderr to say why it failed.
+        console = Console()
+        if console.is_terminal:
+            bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[pace]}"), console=console,
+            )  # fmt: skip
+            told.append(_Bars(title, until_end.enter_context(bar)))
+        else:
+            told.append(_Lines(title, partial(print, flush=True)))
+        yield tell
 
 
 def progress_file(workspace: Workspace, slot: str) -> Path:
@@ -64,60 +79,25 @@ def running(workspace: Workspace) -> dict[str, str]:
     return lines
 
 
-def _writer(file: Path) -> Callable[[str], None]:
-    def write(line: str) -> None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps({"process": os.getpid(), "line": line}))
-            partial.replace(file)
-        except OSError:  # nobody can look, and the work goes on
-            return
-
-    return write
+def _write_line(file: Path, line: str) -> None:
+    with suppress(OSError):  # nobody can look, and the work goes on
+        file.parent.mkdir(parents=True, exist_ok=True)
+        written = file.with_suffix(".partial")
+        written.write_text(json.dumps({"process": os.getpid(), "line": line}))
+        written.replace(file)
 
 
-@contextmanager
-def _shown(title: str, lines: "list[_Lines]") -> Iterator[TellProgress]:
-    # On stdout: who runs this through DVC takes stderr to say why it failed.
-    console = Console()
-    if not console.is_terminal:
-        yield _together(*lines, _Lines(title, _print_line))
-        return
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"), console=console,
-    )  # fmt: skip
-    with bar:
-        yield _together(*lines, _Bars(title, bar))
+def _pace(paces: dict[str, Pace], what: str, done: int, total: int, now: float) -> str:
+    """``12.5 a second, 41 s left``; empty before that can be said, and at the end.
 
-
-def _print_line(line: str) -> None:
-    print(line, flush=True)
-
-
-def _together(*told: TellProgress) -> TellProgress:
-    def tell(what: str, done: int, total: int) -> None:
-        for one in told:
-            one(what, done, total)
-
-    return tell
-
-
-class _Paces:
-    """A pace for each step of the work."""
-
-    def __init__(self) -> None:
-        self._paces: dict[str, Pace] = {}
-
-    def told(self, what: str, done: int, total: int, now: float) -> str:
-        """``12.5 a second, 41 s left``; empty before that can be said, and at the end."""
-        pace = self._paces.setdefault(what, Pace())
-        pace.tell(done, now)
-        speed, left = pace.speed, pace.left(total)
-        if speed is None or left is None or done >= total:
-            return ""
-        return f"{shown_speed(speed)}, {shown_time(left)} left"
+    ``paces`` has one for each step of the work.
+    """
+    pace = paces.setdefault(what, Pace())
+    pace.tell(done, now)
+    speed, left = pace.speed, pace.left(total)
+    if speed is None or left is None or done >= total:
+        return ""
+    return f"{shown_speed(speed)}, {shown_time(left)} left"
 
 
 class _Lines:
@@ -131,16 +111,14 @@ class _Lines:
         every: float = LINE_EVERY,
         share: float = LINE_SHARE,
     ) -> None:
+        self._title, self._write, self._clock = title, write, clock
         self._every, self._share = every, share
-        self._title = title
-        self._write = write
-        self._clock = clock
-        self._paces = _Paces()
+        self._paces: dict[str, Pace] = {}
         self._began = self._last = clock()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = self._clock()
-        pace = self._paces.told(what, done, total, now)
+        pace = _pace(self._paces, what, done, total, now)
         wait = max(self._every, self._share * (now - self._began))
         if done == total or now - self._last >= wait:
             self._last = now
@@ -154,11 +132,30 @@ class _Bars:
         self._title = title
         self._bar = bar
         self._tasks: dict[str, TaskID] = {}
-        self._paces = _Paces()
+        self._paces: dict[str, Pace] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        pace = self._paces.told(what, done, total, time.monotonic())
+        pace = _pace(self._paces, what, done, total, time.monotonic())
         description = f"{self._title}: {what}"
         if description not in self._tasks:
             self._tasks[description] = self._bar.add_task(description, total=total, pace="")
         self._bar.update(self._tasks[description], completed=done, total=total, pace=pace)
+
+
+@dataclass(frozen=True)
+class DagsterLine:
+    """The Dagster run this process works for."""
+
+    run_id: str
+    say: Callable[[str], None]
+    """Writes a line to the run's log."""
+
+
+@contextmanager
+def dagster_line() -> Iterator[DagsterLine | None]:
+    """The open line; None outside of Dagster."""
+    if DAGSTER_PIPES_CONTEXT_ENV_VAR not in os.environ:
+        yield None
+        return
+    with open_dagster_pipes() as pipes:
+        yield DagsterLine(pipes.run_id, pipes.log.info)

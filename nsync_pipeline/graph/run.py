@@ -11,15 +11,13 @@ from pathlib import Path
 
 import nsync_pipeline
 from nsync_pipeline.errors import InputsChangedError, ParamsError, UserError
+from nsync_pipeline.files import disk_full_explained
 from nsync_pipeline.graph.artefacts import Artefact, Graph, difference
-from nsync_pipeline.graph.dagster import DagsterLine, dagster_line
-from nsync_pipeline.graph.devices import leased_devices, visible_devices
-from nsync_pipeline.graph.disk_full import disk_full_explained
 from nsync_pipeline.graph.dvc import check_dvc_file
-from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.graph.locks import leased_devices, sole_writer, visible_devices
 from nsync_pipeline.graph.made import Made, describe, read_made, require_whole
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent, run_workers
-from nsync_pipeline.graph.progress import progress_file, shown_progress
+from nsync_pipeline.graph.progress import DagsterLine, dagster_line, progress_file, shown_progress
 from nsync_pipeline.ranks import this_rank
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.stage import Progress, StageContext

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsync_pipeline.ablation.config import flat_settings, idle_settings
-from nsync_pipeline.ablation.matrix import MOST, Matrix, variant_name
+from nsync_pipeline.ablation import MOST, Matrix, idle_settings, variant_name
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.params import NAME, parse_params
+from nsync_pipeline.settings import flat
 
 
 def matrix(ablation: dict[str, Any], **training: Any) -> Matrix:
@@ -238,7 +238,7 @@ def test_without_the_section_it_says_what_is_missing() -> None:
 
 
 def test_every_idle_setting_is_a_setting() -> None:
-    defaults = flat_settings(
+    defaults = flat(
         parse_params(
             {"styles": {"ink": {"source": "folder"}}, "variants": {"a": {"update_rule": "none"}}}
         ).training.model_dump()

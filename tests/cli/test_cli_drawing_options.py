@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from test_cli_commands import nsync
 
-from nsync_pipeline.cli.options import (
+from nsync_pipeline.cli.generate import (
     Scheduler,
     asked_for,
     manner_of,

@@ -12,11 +12,17 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from nsync_pipeline.doctor import State
 from nsync_pipeline.doctor.base_shapes import read_base, read_shapes
-from nsync_pipeline.doctor.finding import State
 from nsync_pipeline.doctor.findings import base_model_finding
-from nsync_pipeline.doctor.memory import MemoryEstimate, Way, kept_bytes, lora_weights, ways_to_fit
-from nsync_pipeline.doctor.memory_findings import memory_finding
+from nsync_pipeline.doctor.memory import (
+    MemoryEstimate,
+    Way,
+    kept_bytes,
+    lora_weights,
+    memory_finding,
+    ways_to_fit,
+)
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family

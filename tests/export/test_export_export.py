@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.cli.export import ExportForm
-from nsync_pipeline.cli.export import export as export_command
+from nsync_pipeline.cli.app import ExportForm
+from nsync_pipeline.cli.app import export as export_command
 from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.evaluation.record import EVALUATION_FILE

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.graph import devices
+from nsync_pipeline.graph import locks
 from nsync_pipeline.graph import run as of_run
-from nsync_pipeline.graph.devices import (
+from nsync_pipeline.graph.locks import (
     LEASED,
     VISIBLE,
     lease_folder,
@@ -28,7 +28,7 @@ from tests.support.fake_stages import Fakes
 
 HOLD = """
 import os, sys
-from nsync_pipeline.graph.devices import leased_devices
+from nsync_pipeline.graph.locks import leased_devices
 with leased_devices(["0", "1"], int(sys.argv[1]), lambda text: print(text, flush=True)) as leased:
     print(*leased, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()
@@ -43,7 +43,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     for name in (VISIBLE, LEASED):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(devices, "RETRY", 0.02)
+    monkeypatch.setattr(locks, "RETRY", 0.02)
     return runtime / f"nsync-{os.getuid()}"
 
 

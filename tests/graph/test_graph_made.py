@@ -10,8 +10,7 @@ import pytest
 
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
-from nsync_pipeline.graph.hashes import FileHashes
-from nsync_pipeline.graph.made import describe, read_made, require_whole
+from nsync_pipeline.graph.made import FileHashes, describe, read_made, require_whole
 from nsync_pipeline.graph.run import Asked, run_stage
 from nsync_pipeline.stage import Preview, StageResult
 from nsync_pipeline.workspace import Workspace
@@ -136,7 +135,7 @@ def test_hashes_are_taken_once_and_anew_where_a_file_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    digest = "nsync_pipeline.graph.hashes.file_sha256"
+    digest = "nsync_pipeline.graph.made.file_sha256"
     monkeypatch.setattr(digest, lambda path: hashed.append(path.name) or path.read_text())
     files = {name: tmp_path / "set" / name for name in ("a", "b")}
     (tmp_path / "set").mkdir()

@@ -18,8 +18,8 @@ from nsync_pipeline.errors import (
     UserError,
     WorkspaceBusyError,
 )
+from nsync_pipeline.files import disk_full_explained
 from nsync_pipeline.graph import run as of_run
-from nsync_pipeline.graph.disk_full import disk_full_explained
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.made import read_made
