@@ -10,11 +10,8 @@ from filelock import FileLock
 
 from nsync_pipeline.errors import UserError
 
-OWN = ""
-"""Stands for the workspace's own store."""
-
-OWN_FILES = "/.nsync/mlflow/artifacts"
-"""How the place of every own store's files ends."""
+OWN = ""  # stands for the workspace's own store
+OWN_FILES = "/.nsync/mlflow/artifacts"  # how the place of every own store's files ends
 
 
 def configured_uri() -> str:

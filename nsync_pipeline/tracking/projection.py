@@ -1,9 +1,8 @@
 """What MLflow shows of a workspace, read from its artefacts and from the runs under way.
 
-A training has a run of its own, and so does an evaluation. What is drawn with a LoRA, and what the
-evaluation says of it, is added to the run that trained it: MLflow's compare page shows losses,
-scores and pictures of ``lora`` and ``nsync`` side by side. A run is found by the content of its
-artefact, so a LoRA that DVC restored or another machine trained finds its run, too.
+A training has a run, and so does an evaluation. What is drawn with a LoRA, and its scores, are
+added to the run that trained it: MLflow's compare page shows all of ``lora`` and ``nsync`` side by
+side. A run is found by the content of its artefact, whoever restored or made that.
 """
 
 import csv
@@ -28,21 +27,19 @@ OF_ABLATION = tuple(f"{ABLATIONS}/*/{p}" for p in ("models/*/*", "samples/*/*", 
 """Where artefacts lie; the trainings first, because the others add to their runs."""
 
 FILES = ("metrics.json", "evaluation.json", "report.html")
-NAMES = {  # of a stage's pictures and figures; an evaluation's figures are on the runs it compares
+NAMES = {  # of a stage's pictures and figures
     "training": ("training", "result"), "evaluation": ("evaluation", "eval"),
     "generation": ("samples", "generation"), "base_generation": ("samples", "generation"),
     "report": ("report", "report"),
 }  # fmt: skip
 DATASETS = {"style_set": "training", "captions": "captions", "negative_set": "negatives"}
 CHARTS = {
-    "loss": "loss/held_out",
-    "style_margin": "look/style_margin",
-    "standard_error": "look/style_margin_error",
+    "loss": "loss/held_out", "style_margin": "look/style_margin",
+    "standard_error": "look/style_margin_error", "basis_rank": "gradient/basis_rank",
     "largest_share_removed": "gradient/share_removed_largest",
-    "basis_rank": "gradient/basis_rank",
     **{n: f"optimizer/{n}" for n in ("learning_rate", "clip_scale", "loss_scale", "overflows")},
     **{n: f"system/{n}" for n in ("estimate_bytes", "steps_a_second", "peak_memory_gib")},
-}
+}  # fmt: skip
 
 Said = Mapping[str, Any]
 """What a ``made.json`` says, or a ``run.json``: the same of an artefact that is being made."""
@@ -81,13 +78,10 @@ class Source:
         return str(self.said["stage"])
 
     @property
-    def key(self) -> str:
-        return self.folder.relative_to(self.workspace.root).as_posix()
-
-    def state(self) -> str:
-        """Another one where there is something new to say."""
-        sizes = [(file.name, file.stat().st_size) for file in sorted(self.folder.iterdir())]
-        return repr((self.said, self.status, sizes))
+    def record(self) -> Said:
+        """The run.json of its making; empty where that was not here."""
+        record = read_said(live_folder(self.workspace, self.said) / "run.json")
+        return record if record and made_of(record) == made_of(self.said) else {}
 
     def needs(self, *stages: str) -> "Iterator[Source]":
         """The artefacts of these stages that this was made from, where they are still there."""
@@ -105,25 +99,25 @@ class Source:
         else:
             section = NAMES[self.stage][1]  # its settings: tags, because params never change
             tags = flat({section: self.said["settings"].get(section, {})})
-            owners = self.needs("training", "evaluation")
-            for owner in [self] if self.stage == "base_generation" else owners:
-                yield _added(owner, self, tags, _figures(self))
+            is_base = self.stage == "base_generation"
+            for owner in [self] if is_base else self.needs("training", "evaluation"):
+                yield _added(owner, self, tags, self.said["figures"])
 
 
 def sources(workspace: Workspace) -> Iterator[Source]:
-    """All that can be told of the workspace and its ablations, artefacts first."""
-    main, own = Workspace(workspace.root), Workspace(workspace.root, of_ablation=True)
-    for place, patterns in ((main, PLACES), (own, OF_ABLATION)):
+    """All that can be told, first of the workspace, then of its ablations."""
+    ablation = Workspace(workspace.root, of_ablation=True)
+    for place, patterns in ((Workspace(workspace.root), PLACES), (ablation, OF_ABLATION)):
         for file in (f for p in patterns for f in sorted(place.root.glob(f"{p}/made.json"))):
             said = read_said(file)
             hidden = any(part.startswith(".") for part in file.relative_to(place.root).parts)
             if said and said["stage"] in NAMES and not hidden:  # or it is being written
                 yield Source(place, file.parent, said)
-    for place in (main, own):
         for file in sorted(place.scratch("live").rglob("run.json")):
             said = read_said(file)
-            if said and (status := _live_status(place, said)) != "FINISHED":
-                yield Source(place, file.parent, said, status)
+            if said and said.get("status") != "FINISHED":
+                unsaid = "RUNNING" if _is_alive(place, said) else "KILLED"
+                yield Source(place, file.parent, said, said.get("status", unsaid))
 
 
 def read_said(file: Path) -> Said | None:
@@ -153,15 +147,12 @@ def life(workspace: Workspace, said: Said) -> FileLock:
     return FileLock(f"{live_folder(workspace, said)}.lock")
 
 
-def _live_status(workspace: Workspace, record: Said) -> str:
-    """RUNNING, or how it ended; KILLED where its process is gone and nobody said."""
-    if "status" in record:
-        return str(record["status"])
+def _is_alive(workspace: Workspace, said: Said) -> bool:
     try:  # not at once: another process may be asking the same this instant
-        with life(workspace, record).acquire(timeout=0.1, poll_interval=0.02):
-            return "KILLED"
+        life(workspace, said).acquire(timeout=0.1, poll_interval=0.02).lock.release()
     except Timeout:
-        return "RUNNING"
+        return True
+    return False
 
 
 def experiment_of(workspace: Workspace, style: str) -> str:
@@ -175,27 +166,19 @@ def ablation_group(evaluation: Said) -> str:
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """``{"training": {"steps": 5}}`` as ``{"training.steps": "5"}``; a list becomes one text."""
+    """``{"training": {"steps": 5}}`` as ``{"training.steps": "5"}``; others than texts are JSON."""
     leaves: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
             leaves |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            leaves[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
         else:
-            leaves[f"{prefix}{key}"] = "null" if value is None else str(value)
+            leaves[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
     return leaves
-
-
-def _record(source: Source) -> Said:
-    """The run.json of its making; empty where that was not here."""
-    record = read_said(live_folder(source.workspace, source.said) / "run.json")
-    return record if record and made_of(record) == made_of(source.said) else {}
 
 
 def _own(source: Source) -> Run:
     """The run that the source opens; that of the base is nobody's, and found by its name."""
-    said, stage, record = source.said, source.stage.removeprefix("base_"), _record(source)
+    said, stage, record = source.said, source.stage.removeprefix("base_"), source.record
     drawn = next(source.needs("base_generation"), source)  # by it an evaluation knows the base
     base = drawn.said["settings"].get("base_model") or {}
     variant = said["variant"] or (BASE if stage == "generation" else None)
@@ -212,43 +195,47 @@ def _own(source: Source) -> Run:
         **{k: v for k, v in said.get("figures", {}).items() if isinstance(v, str)},
         **record.get("tags", {}),
     }  # fmt: skip
-    match, content = {MADE_OF: made_of(said)}, said.get("content")
+    match, mark, content = {MADE_OF: made_of(said)}, {}, said.get("content")
+    if content:
+        mark = {f"mlflow.nsync.{source.stage}": content + match[MADE_OF]}  # its pages hide it
+        match = {ARTEFACT: content, **match}
     if source.stage == "base_generation":
         match = {ARTEFACT: f"base:{known['base']}".replace("'", "")}  # it is searched in quotes
-    elif content:
-        match = {ARTEFACT: content, **match}
     last = max(file.stat().st_mtime_ns for file in source.folder.iterdir()) // 1_000_000
-    previews = [source.folder / preview["file"] for preview in said.get("previews", ())]
-    pictures = NAMES[source.stage][0]  # every variant's are named alike: they lie side by side
-    files = {f"{pictures}{f'_{n}' if n > 1 else ''}.jpg": f for n, f in enumerate(previews, 1)}
+    ended, pictures = record.get("ended", last), NAMES[source.stage][0]
+    files = {name: source.folder / name for name in FILES if (source.folder / name).is_file()}
+    for number, preview in enumerate(said.get("previews", ()), start=1):  # alike for all variants
+        file = f"{pictures}_{number}.jpg" if number > 1 else f"{pictures}.jpg"
+        files[file] = source.folder / preview["file"]
     return Run(
-        experiment_of(source.workspace, said["style"]),
-        f"{name} · {said['style']}",
-        match,
-        {k: str(v) for k, v in tags.items() if v is not None},
-        record.get("started", record.get("ended", last)),
-        record.get("ended", last),
-        source.status,
-        {f"mlflow.nsync.{source.stage}": content + made_of(said)} if content else {},
-        files | {name: source.folder / name for name in FILES if (source.folder / name).is_file()},
+        experiment=experiment_of(source.workspace, said["style"]),
+        name=f"{name} · {said['style']}",
+        match=match,
+        tags={k: str(v) for k, v in tags.items() if v is not None},
+        started=record.get("started", ended),
+        ended=ended,
+        status=source.status,
+        mark=mark,
+        files=files,
     )
 
 
-def _added(
-    owner: Source, source: Source, tags: Mapping[str, str], metrics: Mapping[tuple[str, int], float]
-) -> Run:
+def _added(owner: Source, source: Source, tags: Mapping[str, str], figures: Said) -> Run:
     """What ``source`` adds to the run of another artefact."""
     run, own = _own(owner), _own(source)
-    kept = run.tags if owner.stage == "base_generation" else {}  # nobody else tells them
-    files = own.files if source.stage != "evaluation" else {}
     return replace(
-        run, tags={**kept, **tags}, metrics=metrics, files=files, status=None, mark=own.mark
+        run,
+        tags={**(run.tags if owner.stage == "base_generation" else {}), **tags},
+        metrics=_figures(source, figures),
+        files=own.files if source.stage != "evaluation" else {},
+        status=None,
+        mark=own.mark,
     )
 
 
-def _figures(source: Source) -> dict[tuple[str, int], float]:
-    prefix, said = NAMES[source.stage][1], source.said.get("figures", {})
-    return {(f"{prefix}/{name}", 0): v for name, v in said.items() if not isinstance(v, str)}
+def _figures(source: Source, figures: Said) -> dict[tuple[str, int], float]:
+    prefix = NAMES[source.stage][1]
+    return {(f"{prefix}/{k}", 0): v for k, v in figures.items() if not isinstance(v, str)}
 
 
 def _training(source: Source) -> Run:
@@ -265,27 +252,19 @@ def _training(source: Source) -> Run:
     for row in history:  # what the refined gradient was multiplied by
         norm = float(row["norm_refined"])
         row["clip_scale"] = 1.0 if largest is None or norm <= largest else largest / norm
-    machine = _rows(live_folder(source.workspace, said) / "system.csv") if _record(source) else []
+    machine = _rows(live_folder(source.workspace, said) / "system.csv") if source.record else []
+    metrics = _figures(source, said.get("figures", {}))
+    for row in (*history, *losses, *looks, *machine):
+        names = {chart(column): float(v) for column, v in row.items() if v not in ("", None)}
+        metrics |= {(name, int(row["step"])): value for name, value in names.items() if name}
     read = {path: DATASETS.get(path.rpartition("/")[2]) for path in said["inputs"]}
-    unread = "negatives" if own.tags.get("rule") == "none" else None
-    pictures = {int(path.stem): path for path in sorted(folder.glob("looks/*.jpg"))}
+    unread = (None, "negatives" if own.tags.get("rule") == "none" else None)
     return replace(
         own,
-        tags=own.tags | ({"mlflow.loggedImages": "True"} if pictures else {}),
-        params=flat(
-            {**settings, "variant": said["variant"], "training_seed": said["training_seed"]}
-        ),
-        metrics=_figures(source)
-        | {
-            (name, int(row["step"])): float(cell)
-            for row in (*history, *losses, *looks, *machine)
-            for column, cell in row.items()
-            if cell not in ("", None) and (name := chart(column))
-        },
-        datasets={
-            p: (said["inputs"][p], kind) for p, kind in read.items() if kind and kind != unread
-        },
-        looks=pictures,
+        params=flat(settings | {name: said[name] for name in ("variant", "training_seed")}),
+        metrics=metrics,
+        datasets={p: (said["inputs"][p], of) for p, of in read.items() if of and of not in unread},
+        looks={int(path.stem): path for path in sorted(folder.glob("looks/*.jpg"))},
     )
 
 
@@ -300,15 +279,12 @@ def _evaluation(source: Source) -> Iterator[Run]:
     group = {ABLATION: ablation_group(said)} if source.workspace.of_ablation else {}
     note = f"{own.tags[NOTE]}\n\n{scores_table({BASE: scores[BASE], **scores['variants']})}"
     yield replace(own, tags={**own.tags, **group, NOTE: note})
-    for drawn in source.needs("base_generation", "generation"):
-        figures, owner = scores[BASE], drawn
-        if drawn.stage == "generation":
-            of_seeds = scores["trainings"][drawn.said["variant"]]
-            figures = of_seeds[str(drawn.said["training_seed"])]
-            owner = next(drawn.needs("training"), None)
-        if owner:
-            metrics = {(f"eval/{name}", 0): value for name, value in figures.items()}
-            yield _added(owner, source, group, metrics)
+    for drawn in source.needs("base_generation"):
+        yield _added(drawn, source, group, scores[BASE])
+    for drawn in source.needs("generation"):
+        of_seeds = scores["trainings"][drawn.said["variant"]]
+        for model in drawn.needs("training"):
+            yield _added(model, source, group, of_seeds[str(model.said["training_seed"])])
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:

@@ -20,24 +20,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from filelock import FileLock, Timeout
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import write_whole
-from nsync_pipeline.tracking import destination
+from nsync_pipeline.tracking import destination, projection
 from nsync_pipeline.tracking.destination import configured_uri, masked
-from nsync_pipeline.tracking.projection import (
-    ARTEFACT,
-    Run,
-    Said,
-    life,
-    live_folder,
-    made_of,
-    read_said,
-    sources,
-)
+from nsync_pipeline.tracking.projection import ARTEFACT, Run, Said, sources
 from nsync_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -45,7 +35,10 @@ logger = logging.getLogger(__name__)
 SWITCH = "NSYNC_TRACKING"
 """In the environment: ``off`` records and sends nothing; ``later`` leaves it to ``deliver``."""
 
-REQUESTS = {"TIMEOUT": "15", "MAX_RETRIES": "1", "BACKOFF_FACTOR": "1"}  # of MLflow's client
+SETTINGS = {  # of MLflow: a server that hangs holds up the sender, and only it, for 15 seconds
+    "HTTP_REQUEST_TIMEOUT": "15", "HTTP_REQUEST_MAX_RETRIES": "1",
+    "HTTP_REQUEST_BACKOFF_FACTOR": "1", "DISABLE_TELEMETRY": "true",
+}  # fmt: skip
 MOST = {"params": 100, "metrics": 1000, "tags": 100}  # of one log_batch
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 PATIENCE = 3  # artefacts in a row that do not get through, before the server is taken to be down
@@ -67,18 +60,19 @@ def recorded(workspace: Workspace, plan: Said, tags: Mapping[str, str]) -> Itera
         yield
         notify(workspace)
         return
-    folder, lock = live_folder(workspace, plan), life(workspace, plan)
+    folder, lock = projection.live_folder(workspace, plan), projection.life(workspace, plan)
     of_dvc = {"dvc.stage": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}
     record = {**plan, "started": _now(), "tags": {**of_dvc, **tags}}
     with suppress(OSError, Timeout):  # the sender tries it for an instant now and then
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=5)
-    last = read_said(folder / "run.json")
-    if last and last.get("status") != "FINISHED" and made_of(last) == made_of(plan):
+    last = projection.read_said(folder / "run.json") or {}
+    same = projection.made_of(last) == projection.made_of(plan)
+    if same and last.get("status") != "FINISHED":
         record["started"] = last["started"]  # it was interrupted, and goes on
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    _write(workspace, record)
+    _write(workspace, folder, record)
     try:
         yield
         record["status"] = "FINISHED"
@@ -87,13 +81,13 @@ def recorded(workspace: Workspace, plan: Said, tags: Mapping[str, str]) -> Itera
         record["tags"]["error"] = f"{type(error).__name__}: {error}"[:500]
         raise
     finally:
-        _write(workspace, {**record, "ended": _now()})
+        _write(workspace, folder, {**record, "ended": _now()})
         lock.release()
 
 
-def _write(workspace: Workspace, record: Said) -> None:
+def _write(workspace: Workspace, folder: Path, record: Said) -> None:
     try:
-        write_whole(live_folder(workspace, record) / "run.json", json.dumps(record))
+        write_whole(folder / "run.json", json.dumps(record))
     except OSError as error:
         logger.warning("MLflow: the %s is not shown as it runs: %s", record["stage"], error)
     notify(workspace)
@@ -114,7 +108,7 @@ def notify(workspace: Workspace) -> None:
     with suppress(Timeout, OSError, UserError):
         configured_uri()
         workspace.tracking.mkdir(parents=True, exist_ok=True)
-        with _sender_lock(workspace).acquire(blocking=False):
+        with FileLock(workspace.tracking / "sender.lock").acquire(blocking=False):
             pass
         command = [sys.executable, "-m", "nsync_pipeline.tracking.sender", str(workspace.root)]
         null = subprocess.DEVNULL
@@ -123,62 +117,66 @@ def notify(workspace: Workspace) -> None:
         )
 
 
-def _sender_lock(workspace: Workspace) -> FileLock:
-    return FileLock(workspace.tracking / "sender.lock")
-
-
 @dataclass
 class Server:
     """One MLflow server, asked what it has and told the rest; raises as mlflow does."""
 
     tracking: Path
     uri: str
-    steps: dict[str, dict[str, set[int]]] = field(default_factory=dict)  # of runs under way, told
+    told: dict[str, set[tuple[str, int]]] = field(default_factory=dict)  # of runs under way
 
     @cached_property
     def client(self) -> Any:
         """Connected to, and mlflow imported, only when there is something to say."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for name, value in REQUESTS.items():
-            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(f"MLFLOW_{name}", value)
         from mlflow import MlflowClient
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # each migration of a new store
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        for name in ("alembic", "mlflow.store.db.utils"):  # each migration of a new store
+            logging.getLogger(name).setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=destination.resolved_uri(self.uri, self.tracking))
 
     def tell(self, part: Run) -> int:
         """Add what the run does not have; gives the number of values, files and pictures."""
-        client = self.client
-        from mlflow.entities import Metric, Param, RunTag
-
-        run = self._found(part)
+        client, run = self.client, self._found(part)
         if run is None or (part.mark and part.mark.items() <= run.data.tags.items()):
             return 0
-        run_id, data = run.info.run_id, run.data
-        params = {_allowed(name): value[:5000] for name, value in part.params.items()}
-        new = self._new_metrics(part, run)
-        steps = self.steps.pop(run_id, {})  # where anything goes wrong, they are asked again
-        tags = {_allowed(k): v[:5000] for k, v in {**part.tags, **part.match}.items()}
-        tags = {name: value for name, value in tags.items() if data.tags.get(name) != value}
-        count = self._log(
-            run, "params", [Param(k, v) for k, v in params.items() if k not in data.params]
-        )
-        count += self._log(run, "metrics", [Metric(*one) for one in new])
-        count += self._log(run, "tags", [RunTag(*tag) for tag in tags.items()])
+        from mlflow.entities import Metric, Param, RunTag
+
+        run_id, there = run.info.run_id, run.data
+        values = {(_allowed(name), step): value for (name, step), value in part.metrics.items()}
+        told = self.told.pop(run_id, None)  # where anything goes wrong, it is asked again
+        if part.status is None:  # of what is added to a run, the newest value counts
+            pace, start = 0.0, _now()
+            told = {key for key, value in values.items() if there.metrics.get(key[0]) == value}
+        else:  # a step has one value; they are spread evenly over the time it took
+            start = part.started
+            pace = (part.ended - start) / max((1, *(step for _, step in values)))
+        if told is None:
+            asked = {name for name, _ in values} & there.metrics.keys()
+            histories = [client.get_metric_history(run_id, name) for name in asked]
+            told = {(metric.key, metric.step) for history in histories for metric in history}
+        metrics = [
+            Metric(name, value, start + int(step * pace), step)
+            for (name, step), value in values.items()
+            if (name, step) not in told
+        ]
+        params = [Param(_allowed(k), v[:5000]) for k, v in part.params.items()]
+        params = [param for param in params if param.key not in there.params]
+        tags = [RunTag(_allowed(k), v[:5000]) for k, v in {**part.tags, **part.match}.items()]
+        tags = [tag for tag in tags if there.tags.get(tag.key) != tag.value]
+        for kind, new in (("params", params), ("metrics", metrics), ("tags", tags)):
+            self._log(run, kind, new)
         if part.datasets and not (run.inputs and run.inputs.dataset_inputs):
             self._add_datasets(part, run_id)
-        count += self._add_files(part, run)
+        files = self._add_files(part, run_id)
         if part.status == "RUNNING":
-            if part.status != run.info.status:
-                client.update_run(run_id, part.status)
-            for name, _, _, step in new:
-                steps.setdefault(name, set()).add(step)
-            self.steps[run_id] = steps
+            client.update_run(run_id, part.status)
+            self.told[run_id] = told | values.keys()
         elif part.status and part.status != run.info.status:
             client.set_terminated(run_id, part.status, part.ended)
         self._log(run, "tags", [RunTag(*tag) for tag in part.mark.items()])
-        return count
+        return len(params) + len(metrics) + len(tags) + files
 
     def _found(self, part: Run) -> Any:
         """Its run, found or made; None where what is not done yet has been done before."""
@@ -191,43 +189,20 @@ class Server:
             of = experiment.experiment_id
             if experiment.lifecycle_stage == "deleted":
                 self.client.restore_experiment(of)
-        made = part.match.get(ARTEFACT)
+        made, newest = part.match.get(ARTEFACT), ["attributes.start_time DESC"]
         for tag, value in part.match.items():
-            found = self.client.search_runs(
-                [of], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time DESC"]
-            )
+            found = self.client.search_runs([of], f"tags.`{tag}` = '{value}'", order_by=newest)
             for run in found:
                 if run.data.tags.get(ARTEFACT) in (None, made):
                     return run
             if found and made is None:
                 return None
-        tag, value = list(part.match.items())[-1]
-        run = self.client.create_run(of, part.started, {tag: value}, part.name)
+        run = self.client.create_run(of, part.started, dict(part.match), part.name)
         if part.status is None:  # nobody else would end it
             self.client.set_terminated(run.info.run_id, "FINISHED", part.started)
         return run
 
-    def _new_metrics(self, part: Run, run: Any) -> list[tuple[str, float, int, int]]:
-        """Name, value, time and step: a step has one value, and what is added to a run its last."""
-        there, run_id = run.data.metrics, run.info.run_id
-        metrics = {(_allowed(name), step): value for (name, step), value in part.metrics.items()}
-        if part.status is None:
-            return [
-                (*key[:1], v, _now(), 0) for key, v in metrics.items() if there.get(key[0]) != v
-            ]
-        steps = self.steps.setdefault(run_id, {})
-        for name in {name for name, _ in metrics} - steps.keys():
-            history = self.client.get_metric_history(run_id, name) if name in there else []
-            steps[name] = {metric.step for metric in history}
-        # Spread evenly over the time it took.
-        pace = (part.ended - part.started) / max((1, *(step for _, step in metrics)))
-        return [
-            (name, value, part.started + int(step * pace), step)
-            for (name, step), value in metrics.items()
-            if step not in steps[name]
-        ]
-
-    def _log(self, run: Any, kind: str, values: Sequence[Any]) -> int:
+    def _log(self, run: Any, kind: str, values: Sequence[Any]) -> None:
         """In as many requests as are needed; what the server refuses for good is put aside."""
         from mlflow.exceptions import MlflowException
 
@@ -244,45 +219,33 @@ class Server:
                 with (self.tracking / "refused.jsonl").open("a+", encoding="utf-8") as file:
                     file.seek(0)
                     file.write("" if line in file.read() else line)
-        return len(values)
 
     def _add_datasets(self, part: Run, run_id: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = []
         for path, (digest, context) in part.datasets.items():
-            source, tags = json.dumps({"uri": path}), [InputTag("mlflow.data.context", context)]
-            name = path.rpartition("/")[2]
+            name, source = path.rpartition("/")[2], json.dumps({"uri": path})
+            tags = [InputTag("mlflow.data.context", context)]
             inputs.append(DatasetInput(Dataset(name, digest[:36], "local", source), tags))
         self.client.log_inputs(run_id, inputs)
 
-    def _add_files(self, part: Run, run: Any) -> int:
+    def _add_files(self, part: Run, run_id: str) -> int:
         """By names that are always the same: what is sent twice is there once."""
-        run_id, start = run.info.run_id, run.info.start_time
+        from PIL import Image
+
         images = self.client.list_artifacts(run_id, "images") if part.looks else []
-        there, count = {item.path for item in images}, len(part.files)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, file in part.files.items():
-                shutil.copyfile(file, Path(folder, name))
-            for step, file in part.looks.items():  # named as by log_image, but for good
-                name = f"images/looks+step+{step}+timestamp+{start + step}+{UUID(int=step)}"
-                if not {f"{name}.png", f"{name}+compressed.webp"} <= there:
-                    _save_look(file, Path(folder, name))
-                    count += 1
-            if count:
+        there = {item.path.partition("+timestamp")[0] for item in images}
+        new = {k: v for k, v in part.looks.items() if f"images/looks+step+{k}" not in there}
+        for step, file in new.items():
+            with Image.open(file) as picture:
+                self.client.log_image(run_id, picture, key="looks", step=step, synchronous=True)
+        if part.files:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, file in part.files.items():
+                    shutil.copyfile(file, Path(folder, name))
                 self.client.log_artifacts(run_id, folder)
-        return count
-
-
-def _save_look(file: Path, place: Path) -> None:
-    from PIL import Image
-
-    place.parent.mkdir(exist_ok=True)
-    with Image.open(file) as picture:
-        shown = picture.convert("RGB")
-    shown.save(f"{place}.png")
-    shown.thumbnail((256, 256))
-    shown.save(f"{place}+compressed.webp")
+        return len(new) + len(part.files)
 
 
 def _allowed(name: str) -> str:
@@ -316,27 +279,28 @@ def deliver(workspace: Workspace, to: str | None = None) -> Outcome:
 def send(workspace: Workspace, server: Server, told: dict[str, str]) -> Outcome:
     """One pass over what is new since ``told``; never raises for a server's or artefact's sake."""
     workspace.tracking.mkdir(parents=True, exist_ok=True)
-    count, failed = 0, 0
     left: dict[str, str] = {}
+    count, failed = 0, 0
     for source in sources(workspace):
+        key = source.folder.relative_to(workspace.root).as_posix()
         try:
-            state = source.state()
-            if told.get(source.key) == state:
+            sizes = [(file.name, file.stat().st_size) for file in source.folder.iterdir()]
+            state = repr((source.said, source.status, sorted(sizes)))
+            if told.get(key) == state:
                 continue
             runs = list(source.runs())
         except (OSError, ValueError, KeyError) as error:
-            left[source.key] = f"{source.folder} is damaged: {error!r}"
+            left[key] = f"{source.folder} is damaged: {error!r}"
             continue
-        if failed == PATIENCE:
-            left[source.key] = "the server is taken to be down"
-            continue
-        try:  # two processes never tell of the same at once
+        try:
+            if failed == PATIENCE:
+                raise ConnectionError("the server is taken to be down")
             with FileLock(workspace.tracking / "sending.lock").acquire(timeout=60):
-                count += sum(server.tell(run) for run in runs)
-            told[source.key], failed = state, 0
+                count += sum(server.tell(run) for run in runs)  # no two processes at once
+            told[key], failed = state, 0
         except Exception as error:
-            failed += 1
-            left[source.key] = masked(" ".join(str(error).split()) or type(error).__name__)
+            failed = min(failed + 1, PATIENCE)
+            left[key] = masked(" ".join(str(error).split()) or type(error).__name__)
     return Outcome(count, left)
 
 
@@ -344,7 +308,7 @@ def run_sender(workspace: Workspace, poll: float = 2.0, linger: float = 30.0) ->
     """Tell what is new until no run has been under way, and nothing got through, for a while."""
     server, told = Server(workspace.tracking, configured_uri()), dict[str, str]()
     busy = time.monotonic()
-    with suppress(Timeout), _sender_lock(workspace).acquire(timeout=1):
+    with suppress(Timeout), FileLock(workspace.tracking / "sender.lock").acquire(timeout=1):
         while workspace.tracking.is_dir():
             worked = time.process_time()
             outcome = send(workspace, server, told)

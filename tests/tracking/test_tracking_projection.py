@@ -55,7 +55,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def told(workspace: Workspace, of: str) -> list[Run]:
     """What the source whose folder this is says."""
-    (source,) = [one for one in sources(workspace) if one.key == of]
+    (source,) = [one for one in sources(workspace) if one.folder == workspace.root / of]
     return list(source.runs())
 
 
@@ -363,7 +363,7 @@ def test_a_full_disk_costs_the_record_and_nothing_else(
         train(workspace, "nsync")
 
     assert "No space left on device" in caplog.text
-    assert [one.key for one in sources(workspace)] == ["models/ink/nsync/0"]
+    assert [one.folder for one in sources(workspace)] == [workspace.model("ink", "nsync", 0)]
 
 
 def test_nested_settings_become_dotted_names() -> None:
@@ -371,7 +371,7 @@ def test_nested_settings_become_dotted_names() -> None:
 
     assert flat(settings) == {
         "seed": "0", "training.lora.rank": "8", "training.lora.targets": "null",
-        "training.words": "a, b",
+        "training.words": '["a", "b"]',
     }  # fmt: skip
 
 

@@ -222,18 +222,42 @@ def test_an_ablation_does_not_mix_with_the_main_runs_not_even_of_the_same_weight
     assert set(runs_of(workspace)) == {"lora-0 · ink", "base · ink"}
 
 
-def test_what_mlflow_refuses_is_put_aside_once_and_the_rest_goes_on(workspace: Workspace) -> None:
+def test_a_name_that_mlflow_does_not_take_is_shown_as_it_does(workspace: Workspace) -> None:
     train(workspace, "nsync", steps=5)
     model = workspace.model("ink", "nsync", 0)
     made = json.loads((model / "made.json").read_text())
-    made["figures"]["not a name: ?!"] = 1.0
+    made["figures"] |= {"no name: ?!, is it": 1.0, "../up//there/": 2.0}
     (model / "made.json").write_text(json.dumps(made))
+
+    assert deliver(workspace).left == {}
+    (run,) = runs_of(workspace).values()
+    assert run.data.metrics["result/no name:  is it"] == 1.0
+    assert run.data.metrics["up/there"] == 2.0
+    assert len(figures(workspace, run)) == 5 * 7 + 2 + 2 + 2 + 2
+    assert not (workspace.tracking / "refused.jsonl").exists()
+
+
+def test_what_mlflow_refuses_is_put_aside_once_and_the_rest_goes_on(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    taken = MlflowClient.log_batch
+
+    def refuse_params(client: Any, run_id: str, **values: Any) -> None:
+        if values.get("params"):
+            raise MlflowException("not like this", 1000)  # INVALID_PARAMETER_VALUE
+        taken(client, run_id, **values)
+
+    train(workspace, "nsync", steps=5)
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse_params)
     outcomes = [deliver(workspace), deliver(workspace)]
     (run,) = runs_of(workspace).values()
 
     assert [outcome.left for outcome in outcomes] == [{}, {}]
     (refused,) = (workspace.tracking / "refused.jsonl").read_text().splitlines()
-    assert json.loads(refused)["name"] == "result/not a name: ?!"
+    assert "training.steps" in json.loads(refused)["names"]
     assert len(figures(workspace, run)) == 5 * 7 + 2 + 2 + 2
 
 
