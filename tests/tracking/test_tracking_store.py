@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,20 @@ def test_a_training_that_failed_and_went_on_is_one_run_with_each_step_once(
     assert "the lights went out" in run.data.tags["error"]
     steps = [step for name, step, _ in figures(workspace, run) if name == "loss/positive"]
     assert sorted(steps) == [1, 2, 3]
+
+
+def test_the_steps_are_spread_over_the_time_that_a_training_took(workspace: Workspace) -> None:
+    with recorded(workspace, training_plan("nsync", steps=4), {}):
+        time.sleep(0.1)
+        train(workspace, "nsync", steps=4)
+    deliver(workspace)
+    (run,) = runs_of(workspace).values()
+    history = client_of(workspace).get_metric_history(run.info.run_id, "loss/positive")
+    length = run.info.end_time - run.info.start_time
+
+    assert length >= 100  # milliseconds
+    after = {metric.step: metric.timestamp - run.info.start_time for metric in history}
+    assert after == {step: int(step * length / 4) for step in (1, 2, 3, 4)}
 
 
 def test_a_training_whose_process_was_killed_is_said_to_be(workspace: Workspace) -> None:
