@@ -98,7 +98,6 @@ class AnswerStore:
         self.file = file
 
     def answers(self) -> dict[str, str]:
-        """All answers by key."""
         known: dict[str, str] = {}
         if not self.file.is_file():
             return known

@@ -5,35 +5,25 @@ up, and why only new or changed pictures are shown to the model.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from nsync_pipeline.captions.answers import AnswerStore, answer_key
 from nsync_pipeline.captions.config import CaptionModelConfig, CaptionsSettings
 from nsync_pipeline.captions.vision_language_model import CaptionModelFiles, find_model
 from nsync_pipeline.errors import BaseModelError, CaptionError, bullet_list
-from nsync_pipeline.families.loading import choose_device, choose_dtype
+from nsync_pipeline.families.placement import choose_device, choose_dtype
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import StageContext
 
-ANSWERS_FILE = "answers.jsonl"
 PROGRESS = "pictures described by the model"
-
-
-@dataclass(frozen=True)
-class ModelCaptions:
-    """What the model said."""
-
-    captioner: str  # name@revision
-    answers: Mapping[str, str]  # verbatim, by the picture's id
 
 
 def model_captions(
     context: StageContext[CaptionsSettings],
     rows: Sequence[Mapping[str, Any]],
     config: CaptionModelConfig,
-) -> ModelCaptions:
-    """What the model says on the pictures of ``rows`` (of STYLE_SET); at least one.
+) -> tuple[dict[str, str], str]:
+    """What the model says on the pictures of ``rows`` (of STYLE_SET), by id; and its name@revision.
 
     Raises:
         CaptionError: the model cannot be reached, loaded or asked; the message names the pictures
@@ -45,7 +35,7 @@ def model_captions(
         answers = _answers(context, rows, config, files)
     except BaseModelError as error:
         raise CaptionError(_cannot_be_asked(error, rows, context.style)) from error
-    return ModelCaptions(f"{files.name}@{files.revision}", answers)
+    return answers, f"{files.name}@{files.revision}"
 
 
 def _answers(
@@ -64,10 +54,11 @@ def _answers(
         "dtype": str(dtype),
     }
     keys = {row["id"]: answer_key(row["sha256"], asked) for row in rows}
-    store = AnswerStore(context.workspace.scratch("captions", context.style) / ANSWERS_FILE)
+    store = AnswerStore(context.workspace.scratch("captions", context.style) / "answers.jsonl")
     known = store.answers()
     missing = [row for row in rows if keys[row["id"]] not in known]
-    context.progress(PROGRESS, len(rows) - len(missing), len(rows))
+    done = len(rows) - len(missing)
+    context.progress(PROGRESS, done, len(rows))
     if missing:
         # Imported here: it is seconds, and where every answer is known nothing of it is needed.
         from nsync_pipeline.captions.vision_language_model import VisionLanguageModel
@@ -81,7 +72,7 @@ def _answers(
             new = {keys[row["id"]]: answer for row, answer in zip(batch, said, strict=True)}
             store.put(new)
             known |= new
-            done = len(rows) - len(missing) + start + len(batch)
+            done += len(batch)
             context.progress(PROGRESS, done, len(rows))
     return {name: known[key] for name, key in keys.items()}
 

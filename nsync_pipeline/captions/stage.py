@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.captions.answers import caption_of
-from nsync_pipeline.captions.config import CaptionedStyle, CaptioningConfig, CaptionsSettings
+from nsync_pipeline.captions.config import CaptioningConfig, CaptionsSettings
 from nsync_pipeline.captions.model_captions import model_captions
 from nsync_pipeline.captions.prompt_length import FittedCaption, fit
 from nsync_pipeline.captions.style_words import ScrubbedCaption, scrub
@@ -70,8 +70,13 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
     given, captioner = _given(context, rows, config)
 
     counter = tokenizer_of(settings.base_model)
-    tokens = _longest_prompt(style, counter.prompt_tokens)
     most = counter.max_prompt_tokens
+
+    def tokens(caption: str) -> int:
+        """Of the longer of the two prompts a caption goes into."""
+        prompts = [styled_prompt(caption, s) for s in (style.placeholder, style.generic_style)]
+        return max(counter.prompt_tokens(prompt) for prompt in prompts)
+
     words = (*config.style_words, *style.style_words)
     captions = []
     for done, raw in enumerate(given, start=1):
@@ -83,11 +88,8 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
     _refuse_too_long(cut, tokens, most, allowed=config.too_long == "cut")
 
     write_manifest(context.folder / MANIFEST_FILE, map(_row, captions), CAPTIONS)
-    pictures = workspace.style_set(context.style)
-    return StageResult(
-        figures=_figures(captions, cut, most, captioner),
-        previews=(_preview(f"{context.style}: captions", captions, pictures),),
-    )
+    shown = _preview(f"{context.style}: captions", captions, workspace.style_set(context.style))
+    return StageResult(_figures(captions, cut, most, captioner), (shown,))
 
 
 def _given(
@@ -96,31 +98,21 @@ def _given(
     config: CaptioningConfig,
 ) -> tuple[list[RawCaption], str | None]:
     """The captions as they come, in the order of ``rows``; and who was asked, where needed."""
+    given = {
+        row["id"]: RawCaption(row, row["caption"], row["caption"], row["caption_source"])
+        for row in rows
+    }
     missing = [row for row in rows if not row["caption"]]
     if not missing:
-        return [_found(row) for row in rows], None
+        return list(given.values()), None
     if config.model is None:
         raise _uncaptioned(missing, len(rows), context.style)
-    said = model_captions(context, missing, config.model)
-    most = config.model.max_words
-    return [
-        RawCaption(row, answer, caption_of(answer, most), BY_MODEL)
-        if (answer := said.answers.get(row["id"])) is not None
-        else _found(row)
-        for row in rows
-    ], said.captioner
-
-
-def _found(row: Mapping[str, Any]) -> RawCaption:
-    return RawCaption(row, row["caption"], row["caption"], row["caption_source"])
-
-
-def _longest_prompt(
-    style: CaptionedStyle, prompt_tokens: Callable[[str], int]
-) -> Callable[[str], int]:
-    """The tokens of the longer of the two prompts a caption goes into."""
-    names = (style.placeholder, style.generic_style)
-    return lambda caption: max(prompt_tokens(styled_prompt(caption, name)) for name in names)
+    answers, captioner = model_captions(context, missing, config.model)
+    for row in missing:
+        answer = answers[row["id"]]
+        caption = caption_of(answer, config.model.max_words)
+        given[row["id"]] = RawCaption(row, answer, caption, BY_MODEL)
+    return list(given.values()), captioner
 
 
 def _row(caption: ContentCaption) -> dict[str, Any]:
@@ -157,10 +149,8 @@ def _figures(
 
 def _preview(title: str, captions: Sequence[ContentCaption], folder: Path) -> Preview:
     """Some pictures with their captions, and what was lost of them; those that lost words first."""
-    by_loss = sorted(captions, key=lambda caption: not caption.fitted.lost)
-    lost = sum(bool(caption.fitted.lost) for caption in captions)
-    shown = by_loss[: min(lost, PREVIEW_ROWS)]
-    whole = by_loss[lost:]
+    shown = [caption for caption in captions if caption.fitted.lost][:PREVIEW_ROWS]
+    whole = [caption for caption in captions if not caption.fitted.lost]
     shown += [whole[i] for i in evenly_spaced(len(whole), PREVIEW_ROWS - len(shown))]
     rows = [
         CaptionedThumbnail(

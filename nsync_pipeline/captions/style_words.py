@@ -88,14 +88,10 @@ def scrub(caption: str, style_words: Sequence[str]) -> ScrubbedCaption:
         found := [match for match in pattern.finditer(text) if not _is_verb(match, text, pattern)]
     ):
         removed += [match.group() for match in found]
-        text = _trimmed(_mended(_without(found, text)))
+        for match in reversed(found):
+            text = text[: match.start()] + GONE + text[match.end() :]
+        text = _trimmed(_mended(text))
     return ScrubbedCaption(text, tuple(removed))
-
-
-def _without(found: Sequence[re.Match[str]], text: str) -> str:
-    for match in reversed(found):
-        text = text[: match.start()] + GONE + text[match.end() :]
-    return text
 
 
 def _is_verb(match: re.Match[str], text: str, style_words: re.Pattern[str]) -> bool:

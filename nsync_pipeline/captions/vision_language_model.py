@@ -26,6 +26,7 @@ from nsync_pipeline.captions.config import CaptionModelConfig
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.pipeline_folder import hub_errors
 from nsync_pipeline.families.weights import loading_errors, quiet_libraries
+from nsync_pipeline.files import file_sha256
 
 SIDE = 768
 SIDE_IN_TILES = 1536
@@ -35,7 +36,7 @@ pixels a side at a glance, and those that take any size grow slow with it."""
 ONE_TILE = {"crop_to_patches": False, "do_image_splitting": False}
 """What the image processors that cut pictures into tiles call it, and how it is switched off."""
 
-PARTS = ("image_processor", "tokenizer", "video_processor")
+LANCZOS = Image.Resampling.LANCZOS
 
 
 class VisionLanguageModel:
@@ -48,9 +49,7 @@ class VisionLanguageModel:
             BaseModelError: it is not a model that answers with text on pictures, a file is missing
                 or broken, or something is not installed that it needs.
         """
-        self._folder = folder
-        self._device = device
-        self._dtype = dtype
+        self._folder, self._device, self._dtype = folder, device, dtype
         with loading_errors(folder), quiet_libraries():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -99,29 +98,26 @@ class VisionLanguageModel:
                 f"captioning.model.name: {self._folder} does not answer on pictures: {reason}"
             ) from error
         half = len(pictures) // 2
-        return [
-            answer
-            for part in (pictures[:half], pictures[half:])
-            for answer in self.answers(part, question, max_new_tokens, tiles)
-        ]
+        first = self.answers(pictures[:half], question, max_new_tokens, tiles)
+        return first + self.answers(pictures[half:], question, max_new_tokens, tiles)
 
     @torch.inference_mode()
     def _answers(
         self, pictures: Sequence[Image.Image], question: str, max_new_tokens: int, tiles: bool
     ) -> list[str]:
         processor = self._processor
-        message = {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": question}],
-        }
+        content = [{"type": "image"}, {"type": "text", "text": question}]
         prompt = processor.apply_chat_template(
-            [message], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         has = [name for name in ONE_TILE if hasattr(processor.image_processor, name)]
         side = SIDE_IN_TILES if tiles else SIDE
         inputs = processor(
             text=[prompt] * len(pictures),
-            images=[[_at_most(picture, side)] for picture in pictures],
+            images=[
+                [p if max(p.size) <= side else ImageOps.contain(p, (side, side), LANCZOS)]
+                for p in pictures
+            ],
             text_kwargs={"padding": True, "padding_side": "left"},
             images_kwargs={} if tiles else {name: ONE_TILE[name] for name in has},
             return_tensors="pt",
@@ -139,12 +135,6 @@ class VisionLanguageModel:
         )
         answers = generated[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
-
-
-def _at_most(picture: Image.Image, side: int) -> Image.Image:
-    if max(picture.size) <= side:
-        return picture
-    return ImageOps.contain(picture, (side, side), Image.Resampling.LANCZOS)
 
 
 def _load_processor(folder: Path, config: Any) -> Any:
@@ -171,7 +161,7 @@ def _load_processor(folder: Path, config: Any) -> Any:
             }
             settings, _ = kind.get_processor_dict(folder)
             names = kind.get_attributes()
-            if unknown := sorted(set(names) - set(PARTS)):
+            if unknown := sorted(set(names) - set(parts)):
                 raise ValueError(f"its processor takes more than pictures: {', '.join(unknown)}")
             processor = kind.from_args_and_dict([parts[name] for name in names], settings)
         except ImportError as error:
@@ -207,7 +197,6 @@ def _without_videos(kind: Any) -> Any:
 
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 """Settings, vocabularies and weights; never a pickle, never code."""
-NOT_NEEDED = ("*/*", "consolidated*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _log = logging.getLogger(__name__)
@@ -222,22 +211,17 @@ class CaptionModelFiles:
     folder: Path | None  # of a local model
 
     def fetch(self) -> Path:
-        """The folder with all its files, downloaded where they are not here.
-
-        Raises:
-            BaseModelError: it cannot be reached.
-        """
+        """The folder with all its files, downloaded where they are not here, or BaseModelError."""
         if self.folder is not None:
             return self.folder
         with hub_errors(_where(self.name, self.revision), self.name):
-            return Path(
-                snapshot_download(
-                    self.name,
-                    revision=self.revision,
-                    allow_patterns=list(FILES),
-                    ignore_patterns=list(NOT_NEEDED),
-                )
+            folder = snapshot_download(
+                self.name,
+                revision=self.revision,
+                allow_patterns=list(FILES),
+                ignore_patterns=["*/*", "consolidated*"],
             )
+        return Path(folder)
 
 
 def find_model(config: CaptionModelConfig) -> CaptionModelFiles:
@@ -282,7 +266,5 @@ def _digest(folder: Path) -> str:
     """Over the names and contents of the files that are read, wherever the folder lies."""
     whole = hashlib.sha256()
     for file in sorted({file for pattern in FILES for file in folder.glob(pattern)}):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{file.name}\0{digest}\n".encode())
+        whole.update(f"{file.name}\0{file_sha256(file)}\n".encode())
     return f"sha256:{whole.hexdigest()[:16]}"

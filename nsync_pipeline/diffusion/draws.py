@@ -14,8 +14,7 @@ from torch import Tensor
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.seeding import torch_stream
 
-SHARED = "shared"
-"""The name of the draws that the branches of a triplet have in common."""
+SHARED = "shared"  # the draws that the branches of a triplet have in common
 
 
 @dataclass(frozen=True)

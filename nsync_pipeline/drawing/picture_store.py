@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,9 +114,6 @@ def draw_into_store(
 
     Args:
         family: the base model, with its LoRA where there is one.
-        requests: what to draw; ids are unique.
-        sampler: how.
-        store: where to look first, and to keep.
         progress: called with how many pictures are there, and how many there will be.
         lora_sha256: of the LoRA's file.
 
@@ -144,11 +142,7 @@ def draw_into_store(
 def picture_key(
     family: Family, request: PictureRequest, sampler: SamplerConfig, lora_sha256: str | None
 ) -> str:
-    """32 hex digits of the SHA-256 of all that decides a picture's pixels.
-
-    Raises:
-        BaseModelError: the family cannot draw at the request's size.
-    """
+    """32 hex digits of the SHA-256 of all that decides a picture's pixels."""
     recipe: dict[str, object] = {
         "prompt": request.prompt,
         "seed": request.seed,
@@ -200,7 +194,6 @@ def draw_set(
     family: Family,
     requests: Sequence[PictureRequest],
     sampler: SamplerConfig,
-    *,
     stage: str,
     lora_sha256: str | None = None,
 ) -> Mapping[str, Path]:
@@ -215,31 +208,21 @@ def draw_set(
     if context.variant not in (None, BASE):
         slot.append(str(context.training_seed))
     store = PictureStore(context.workspace.scratch(*slot))
-
-    def tell(done: int, total: int) -> None:
-        context.progress("pictures", done, total)
-
+    tell = partial(context.progress, "pictures")
     with deterministic_algorithms():
         return draw_into_store(family, requests, sampler, store, tell, lora_sha256)
 
 
 def place_pictures(drawn: Mapping[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
     """Copy the drawn pictures to ``folder/images/<id>.png``; their manifest columns by id."""
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    (folder / "images").mkdir()
     columns = {}
     for name, source in drawn.items():
-        file = images / f"{name}.png"
-        shutil.copyfile(source, file)
-        with Image.open(file) as image:
-            width, height = image.size
-        columns[name] = {
-            "id": name,
-            "file": f"images/{name}.png",
-            "sha256": file_sha256(file),
-            "width": width,
-            "height": height,
-        }
+        file = f"images/{name}.png"
+        shutil.copyfile(source, folder / file)
+        with Image.open(source) as image:
+            size = {"width": image.width, "height": image.height}
+        columns[name] = {"id": name, "file": file, "sha256": file_sha256(source), **size}
     return columns
 
 

@@ -10,19 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsync_pipeline.drawing.config import SamplerConfig
-from nsync_pipeline.drawing.schedulers import (
-    build_scheduler,
-    denoiser_input,
-    starting_latents,
-)
+from nsync_pipeline.drawing.schedulers import build_scheduler, denoiser_input, starting_latents
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 
-PROMPTS_AHEAD = 256
-"""Pictures whose prompts are encoded before the first of them is drawn: more would fill memory."""
-
-PIXELS_A_SLICE = 2**18
-"""Pixels decoded at once: one picture of 512 x 512, or many small ones."""
+PROMPTS_AHEAD = 256  # pictures whose prompts are encoded at once: more would fill memory
+PIXELS_A_SLICE = 2**18  # decoded at once: one picture of 512 x 512, or many small ones
 
 
 @dataclass(frozen=True)
@@ -108,11 +101,9 @@ def _drawn(
     latents = _sample(family, filled, size, embeds, sampler)
     finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
     pictures = _decode(family, latents)
-    drawn = []
     for request, is_finite, pixels in zip(batch, finite, pictures, strict=False):
         _check(request, is_finite, pixels)
-        drawn.append(SampledPicture(request, pixels))
-    return drawn
+    return [SampledPicture(*drawn) for drawn in zip(batch, pictures, strict=False)]
 
 
 def latent_size(family: Family, request: PictureRequest) -> tuple[int, int]:

@@ -45,9 +45,7 @@ def run(context: StageContext[NegativeSetSettings]) -> StageResult:
         for positive in positives
         for k in range(settings.per_positive)
     }
-    drawn = draw_set(
-        context, family, list(requests.values()), settings.sampler, stage="negative_set"
-    )
+    drawn = draw_set(context, family, list(requests.values()), settings.sampler, "negative_set")
     provenance: dict[str, int | float | str] = {
         "base_model": family.name,
         "base_revision": family.revision,

@@ -130,14 +130,12 @@ def same_picture(a: Pixels, b: Pixels) -> bool:
     """Whether two pictures of near hashes and about one aspect are the same, or mirrored."""
     colour, detail = _planes(a)
     other_colour, other_detail = _planes(b)
+    mirrored = (other_colour[:, ::-1], other_detail[:, ::-1])
     return any(
         correlation(colour, c) >= LEAST_COLOUR_CORRELATION
         and correlation(detail, d) >= LEAST_DETAIL_CORRELATION
         and block_difference(colour, c) <= MOST_BLOCK_DIFFERENCE
-        for c, d in (
-            (other_colour, other_detail),
-            (other_colour[:, ::-1], other_detail[:, ::-1]),
-        )
+        for c, d in ((other_colour, other_detail), mirrored)
     )
 
 

@@ -77,12 +77,7 @@ def _drawn(
         for k in range(settings.images_per_prompt)
     }
     drawn = draw_set(
-        context,
-        family,
-        list(requests.values()),
-        settings.sampler,
-        stage="generation",
-        lora_sha256=lora_sha256,
+        context, family, list(requests.values()), settings.sampler, "generation", lora_sha256
     )
     captions = {picture.id: picture.caption for picture in chosen}
     columns = place_pictures(drawn, out)

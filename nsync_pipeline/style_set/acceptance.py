@@ -25,16 +25,13 @@ def refuse_too_few(ingestion: Ingestion, source: str) -> None:
     Raises:
         PictureError: there are not two pictures that differ.
     """
-    if len({picture.group for picture in ingestion.pictures}) < 2:
-        raise PictureError(_too_few(ingestion, source))
-
-
-def _too_few(ingestion: Ingestion, source: str) -> str:
+    count = len({picture.group for picture in ingestion.pictures})
+    if count > 1:
+        return
     lists = left_out(ingestion)
     besides = ", ".join(f"{len(files)} {name.replace('_', ' ')}" for name, files in lists.items())
-    count = len({picture.group for picture in ingestion.pictures})
     alike = " that differ from one another" if len(ingestion.pictures) > 1 else ""
-    return (
+    raise PictureError(
         f"{source}: a style set needs at least two pictures{alike}, one to train on and one to "
         f"test with, and there {'is only one' if count else 'are none'}"
         f"{f' (left out: {besides})' if besides else ''}. Add pictures."

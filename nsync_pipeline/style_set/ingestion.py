@@ -11,8 +11,7 @@ from nsync_pipeline.pictures.near_duplicates import LookIndex, look_of
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.source_folder import Problem
 
-TRAIN = "train"
-TEST = "test"
+TRAIN, TEST = "train", "test"
 
 
 def position(picture_id: str) -> float:
@@ -38,9 +37,6 @@ def split_of(picture_ids: Collection[str], test_fraction: float) -> dict[str, st
     if TRAIN not in split.values():
         split[max(picture_ids, key=position)] = TRAIN
     return split
-
-
-ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -173,19 +169,18 @@ class _GrowingSet:
         group = self._joined_group(same)
         self._looks.add(look)
         self._index_of[pixels] = len(self.pictures)
-        self.pictures.append(
-            IngestedPicture(
-                id=pixels[:ID_DIGITS],
-                width=image.width,
-                height=image.height,
-                caption=candidate.caption,
-                caption_source=candidate.caption_source,
-                origin=candidate.name,
-                group=group,
-                split=candidate.split,
-            )
+        picture = IngestedPicture(
+            id=pixels[:16],
+            width=image.width,
+            height=image.height,
+            caption=candidate.caption,
+            caption_source=candidate.caption_source,
+            origin=candidate.name,
+            group=group,
+            split=candidate.split,
         )
-        return pixels[:ID_DIGITS]
+        self.pictures.append(picture)
+        return picture.id
 
     def _joined_group(self, same: list[int]) -> int:
         """One group for a new picture and all it looks the same as."""

@@ -23,9 +23,8 @@ from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import MANIFEST_FILE, SKETCHBOOK_PREFIX
 
 PREVIEW_PICTURES = 48
-THUMBNAIL_SIDE = 96  # pixels
-COMPRESSION = 3
-"""Of zlib: on scanned prints as small as its default of 6, in half the time."""
+THUMBNAIL = (96, 96)  # pixels
+COMPRESSION = 3  # of zlib: on scanned prints as small as its default of 6, in half the time
 
 
 def run(context: StageContext[StyleSetSettings]) -> StageResult:
@@ -50,10 +49,9 @@ def run(context: StageContext[StyleSetSettings]) -> StageResult:
     split = splits(ingestion, config)
     rows = _rows(ingestion, split, folder)
     write_manifest(folder / MANIFEST_FILE, rows, STYLE_SET)
-    previews = tuple(
-        _preview(f"{context.style}: {name}", folder, rows, name) for name in (TRAIN, TEST)
-    )
-    counts = {name: list(split.values()).count(name) for name in (TRAIN, TEST)}
+    sides = (TRAIN, TEST)
+    previews = tuple(_preview(f"{context.style}: {side}", folder, rows, side) for side in sides)
+    counts = {side: list(split.values()).count(side) for side in sides}
     return StageResult(figures={**figures(ingestion), **counts}, previews=previews)
 
 
@@ -108,4 +106,4 @@ def _preview(title: str, folder: Path, rows: Sequence[Mapping[str, Any]], split:
 
 def _thumbnail(file: Path) -> Image.Image:
     with Image.open(file) as image:
-        return ImageOps.contain(image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+        return ImageOps.contain(image, THUMBNAIL, Image.Resampling.LANCZOS)
