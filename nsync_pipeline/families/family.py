@@ -45,19 +45,6 @@ class NoiseSchedule:
         return len(self.timesteps)
 
 
-class PromptCounter(Protocol):
-    """How long prompts are to a base model's text encoder."""
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        """The most tokens a prompt may have, start and end not counted."""
-        ...
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
-        ...
-
-
 class Family(Protocol):
     """A loaded, frozen base model."""
 
@@ -71,9 +58,7 @@ class Family(Protocol):
     vae_tiling: bool  # pictures are encoded and decoded in tiles, which shows in the numbers
     denoiser: nn.Module
     noise_schedule: NoiseSchedule
-    scheduler: (
-        Any  # the model's own diffusers scheduler: the sampler's betas, or the sampler itself
-    )
+    scheduler: Any  # the model's own of diffusers: the sampler's betas, or the sampler itself
     latent_shape: tuple[int, int, int]  # (C, h, w) of a square picture at `resolution`
     pixels_per_latent: int  # along a side
     lora_targets: tuple[str, ...]  # name endings of the denoiser layers adapted by default
@@ -125,8 +110,7 @@ class Family(Protocol):
         ...
 
 
-SD2_WIDTH = 1024
-"""Of the text encoder of Stable Diffusion 2; that of 1 has 768."""
+SD2_WIDTH = 1024  # of the text encoder of Stable Diffusion 2; that of 1 has 768
 
 
 def architecture_of(family: Family) -> str:

@@ -15,14 +15,11 @@ from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.weights import loading_errors
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+ORIGIN_KEY = "zero_terminal_snr"  # in the header of what was trained: whether it was trained so
 
 
 def load_scheduler(folder: PipelineFolder) -> Any:
-    """The diffusers scheduler that the model names, with the model's settings.
-
-    Raises:
-        BaseModelError: it cannot be loaded, or diffusers has none of this name.
-    """
+    """The diffusers scheduler that the model names, with its settings; or BaseModelError."""
     name = folder.index["scheduler"][1]
     kind: Any = getattr(diffusers, str(name), None)
     if kind is None or not issubclass(kind, SchedulerMixin):
@@ -80,10 +77,6 @@ def flow_schedule(name: str, scheduler: Any) -> NoiseSchedule:
     even = torch.arange(1, count + 1, dtype=torch.float64) / count
     noise = settings.shift * even / (1.0 + (settings.shift - 1.0) * even)
     return NoiseSchedule("flow", 1.0 - noise, noise, (count * noise).float())
-
-
-ORIGIN_KEY = "zero_terminal_snr"
-"""Says, in the header of what was trained, whether it was trained so."""
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from nsync_pipeline.families.checkpoint_file import CheckpointKind, kind_of_chec
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.files import file_sha256, write_whole
 
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
 def hub_errors(where: str, name: str) -> Iterator[None]:
-    """Make a ``BaseModelError`` of what the hub's client raises.
+    """Make a ``BaseModelError`` that begins with ``where`` of what the hub's client raises.
 
-    Args:
-        where: the setting and its value, which the message begins with.
-        name: the hub id.
+    ``where`` is the setting and its value, ``name`` the hub id.
     """
     try:
         yield
@@ -59,10 +59,10 @@ def hub_errors(where: str, name: str) -> Iterator[None]:
         raise BaseModelError(f"{where} could not be downloaded: {reason}") from error
 
 
+SKETCHBOOK = "sketchbook"
 INDEX = "model_index.json"
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 """The weight files of a component that are loaded: never another precision."""
-
 PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin")
 
 
@@ -82,7 +82,6 @@ def downloaded(
     """The snapshot of a hub model in the local cache; its folder's name is the commit.
 
     Args:
-        name: the hub id.
         revision: a commit, tag or branch; the newest where None.
         components: the subfolders that are needed; none: the index alone.
         setting: which setting names the model, for the messages.
@@ -90,8 +89,7 @@ def downloaded(
         pickles: whether weights may be pickled.
 
     Raises:
-        BaseModelError: there is no such model, it cannot be reached, or it asks for an agreement
-            first.
+        BaseModelError: as ``hub_errors``.
     """
     patterns = [INDEX]
     files = (WEIGHTS + PICKLES if pickles else WEIGHTS) if weights else ()
@@ -107,11 +105,6 @@ def downloaded(
                 name, revision=revision, allow_patterns=patterns, ignore_patterns=["*.fp16*"]
             )
         )
-
-
-SKETCHBOOK = "sketchbook"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,11 +164,8 @@ class PipelineFolder:
                 raise BaseModelError(f"{self.name}: its {name} is {kind}; taken is {takes}.")
 
 
-REMEMBERED_FROM = 2**20
-"""Bytes from which a file's digest is kept for the next load: a base has gigabytes."""
-
-SETTLED = 2.0
-"""Seconds without a change after which it is: the clock of some file systems is as coarse."""
+REMEMBERED_FROM = 2**20  # bytes from which a file's digest is kept for the next load
+SETTLED = 2.0  # seconds without a change after which it is: so coarse is some file systems' clock
 
 
 def _remembered_sha256(file: Path) -> str:
@@ -186,7 +176,9 @@ def _remembered_sha256(file: Path) -> str:
     before = _state(file)
     if before[0] < REMEMBERED_FROM:
         return file_sha256(file)
-    kept = _cache_folder() / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
+    kept = cache / "nsync-pipeline" / "sha256" / name
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(kept.read_bytes())
         if known["state"] == before:
@@ -201,11 +193,6 @@ def _remembered_sha256(file: Path) -> str:
 def _state(file: Path) -> list[int]:
     stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-
-
-def _cache_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "nsync-pipeline" / "sha256"
 
 
 def find_pipeline(config: BaseModelConfig) -> PipelineFolder:
@@ -241,16 +228,7 @@ def find_pipeline(config: BaseModelConfig) -> PipelineFolder:
 def with_components(
     folder: PipelineFolder, components: Sequence[str], weights: bool = True
 ) -> PipelineFolder:
-    """``folder`` with these components on this machine; a hub model is downloaded where it must be.
-
-    Args:
-        folder: what ``find_pipeline`` found.
-        components: the subfolders that will be loaded; nothing else is downloaded.
-        weights: whether their weights are needed too, or only settings and vocabularies.
-
-    Raises:
-        BaseModelError: they cannot be downloaded.
-    """
+    """``folder`` with these components on this machine; of a hub model they are ``downloaded``."""
     if folder.commit is None:
         return folder
     path = downloaded(

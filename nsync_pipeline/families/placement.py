@@ -13,8 +13,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
 
-SLICED_FROM = 512
-"""Pixels a side from which the VAE takes pictures one by one, unless the settings say."""
+SLICED_FROM = 512  # pixels a side from which the VAE takes pictures one by one, if not set
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,7 @@ class Placement:
 
 
 def place(config: BaseModelConfig) -> Placement:
-    """Where the base model that ``config`` names goes, by what is there.
-
-    Raises:
-        BaseModelError: the device is not there, or has no numbers of the type asked for.
-    """
+    """Where the base model that ``config`` names goes; raises as the two below."""
     device = choose_device(config.device)
     return Placement(
         device=device,
@@ -78,11 +73,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         BaseModelError: the device is not there.
     """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cuda": cuda, "mps": mps, "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, is_there in there.items() if is_there))
     if not there[name]:
@@ -109,17 +101,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
             f"base_model.dtype: float64 is for the CPU, and the model goes to {device.type}: set "
             "device to cpu, or dtype to auto."
         )
-    dtypes = {
-        "float64": torch.float64,
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }
-    return dtypes[name]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 BACKEND: Any = "inductor"
-
 _log = logging.getLogger(__name__)
 
 
