@@ -18,9 +18,8 @@ from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import NAME, Params, parse_params, read_params
 from nsync_pipeline.stage import Progress
-from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import ingest
+from nsync_pipeline.style_set.ingestion import figures, ingest, refuse_bad_files, refuse_too_few
 from nsync_pipeline.style_set.source_copy import README, CopyPlan, copy_in, files_of, plan_copy
 from nsync_pipeline.style_set.source_folder import SourceFolder, read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
@@ -44,7 +43,11 @@ def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
     line, column = styles.lc.key(first)
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
-    written = _written(name, entry, column, _inner_indent(styles[first], column))
+    style, indent = styles[first], 2
+    if isinstance(style, CommentedMap) and style:
+        inner = style.lc.key(next(iter(style)))[1]
+        indent = inner - column if inner > column else indent
+    written = _written(name, entry, column, indent)
     at = _end_of_block(lines, line, column)
     if at == len(lines) and lines and not lines[-1].endswith(("\n", "\r")):
         lines[-1] += newline
@@ -56,14 +59,6 @@ def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
             "rewriting them. Put these lines under `styles:` yourself:\n" + "\n".join(written)
         )
     return changed
-
-
-def _inner_indent(style: Any, column: int) -> int:
-    if isinstance(style, CommentedMap) and style:
-        inner: int = style.lc.key(next(iter(style)))[1]
-        if inner > column:
-            return inner - column
-    return 2
 
 
 def _written(name: str, entry: Mapping[str, Any], column: int, indent: int) -> list[str]:

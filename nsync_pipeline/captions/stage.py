@@ -11,9 +11,9 @@ from typing import Any
 
 from nsync_pipeline.captions.answers import caption_of
 from nsync_pipeline.captions.config import CaptioningConfig, CaptionsSettings
-from nsync_pipeline.captions.model_captions import model_captions
 from nsync_pipeline.captions.prompt_length import FittedCaption, fit
 from nsync_pipeline.captions.style_words import ScrubbedCaption, scrub
+from nsync_pipeline.captions.vision_language_model import model_captions
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.errors import CaptionError, bullet_list, short_list
 from nsync_pipeline.families.loading import tokenizer_of

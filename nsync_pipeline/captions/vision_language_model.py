@@ -1,10 +1,14 @@
-"""A vision-language model that is asked of pictures: transformers' image-text-to-text interface."""
+"""Captions of pictures that have none, by a vision-language model (image-text-to-text).
+
+Answers stay in the workspace's scratch (one file a style), which is where an interrupted run picks
+up, and why only new or changed pictures are shown to the model.
+"""
 
 import hashlib
 import inspect
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +26,21 @@ from transformers import (
     AutoTokenizer,
 )
 
-from nsync_pipeline.captions.config import CaptionModelConfig
-from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.pipeline_folder import hub_errors
+from nsync_pipeline.captions.answers import AnswerStore, answer_key
+from nsync_pipeline.captions.config import CaptionModelConfig, CaptionsSettings
+from nsync_pipeline.errors import BaseModelError, CaptionError, bullet_list
+from nsync_pipeline.families.pipeline_folder import hub_errors, is_hub_id
+from nsync_pipeline.families.placement import choose_device, choose_dtype
 from nsync_pipeline.families.weights import loading_errors, quiet_libraries
 from nsync_pipeline.files import file_sha256
+from nsync_pipeline.pictures.pixels import open_picture
+from nsync_pipeline.stage import StageContext
 
-SIDE = 768
-SIDE_IN_TILES = 1536
+SIDE, SIDE_IN_TILES = 768, 1536
 """Pixels; the longer side of a larger picture is brought down to it first. Models take 336 to 448
 pixels a side at a glance, and those that take any size grow slow with it."""
-
 ONE_TILE = {"crop_to_patches": False, "do_image_splitting": False}
-"""What the image processors that cut pictures into tiles call it, and how it is switched off."""
+"""How the image processors that cut pictures into tiles are told not to."""
 
 LANCZOS = Image.Resampling.LANCZOS
 
@@ -46,8 +52,7 @@ class VisionLanguageModel:
         """Load what is in ``folder``: safetensors only, and no code from it.
 
         Raises:
-            BaseModelError: it is not a model that answers with text on pictures, a file is missing
-                or broken, or something is not installed that it needs.
+            BaseModelError: it is no such model, or something of it or that it needs is missing.
         """
         self._folder, self._device, self._dtype = folder, device, dtype
         with loading_errors(folder), quiet_libraries():
@@ -185,14 +190,12 @@ def _without_videos(kind: Any) -> Any:
     if "video_processor" not in inspect.signature(kind.__init__).parameters:
         return kind
 
-    def check_argument_for_proper_class(self: Any, name: str, part: Any) -> Any:
+    def checked(self: Any, name: str, part: Any) -> Any:
         if name == "video_processor" and part is None:
             return type(None)
         return kind.check_argument_for_proper_class(self, name, part)
 
-    return type(
-        kind.__name__, (kind,), {"check_argument_for_proper_class": check_argument_for_proper_class}
-    )
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": checked})
 
 
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
@@ -230,14 +233,13 @@ def find_model(config: CaptionModelConfig) -> CaptionModelFiles:
     A hub model that is pinned to a commit is not looked for: what it answered may be known already.
 
     Raises:
-        BaseModelError: it is neither a folder nor a hub id; or it is not pinned to a commit, and
-            the hub cannot be reached.
+        BaseModelError: it is neither a folder nor a hub id; or not pinned, and cannot be reached.
     """
     name = config.name
     path = Path(name).expanduser()
     if path.is_dir():
         return CaptionModelFiles(name, _digest(path), path)
-    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+    if not is_hub_id(name):
         raise BaseModelError(
             f"captioning.model.name: {name!r} is not a folder that exists. Allowed are the folder "
             "of a vision-language model or a hub id such as `organisation/model`."
@@ -268,3 +270,73 @@ def _digest(folder: Path) -> str:
     for file in sorted({file for pattern in FILES for file in folder.glob(pattern)}):
         whole.update(f"{file.name}\0{file_sha256(file)}\n".encode())
     return f"sha256:{whole.hexdigest()[:16]}"
+
+
+PROGRESS = "pictures described by the model"
+
+
+def model_captions(
+    context: StageContext[CaptionsSettings],
+    rows: Sequence[Mapping[str, Any]],
+    config: CaptionModelConfig,
+) -> tuple[dict[str, str], str]:
+    """What the model says on the pictures of ``rows`` (of STYLE_SET), by id; and its name@revision.
+
+    Raises:
+        CaptionError: the model cannot be reached, loaded or asked; the message names the pictures
+            that have no caption, and what can be done.
+        MissingArtifactError: a picture's file is missing or damaged.
+    """
+    try:
+        files = find_model(config)
+        answers = _answers(context, rows, config, files)
+    except BaseModelError as error:
+        raise CaptionError(_cannot_be_asked(error, rows, context.style)) from error
+    return answers, f"{files.name}@{files.revision}"
+
+
+def _answers(
+    context: StageContext[CaptionsSettings],
+    rows: Sequence[Mapping[str, Any]],
+    config: CaptionModelConfig,
+    files: CaptionModelFiles,
+) -> dict[str, str]:
+    device = choose_device(context.settings.base_model.device)
+    dtype = choose_dtype(config.dtype, device)
+    asked: dict[str, str | int | bool] = {
+        "model": files.revision,
+        "question": config.asked,
+        "max_new_tokens": config.max_new_tokens,
+        "tiles": config.tiles,
+        "dtype": str(dtype),
+    }
+    keys = {row["id"]: answer_key(row["sha256"], asked) for row in rows}
+    store = AnswerStore(context.workspace.scratch("captions", context.style) / "answers.jsonl")
+    known = store.answers()
+    missing = [row for row in rows if keys[row["id"]] not in known]
+    done = len(rows) - len(missing)
+    context.progress(PROGRESS, done, len(rows))
+    if missing:
+        folder = context.workspace.style_set(context.style)
+        model = VisionLanguageModel(files.fetch(), device, dtype)
+        for start in range(0, len(missing), config.batch_size):
+            batch = missing[start : start + config.batch_size]
+            pictures = [open_picture(folder / row["file"]) for row in batch]
+            said = model.answers(pictures, config.asked, config.max_new_tokens, config.tiles)
+            new = {keys[row["id"]]: answer for row, answer in zip(batch, said, strict=True)}
+            store.put(new)
+            known |= new
+            done += len(batch)
+            context.progress(PROGRESS, done, len(rows))
+    return {name: known[key] for name, key in keys.items()}
+
+
+def _cannot_be_asked(error: BaseModelError, rows: Sequence[Mapping[str, Any]], style: str) -> str:
+    return (
+        f"style {style!r}: {len(rows)} pictures have no caption, and the model that would describe "
+        f"them cannot be asked: {error}\nThe pictures:\n"
+        f"{bullet_list(sorted(row['origin'] for row in rows))}\n"
+        f"Either write their captions in sources/{style} (picture.txt beside picture.jpg, or "
+        "metadata.jsonl); or connect this machine once, so that the model is downloaded; or name a "
+        "local folder in captioning.model.name; or leave them out: style_set.uncaptioned: skip."
+    )

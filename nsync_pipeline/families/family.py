@@ -73,8 +73,7 @@ class Family(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Encode without gradients; a prompt longer than the window is cut, as diffusers does.
 
-        The empty prompt is what guidance starts from and what a dropped caption becomes: it is what
-        the family's pipeline takes there (of some models, zeros).
+        The empty prompt, of guidance and dropped captions, is the pipeline's (of some, zeros).
         """
         ...
 
@@ -102,10 +101,9 @@ class Family(Protocol):
     ) -> Tensor:
         """The denoiser's output (B, C, h, w), float32, with gradients to its trainable weights.
 
-        ``timesteps`` is (B,), one a row, in the units of ``noise_schedule.timesteps``. ``geometry``
-        is (B, 6) int64 for families that are told it: original height and width, top and left of
-        the crop (in the resized picture), target height and width, in pixels; None: whole pictures
-        of the latents' size.
+        ``timesteps`` is (B,), in the units of ``noise_schedule.timesteps``. ``geometry`` is (B, 6)
+        int64, as ``geometry_of`` says, for families that are told it; None: whole pictures of the
+        latents' size.
         """
         ...
 

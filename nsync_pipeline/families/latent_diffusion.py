@@ -82,8 +82,7 @@ class Autoencoder:
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents ``(z - shift) scale`` (B, C, h, w) of ``pixels`` (B, 3, H, W) in [-1, 1].
 
-        ``AutoencoderKL`` gives a distribution: its mode is taken, so that a picture has one latent,
-        computed once. ``AutoencoderTiny`` gives the latents themselves.
+        Of ``AutoencoderKL``'s distribution the mode is taken: a picture has one latent.
         """
         place = self._placement
         with place.in_use(self.module):

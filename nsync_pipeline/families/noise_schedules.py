@@ -96,12 +96,11 @@ def draw_as_trained(family: Family, origin: Mapping[str, str]) -> None:
 def use_zero_terminal_snr(family: Family) -> None:
     """Rescale the schedule ``family`` is trained with, and the one it is drawn with, alike.
 
-    What was trained on the rescaled schedule has to be drawn on it, from its very last timestep on:
-    every sampler here is built from ``family.scheduler``, which says so from now on.
+    Every sampler here is built from ``family.scheduler``, which says so from now on.
 
     Raises:
-        TrainingError: the base does not predict v. At the last timestep there is no signal left:
-            the noise that epsilon asks for is the input itself, and says nothing of the picture.
+        TrainingError: the base does not predict v: at the last timestep there is no signal left,
+            and the noise that epsilon asks for is the input itself.
     """
     schedule = family.noise_schedule
     if isinstance(schedule, ZeroTerminalSchedule):

@@ -123,9 +123,8 @@ class PipelineFolder:
     def revision(self, components: Sequence[str]) -> str:
         """What the model is: the hub's commit, or ``sha256:`` and 16 digits over the files.
 
-        The digest is over the names and contents of the settings, vocabularies and weights of the
-        components that are used, so that it does not depend on where the folder lies; of a
-        checkpoint, over it and the components' settings and vocabularies.
+        The digest is over names and contents of the components' settings, vocabularies and weights,
+        or of the checkpoint in the place of weights; not over where they lie.
         """
         if self.commit is not None:
             return self.commit
@@ -152,11 +151,7 @@ class PipelineFolder:
         return None if kind is None else str(kind)
 
     def require(self, components: Mapping[str, Sequence[str]]) -> None:
-        """Check the components' classes against those allowed; none named: any scheduler.
-
-        Raises:
-            BaseModelError: one is missing or of another class.
-        """
+        """BaseModelError where one is missing or of none of its classes (none named: any)."""
         for name, allowed in components.items():
             kind = self.component(name)
             if kind is None or (allowed and kind not in allowed):
@@ -169,10 +164,7 @@ SETTLED = 2.0  # seconds without a change after which it is: so coarse is some f
 
 
 def _remembered_sha256(file: Path) -> str:
-    """As ``file_sha256``; of a large file that has not changed since the last time, from then.
-
-    It is changed where its size, time of change or inode is another.
-    """
+    """As ``file_sha256``; of a large file with the same size, time and inode, from last time."""
     before = _state(file)
     if before[0] < REMEMBERED_FROM:
         return file_sha256(file)
@@ -199,15 +191,14 @@ def find_pipeline(config: BaseModelConfig) -> PipelineFolder:
     """What ``config`` names, as far as its index; of a hub model, no more is downloaded yet.
 
     Raises:
-        BaseModelError: there is no such folder, file or hub model, it cannot be reached, it asks
-            for an agreement first, or it is not a text-to-image model in a known layout.
+        BaseModelError: it is not to be had, or not a text-to-image model in a known layout.
     """
     name = config.name
     if name == SKETCHBOOK:
         return _folder(name, sketchbook.PIPELINE_FOLDER, embedded=True)
     path = Path(name).expanduser()
     if path.is_dir():
-        return replace(_folder(name, path), allow_pickle=config.allow_pickle)
+        return _folder(name, path, allow_pickle=config.allow_pickle)
     if path.is_file():
         return _with_settings(config, path)
     if not is_hub_id(name) or path.suffix in {".safetensors", ".ckpt"}:
@@ -222,7 +213,7 @@ def find_pipeline(config: BaseModelConfig) -> PipelineFolder:
             "base_model.revision is not set: %s is used at its newest commit. Pin it by "
             "`revision: %s`, so that a later run uses the same weights.", name, path.name,
         )  # fmt: skip
-    return replace(_folder(name, path, commit=path.name), allow_pickle=config.allow_pickle)
+    return _folder(name, path, path.name, allow_pickle=config.allow_pickle)
 
 
 def with_components(
@@ -255,18 +246,17 @@ def _with_settings(config: BaseModelConfig, checkpoint: Path) -> PipelineFolder:
         path = downloaded(source, None, kind.components, "base_model.config", weights=False)
     if kind.absent:
         _log.warning("%s has no %s: drawn and trained without", checkpoint, kind.absent[0])
-    folder = _folder(config.name, path)
-    return replace(
-        folder,
-        index=folder.index | {component: [None, None] for component in kind.absent},
-        checkpoint=checkpoint,
-        checkpoint_kind=kind,
-        allow_pickle=config.allow_pickle,
-    )
+    folder = _folder(config.name, path, allow_pickle=config.allow_pickle)
+    index = folder.index | {component: [None, None] for component in kind.absent}
+    return replace(folder, index=index, checkpoint=checkpoint, checkpoint_kind=kind)
 
 
 def _folder(
-    name: str, path: Path, commit: str | None = None, embedded: bool = False
+    name: str,
+    path: Path,
+    commit: str | None = None,
+    embedded: bool = False,
+    allow_pickle: bool = False,
 ) -> PipelineFolder:
     index_file = path / INDEX
     if not index_file.is_file():
@@ -280,7 +270,7 @@ def _folder(
         raise BaseModelError(f"{index_file} cannot be read: {error}") from error
     if not isinstance(index, dict):
         raise BaseModelError(f"{index_file} is not the index of a diffusers pipeline")
-    return PipelineFolder(name, path, index, commit, embedded)
+    return PipelineFolder(name, path, index, commit, embedded, allow_pickle=allow_pickle)
 
 
 def _hint(path: Path, embedded: bool) -> str:

@@ -39,10 +39,7 @@ class Placement:
 
     @contextmanager
     def in_use(self, module: nn.Module) -> Iterator[None]:
-        """Have ``module`` on the device inside; without offloading it is there anyway.
-
-        A module that is trained stays there: its optimizer's state and gradients do.
-        """
+        """Have ``module`` on the device inside; one that is trained stays, as its gradients do."""
         if not self.offload:
             yield
             return
@@ -55,7 +52,11 @@ class Placement:
 
 
 def place(config: BaseModelConfig) -> Placement:
-    """Where the base model that ``config`` names goes; raises as the two below."""
+    """Where the base model that ``config`` names goes.
+
+    Raises:
+        BaseModelError: the device is not there, or has no numbers of the type asked for.
+    """
     device = choose_device(config.device)
     return Placement(
         device=device,
@@ -68,11 +69,7 @@ def place(config: BaseModelConfig) -> Placement:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA, then MPS, then the CPU, by what is there.
-
-    Raises:
-        BaseModelError: the device is not there.
-    """
+    """The device ``name``, BaseModelError where it is not there; auto: CUDA, else MPS, else CPU."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     there = {"cuda": cuda, "mps": mps, "cpu": True}
     if name == "auto":
@@ -86,7 +83,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number type called ``name``; ``auto`` is bfloat16 or float16 on CUDA, else float32.
+    """The number type ``name``; ``auto`` is bfloat16 or float16 on CUDA, else float32.
 
     Raises:
         BaseModelError: float64 is asked for on another device than the CPU.

@@ -43,12 +43,9 @@ def bucket_of(width: int, height: int, resolution: int, multiple: int) -> Size:
     """The bucket, height first, whose aspect is nearest to that of ``width`` x ``height``.
 
     Nearest is the smallest ``|log(aspect / bucket's aspect)|``; of two that are as near, the
-    larger. Buckets are ``resolution`` squared, and for each side from a half to twice the
-    resolution the longest other side with no more pixels than that square, all sides multiples of
-    ``multiple`` and the longer at most ``WIDEST`` times the shorter.
-
-    Raises:
-        ValueError: a number is below 1.
+    larger. Buckets are ``resolution`` squared, and for each shorter side the longest other one with
+    no more pixels than that square, all sides multiples of ``multiple`` and the longer at most
+    ``WIDEST`` times the shorter. ValueError where a number is below 1.
     """
     if min(width, height, resolution, multiple) < 1:
         raise ValueError("sides, resolution and multiple are 1 or more")
@@ -129,7 +126,6 @@ def centre_cut(image: Image.Image, size: Size) -> Image.Image:
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
-    """The largest centred square of ``image``, at ``side`` x ``side`` pixels (Lanczos)."""
     return centre_cut(image, (side, side))
 
 
@@ -162,6 +158,6 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def open_squares(paths: Iterable[Path], side: int) -> Iterator[Image.Image]:
-    """Each picture as the model sees it: its centre square at ``side`` pixels, one at a time."""
+    """The centre square of each picture, at ``side`` pixels, one at a time."""
     for path in paths:
         yield centre_square(open_picture(path), side)

@@ -13,13 +13,13 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from nsync_pipeline.errors import CaptionError, PictureError, short_list
 
 FILE_COLUMN = "file_name"
-TEXT_COLUMNS = ("text", "caption")
-"""The columns of Hugging Face's imagefolder; where a row has both, ``text`` is taken."""
+TEXT_COLUMNS = ("text", "caption")  # Hugging Face's imagefolder; of both, ``text`` is taken
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,7 @@ def one_line(text: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        CaptionError: it cannot be read or is not UTF-8; the message goes on after the file's name.
-    """
+    """A UTF-8 file, with or without a byte order mark; raises as ``read_metadata``."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -225,11 +221,12 @@ def read_source(folder: Path) -> SourceFolder:
     for name, path in metadata.items():
         _read_metadata_captions(name, path, pictures, found)
     _read_sidecar_captions(sidecars, pictures, unread, found)
+    by_name = attrgetter("name")
     return SourceFolder(
         pictures=tuple(_picture(name, path, found) for name, path in pictures.items()),
         metadata=tuple(metadata.values()),
-        problems=_by_name(found.problems),
-        caption_problems=_by_name(found.caption_problems),
+        problems=tuple(sorted(found.problems, key=by_name)),
+        caption_problems=tuple(sorted(found.caption_problems, key=by_name)),
         ignored=tuple(n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}),
     )
 
@@ -242,10 +239,6 @@ def _picture(name: str, path: Path, found: _Findings) -> SourcePicture:
         where = " and ".join(source for _, source, _ in given)
         found.caption_problem(name, f"has different captions in {where}: keep one")
     return SourcePicture(path, name, *given[0])
-
-
-def _by_name(problems: list[Problem]) -> tuple[Problem, ...]:
-    return tuple(sorted(problems, key=lambda problem: problem.name))
 
 
 def _walk(folder: Path, found: _Findings) -> dict[str, Path]:

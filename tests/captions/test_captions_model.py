@@ -17,7 +17,7 @@ from tiny_captioners import save_tiny_internvl, save_tiny_llava
 from nsync_pipeline.captions import stage as captions
 from nsync_pipeline.captions.answers import caption_of
 from nsync_pipeline.captions.config import CaptionsSettings
-from nsync_pipeline.captions.model_captions import PROGRESS
+from nsync_pipeline.captions.vision_language_model import PROGRESS
 from nsync_pipeline.errors import CaptionError
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
