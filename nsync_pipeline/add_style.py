@@ -27,11 +27,9 @@ from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
 
 
 def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
-    """``text`` with ``entry`` as the last style of its section ``styles``.
+    """``text`` with ``entry`` as the last style of its section ``styles``, indented as the others.
 
-    The lines are put in right behind the last style, indented as the styles there are; comments,
-    order, quotes and line ends of all other lines stay. (Writing the whole file anew would move the
-    comments that stand between sections.)
+    All other lines stay. (Writing the whole file anew would move the comments between sections.)
 
     Raises:
         ParamsError: the styles are not written as a block, a style a line; the message has the

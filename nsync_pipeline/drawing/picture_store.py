@@ -237,4 +237,4 @@ def sheet(title: str, groups: Sequence[Sequence[Path]], most: int) -> Preview:
     """At most ``most`` of ``groups`` of pictures that belong side by side, evenly spaced."""
     shown = [groups[index] for index in evenly_spaced(len(groups), most)]
     squares = open_squares([path for group in shown for path in group], side=96)
-    return Preview(title, preview(title, list(squares), columns=8, side=96))
+    return Preview(title, preview(title, list(squares)))

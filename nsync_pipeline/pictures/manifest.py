@@ -104,8 +104,7 @@ def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of the manifest at ``path``.
 
     Raises:
-        MissingArtifactError: there is no such manifest, it is damaged, or its columns are not the
-            schema's.
+        MissingArtifactError: it is missing or damaged, or its columns are not the schema's.
     """
     if not path.is_file():
         raise MissingArtifactError(f"{path} is not there: run the stage that makes it first.")

@@ -14,8 +14,7 @@ BACKGROUND = (244, 242, 238)
 INK = (40, 40, 40)
 GAP = 4
 TITLE_SIZE = 15
-PREVIEW_BYTES = 100_000
-"""Previews travel in Dagster's event log, which grows several times what they weigh."""
+PREVIEW_BYTES = 100_000  # Dagster's event log grows several times what previews weigh
 
 
 def as_jpeg(image: Image.Image, quality: int) -> bytes:
@@ -63,11 +62,7 @@ def evenly_spaced(count: int, most: int) -> list[int]:
 def preview(title: str, images: Sequence[Image.Image], columns: int = 8, side: int = 96) -> bytes:
     """A titled contact sheet as a JPEG of less than ``PREVIEW_BYTES``.
 
-    The quality is lowered first, then the size of the cells, until it is small enough.
-
-    Raises:
-        ValueError: as ``contact_sheet``; or there are so many images that no cell size fits
-            (choose some with ``evenly_spaced``).
+    The quality is lowered first, then the size of the cells; ValueError where no size fits.
     """
     while side >= 16:
         sheet = titled(title, contact_sheet(images, columns, side))
@@ -124,7 +119,7 @@ class CaptionedThumbnail:
 
 
 def captioned_preview(title: str, rows: Sequence[CaptionedThumbnail]) -> bytes:
-    """A JPEG of less than ``PREVIEW_BYTES``: a row a picture; the last rows go where it is more.
+    """A JPEG of less than ``PREVIEW_BYTES``, a row a picture; the last rows go where it is more.
 
     Raises:
         ValueError: there are no rows, or not even one fits.

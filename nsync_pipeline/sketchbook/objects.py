@@ -141,15 +141,9 @@ def _umbrella(canvas: Canvas, box: Box, paint: Rgb) -> None:
 
 
 _PAINTERS: dict[str, Callable[[Canvas, Box, Rgb], None]] = {
-    "house": _house,
-    "tree": _tree,
-    "car": _car,
-    "boat": _boat,
-    "flower": _flower,
-    "mushroom": _mushroom,
-    "cat": _cat,
-    "umbrella": _umbrella,
-}
+    "house": _house, "tree": _tree, "car": _car, "boat": _boat, "flower": _flower,
+    "mushroom": _mushroom, "cat": _cat, "umbrella": _umbrella,
+}  # fmt: skip
 
 
 def draw_thing(canvas: Canvas, thing: Thing, box: Box, first_part: int) -> None:

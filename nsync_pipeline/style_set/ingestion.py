@@ -8,6 +8,7 @@ from PIL import Image
 
 from nsync_pipeline.errors import PictureError, bullet_list, short_list
 from nsync_pipeline.pictures.near_duplicates import LookIndex, look_of
+from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.source_folder import Problem
 
@@ -93,15 +94,12 @@ def ingest(
     offer: Offer,
     config: StyleSetConfig,
     store: Callable[[str, Image.Image], None],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Ingestion:
     """Read the candidates in their order; the first of several that are the same is kept.
 
-    Where the kept one has no caption and a left-out copy has, the caption is taken over.
-
-    Args:
-        store: is given the id and the image of each picture that is kept.
-        progress: is given what is done, how many candidates are read, and how many there are.
+    Where the kept one has no caption and a left-out copy has, the caption is taken over. ``store``
+    is given the id and the image of each picture that is kept.
     """
     kept = _GrowingSet(config.near_duplicates == "drop")
     problems = list(offer.problems)

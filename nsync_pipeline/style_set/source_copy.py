@@ -77,20 +77,19 @@ def _others(destination: Path, files: Mapping[str, Path]) -> list[str]:
 
 
 def copy_in(plan: CopyPlan, destination: Path) -> None:
-    """Copy the new files of ``plan`` to ``destination``.
+    """Copy the new files of ``plan`` to ``destination``, beside it first.
 
-    All are copied beside it first. A new destination then appears whole; in an existing one each
-    file appears whole, and none of those there is touched but a metadata file that said less.
+    A new destination then appears whole; in an existing one each file does.
     """
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    if not plan.new:
+        return
     try:
         for name, path in plan.new.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        if not plan.new:
-            return
         if not destination.exists():
             partial.rename(destination)
             return
