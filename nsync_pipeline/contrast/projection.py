@@ -106,11 +106,7 @@ def averaged(products: InnerProducts, branches: int) -> Update:
 
 
 def without_projection(
-    products: InnerProducts,
-    directions: Tensor,
-    unit: bool = False,
-    strength: float = 1.0,
-    cone: bool = False,
+    products: InnerProducts, directions: Tensor, unit: bool, strength: float, cone: bool
 ) -> Update:
     """``g' = g+ - strength * (the projection of g+ on the span, or cone, of the directions)``.
 

@@ -209,7 +209,8 @@ class Refiner:
         if self._rule in ("none", "mean"):
             return averaged(products, branches)
         if self._rule == "released":
-            update = without_projection(products, torch.eye(count, dtype=torch.float64)[-1:])
+            last = torch.eye(count, dtype=torch.float64)[-1:]
+            update = without_projection(products, last, unit=False, strength=1.0, cone=False)
             update.weights[:, 0] += float(contrast.anchor)
             return update
         estimate = self._estimate.directions(lengths)

@@ -11,7 +11,7 @@ from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.pictures.embedded import as_stored
 from nsync_pipeline.report.charts import Chart, Line, line_chart
 from nsync_pipeline.report.page import FilmStrip, TrainingNote
-from nsync_pipeline.training.film_strip import STRIP_FILE
+from nsync_pipeline.training.looks import STRIP_FILE
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
 PLOTTED = ("loss_positive", "norm_refined")

@@ -26,14 +26,13 @@ from nsync_pipeline.training.batches import apply_objective
 from nsync_pipeline.training.checkpoint import CheckpointFolder, Inputs
 from nsync_pipeline.training.config import TrainingConfig, TrainingSettings
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
-from nsync_pipeline.training.film_strip import STRIP_FILE, STRIP_QUALITY
 from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
 from nsync_pipeline.training.history import HISTORY_FILE, history_csv, loss_curve, summarise
 from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
 from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
+from nsync_pipeline.training.looks import STRIP_FILE, Looks
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.processes import Processes, joined_processes
-from nsync_pipeline.training.watch_sampler import WatchSampler
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,8 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
     inputs = _inputs(task)
     checkpoints = CheckpointFolder(_scratch(task, "training"), inputs)
-    sampler = _sampler(task, inputs) if settings.watch.every else None
-    watch = TrainingWatch(context, settings, family.device, sampler)
+    looks = _looks(task, inputs) if settings.watch.every else None
+    watch = TrainingWatch(context, family.device, looks)
     is_first = processes.rank.is_first
     outcome = train(
         family,
@@ -137,7 +136,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         held_out_loss,
         watch.on_step if is_first else lambda record: None,
         watch.on_held_out,
-        None if sampler is None else watch.look,
+        None if looks is None else watch.look,
         watch.show,
         processes,
     )
@@ -166,11 +165,11 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     write_whole(context.folder / HISTORY_FILE, history_csv(outcome.history))
     summary_json = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     write_whole(context.folder / "training.json", summary_json)
-    if sampler is not None:
-        for done in sampler.steps():
-            write_whole(context.folder / grid_name(done), sampler.grid(done))
-        if (strip := sampler.strip()) is not None:
-            write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, STRIP_QUALITY))
+    if looks is not None:
+        for done in looks.steps():
+            write_whole(context.folder / grid_name(done), looks.grid(done))
+        if (strip := looks.strip()) is not None:
+            write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, 92))
             previews.append(Preview(f"looks of {of}", small_jpeg(strip)))
     # The live tables stay: the machine's figures are nowhere else.
     leftovers = (checkpoints.path, _scratch(task, "looks"), context.live / LOOKS)
@@ -183,18 +182,12 @@ def _scratch(task: _Task, kind: str) -> Path:
     return task.context.workspace.scratch(kind, task.context.style, task.variant, seed)
 
 
-def _sampler(task: _Task, inputs: Inputs) -> WatchSampler:
+def _looks(task: _Task, inputs: Inputs) -> Looks:
     """What draws the looks: they hang on all ``inputs`` but which of the weights are kept."""
     training = {k: v for k, v in inputs["training"].items() if k not in ("keep", "watch")}
     weights = json.dumps({**inputs, "training": training}, sort_keys=True)
-    return WatchSampler(
-        task.context,
-        task.family,
-        task.settings.watch,
-        task.inputs.train,
-        _scratch(task, "looks"),
-        weights,
-    )
+    kept = _scratch(task, "looks")
+    return Looks(task.context, task.family, task.inputs.train, kept, weights)
 
 
 def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
