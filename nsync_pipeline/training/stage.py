@@ -40,12 +40,13 @@ class _Task:
     """What one run of the stage trains."""
 
     context: StageContext[TrainingSettings]
-    variant: str
-    training_seed: int
-    settings: TrainingConfig
     word: str  # what its prompts call the style
     inputs: TrainingInputs
     family: Family
+
+    @property
+    def settings(self) -> TrainingConfig:
+        return self.context.settings.training
 
     @property
     def seed(self) -> int:
@@ -54,10 +55,14 @@ class _Task:
         Training seed 0 has the root seed's own; what is measured at (held-out losses, looks) has
         those whatever the training seed, so that trainings can be compared.
         """
-        root = self.context.settings.seed
-        if self.training_seed == 0:
-            return root
-        return stream_seed(root, "training seed", self.training_seed)
+        root, (_, training_seed) = self.context.settings.seed, self.context.training
+        return stream_seed(root, "training seed", training_seed) if training_seed else root
+
+    def scratch(self, kind: str) -> Path:
+        """This training's own folder for what is kept until it ends."""
+        variant, training_seed = self.context.training
+        style = self.context.style
+        return self.context.workspace.scratch(kind, style, variant, str(training_seed))
 
 
 def run(context: StageContext[TrainingSettings]) -> StageResult:
@@ -82,7 +87,7 @@ def run(context: StageContext[TrainingSettings]) -> StageResult:
 def _read(context: StageContext[TrainingSettings]) -> _Task:
     """Read the settings and manifests, load the base, and check that they go together."""
     params, workspace = context.settings, context.workspace
-    (variant, training_seed), settings = context.training, params.training
+    settings = params.training
     word = style_word(params.placeholder, settings.textual_inversion)
     inputs = read_training_inputs(workspace, context.style, word, settings)
     family = load_family(params.base_model)
@@ -101,7 +106,7 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
                 f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
                 f"Shorten the caption: {longest!r}"
             )
-    return _Task(context, variant, training_seed, settings, word, inputs, family)
+    return _Task(context, word, inputs, family)
 
 
 def _trained(task: _Task, processes: Processes) -> StageResult:
@@ -121,9 +126,12 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     held_out_loss = None
     if test is not None:
         held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
-    inputs = _inputs(task)
-    checkpoints = CheckpointFolder(_scratch(task, "training"), inputs)
-    looks = _looks(task, inputs) if settings.watch.every else None
+    inputs, looks = _inputs(task), None
+    checkpoints = CheckpointFolder(task.scratch("training"), inputs)
+    if settings.watch.every:  # looks hang on all inputs but which of the weights are kept
+        training = {k: v for k, v in inputs["training"].items() if k not in ("keep", "watch")}
+        weights = json.dumps({**inputs, "training": training}, sort_keys=True)
+        looks = Looks(context, family, task.inputs.train, task.scratch("looks"), weights)
     watch = TrainingWatch(context, family.device, looks)
     is_first = processes.rank.is_first
     outcome = train(
@@ -159,7 +167,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         "settings": settings.model_dump(mode="json"),
         "test_pictures": len(task.inputs.held_out),
     }
-    of = f"{context.style}, {task.variant}-{task.training_seed}"
+    of = f"{context.style}, {context.variant}-{context.training_seed}"
     previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
     save_trained(family, trained, context.folder, _origin(task))
     write_whole(context.folder / HISTORY_FILE, history_csv(outcome.history))
@@ -172,22 +180,8 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
             write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, 92))
             previews.append(Preview(f"looks of {of}", small_jpeg(strip)))
     # The live tables stay: the machine's figures are nowhere else.
-    leftovers = (checkpoints.path, _scratch(task, "looks"), context.live / LOOKS)
+    leftovers = (checkpoints.path, task.scratch("looks"), context.live / LOOKS)
     return StageResult(figures | watch.figures(), tuple(previews), leftovers)
-
-
-def _scratch(task: _Task, kind: str) -> Path:
-    """This training's own folder for what is kept until it ends."""
-    seed = str(task.training_seed)
-    return task.context.workspace.scratch(kind, task.context.style, task.variant, seed)
-
-
-def _looks(task: _Task, inputs: Inputs) -> Looks:
-    """What draws the looks: they hang on all ``inputs`` but which of the weights are kept."""
-    training = {k: v for k, v in inputs["training"].items() if k not in ("keep", "watch")}
-    weights = json.dumps({**inputs, "training": training}, sort_keys=True)
-    kept = _scratch(task, "looks")
-    return Looks(task.context, task.family, task.inputs.train, kept, weights)
 
 
 def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
@@ -207,22 +201,24 @@ def _origin(task: _Task) -> dict[str, str]:
     """Where what is trained comes from; kept in its files' headers."""
     # Of seed 0, which is the root seed alone, it is left out: then the files are what they would
     # be if there were no others.
-    seeds = {"training_seed": str(task.training_seed)} if task.training_seed else {}
+    context, family = task.context, task.family
+    variant, training_seed = context.training
+    seeds = {"training_seed": str(training_seed)} if training_seed else {}
     return {
         **seeds,
-        "architecture": architecture_of(task.family),
-        "base_model": task.family.name,
-        "base_revision": task.family.revision,
+        "architecture": architecture_of(family),
+        "base_model": family.name,
+        "base_revision": family.revision,
         "data_sha256": task.inputs.data_sha256,
-        "generic_style": task.context.settings.generic_style,
+        "generic_style": context.settings.generic_style,
         "placeholder": task.word,
-        "prediction_type": task.family.noise_schedule.prediction_type,
-        "resolution": str(task.family.resolution),
-        "seed": str(task.context.settings.seed),
+        "prediction_type": family.noise_schedule.prediction_type,
+        "resolution": str(family.resolution),
+        "seed": str(context.settings.seed),
         "steps": str(task.settings.steps),
-        "style": task.context.style,
+        "style": context.style,
         "update_rule": task.settings.update_rule,
-        "variant": task.variant,
+        "variant": variant,
         "version": __version__,
         ORIGIN_KEY: str(task.settings.objective.zero_terminal_snr).lower(),
     }
@@ -234,8 +230,8 @@ def _inputs(task: _Task) -> Inputs:
     return {
         **task.context.settings.identity(),
         "style": task.context.style,
-        "variant": task.variant,
-        "training_seed": task.training_seed,
+        "variant": task.context.variant,
+        "training_seed": task.context.training_seed,
         "the base model's weights": family.revision,
         "the pictures, captions and negatives": task.inputs.data_sha256,
         "the test pictures": [example.id for example in task.inputs.held_out],
