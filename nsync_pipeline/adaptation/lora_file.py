@@ -40,6 +40,8 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import draw_as_trained
 
+logger = logging.getLogger(__name__)
+
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 OWN_METADATA = "nsync"
 
@@ -97,8 +99,17 @@ def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
     file = read_safetensors(path)
     try:
         settings: dict[str, Any] = json.loads(file.metadata[DIFFUSERS_METADATA])
-        components = dict.fromkeys(key.split(".", 1)[0] for key in file.tensors)
-        adapters = {component: _from_peft(settings, component) for component in components}
+        adapters = {
+            component: AdapterHeader(
+                rank=settings[f"{component}.r"],
+                alpha=settings[f"{component}.lora_alpha"],
+                targets=tuple(settings[f"{component}.target_modules"]),
+                ranks=_by_name(settings[f"{component}.rank_pattern"]),
+                alphas=_by_name(settings[f"{component}.alpha_pattern"]),
+                dora=settings[f"{component}.use_dora"],
+            )
+            for component in dict.fromkeys(key.split(".", 1)[0] for key in file.tensors)
+        }
         header = LoraHeader(adapters, json.loads(file.metadata[OWN_METADATA]))
     except (KeyError, ValueError, TypeError) as error:
         raise not_ours(path, error) from error
@@ -120,22 +131,8 @@ def _to_peft(adapter: AdapterHeader, start: str) -> dict[str, Any]:
     }
 
 
-def _from_peft(settings: Mapping[str, Any], component: str) -> AdapterHeader:
-    ranks, alphas = (
-        {layer.removeprefix("^"): value for layer, value in settings[f"{component}.{key}"].items()}
-        for key in ("rank_pattern", "alpha_pattern")
-    )
-    return AdapterHeader(
-        rank=settings[f"{component}.r"],
-        alpha=settings[f"{component}.lora_alpha"],
-        targets=tuple(settings[f"{component}.target_modules"]),
-        ranks=ranks,
-        alphas=alphas,
-        dora=settings[f"{component}.use_dora"],
-    )
-
-
-logger = logging.getLogger(__name__)
+def _by_name(patterns: Mapping[str, Any]) -> dict[str, Any]:
+    return {pattern.removeprefix("^"): value for pattern, value in patterns.items()}
 
 
 def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:

@@ -80,7 +80,7 @@ LAST_SHARE = 0.1
 
 
 def summarise(history: Sequence[StepRecord], held_out: Mapping[int, float]) -> dict[str, float]:
-    """The figures of ``history``, one record or more; ``held_out`` is the loss by steps done.
+    """The figures of ``history``, one record or more, and the held-out loss by steps done.
 
     Those of a branch, or a held-out picture, that is not there are left out.
     """

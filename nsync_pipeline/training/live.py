@@ -41,11 +41,6 @@ class TrainingWatch:
     """Writes what happens to the live files, tells the progress, and finds what to warn of.
 
     Rows are kept until ``show``, which adds whole lines in one write.
-
-    Args:
-        context: of the stage.
-        device: that it is trained on.
-        looks: drawn on the way; None where nothing is.
     """
 
     def __init__(
@@ -59,7 +54,6 @@ class TrainingWatch:
         self._begun = False
 
     def on_step(self, record: StepRecord) -> None:
-        """A step was taken, now or before an interruption."""
         self._steps = record.step
         self._add(HISTORY_FILE, astuple(record))
         self._pace.tell(record.step, time.monotonic())
@@ -70,7 +64,6 @@ class TrainingWatch:
         self._watcher.on_step(record)
 
     def on_held_out(self, done: int, loss: float) -> None:
-        """The held-out loss was taken after ``done`` steps."""
         self._add("held_out.csv", (done, loss))
         self._watcher.on_held_out(done, loss)
 

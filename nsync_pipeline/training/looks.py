@@ -121,21 +121,13 @@ def best_look(scores: Mapping[int, LookScore]) -> LookScore:
 
 @dataclass
 class Looks:
-    """Draws, keeps and scores the looks of one training, as its ``training.watch`` says.
-
-    Args:
-        context: of the stage.
-        family: holds what is trained.
-        examples: what is trained on.
-        kept: where looks are kept until the training ends.
-        weights: a digest of all that decides the weights after a step.
-    """
+    """Draws, keeps and scores the looks of one training, as its ``training.watch`` says."""
 
     context: StageContext[TrainingSettings]
-    family: Family
-    examples: Sequence[Example]
-    kept: Path
-    weights: str
+    family: Family  # holds what is trained
+    examples: Sequence[Example]  # what is trained on
+    kept: Path  # where looks are kept until the training ends
+    weights: str  # all that decides the weights after a step
     _scorer: Scorer | None = field(default=None, init=False)
     _scores: dict[int, LookScore] = field(default_factory=dict, init=False)
 
@@ -174,7 +166,6 @@ class Looks:
         return sorted(int(path.name) for path in self._folder.glob("[0-9]*"))
 
     def grid(self, done: int) -> bytes:
-        """The pictures of a look side by side, as a JPEG for previews."""
         images = self._pictures(done)
         columns = math.ceil(math.sqrt(len(images)))
         return small_jpeg(contact_sheet(images, columns, min(GRID_CELL, max(images[0].size))))
@@ -197,7 +188,6 @@ class Looks:
         return self._scores[done]
 
     def scores(self) -> dict[int, LookScore]:
-        """Of every look so far, by steps done."""
         return {s.step: s for s in map(self.score, self.steps()) if s is not None}
 
     def strip(self) -> Image.Image | None:

@@ -145,9 +145,10 @@ def train(
             if average is not None:
                 average.update(step + 1)
 
-            scale, overflows = gradients.taken_at, gradients.overflows
-            of_step = (found.losses, refinement.diagnostics, rates["denoiser"], scale, overflows)
-            record = step_record(step + 1, *of_step)
+            record = step_record(
+                step + 1, found.losses, refinement.diagnostics, rates["denoiser"],
+                gradients.taken_at, gradients.overflows,
+            )  # fmt: skip
             state.history.append(record)
             on_step(record)
             watch()

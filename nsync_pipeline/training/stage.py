@@ -85,11 +85,9 @@ def run(context: StageContext[TrainingSettings]) -> StageResult:
 
 
 def _read(context: StageContext[TrainingSettings]) -> _Task:
-    """Read the settings and manifests, load the base, and check that they go together."""
-    params, workspace = context.settings, context.workspace
-    settings = params.training
+    params, settings = context.settings, context.settings.training
     word = style_word(params.placeholder, settings.textual_inversion)
-    inputs = read_training_inputs(workspace, context.style, word, settings)
+    inputs = read_training_inputs(context.workspace, context.style, word, settings)
     family = load_family(params.base_model)
     if inputs.base_revision not in (None, family.revision):
         raise MissingArtifactError(
@@ -116,13 +114,9 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     held_out = task.inputs.held_out[:MOST_PICTURES] if processes.rank.is_first else ()
     test = _encoded(task, held_out, "encoding test pictures") if held_out else None
     trained = add_trainables(
-        family,
-        settings.lora,
-        settings.textual_inversion,
-        torch_stream(task.seed, "lora"),
-        placeholder=context.settings.placeholder,
-        generic_style=context.settings.generic_style,
-    )
+        family, settings.lora, settings.textual_inversion, torch_stream(task.seed, "lora"),
+        placeholder=context.settings.placeholder, generic_style=context.settings.generic_style,
+    )  # fmt: skip
     held_out_loss = None
     if test is not None:
         held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
@@ -135,19 +129,10 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     watch = TrainingWatch(context, family.device, looks)
     is_first = processes.rank.is_first
     outcome = train(
-        family,
-        trained,
-        examples,
-        settings,
-        task.seed,
-        checkpoints,
-        held_out_loss,
-        watch.on_step if is_first else lambda record: None,
-        watch.on_held_out,
-        None if looks is None else watch.look,
-        watch.show,
-        processes,
-    )
+        family, trained, examples, settings, task.seed, checkpoints, held_out_loss,
+        watch.on_step if is_first else lambda record: None, watch.on_held_out,
+        None if looks is None else watch.look, watch.show, processes,
+    )  # fmt: skip
     if not is_first:
         return StageResult({})
     figures: dict[str, int | float | str] = {
@@ -171,8 +156,8 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
     save_trained(family, trained, context.folder, _origin(task))
     write_whole(context.folder / HISTORY_FILE, history_csv(outcome.history))
-    summary_json = json.dumps(summary, indent=2, sort_keys=True) + "\n"
-    write_whole(context.folder / "training.json", summary_json)
+    text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
+    write_whole(context.folder / "training.json", text)
     if looks is not None:
         for done in looks.steps():
             write_whole(context.folder / grid_name(done), looks.grid(done))

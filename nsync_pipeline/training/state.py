@@ -30,7 +30,6 @@ class WeightAverage:
         self.tensors: tuple[Tensor, ...] = tuple(w.detach().clone() for w in weights)
 
     def update(self, steps: int) -> None:
-        """Take in the weights as they are after ``steps`` steps."""
         decay = min(self._decay, (1 + steps) / (10 + steps))
         with torch.no_grad():
             torch._foreach_lerp_(self.tensors, [w.detach() for w in self._weights], 1.0 - decay)
@@ -68,7 +67,6 @@ class TrainingState:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps done."""
         return len(self.history)
 
     def to_save_in_place(self) -> AbstractContextManager[None]:

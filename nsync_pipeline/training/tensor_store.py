@@ -47,7 +47,6 @@ class TensorRows:
         return torch.from_numpy(np.array(self.arrays[self.array[place]][self.row[place]]))
 
     def part(self, start: int, stop: int) -> "TensorRows":
-        """The rows from ``start`` on, before ``stop``."""
         return TensorRows(self.arrays, self.array[start:stop], self.row[start:stop])
 
     def shape(self, place: int) -> tuple[int, ...]:
@@ -57,18 +56,9 @@ class TensorRows:
         """The tensors at ``places``, all of one shape, as one: (len(places), ...)."""
         return torch.stack([self[place] for place in places])
 
-    @staticmethod
-    def of(tensor: Tensor) -> "TensorRows":
-        """The rows of a tensor in memory."""
-        count = len(tensor)
-        array = np.zeros(count, dtype=np.int32)
-        return TensorRows((tensor.numpy(),), array, np.arange(count, dtype=np.int32))
-
 
 @dataclass
 class _Pending:
-    """A shard to be."""
-
     tensors: dict[str, dict[str, Floats]] = field(default_factory=dict)
     bytes: int = 0
 
@@ -110,7 +100,6 @@ class TensorStore:
             self._write(max(self._pending, key=lambda shapes: self._pending[shapes].bytes))
 
     def flush(self) -> None:
-        """Write what is not written yet."""
         for shapes in list(self._pending):
             self._write(shapes)
 
