@@ -177,7 +177,6 @@ def remove_lora(family: Family) -> None:
 
 
 def has_lora(family: Family) -> bool:
-    """Whether one of the family's models holds a LoRA."""
     return any(True for model in adapted_models_of(family) for _ in lora_layers(model.model))
 
 
@@ -192,7 +191,6 @@ def lora_weights(family: Family) -> TrainedWeights:
 
 
 def lora_dtype(family: Family) -> torch.dtype:
-    """The number type of what is trained."""
     return torch.float64 if family.dtype == torch.float64 else torch.float32
 
 

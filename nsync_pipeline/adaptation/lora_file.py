@@ -218,12 +218,12 @@ def _put_back(family: Family, header: LoraHeader, tensors: Mapping[str, Tensor])
         config = LoraConfig(**_to_peft(adapter, "^"))
         inject(model.model, config, lora_dtype(family), tensors=own)
     lora = lora_weights(family)
-    if {n: w.shape for n, w in zip(lora.names, lora.weights, strict=True)} != {
-        name: tensor.shape for name, tensor in tensors.items()
-    }:
+    weights = dict(zip(lora.names, lora.weights, strict=True))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if {name: weight.shape for name, weight in weights.items()} != shapes:
         raise ValueError("other layers, or of other sizes")
     with torch.no_grad():
-        for name, weight in zip(lora.names, lora.weights, strict=True):
+        for name, weight in weights.items():
             weight.copy_(tensors[name])
     for model in models.values():
         for _, layer in lora_layers(model.model):

@@ -69,11 +69,8 @@ def trained_style_word(place: Path, placeholder: str) -> str:
     Raises:
         MissingArtifactError: a file is damaged.
     """
-    for file in trained_files(place):
-        metadata = read_metadata(file)
-        if PLACEHOLDER_METADATA in metadata:
-            return metadata[PLACEHOLDER_METADATA]
-    return placeholder
+    words = (read_metadata(file).get(PLACEHOLDER_METADATA) for file in trained_files(place))
+    return next((word for word in words if word is not None), placeholder)
 
 
 class TokenVectors(nn.Module):
@@ -98,11 +95,9 @@ class TokenVectors(nn.Module):
         return self.table.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """``ids`` (B, L) to (B, L, D)."""
         return embedded(self.table, self.first, self.vectors.unsqueeze(0), ids)
 
     def branch_weights(self) -> tuple[nn.Parameter, ...]:
-        """What ``branch_forward`` takes copies of."""
         return (self.vectors,)
 
     def branch_forward(self, copies: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -241,7 +236,6 @@ def remove_token_vectors(family: Family) -> None:
 
 
 def has_token_vectors(family: Family) -> bool:
-    """Whether one of the family's text encoders holds token vectors."""
     return any(isinstance(encoder.table, TokenVectors) for encoder in _encoders(family))
 
 

@@ -33,9 +33,7 @@ Forward = Callable[[Tensor], Tensor]
 class Branched(Protocol):
     """A layer that can compute with a copy of its weights a branch."""
 
-    def branch_weights(self) -> tuple[nn.Parameter, ...]:
-        """Those that copies may be made of."""
-        ...
+    def branch_weights(self) -> tuple[nn.Parameter, ...]: ...
 
     def branch_forward(self, copies: Sequence[Tensor]) -> Forward:
         """The forward for n branches stacked; each copy is (n, *weight.shape)."""
@@ -81,11 +79,8 @@ def _with_frozen(layer: Any, adapters: Sequence[str], x: Tensor) -> Tensor:
 class BranchCopies:
     """The per-branch copies of the trained weights of one or several models.
 
-    Args:
-        modules: the models that hold PEFT LoRA layers.
-        weights: their trainable weights: each is a factor of a ``Linear`` or ``Conv2d`` LoRA layer,
-            or a weight of a ``Branched`` layer.
-        adapter: the adapter's name.
+    Each of the ``weights`` is a factor of a ``Linear`` or ``Conv2d`` LoRA layer, or a weight of a
+    ``Branched`` layer, of one of the ``modules``.
 
     Raises:
         NotFusableError: a trainable weight is something else, or a LoRA layer is more than its two
@@ -152,7 +147,7 @@ class BranchCopies:
 
 def _require_fusable(name: str, layer: Any, adapter: str) -> None:
     """Raise ``NotFusableError`` where the layer is more than ``base(x) + scaling * B A x``."""
-    base = layer.base_layer
+    base, active = layer.base_layer, list(layer.active_adapters)
     plain = isinstance(layer, LoraLinear) and isinstance(base, nn.Linear)
     if isinstance(layer, LoraConv2d) and isinstance(base, nn.Conv2d):
         # PEFT's own factor A has no dilation, no groups and no padding mode either.
@@ -163,7 +158,6 @@ def _require_fusable(name: str, layer: Any, adapter: str) -> None:
         raise NotFusableError(f"{name} has dropout")
     if adapter in layer.lora_variant or layer.lora_bias[adapter]:
         raise NotFusableError(f"{name} is a variant of LoRA (DoRA, bias)")
-    active = list(layer.active_adapters)
     if adapter not in active or layer.merged or layer.disable_adapters:
         raise NotFusableError(f"{name} does not have its adapter {adapter!r} in use")
     for other in active:

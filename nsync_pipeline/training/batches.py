@@ -27,7 +27,7 @@ from nsync_pipeline.training.triplets import Triplet
 
 
 def apply_objective(family: Family, objective: ObjectiveConfig) -> None:
-    """Give ``family`` the noise schedule that ``objective`` asks for; raises as ``loss_weights``."""
+    """Give ``family`` the noise schedule of ``objective``; raises as ``loss_weights``."""
     if objective.zero_terminal_snr:
         use_zero_terminal_snr(family)
     loss_weights(family.noise_schedule, objective)

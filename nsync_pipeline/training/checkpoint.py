@@ -69,7 +69,6 @@ class CheckpointFolder:
 
     @property
     def digest(self) -> str:
-        """Of the inputs."""
         return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -141,7 +140,6 @@ def _flat(inputs: Inputs, prefix: str = "") -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Newest first."""
     return sorted(folder.glob("step_*.checkpoint"), reverse=True)
 
 

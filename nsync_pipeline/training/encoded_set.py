@@ -53,7 +53,6 @@ class EncodedPrompts:
     pooled: TensorRows | None  # (P,) each
 
     def embeds(self, texts: Sequence[str]) -> PromptEmbeds:
-        """A row for each of ``texts``."""
         rows = [self.row_of[text] for text in texts]
         pooled = None if self.pooled is None else self.pooled.stacked(rows)
         return PromptEmbeds(self.tokens.stacked(rows), pooled)

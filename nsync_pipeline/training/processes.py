@@ -63,9 +63,8 @@ def _listen(store: Any, rank: Rank, ended: threading.Event) -> None:
             if beat != heard[other][0]:
                 heard[other] = (beat, now)
             elif now - heard[other][1] > SILENCE:
-                _end(
-                    f"process {other} of {rank.count} has not been heard for {SILENCE:.0f} s", ended
-                )
+                silent = f"process {other} of {rank.count} has not been heard"
+                _end(f"{silent} for {SILENCE:.0f} s", ended)
                 return
 
 
