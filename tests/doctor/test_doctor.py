@@ -5,10 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter
 
 from nsync_pipeline.cli import doctor
-from nsync_pipeline.doctor.finding import Finding, State
+from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.findings import (
     base_model_finding,
     captioner_finding,
@@ -139,20 +138,18 @@ def test_a_tracking_server_that_does_not_answer_is_told_without_its_password(
     finding = about(list(service_findings(workspace)), "MLflow")
 
     assert finding.state is State.WARN
-    assert finding.found == f"http://127.0.0.1:{port} does not answer"
+    assert finding.found == f"http://***@127.0.0.1:{port} does not answer"
 
 
-def test_what_is_not_delivered_is_counted(
+def test_what_mlflow_refused_is_counted(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    path = workspace.tracking / "spool" / f"{1:020d}.training.ink.lora.a.jsonl"
-    header = RunHeader("", "nsync/ink", "lora · ink", {"nsync.run": "a"}, {}, 1, True)
-    with SpoolWriter(path, header) as writer:
-        writer.append({"kind": "status", "at": 1, "status": "FINISHED"})
+    workspace.tracking.mkdir(parents=True)
+    (workspace.tracking / "refused.jsonl").write_text("{}\n{}\n")
     told = [f.found for f in service_findings(workspace) if f.subject == "MLflow"]
 
-    assert told == ["the workspace's own store", "1 events not delivered yet"]
+    assert told == ["the workspace's own store", "2 batches of values refused"]
 
 
 def test_dagsters_home_is_found_in_dotenv(
