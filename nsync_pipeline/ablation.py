@@ -75,17 +75,6 @@ def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def with_setting(setting: str, value: Value) -> VariantConfig:
-    """A variant that changes this setting alone.
-
-    Raises:
-        ValidationError: the setting does not take the value.
-    """
-    changes = nested_settings({setting: value})
-    variant: VariantConfig = VariantConfig.model_validate({"update_rule": "none"} | changes)
-    return variant
-
-
 def require_setting(setting: str) -> None:
     """Raise ``ValueError`` where a training has no such setting, or it is a whole section."""
     known = list(_names("", TrainingConfig))
@@ -146,7 +135,8 @@ class AblationConfig(Section):
             require_setting(setting)
             for choice in choices:
                 try:
-                    with_setting(setting, choice)
+                    changes = nested_settings({setting: choice})
+                    VariantConfig.model_validate({"update_rule": "none"} | changes)
                 except ValidationError as error:
                     why = str(error.errors()[0]["msg"])
                     raise ValueError(
@@ -161,11 +151,8 @@ class AblationConfig(Section):
         return self
 
 
-MOST = 48
-"""Characters of a variant's name."""
-
-DIGEST = 8
-"""Hex digits that stand for what a shortened name leaves out."""
+MOST = 48  # characters of a variant's name
+DIGEST = 8  # hex digits that stand for what a shortened name leaves out
 
 
 def variant_name(rule: str, changes: Mapping[str, Value], whole: bool = False) -> str:
@@ -186,7 +173,9 @@ def variant_name(rule: str, changes: Mapping[str, Value], whole: bool = False) -
 
 def told_apart(name: str, rule: str, changes: Mapping[str, Value]) -> str:
     """``name`` with a digest of what it stands for, where another variant has the same name."""
-    return f"{name[: MOST - DIGEST - 1].rstrip('_')}_{_digest(rule, changes)}"
+    content = json.dumps([rule, dict(changes)], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:DIGEST]
+    return f"{name[: MOST - DIGEST - 1].rstrip('_')}_{digest}"
 
 
 def _part(setting: str, value: Value, short: bool) -> str:
@@ -203,11 +192,6 @@ def _part(setting: str, value: Value, short: bool) -> str:
 
 def _words(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
-def _digest(rule: str, changes: Mapping[str, Value]) -> str:
-    content = json.dumps([rule, dict(changes)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:DIGEST]
 
 
 @dataclass(frozen=True)
@@ -256,20 +240,15 @@ def make_matrix(config: AblationConfig, training: TrainingConfig) -> Matrix:
             raise ValueError(f"ablation.variants: {name} and {twin} are the same training")
         found.take(name, variant, effective)
     if config.grid:
-        for cell in _cells(config):
-            _add_cell(found, cell, training, list(config.grid))
+        for values in itertools.product(*config.grid.values()):
+            _add_cell(found, dict(zip(config.grid, values, strict=True)), training)
     if len(found.variants) < 2:
         there = ", ".join(found.variants) or "none"
         raise ValueError(f"ablation: two variants at least are compared, and there is: {there}")
     return Matrix(found.variants, tuple(_notes(found)))
 
 
-def _cells(config: AblationConfig) -> Iterator[Flat]:
-    for values in itertools.product(*config.grid.values()):
-        yield dict(zip(config.grid, values, strict=True))
-
-
-def _add_cell(found: _Found, cell: Flat, training: TrainingConfig, settings: list[str]) -> None:
+def _add_cell(found: _Found, cell: Flat, training: TrainingConfig) -> None:
     base = flat(training.model_dump())
     rule = cell.get("update_rule", training.update_rule)
     asked = {
@@ -301,17 +280,13 @@ def _add_cell(found: _Found, cell: Flat, training: TrainingConfig, settings: lis
         return
     twin = found.same_as(effective)
     if twin is None:
-        twin = _named(found, rule, changes, settings)
+        last = [setting.rpartition(".")[2] for setting in cell]
+        twin = variant_name(rule, changes, whole=len(set(last)) < len(last))
+        if twin in found.variants:
+            twin = told_apart(twin, rule, changes)
         found.take(twin, variant, effective)
     found.folded.setdefault(twin, []).append(cell)
     found.idle.setdefault(twin, set()).update(name for name in cell if name in idle)
-
-
-def _named(found: _Found, rule: str, changes: Flat, settings: list[str]) -> str:
-    """A name for a combination that no variant has yet."""
-    last = [name.rpartition(".")[2] for name in settings]
-    name = variant_name(rule, changes, whole=len(set(last)) < len(last))
-    return told_apart(name, rule, changes) if name in found.variants else name
 
 
 def _effective(settings: TrainingConfig) -> Flat:

@@ -97,12 +97,9 @@ class Params(Section):
         """
         if name not in self.variants:
             raise ParamsError(
-                f"variant {name!r} is not in params.yaml; there are: {_listed(self.variants)}"
+                f"variant {name!r} is not in params.yaml; there are: {', '.join(self.variants)}"
             )
-        try:
-            return self.variants[name].settings(self.training)
-        except ValidationError as error:
-            raise _explained_variant(error, ("variants", name)) from error
+        return _settings_of(self.variants[name], self.training, "variants", name)
 
     def ablation_matrix(self) -> Matrix:
         """The variants of ``ablation``, those of its grid among them.
@@ -116,26 +113,11 @@ class Params(Section):
                 "(docs/ablation.md has an example)"
             )
         for name, variant in self.ablation.variants.items():
-            try:
-                variant.settings(self.training)
-            except ValidationError as error:
-                raise _explained_variant(error, ("ablation", "variants", name)) from error
+            _settings_of(variant, self.training, "ablation", "variants", name)
         try:
             return make_matrix(self.ablation, self.training)
         except ValueError as error:
             raise ParamsError(f"params.yaml: {error}") from error
-
-    def of_ablation(self) -> "Params":
-        """These with the ablation's variants and training seeds in place of their own.
-
-        Raises:
-            ParamsError: as ``ablation_matrix``.
-        """
-        variants = self.ablation_matrix().variants
-        assert self.ablation is not None, "its matrix was made"
-        return self.model_copy(
-            update={"variants": variants, "training_seeds": self.ablation.training_seeds}
-        )
 
     def training_seed(self, asked: int | None) -> int:
         """The training seed that is ``asked`` for; the first where none is.
@@ -164,7 +146,7 @@ class Params(Section):
         """
         if name not in self.styles:
             raise ParamsError(
-                f"style {name!r} is not in params.yaml; there are: {_listed(self.styles)}"
+                f"style {name!r} is not in params.yaml; there are: {', '.join(self.styles)}"
             )
         return self.styles[name]
 
@@ -176,12 +158,13 @@ def _require_name(name: str) -> None:
         )
 
 
-def _explained_variant(error: ValidationError, where: tuple[str, ...]) -> ParamsError:
-    return ParamsError("\n".join(_explained("params.yaml", e, where) for e in error.errors()))
-
-
-def _listed(names: dict[str, Any]) -> str:
-    return ", ".join(names)
+def _settings_of(variant: VariantConfig, training: TrainingConfig, *key: str) -> TrainingConfig:
+    """``training`` as ``variant`` changes it; ``key`` is where the variant stands."""
+    try:
+        return variant.settings(training)
+    except ValidationError as error:
+        lines = (_explained("params.yaml", e, key) for e in error.errors())
+        raise ParamsError("\n".join(lines)) from error
 
 
 def read_params(path: Path) -> Params:
@@ -246,14 +229,11 @@ def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
     parts = list(location)
     while parts:
         annotation = section.model_fields[str(parts.pop(0))].annotation
-        models = [a for a in (annotation, *get_args(annotation)) if _is_model(a)]
+        kinds = (annotation, *get_args(annotation))
+        models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         if get_origin(annotation) is dict and parts:
             parts.pop(0)
         if not models:
             return []
         section = models[0]
     return list(section.model_fields)
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

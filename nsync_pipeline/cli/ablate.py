@@ -12,8 +12,6 @@ from rich.table import Table
 
 from nsync_pipeline.cli.options import WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.report.figures import digits_for, shown
-from nsync_pipeline.settings import flat
 from nsync_pipeline.workspace import BASE
 
 if TYPE_CHECKING:
@@ -50,7 +48,13 @@ def ablate(
     check_ablation(graph, style)
     for note in graph.params.ablation_matrix().notes:
         print(note)
-    print(_counted(style, params), flush=True)
+    variants, trained_with = len(params.variants), len(params.training_seeds)
+    print(
+        f"ablation of {style}: {_counted(variants, 'variant')}, "
+        f"{_counted(trained_with, 'training seed')}, "
+        f"{_counted(variants * trained_with, 'training')}",
+        flush=True,
+    )
     if dry_run:
         print_plan(params, pending(graph, style))
         return
@@ -62,21 +66,11 @@ def _seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) < 2**31 for part in parts):
         raise UserError(f"--training-seeds {text}: whole numbers with commas are needed: 0,1,2")
-    seeds = tuple(int(part) for part in parts)
-    return tuple(dict.fromkeys(seeds))
+    return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _counted(style: str, params: "Params") -> str:
-    variants, seeds = len(params.variants), len(params.training_seeds)
-    return (
-        f"ablation of {style}: {variants} {_plural('variant', variants)}, "
-        f"{seeds} training {_plural('seed', seeds)}, "
-        f"{variants * seeds} {_plural('training', variants * seeds)}"
-    )
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 METRICS = {
@@ -85,9 +79,7 @@ METRICS = {
 }  # fmt: skip
 
 NOTHING = "nothing to make: all is up to date"
-
-LINE = 120
-"""Characters of a line where the output is no terminal."""
+LINE = 120  # characters of a line where the output is no terminal
 
 
 def print_plan(params: "Params", pending: "Sequence[Artefact]") -> None:
@@ -141,6 +133,8 @@ def verdicts(evaluation: "EvaluationRecord", baseline: str) -> dict[str, str]:
 
 
 def _figures(evaluation: "EvaluationRecord", variants: Sequence[str]) -> Table:
+    from nsync_pipeline.report.figures import digits_for
+
     baseline = variants[0]
     against = verdicts(evaluation, baseline)
     rows: dict[str, Mapping[str, Interval]] = {name: evaluation.variants[name] for name in variants}
@@ -157,6 +151,8 @@ def _figures(evaluation: "EvaluationRecord", variants: Sequence[str]) -> Table:
 
 
 def _cell(figure: "Interval | None", digits: int) -> str:
+    from nsync_pipeline.report.figures import shown
+
     if figure is None:
         return ""
     text = shown(figure.value, digits)
@@ -166,6 +162,8 @@ def _cell(figure: "Interval | None", digits: int) -> str:
 
 
 def _changes(params: "Params", variant: str) -> str:
+    from nsync_pipeline.settings import flat
+
     changes = flat(params.variants[variant].model_dump(mode="json"))
     shown_values = {n: v if isinstance(v, str) else json.dumps(v) for n, v in changes.items()}
     return ", ".join(f"{name} {value}" for name, value in shown_values.items())
@@ -179,7 +177,5 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=LINE)
-    console.print(table)
+    width = None if Console().is_terminal else LINE
+    Console(highlight=False, width=width).print(table)

@@ -13,9 +13,7 @@ from nsync_pipeline.families.pipeline_folder import WEIGHTS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-LONGEST_HEADER = 100_000_000
-"""Bytes; as the safetensors format has it."""
-
+LONGEST_HEADER = 100_000_000  # bytes; as the safetensors format has it
 DENOISERS = ("unet", "transformer")
 CHECKPOINT_PARTS = {
     "model.diffusion_model.": "denoiser",
@@ -139,7 +137,9 @@ def read_base(config: BaseModelConfig) -> BaseShapes | None:
     loader, folder = find_base(here)
     family = next(name for name, known in FAMILIES.items() if known is loader)
     components = components_in_folder(folder.path, loader.components)
-    pixels_per_latent = _pixels_per_latent(folder.path)
+    vae = _settings(folder.path, "vae")
+    blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
+    pixels_per_latent = 2 ** max(len(blocks) - 1, 0)
     own = _settings(folder.path, "unet", "transformer").get("sample_size") or 64
     side = own if isinstance(own, int) else own[0]
     resolution = config.resolution or side * pixels_per_latent
@@ -159,12 +159,6 @@ def local_copy(config: BaseModelConfig) -> BaseModelConfig | None:
     if not isinstance(cached, str):
         return None
     return config.model_copy(update={"name": str(Path(cached).parent), "revision": None})
-
-
-def _pixels_per_latent(folder: Path) -> int:
-    settings = _settings(folder, "vae")
-    blocks = settings.get("block_out_channels") or settings.get("encoder_block_out_channels") or ()
-    return int(2 ** max(len(blocks) - 1, 0))
 
 
 def _settings(folder: Path, *components: str) -> dict[str, Any]:

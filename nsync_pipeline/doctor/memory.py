@@ -23,7 +23,6 @@ from math import prod
 
 import psutil
 
-from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.base_shapes import BaseShapes, Component, Shapes, read_base
@@ -63,13 +62,11 @@ def kept_bytes(shapes: Shapes, latent_side: int, targets: Sequence[str], number_
         inputs, outputs = shape[1], shape[0]
         if ONCE.search(name):
             positions = 1
-        elif is_unet:
-            on_prompt = ON_PROMPT.search(name) is not None
-            positions = CLIP_TOKENS if on_prompt else (latent_side >> _level(name, levels)) ** 2
+        elif ON_PROMPT.search(name):
+            positions = CLIP_TOKENS if is_unet else CLIP_TOKENS + T5_TOKENS
         else:
-            on_prompt = ON_PROMPT.search(name) is not None
-            patches = (latent_side // _patch(shapes)) ** 2
-            positions = CLIP_TOKENS + T5_TOKENS if on_prompt else patches
+            halved = latent_side >> _level(name, levels)
+            positions = (halved if is_unet else latent_side // _patch(shapes)) ** 2
         kept += factor * (inputs + outputs) * positions * number_bytes
         if number_bytes < 4 and _is_target(name, targets):
             kept += 4 * inputs * positions
@@ -127,8 +124,7 @@ FULL = 4  # bytes of a float32
 VAE_MAPS = 10
 """Feature maps of the picture's size that decoding one picture holds at once: 8 to 11 were seen
 with Stable Diffusion's VAE on a CPU."""
-VAE_CHANNELS = 128
-"""Of such a map."""
+VAE_CHANNELS = 128  # of such a map
 
 
 @dataclass(frozen=True)
@@ -242,23 +238,15 @@ def _trained(
     count = 0
     if lora is not None:
         count += lora_weights(denoiser.shapes, targets, lora.rank)
-        if lora.text_encoder:
-            count += sum(lora_weights(c.shapes, _endings(lora), lora.rank) for c in clips)
+        endings = lora.text_encoder_targets
+        # A regular expression is not followed, and adapts nothing here.
+        if lora.text_encoder and not isinstance(endings, str):
+            count += sum(lora_weights(c.shapes, endings, lora.rank) for c in clips)
     if training.textual_inversion is not None:
-        widths = [_width(component) for component in clips]
-        count += training.textual_inversion.vectors * sum(widths)
+        for clip in clips:  # the width of its token vectors
+            widths = (s[1] for name, s in clip.shapes.items() if "token_embedding" in name)
+            count += training.textual_inversion.vectors * max(widths, default=0)
     return count
-
-
-def _endings(lora: LoraSettings) -> tuple[str, ...]:
-    """The text encoders' targets; a regular expression is not followed, and adapts nothing here."""
-    targets = lora.text_encoder_targets
-    return () if isinstance(targets, str) else tuple(targets)
-
-
-def _width(component: Component) -> int:
-    """Of the token vectors of a text encoder."""
-    return max((s[1] for n, s in component.shapes.items() if "token_embedding" in n), default=0)
 
 
 SUBJECT = "Memory fit"

@@ -87,7 +87,7 @@ class Standing:
 class AblationPart:
     """Which part of the section ``ablation`` is meant."""
 
-    only: tuple[str, ...] | None = None  # variants; None: all
+    only: tuple[str, ...] | None = None  # of its variants; None: all
     training_seeds: tuple[int, ...] | None = None  # None: those of the section
 
 
@@ -118,16 +118,16 @@ class Graph:
         Raises:
             ParamsError: there is no section ``ablation``, or not this variant in it.
         """
-        params, only = self.params.of_ablation(), self.part.only
-        strangers = [name for name in only or () if name not in params.variants]
+        every, only = self.params.ablation_matrix().variants, self.part.only
+        strangers = [name for name in only or () if name not in every]
         if strangers:
             raise ParamsError(
-                f"variant {strangers[0]!r} is not in the ablation; there are: "
-                f"{', '.join(params.variants)}"
+                f"variant {strangers[0]!r} is not in the ablation; there are: {', '.join(every)}"
             )
-        variants = {n: v for n, v in params.variants.items() if only is None or n in only}
-        seeds = self.part.training_seeds or params.training_seeds
-        return params.model_copy(update={"variants": variants, "training_seeds": seeds})
+        variants = {n: v for n, v in every.items() if only is None or n in only}
+        assert self.params.ablation is not None, "its matrix was made"
+        seeds = self.part.training_seeds or self.params.ablation.training_seeds
+        return self.params.model_copy(update={"variants": variants, "training_seeds": seeds})
 
     def params_of(self, of_ablation: bool) -> Params:
         return self.ablation_params if of_ablation else self.params
@@ -183,7 +183,12 @@ class Graph:
         """All of ``params.yaml`` that reaches its stage."""
         key = (artefact.stage.name, artefact.style, artefact.variant, artefact.of_ablation)
         if key not in self._settings:
-            self._settings[key] = self._read_settings(artefact)
+            params, model = self.params_of(artefact.of_ablation), artefact.stage.settings
+            values = {
+                name: _value(artefact, params, keys, model.model_fields[name].annotation)
+                for name, keys in model.sources()
+            }
+            self._settings[key] = model.model_validate(values)
         return self._settings[key]
 
     def identity(self, artefact: Artefact) -> dict[str, Any]:
@@ -265,26 +270,19 @@ class Graph:
             self._people_filled[path] = self.hashes.folder(self.workspace.root / path)
         return self._people_filled[path]
 
-    def _read_settings(self, artefact: Artefact) -> StageSettings:
-        params = self.params_of(artefact.of_ablation)
-        values = {
-            name: self._value(artefact, params, keys, artefact.stage.settings.model_fields[name])
-            for name, keys in artefact.stage.settings.sources()
-        }
-        return artefact.stage.settings.model_validate(values)
 
-    def _value(self, artefact: Artefact, params: Params, keys: tuple[str, ...], field: Any) -> Any:
-        if len(keys) > 1:  # what a variant changes
-            return params.variant(str(artefact.variant))
-        value: Any = params
-        for part in keys[0].format(style=artefact.style, variant=artefact.variant).split("."):
-            value = value[part] if isinstance(value, dict) else getattr(value, part)
-        if isinstance(value, dict):
-            return tuple(value)
-        kind = field.annotation
-        if isinstance(value, BaseModel) and not isinstance(value, kind):  # a part of it
-            return kind(**{name: getattr(value, name) for name in kind.model_fields})
-        return value
+def _value(artefact: Artefact, params: Params, keys: tuple[str, ...], kind: Any) -> Any:
+    """What ``params.yaml`` says at ``keys``, for a field of a stage's settings."""
+    if len(keys) > 1:  # what a variant changes
+        return params.variant(str(artefact.variant))
+    value: Any = params
+    for part in keys[0].format(style=artefact.style, variant=artefact.variant).split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    if isinstance(value, dict):
+        return tuple(value)
+    if isinstance(value, BaseModel) and not isinstance(value, kind):  # a part of it
+        return kind(**{name: getattr(value, name) for name in kind.model_fields})
+    return value
 
 
 def difference(made: Made, plan: Made) -> str:

@@ -163,7 +163,8 @@ def _stage_lines(graph: Graph, stage: Stage, of_ablation: bool) -> Iterator[str]
     if of_ablation:
         options += " --ablation"
     params = graph.params_of(of_ablation)
-    yield f"  {stage.name}:\n    desc: {_quoted(stage.says)}\n"
+    says = stage.says.replace("'", "''")
+    yield f"  {stage.name}:\n    desc: '{says}'\n"
     if of_ablation:
         yield "    wdir: ..\n"
     yield "    matrix:\n"
@@ -206,10 +207,6 @@ def _plot_lines(graph: Graph, style: str) -> Iterator[str]:
     yield f"        {table}/summary.csv: variant\n      template: bar_horizontal\n"
     yield f"  - '{style}: style and content of each picture':\n      x: prompt_fidelity\n      y:\n"
     yield f"        {table}/pictures.csv: style_margin\n      template: scatter\n"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _left_out(graph: Graph) -> list[str]:

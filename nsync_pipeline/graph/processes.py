@@ -18,17 +18,13 @@ from typing import IO
 
 from nsync_pipeline.errors import LostProcessError, WorkerError
 
-LOOK_EVERY = 0.1
-"""Seconds between two looks at the processes."""
-
+LOOK_EVERY = 0.1  # seconds between two looks at the processes
 GRACE = 15.0
 """Seconds that the others have to end by themselves when one has failed; then they are ended."""
-
-KILLED = 1
-"""The exit code for a process that was killed."""
-
+KILLED = 1  # the exit code for a process that was killed
 ENDS_WITH_PARENT = "NSYNC_ENDS_WITH_PARENT"
 """The variable that tells a process to end when the one that started it has."""
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -121,9 +117,6 @@ def _free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
-
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nsync_pipeline
@@ -27,8 +28,10 @@ from nsync_pipeline.workspace import Workspace
 KEPT = 3
 """Earlier artefacts in one place: a setting that is changed back costs nothing."""
 
-UNDER_DVC = "DVC_STAGE"
-"""The variable by which DVC tells a command that it runs it."""
+UNDER_DVC = "DVC_STAGE"  # the variable by which DVC tells a command that it runs it
+
+
+say_here = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def run_in_processes(workspace: Workspace, asked: Asked) -> None:
     command += ["--ablation"] if asked.of_ablation else []
     command += ["--force"] if asked.force else []
     devices = _devices(graph, artefact)
-    with leased_devices(devices, asked.processes, lambda text: print(text, flush=True)):
+    with leased_devices(devices, asked.processes, say_here):
         run_workers(command, asked.processes)
 
 
@@ -118,7 +121,7 @@ def bring_up_to_date(
     """Make ``artefact`` unless it is fresh; raises as ``run_stage`` does."""
     workspace = graph.workspace
     place = workspace.root / artefact.path
-    say = line.say if line else _print
+    say = line.say if line else say_here
     with ExitStack() as open_until_end:
         open_until_end.enter_context(disk_full_explained(workspace.root))
         open_until_end.enter_context(sole_writer(workspace.lock(artefact.slot), place))
@@ -132,9 +135,9 @@ def bring_up_to_date(
         kept = _kept_folder(graph, artefact)
         earlier = None if kept is None or force else read_made(kept / plan.digest())
         if kept and earlier and _is_whole(earlier, plan, kept / plan.digest(), graph, say):
-            partial = _partial_folder(place)
-            shutil.move(kept / plan.digest(), partial)
-            _publish(partial, place, kept)
+            written = _partial_folder(place)
+            shutil.move(kept / plan.digest(), written)
+            _publish(written, place, kept)
             graph.refresh()
             notify(workspace)
             say(f"{artefact.title}: brought back as it was made before")
@@ -145,13 +148,9 @@ def bring_up_to_date(
             require_whole(workspace.root / need.path, found, graph.hashes)
         devices = _devices(graph, artefact)
         open_until_end.enter_context(leased_devices(devices, 1, say))
-        tell = open_until_end.enter_context(
-            shown_progress(
-                artefact.title,
-                line.say if line else None,
-                progress_file(workspace, artefact.slot),
-            )
-        )
+        file = progress_file(workspace, artefact.slot)
+        shown = shown_progress(artefact.title, line.say if line else None, file)
+        tell = open_until_end.enter_context(shown)
         return Outcome(artefact, _make(graph, artefact, plan, tell, line), is_new=True)
 
 
@@ -160,9 +159,9 @@ def _make(
 ) -> Made:
     """Run the stage beside the artefact's place, then move what it made there."""
     place = graph.workspace.root / artefact.path
-    partial = _partial_folder(place)
-    partial.mkdir()
-    context = _context(graph, artefact, partial)
+    written = _partial_folder(place)
+    written.mkdir()
+    context = _context(graph, artefact, written)
     owner = context.workspace
     tags = {"dagster.run_id": line.run_id} if line else {}
     try:
@@ -171,13 +170,13 @@ def _make(
                 replace(context, progress=progress, checkpointed=lambda: notify(owner))
             )
             _require_unchanged(graph, artefact, plan)
-            made = describe(partial, plan, result)
-            _publish(partial, place, _kept_folder(graph, artefact))
+            made = describe(written, plan, result)
+            _publish(written, place, _kept_folder(graph, artefact))
             graph.refresh()
             for leftover in result.leftovers:
                 shutil.rmtree(leftover, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(written, ignore_errors=True)
     return made
 
 
@@ -218,21 +217,17 @@ def _require_unchanged(graph: Graph, artefact: Artefact, plan: Made) -> None:
 def _context(graph: Graph, artefact: Artefact, folder: Path) -> StageContext[StageSettings]:
     workspace = replace(graph.workspace, of_ablation=artefact.of_ablation)
     return StageContext(
-        workspace,
-        folder,
-        graph.settings(artefact),
-        artefact.style,
-        artefact.variant,
+        workspace, folder, graph.settings(artefact), artefact.style, artefact.variant,
         artefact.training_seed,
-    )
+    )  # fmt: skip
 
 
 def _partial_folder(place: Path) -> Path:
     """Where what comes to ``place`` is written: beside it, and not there."""
-    partial = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    return partial
+    folder = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _require_place(place: Path) -> None:
@@ -248,14 +243,14 @@ def _kept_folder(graph: Graph, artefact: Artefact) -> Path | None:
     return graph.workspace.state / "earlier" / artefact.slot
 
 
-def _publish(partial: Path, place: Path, kept: Path | None) -> None:
+def _publish(written: Path, place: Path, kept: Path | None) -> None:
     """Move what was written to its place; what was there before goes to ``kept``, or is gone."""
     _require_place(place)
     old = _replaced(place)
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
-    partial.rename(place)
+    written.rename(place)
     before, now = read_made(old), read_made(place)
     # Where they are alike, the old one was damaged, or is made again on demand.
     if kept and before and now and before.digest() != now.digest():
@@ -306,7 +301,3 @@ def require_own_engine(workspace: Workspace) -> None:
             f"{running.parent}: activate this checkout's environment (`source .venv/bin/activate` "
             "after `make setup`)"
         )
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)

@@ -4,9 +4,7 @@
 """
 
 import importlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from nsync_pipeline.captions.config import CaptionsSettings
@@ -40,11 +38,6 @@ class Stage:
     shared: bool = False  # an ablation reads the artefact of the style's own
     function: str = "run"  # of its stage.py
     kinds: tuple[str, ...] = ()  # the badges of its asset
-
-    @cached_property
-    def fans_in(self) -> bool:
-        """It reads the artefacts of every training."""
-        return not self.per_training and any(STAGES[need].per_training for need in self.needs)
 
     def run(self, context: StageContext[Any]) -> StageResult:
         """Run it; its room is imported only now, because it may import torch."""
@@ -140,8 +133,3 @@ def find_stage(name: str, variant: str | None, training_seed: int | None = None)
                 f"{name} runs once a style, not once a training: leave --{option} out"
             )
     return stage
-
-
-def downstream(name: str) -> Iterator[Stage]:
-    """The stages that read what the stage ``name`` makes."""
-    return (stage for stage in STAGES.values() if name in stage.needs)

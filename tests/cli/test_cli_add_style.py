@@ -125,5 +125,5 @@ def test_where_dvc_runs_the_stages_the_style_has_a_folder_for_choices(workspace:
     done = add_style(workspace, "glass", "sketchbook:stained_glass", "--pictures", "12")
 
     assert done.returncode == 0, done.stderr
-    assert "choices/glass: for what people choose, and for git\n" in done.stdout
+    assert "choices/glass: made, as DVC and git want it there\n" in done.stdout
     assert "`glass`" in (workspace / "choices" / "glass" / "README.md").read_text()

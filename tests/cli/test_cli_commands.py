@@ -144,8 +144,8 @@ def test_a_named_workspace_is_not_searched_for_above(workspace: Path) -> None:
         find_workspace(inner)
 
 
-def test_delivering_an_empty_spool_is_quick_and_says_so(workspace: Path) -> None:
+def test_delivering_where_nothing_is_new_is_quick_and_says_so(workspace: Path) -> None:
     done = nsync(workspace, "deliver")
 
-    assert done.stdout == "0 events delivered to MLflow, 0 left\n"
+    assert done.stdout == "0 figures, files and settings delivered to MLflow\n"
     assert done.returncode == 0

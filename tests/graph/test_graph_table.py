@@ -13,7 +13,7 @@ from dvc.repo import Repo
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.dvc import dvc_text, stage_name, sync_dvc_file
 from nsync_pipeline.graph.made import SUMS_FILE
-from nsync_pipeline.graph.table import STAGES, Stage, downstream
+from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import Params
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.workspace import Workspace
@@ -36,11 +36,6 @@ def test_a_stage_needs_only_stages_before_it() -> None:
     order = list(STAGES)
     for stage in STAGES.values():
         assert all(order.index(need) < order.index(stage.name) for need in stage.needs)
-
-
-def test_what_reads_a_stage_is_the_other_way_round() -> None:
-    assert [stage.name for stage in downstream("training")] == ["generation", "report"]
-    assert [stage.name for stage in downstream("report")] == []
 
 
 def test_no_two_artefacts_have_the_same_place_lock_or_name(workspace: Workspace) -> None:
