@@ -214,12 +214,7 @@ class _Found:
 
     def same_as(self, effective: Flat) -> str | None:
         """The variant that is the same training."""
-        same = (name for name, found in self.effective.items() if found == effective)
-        return next(same, None)
-
-    def take(self, name: str, variant: VariantConfig, effective: Flat) -> None:
-        self.variants[name] = variant
-        self.effective[name] = effective
+        return next((n for n, found in self.effective.items() if found == effective), None)
 
 
 def make_matrix(config: AblationConfig, training: TrainingConfig) -> Matrix:
@@ -238,7 +233,7 @@ def make_matrix(config: AblationConfig, training: TrainingConfig) -> Matrix:
         twin = found.same_as(effective)
         if twin is not None:
             raise ValueError(f"ablation.variants: {name} and {twin} are the same training")
-        found.take(name, variant, effective)
+        found.variants[name], found.effective[name] = variant, effective
     if config.grid:
         for values in itertools.product(*config.grid.values()):
             _add_cell(found, dict(zip(config.grid, values, strict=True)), training)
@@ -284,7 +279,7 @@ def _add_cell(found: _Found, cell: Flat, training: TrainingConfig) -> None:
         twin = variant_name(rule, changes, whole=len(set(last)) < len(last))
         if twin in found.variants:
             twin = told_apart(twin, rule, changes)
-        found.take(twin, variant, effective)
+        found.variants[twin], found.effective[twin] = variant, effective
     found.folded.setdefault(twin, []).append(cell)
     found.idle.setdefault(twin, set()).update(name for name in cell if name in idle)
 

@@ -71,12 +71,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file in ``folder``, by its relative POSIX path, in their order."""
-    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-    return {name: file_sha256(files[name]) for name in sorted(files)}
-
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SAYINGS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 """How libraries report a full disk, each in its own words."""

@@ -56,9 +56,10 @@ def init_workspace(folder: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
     said += sync_dvc_file(Workspace(folder))
-    said += _set_up_git(folder)
-    said += _set_up_dvc(folder)
-    said += _set_up_dagster(folder)
+    said += _set_up_git(folder) + _set_up_dvc(folder)
+    if find_spec("dagster") is None or find_spec("nsync_assets") is None:
+        return [*said, f"Dagster is not installed: {ORCHESTRATION}, then run this again"]
+    _run(folder, sys.executable, "-m", "nsync_assets.instance", str(folder))
     return said
 
 
@@ -78,9 +79,8 @@ def _set_up_dvc(folder: Path) -> list[str]:
         return [f"DVC is not installed: {ORCHESTRATION}, then run this again"]
     if (folder / ".dvc").is_dir():
         return []
-    top = subprocess.run(
-        ["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True
-    ).stdout.strip()
+    git = ["git", "rev-parse", "--show-toplevel"]
+    top = subprocess.run(git, cwd=folder, capture_output=True, text=True).stdout.strip()
     if not top:
         return []
     inside = [] if Path(top).samefile(folder) else ["--subdir"]
@@ -88,13 +88,6 @@ def _set_up_dvc(folder: Path) -> list[str]:
     for name, value in DVC_SETTINGS.items():
         _run(folder, sys.executable, "-m", "dvc", "config", name, value)
     return ["DVC: set up; pictures and artefacts go into its cache"]
-
-
-def _set_up_dagster(folder: Path) -> list[str]:
-    if find_spec("dagster") is None or find_spec("nsync_assets") is None:
-        return [f"Dagster is not installed: {ORCHESTRATION}, then run this again"]
-    _run(folder, sys.executable, "-m", "nsync_assets.instance", str(folder))
-    return []
 
 
 def _run(folder: Path, *command: str, fails: bool = False) -> bool:

@@ -82,11 +82,6 @@ class StageSettings(Section):
     """All of ``params.yaml`` that reaches a stage; each field is made by ``of_params``."""
 
     @classmethod
-    def keys(cls) -> tuple[str, ...]:
-        """The keys of ``params.yaml`` it is read from, with ``{style}`` and ``{variant}``."""
-        return tuple(key for _, keys in cls.sources() for key in keys)
-
-    @classmethod
     def sources(cls) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Each field, and its keys."""
         for name, field in cls.model_fields.items():

@@ -63,8 +63,7 @@ class Workspace:
     """The paths of one workspace; ``root`` is absolute."""
 
     root: Path
-    of_ablation: bool = False
-    """Trainings, and what is made from them, are those of the styles' ablations."""
+    of_ablation: bool = False  # trainings, and what is made from them, are of the ablations
 
     @property
     def params_file(self) -> Path:

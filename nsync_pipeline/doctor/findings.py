@@ -155,7 +155,11 @@ def _refused(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _dagster(workspace: Workspace) -> Finding:
-    home = os.environ.get("DAGSTER_HOME") or _from_dotenv(workspace.root / ".env")
+    home, dotenv = os.environ.get("DAGSTER_HOME"), workspace.root / ".env"
+    if not home and dotenv.is_file():
+        line = r"^\s*DAGSTER_HOME\s*=\s*(.+?)\s*$"
+        found = re.search(line, dotenv.read_text(encoding="utf-8"), re.M)
+        home = found[1].strip("'\"") if found else None
     if not home:
         advice = "make setup writes it to .env; without it Dagster forgets its history"
         return Finding(State.WARN, "Dagster", "DAGSTER_HOME is not set", advice)
@@ -163,13 +167,6 @@ def _dagster(workspace: Workspace) -> Finding:
         advice = "make setup writes it: run monitoring, the gpu pool, telemetry off"
         return Finding(State.WARN, "Dagster", f"{home} has no dagster.yaml", advice)
     return Finding(State.OK, "Dagster", f"home {home}")
-
-
-def _from_dotenv(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    found = re.search(r"^\s*DAGSTER_HOME\s*=\s*(.+?)\s*$", path.read_text(encoding="utf-8"), re.M)
-    return found[1].strip("'\"") if found else ""
 
 
 def workspace_findings(workspace: Workspace) -> Iterator[Finding]:

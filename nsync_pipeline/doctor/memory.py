@@ -314,19 +314,10 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
         )  # fmt: skip
     needs = f"(about {_gib(estimated.peak(way))})"
     if way == Way(False, asked.checkpointing, asked.offload, asked.micro_batch):
-        advice = (
-            "training.branches: auto goes over to it by itself; in_turn begins with it"
-            if training.branches == "auto"
-            else "set training.branches to in_turn"
-        )
+        advice = "set training.branches to in_turn"
+        if training.branches == "auto":
+            advice = "training.branches: auto goes over to it by itself; in_turn begins with it"
         return Finding(State.WARN, SUBJECT, f"{told}fits one branch at a time {needs}", advice)
-    return Finding(
-        State.WARN, SUBJECT, f"{told}does not fit so", f"{', '.join(_changes(asked, way))} {needs}"
-    )
-
-
-def _changes(asked: Way, way: Way) -> list[str]:
-    """The settings that make ``way`` of what was asked."""
     changes = {
         "training.branches: in_turn": asked.in_one_pass and not way.in_one_pass,
         "training.gradient_checkpointing: true": way.checkpointing and not asked.checkpointing,
@@ -335,7 +326,8 @@ def _changes(asked: Way, way: Way) -> list[str]:
             way.micro_batch < asked.micro_batch
         ),
     }
-    return [setting for setting, changed in changes.items() if changed]
+    advice = ", ".join(setting for setting, changed in changes.items() if changed)
+    return Finding(State.WARN, SUBJECT, f"{told}does not fit so", f"{advice} {needs}")
 
 
 def _gib(count: int) -> str:

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError
 from nsync_pipeline.graph.made import FileHashes, Made, read_made
-from nsync_pipeline.graph.table import STAGES, Stage, find_stage
+from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.settings import StageSettings
-from nsync_pipeline.workspace import ABLATIONS, Workspace
+from nsync_pipeline.workspace import ABLATIONS, BASE, Workspace
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,23 @@ class Graph:
         """The one that is named; of a variant without a seed, its first training.
 
         Raises:
-            ParamsError: there is no such stage, style, variant or training seed.
+            ParamsError: there is no such stage, style, variant or training seed, or a variant is
+                missing, or something is too much.
         """
-        found = find_stage(stage, variant, training_seed)
+        if stage not in STAGES:
+            raise ParamsError(f"{stage!r} is not a stage; there are: {', '.join(STAGES)}")
+        found = STAGES[stage]
+        if found.per_training and variant is None:
+            raise ParamsError(f"{stage} runs once a variant: say which with --variant")
+        if found.per_training and variant == BASE:
+            raise ParamsError(
+                f"{BASE!r} is the untrained base model; its pictures: base_generation"
+            )
+        for option, given in (("variant", variant), ("training-seed", training_seed)):
+            if not found.per_training and given is not None:
+                raise ParamsError(
+                    f"{stage} runs once a style, not once a training: leave --{option} out"
+                )
         params = self.params_of(of_ablation)
         params.style(style)
         if variant is None:
@@ -217,14 +231,9 @@ class Graph:
                 )
             inputs[need.path] = made.content
         return Made(
-            stage=artefact.stage.name,
-            recipe=artefact.stage.recipe,
-            style=artefact.style,
-            variant=artefact.variant,
-            training_seed=artefact.training_seed,
-            settings=self.identity(artefact),
-            inputs=inputs,
-        )
+            artefact.stage.name, artefact.stage.recipe, artefact.style, artefact.variant,
+            artefact.training_seed, settings=self.identity(artefact), inputs=inputs,
+        )  # fmt: skip
 
     def made(self, artefact: Artefact) -> Made | None:
         """What it says of itself; None where it is not there. Read once until ``refresh``."""

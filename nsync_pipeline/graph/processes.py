@@ -101,10 +101,8 @@ def _wait(workers: Sequence[_Worker]) -> None:
 def _error(worker: _Worker, count: int) -> WorkerError:
     code = worker.process.returncode
     how = f"ended with code {code}" if code > 0 else f"was killed ({signal.Signals(-code).name})"
-    said = ""
-    if worker.errors is None:
-        said = ": what it said is above" if code > 0 else ""
-    else:
+    said = ": what it said is above" if code > 0 else ""
+    if worker.errors is not None:
         worker.errors.seek(0)
         lines = worker.errors.read().decode(errors="replace").strip().splitlines()
         said = f": {lines[-1].removeprefix('nsync: ')}" if lines else ""

@@ -163,12 +163,11 @@ def _make(
     written.mkdir()
     context = _context(graph, artefact, written)
     owner = context.workspace
+    context = replace(context, progress=progress, checkpointed=partial(notify, owner))
     tags = {"dagster.run_id": line.run_id} if line else {}
     try:
         with recorded(owner, asdict(plan), tags):
-            result = artefact.stage.run(
-                replace(context, progress=progress, checkpointed=lambda: notify(owner))
-            )
+            result = artefact.stage.run(context)
             _require_unchanged(graph, artefact, plan)
             made = describe(written, plan, result)
             _publish(written, place, _kept_folder(graph, artefact))
@@ -183,14 +182,13 @@ def _make(
 def _is_whole(
     made: Made, plan: Made, place: Path, graph: Graph, say: Callable[[str], None]
 ) -> bool:
-    if not made.made_alike(plan):
-        return False
     try:
-        require_whole(place, made, graph.hashes)
+        if made.made_alike(plan):
+            require_whole(place, made, graph.hashes)
+            return True
     except UserError as error:
         say(f"it is made again: {error}")
-        return False
-    return True
+    return False
 
 
 def _require_unchanged(graph: Graph, artefact: Artefact, plan: Made) -> None:

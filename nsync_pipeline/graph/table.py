@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsync_pipeline.captions.config import CaptionsSettings
-from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.evaluation.config import EvaluationSettings
 from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.report.config import ReportSettings
@@ -112,24 +111,3 @@ STAGES: dict[str, Stage] = {
     )
 }  # fmt: skip
 """In an order in which they can be made."""
-
-
-def find_stage(name: str, variant: str | None, training_seed: int | None = None) -> Stage:
-    """The stage called ``name``, as long as variant and training seed go with it.
-
-    Raises:
-        ParamsError: there is no such stage, or a variant is missing, or something is too much.
-    """
-    if name not in STAGES:
-        raise ParamsError(f"{name!r} is not a stage; there are: {', '.join(STAGES)}")
-    stage = STAGES[name]
-    if stage.per_training and variant is None:
-        raise ParamsError(f"{name} runs once a variant: say which with --variant")
-    if stage.per_training and variant == BASE:
-        raise ParamsError(f"{BASE!r} is the untrained base model; its pictures: base_generation")
-    for option, given in (("variant", variant), ("training-seed", training_seed)):
-        if not stage.per_training and given is not None:
-            raise ParamsError(
-                f"{name} runs once a style, not once a training: leave --{option} out"
-            )
-    return stage

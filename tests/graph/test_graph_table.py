@@ -27,7 +27,7 @@ def test_every_stages_room_has_its_function_and_its_settings(stage: Stage) -> No
     assert f"def {stage.function}(context: StageContext[" in module.read_text()
     assert issubclass(stage.settings, StageSettings)
     assert stage.settings.__module__ == f"nsync_pipeline.{stage.room}.config"
-    keys = stage.settings.keys()
+    keys = [key for _, keys in stage.settings.sources() for key in keys]
     assert all(key.split(".")[0] in Params.model_fields for key in keys)
     assert importlib.util.find_spec(f"nsync_pipeline.{stage.room}.stage") is not None
 
@@ -119,7 +119,7 @@ def test_dvc_tracks_every_key_a_stage_reads(dvc_stages: dict[str, Any]) -> None:
             continue
         stage = STAGES[name.partition("@")[0]]
         variant = name.split("-")[1] if stage.per_training else None
-        read = stage.settings.keys()
+        read = [key for _, keys in stage.settings.sources() for key in keys]
         keys = {key.format(style="ink", variant=variant) for key in read}
         tracked = {
             key

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nsync_pipeline.files import folder_sums
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import Workspace
 from tests.support import training_process
@@ -97,8 +97,8 @@ class Killer:
     def _take_result(self, when: str) -> None:
         folder = self.workspace.model(STYLE, VARIANT, 0)
         digest = hashlib.sha256()
-        for name, sha256 in folder_sums(folder).items():
-            digest.update(f"{name} {sha256}".encode())
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder)} {file_sha256(path)}".encode())
         (lora,) = folder.glob("*.safetensors")
         print(f"{when}: {hashlib.sha256(lora.read_bytes()).hexdigest()}  {lora.name}", flush=True)
         self.hashes.add(digest.hexdigest())
