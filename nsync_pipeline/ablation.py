@@ -298,14 +298,11 @@ def _notes(found: _Found) -> Iterator[str]:
             why = f": {_listed(idle)} would change nothing there" if idle else ""
             yield f"{name} stands for {len(cells)} combinations of the grid{why}"
     for why, cells in found.refused.items():
-        shown = ", ".join(f"{name} {_shown(value)}" for name, value in cells[0].items())
+        values = {n: v if isinstance(v, str) else json.dumps(v) for n, v in cells[0].items()}
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
         more = f", and {len(cells) - 1} more" if len(cells) > 1 else ""
         yield f"left out of the grid ({shown}{more}): {why}"
 
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -30,10 +30,8 @@ class SectionChanges(Section):
         merged = dict(values or {})
         for key in self.model_fields_set:
             change = getattr(self, key)
-            if isinstance(change, SectionChanges):
-                merged[key] = change.merged_into(merged.get(key))
-            else:
-                merged[key] = change
+            is_section = isinstance(change, SectionChanges)
+            merged[key] = change.merged_into(merged.get(key)) if is_section else change
         return merged
 
 

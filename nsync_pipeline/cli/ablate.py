@@ -156,9 +156,9 @@ def _cell(figure: "Interval | None", digits: int) -> str:
     if figure is None:
         return ""
     text = shown(figure.value, digits)
-    if figure.low is None or figure.high is None:
-        return text
-    return f"{text} ({shown(figure.low, digits)} to {shown(figure.high, digits)})"
+    if figure.low is not None and figure.high is not None:
+        text += f" ({shown(figure.low, digits)} to {shown(figure.high, digits)})"
+    return text
 
 
 def _changes(params: "Params", variant: str) -> str:

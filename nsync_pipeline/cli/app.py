@@ -260,10 +260,8 @@ def sync(
     place = find_workspace(workspace)
     from nsync_pipeline.graph.dvc import sync_dvc_file
 
-    for line in sync_dvc_file(place, ablation) or [
-        "dvc.yaml says what params.yaml says: nothing to do"
-    ]:
-        print(line)
+    said = sync_dvc_file(place, ablation)
+    print("\n".join(said) or "dvc.yaml says what params.yaml says: nothing to do")
 
 
 @app.command()

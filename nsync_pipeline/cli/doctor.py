@@ -22,12 +22,12 @@ def examine(folder: Path | None) -> int:
         findings = list(_all_findings(folder))
     console.print(_table(findings))
     missing = sum(finding.state is State.MISSING for finding in findings)
-    console.print(
-        Text(f"{missing} missing: the pipeline cannot run before that is put right.", "red")
-        if missing
-        else Text("Nothing is missing.", "green")
-    )
-    return 1 if missing else 0
+    if missing:
+        told = f"{missing} missing: the pipeline cannot run before that is put right."
+        console.print(Text(told, "red"))
+        return 1
+    console.print(Text("Nothing is missing.", "green"))
+    return 0
 
 
 def _all_findings(folder: Path | None) -> Iterable[Finding]:

@@ -225,11 +225,8 @@ def manner_of(
     from nsync_pipeline.drawing.config import SamplerConfig
     from nsync_pipeline.generate.pictures import Manner
 
-    given = {
-        "steps": steps,
-        "scheduler": None if scheduler is None else scheduler.value,
-        "guidance_scale": guidance,
-    }
+    named = None if scheduler is None else scheduler.value
+    given = {"steps": steps, "scheduler": named, "guidance_scale": guidance}
     settings = params.generation.sampler.model_dump()
     settings |= {name: value for name, value in given.items() if value is not None}
     try:

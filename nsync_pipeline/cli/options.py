@@ -33,16 +33,13 @@ def find_workspace(folder: Path | None) -> Workspace:
     Raises:
         ParamsError: there is no params.yaml.
     """
-    if folder is not None:
-        candidates = [folder.expanduser().absolute()]
-    else:
-        here = Path.cwd()
-        candidates = [here, *here.parents]
+    here = Path.cwd() if folder is None else folder.expanduser().absolute()
+    candidates = [here, *here.parents] if folder is None else [here]
     for candidate in candidates:
         if (candidate / "params.yaml").is_file():
             return Workspace(candidate.resolve())
     where = "" if folder is not None else " or any folder above it"
     raise ParamsError(
-        f"{candidates[0]}{where} has no params.yaml: "
+        f"{here}{where} has no params.yaml: "
         "go to the folder of the pipeline, or name it by --workspace."
     )

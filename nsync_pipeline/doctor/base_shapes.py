@@ -166,8 +166,7 @@ def _settings(folder: Path, *components: str) -> dict[str, Any]:
         file = folder / component / "config.json"
         if file.is_file():
             try:
-                content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+                return dict(json.loads(file.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise BaseModelError(f"{file} cannot be read: {error}") from error
-            return content
     return {}

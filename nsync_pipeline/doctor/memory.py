@@ -30,6 +30,8 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.params import Params
 from nsync_pipeline.training.config import TrainingConfig
 
+SUBJECT = "Memory fit"
+GIB = 2**30
 KEPT_BY_UNET = 1.1
 KEPT_BY_TRANSFORMER = 0.7
 KEPT_WITH_CHECKPOINTING = 0.2
@@ -247,10 +249,6 @@ def _trained(
             widths = (s[1] for name, s in clip.shapes.items() if "token_embedding" in name)
             count += training.textual_inversion.vectors * max(widths, default=0)
     return count
-
-
-SUBJECT = "Memory fit"
-GIB = 2**30
 
 
 def _asked(params: Params, training: TrainingConfig, branches: int) -> Way:

@@ -4,6 +4,7 @@ Pictures, captions, negatives and the base's drawings are the style's own.
 """
 
 import gc
+import itertools
 from collections.abc import Callable, Iterator
 
 from nsync_pipeline.contrast.config import branches_of
@@ -44,14 +45,13 @@ def in_order(graph: Graph, style: str) -> Iterator[Artefact]:
         if stage.shared:
             yield from graph.of_stage(stage, style)
     own = [stage for stage in STAGES.values() if not stage.shared]
+    trainings = [stage for stage in own if stage.per_training]
     params = graph.ablation_params
-    for seed in params.training_seeds:
-        for variant in params.variants:
-            for stage in own:
-                if stage.per_training:
-                    yield Artefact(stage, style, variant, seed, of_ablation=True)
+    for seed, variant in itertools.product(params.training_seeds, params.variants):
+        for stage in trainings:
+            yield Artefact(stage, style, variant, seed, of_ablation=True)
     for stage in own:
-        if not stage.per_training:
+        if stage not in trainings:
             yield Artefact(stage, style, of_ablation=True)
 
 

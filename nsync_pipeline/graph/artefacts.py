@@ -39,8 +39,8 @@ class Artefact:
     @property
     def title(self) -> str:
         """``training · ink · nsync · 0``."""
-        stage = f"{self.stage.name} of the ablation" if self.of_ablation else self.stage.name
-        return " · ".join((stage, *self.parts))
+        of_ablation = " of the ablation" if self.of_ablation else ""
+        return " · ".join((f"{self.stage.name}{of_ablation}", *self.parts))
 
     @property
     def slot(self) -> str:

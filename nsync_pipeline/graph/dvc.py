@@ -96,8 +96,7 @@ def check_dvc_file(graph: Graph) -> None:
     for folder, _ in _people_s(graph):
         if not folder.is_dir():
             raise ParamsError(f"{folder} is not there, and DVC wants it: {SYNC}.")
-    missing = _left_out(graph)
-    if missing:
+    if missing := _left_out(graph):
         raise ParamsError(f"params.yaml: DVC tracks {missing[0]}, which is left out: {SYNC}.")
 
 

@@ -105,8 +105,8 @@ def lease_folder() -> Path:
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
-    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if not private or found.st_mode & 0o022:
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not own or found.st_mode & 0o022:
         raise UserError(
             f"{folder} is not a folder that only you can write to: remove it, or name another "
             "place in XDG_RUNTIME_DIR"

@@ -21,8 +21,6 @@ from nsync_pipeline.stage import Figure, StageResult
 MADE_FILE = "made.json"
 SUMS_FILE = "SHA256SUMS"
 PREVIEW = "preview-{}.jpg"
-BESIDE_CONTENT = "preview-*.jpg"
-"""Names, besides those two, of what describes the content and is none of it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def _content(folder: Path) -> dict[str, Path]:
         name: path
         for name, path in _files(folder).items()
         if path.parent != folder
-        or not (name in (MADE_FILE, SUMS_FILE) or path.match(BESIDE_CONTENT))
+        or not (name in (MADE_FILE, SUMS_FILE) or path.match(PREVIEW.format("*")))
     }
 
 

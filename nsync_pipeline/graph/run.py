@@ -25,9 +25,7 @@ from nsync_pipeline.stage import Progress, StageContext
 from nsync_pipeline.tracking.sender import notify, recorded
 from nsync_pipeline.workspace import Workspace
 
-KEPT = 3
-"""Earlier artefacts in one place: a setting that is changed back costs nothing."""
-
+KEPT = 3  # earlier artefacts in one place: a setting that is changed back costs nothing
 UNDER_DVC = "DVC_STAGE"  # the variable by which DVC tells a command that it runs it
 
 
