@@ -86,7 +86,7 @@ def _start(
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name(program)), *arguments],
         cwd=workspace.root,
-        env=environment_of(workspace) | own,
+        env={**environment_of(workspace), **own},
         preexec_fn=die_with_parent,
     )
     until_end.callback(end, server)
