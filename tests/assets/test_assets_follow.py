@@ -202,7 +202,7 @@ def test_first_import_goes_on_in_portions_and_settings_may_be_broken(
     instance: DagsterInstance, place: Workspace, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make()
-    monkeypatch.setattr(sensors, "PORTION", 0.0)
+    monkeypatch.setattr(sensors, "PORTION", 1)
     cursor, said = None, []
     news = ALL + 2 + len(STAGES)  # what people filled, and the checks, too
     for _ in range(news + 1):
