@@ -9,10 +9,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from demo_workspace import make_demo_workspace, processes_of
 
 from assets import pages
 from nsync_pipeline.graph.locks import sole_writer
+from tests.support.demo_workspace import make_demo_workspace, processes_of
 
 PAGES = """\
 import sys

@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from nsync_pipeline.tracking.spool import RunHeader, SpoolWriter
 
 from nsync_pipeline.cli import doctor
 from nsync_pipeline.doctor.finding import Finding, State
@@ -22,6 +21,7 @@ from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.params import parse_params, read_params
 from nsync_pipeline.workspace import Workspace
+from tests.support.artefacts import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = {
@@ -146,13 +146,11 @@ def test_what_is_not_delivered_is_counted(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    path = workspace.tracking / "spool" / f"{1:020d}.training.ink.lora.a.jsonl"
-    header = RunHeader("", "nsync/ink", "lora · ink", {"nsync.run": "a"}, {}, 1, True)
-    with SpoolWriter(path, header) as writer:
-        writer.append({"kind": "status", "at": 1, "status": "FINISHED"})
+    monkeypatch.delenv("NSYNC_TRACKING", raising=False)
+    train(workspace, "lora")
     told = [f.found for f in service_findings(workspace) if f.subject == "MLflow"]
 
-    assert told == ["the workspace's own store", "1 events not delivered yet"]
+    assert told == ["the workspace's own store", "1 artefacts and runs not delivered yet"]
 
 
 def test_dagsters_home_is_found_in_dotenv(

@@ -80,14 +80,14 @@ def test_a_checkpoint_is_the_pipeline_it_was_made_of(
     """Weight by weight to the last bit, and in what it encodes and predicts."""
     from_file, from_folder = of_file(files[name], settings[name]), tiny_family(pipelines[name])
     assert type(from_file) is type(from_folder)
-    models = lambda f: (f.denoiser, f.vae, *f.text_encoders)  # type: ignore[attr-defined] # noqa: E731
-    for found, expected in zip(models(from_file), models(from_folder), strict=True):
+    ours, theirs = ((f.denoiser, f.vae, *f.text_encoders) for f in (from_file, from_folder))
+    for found, expected in zip(ours, theirs, strict=True):
         assert not found.training
         assert not any(weight.requires_grad for weight in found.parameters())
-        theirs = expected.state_dict()
-        assert found.state_dict().keys() == theirs.keys()
+        wanted = expected.state_dict()
+        assert found.state_dict().keys() == wanted.keys()
         for key, weight in found.state_dict().items():
-            assert torch.equal(weight, theirs[key]), key
+            assert torch.equal(weight, wanted[key]), key
     embeds = from_folder.encode_prompts(["a red house"])
     torch.testing.assert_close(from_file.encode_prompts(["a red house"]).tokens, embeds.tokens)
     latents = torch.ones(1, *from_folder.latent_shape)
