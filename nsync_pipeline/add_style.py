@@ -2,7 +2,7 @@
 
 import difflib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,24 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from nsync_pipeline.errors import CaptionError, ParamsError, PictureError, short_list
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.disk_full import disk_full_explained
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import NAME, Params, parse_params, read_params
-from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few
+from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import ingest
-from nsync_pipeline.style_set.source_copy import (
-    README,
-    CopyPlan,
-    copy_in,
-    files_of,
-    plan_copy,
-)
+from nsync_pipeline.style_set.ingestion import figures, ingest, refuse_bad_files, refuse_too_few
+from nsync_pipeline.style_set.source_copy import README, CopyPlan, copy_in, files_of, plan_copy
 from nsync_pipeline.style_set.source_folder import SourceFolder, read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
 
 
 def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
-    """``text`` with ``entry`` as the last style of its section ``styles``.
+    """``text`` with ``entry`` as the last style of its section ``styles``, indented as the others.
 
-    The lines are put in right behind the last style, indented as the styles there are; comments,
-    order, quotes and line ends of all other lines stay. (Writing the whole file anew would move the
-    comments that stand between sections.)
+    All other lines stay. (Writing the whole file anew would move the comments between sections.)
 
     Raises:
         ParamsError: the styles are not written as a block, a style a line; the message has the
@@ -48,7 +41,11 @@ def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
     line, column = styles.lc.key(first)
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
-    written = _written(name, entry, column, _inner_indent(styles[first], column))
+    style, indent = styles[first], 2
+    if isinstance(style, CommentedMap) and style:
+        inner = style.lc.key(next(iter(style)))[1]
+        indent = inner - column if inner > column else indent
+    written = _written(name, entry, column, indent)
     at = _end_of_block(lines, line, column)
     if at == len(lines) and lines and not lines[-1].endswith(("\n", "\r")):
         lines[-1] += newline
@@ -60,14 +57,6 @@ def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
             "rewriting them. Put these lines under `styles:` yourself:\n" + "\n".join(written)
         )
     return changed
-
-
-def _inner_indent(style: Any, column: int) -> int:
-    if isinstance(style, CommentedMap) and style:
-        inner: int = style.lc.key(next(iter(style)))[1]
-        if inner > column:
-            return inner - column
-    return 2
 
 
 def _written(name: str, entry: Mapping[str, Any], column: int, indent: int) -> list[str]:
@@ -97,15 +86,11 @@ def _is(changed: str, before: Any, name: str, entry: Mapping[str, Any]) -> bool:
         after = YAML(typ="safe", pure=True).load(changed)
     except YAMLError:
         return False
-    plain = YAML(typ="safe", pure=True).load(_dumped(before))
+    out = io.StringIO()
+    YAML().dump(before, out)
+    plain = YAML(typ="safe", pure=True).load(out.getvalue())
     plain["styles"][name] = {k: list(v) if isinstance(v, tuple) else v for k, v in entry.items()}
     return bool(after == plain) and list(after["styles"]) == list(plain["styles"])
-
-
-def _dumped(content: Any) -> str:
-    out = io.StringIO()
-    YAML().dump(content, out)
-    return out.getvalue()
 
 
 FOLDER = "folder"
@@ -136,9 +121,7 @@ class AddedStyle:
     described_by: str | None = None  # the model that describes pictures without a caption, if any
 
 
-def add_style(
-    workspace: Workspace, asked: NewStyle, progress: Callable[[str, int, int], None]
-) -> AddedStyle:
+def add_style(workspace: Workspace, asked: NewStyle, progress: Progress) -> AddedStyle:
     """Bring a style in.
 
     Raises:
@@ -182,24 +165,25 @@ def _add_drawn(workspace: Workspace, params: Params, asked: NewStyle) -> AddedSt
     if folder.is_dir() and any(path.name != README for path in folder.iterdir()):
         raise PictureError(f"{folder} holds files already: choose another name, or move them away")
     readme = DRAWN_TEXT.format(style=asked.name, source=asked.source)
-    _write_whole(folder / README, readme)
-    _write_whole(workspace.params_file, text)
+    write_whole(folder / README, readme)
+    write_whole(workspace.params_file, text)
     return AddedStyle(folder, is_folder=False, copied=0, figures={"pictures": offer.count})
 
 
 def _add_folder(
-    workspace: Workspace,
-    params: Params,
-    asked: NewStyle,
-    progress: Callable[[str, int, int], None],
+    workspace: Workspace, params: Params, asked: NewStyle, progress: Progress
 ) -> AddedStyle:
     if asked.pictures is not None:
         raise ParamsError("--pictures goes only with a source sketchbook:<held-out style>")
     source = Path(asked.source).expanduser()
     folder = workspace.source(asked.name)
     found = _read(asked, source)
-    _refuse_other_kind(params, asked)
-
+    style = params.styles.get(asked.name)
+    if style is not None and style.source != FOLDER:
+        raise ParamsError(
+            f"style {asked.name!r} is in params.yaml already, and is drawn ({style.source}): "
+            "choose another name"
+        )
     config = params.style_set
     if asked.captioned_only:
         config = config.model_copy(update={"uncaptioned": "skip"})
@@ -219,7 +203,7 @@ def _add_folder(
         _refuse_mixing(params, asked, folder, plan)
         copy_in(plan, folder)
     if text is not None:
-        _write_whole(workspace.params_file, text)
+        write_whole(workspace.params_file, text)
     return AddedStyle(folder, True, len(plan.new), figures(ingestion), described_by)
 
 
@@ -234,15 +218,6 @@ def _read(asked: NewStyle, source: Path) -> SourceFolder:
             f"{SKETCHBOOK_PREFIX}<held-out style>"
         )
     return read_source(source)
-
-
-def _refuse_other_kind(params: Params, asked: NewStyle) -> None:
-    style = params.styles.get(asked.name)
-    if style is not None and style.source != FOLDER:
-        raise ParamsError(
-            f"style {asked.name!r} is in params.yaml already, and is drawn ({style.source}): "
-            "choose another name"
-        )
 
 
 def _described_by(
@@ -292,20 +267,10 @@ def _refuse_mixing(params: Params, asked: NewStyle, folder: Path, plan: CopyPlan
 
 def _params_text(workspace: Workspace, asked: NewStyle, source: Mapping[str, Any]) -> str:
     """The text of params.yaml with the style in it, checked against the schema."""
-    entry: dict[str, Any] = {
-        **source,
-        "placeholder": asked.placeholder,
-        "generic_style": asked.generic_style,
-    }
+    names = {"placeholder": asked.placeholder, "generic_style": asked.generic_style}
+    entry: dict[str, Any] = {**source, **names}
     if asked.style_words:
         entry["style_words"] = list(asked.style_words)
     text = with_style(workspace.params_file.read_bytes().decode("utf-8"), asked.name, entry)
     parse_params(YAML(typ="safe", pure=True).load(text))
     return text
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(text.encode("utf-8"))
-    partial.replace(path)

@@ -12,10 +12,10 @@ from diffusers.loaders import (
     StableDiffusionXLLoraLoaderMixin,
 )
 
-from nsync_pipeline.adaptation.adapted_models import clip_encoders_of, denoiser_of
 from nsync_pipeline.adaptation.lora import ADAPTER, has_lora, lora_layers, remove_lora
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA
 from nsync_pipeline.adaptation.safetensors_file import read_metadata
+from nsync_pipeline.adaptation.trained_weights import adapted_models_of, clip_encoders_of
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
 
@@ -41,15 +41,13 @@ def load_foreign_lora(family: Family, path: Path) -> None:
     try:
         with _quiet():
             _load(family, path)
-    except (
-        Exception
-    ) as error:  # diffusers, PEFT and torch raise all kinds on a file of another model
+    except Exception as error:  # of all kinds, on a file of another model
         remove_lora(family)
         reason = " ".join(str(error).split())[:300]
         raise BaseModelError(f"{path} does not fit {family.name}: {reason}") from error
     if not has_lora(family):
         raise BaseModelError(f"{path} holds no LoRA for {family.name}")
-    for model in (denoiser_of(family), *clip_encoders_of(family)):
+    for model in adapted_models_of(family):
         for _, layer in lora_layers(model.model):
             layer.requires_grad_(False)
 
@@ -60,11 +58,10 @@ def _load(family: Family, path: Path) -> None:
     if reader is StableDiffusionXLLoraLoaderMixin:
         denoiser: Any = family.denoiser
         options["unet_config"] = denoiser.config  # XL's files count its blocks in another way
-    read = reader.lora_state_dict(
+    tensors, *alphas_if_any, metadata = reader.lora_state_dict(
         str(path.parent), return_lora_metadata=True, local_files_only=True, **options
     )
-    tensors, metadata = read[0], read[-1]
-    alphas = read[1] if len(read) == 3 else None
+    alphas = alphas_if_any[0] if alphas_if_any else None
     prefix = family.denoiser_prefix
     common = {"adapter_name": ADAPTER, "metadata": metadata}
     if any(key.startswith(f"{prefix}.") for key in tensors):

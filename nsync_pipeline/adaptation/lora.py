@@ -17,14 +17,14 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.adapted_models import (
+from nsync_pipeline.adaptation.config import LoraSettings, LoraStart, Targets
+from nsync_pipeline.adaptation.trained_weights import (
     AdaptedModel,
+    TrainedWeights,
     adapted_models_of,
     clip_encoders_of,
     denoiser_of,
 )
-from nsync_pipeline.adaptation.config import LoraSettings, LoraStart, Targets
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 
@@ -86,15 +86,6 @@ def use(layer: Any, adapters: Sequence[str], trained: str | None) -> None:
             weight.requires_grad_(adapter == trained)
 
 
-def take_out(model: nn.Module) -> None:
-    """Put the layers that were adapted back in their places; nothing where there are none."""
-    for name, layer in list(lora_layers(model)):
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-
-
 @dataclass(frozen=True)
 class Factors:
     """``B A``, of a flattened layer."""
@@ -103,9 +94,8 @@ class Factors:
     up: Tensor  # B (out, rank) float32
 
 
-def starts_at_zero(start: LoraStart) -> bool:
-    """Whether ``B A`` is zero at the start."""
-    return start not in ("pissa", "olora")
+FROM_WEIGHTS = ("pissa", "olora")
+"""The starts where ``B A`` is not zero."""
 
 
 def random_factors(
@@ -156,26 +146,18 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
         TrainingError: no layer has such a name, or one that has cannot be adapted.
     """
     denoiser = denoiser_of(family)
-    targets = family.lora_targets if settings.targets is None else settings.targets
-    adapted = [denoiser]
+    encoders = clip_encoders_of(family) if settings.text_encoder else ()
+    if settings.text_encoder and not encoders:
+        raise TrainingError(f"training.lora.text_encoder: {family.name} has no CLIP encoder")
     try:
-        _put_on(family, denoiser, settings, targets, "training.lora.targets")
-        if settings.text_encoder:
-            encoders = clip_encoders_of(family)
-            if not encoders:
-                raise TrainingError(
-                    f"training.lora.text_encoder: {family.name} has no CLIP encoder"
-                )
-            for encoder in encoders:
-                adapted.append(encoder)
-                encoder.model.to(family.device)  # it may rest elsewhere, as long as it is frozen
-                _put_on(
-                    family, encoder, settings, settings.text_encoder_targets,
-                    "training.lora.text_encoder_targets",
-                )  # fmt: skip
-                _require_attention(encoder)
-        _require_patterns_met(settings, adapted)
-        for model in adapted:
+        _put_on(family, denoiser, settings, settings.targets or family.lora_targets, "targets")
+        for encoder in encoders:
+            encoder.model.to(family.device)  # it may rest elsewhere, as long as it is frozen
+            targets = settings.text_encoder_targets
+            _put_on(family, encoder, settings, targets, "text_encoder_targets")
+            _require_attention(encoder)
+        _require_patterns_met(settings, (denoiser, *encoders))
+        for model in (denoiser, *encoders):
             _start(model, settings, generator)
     except TrainingError:
         remove_lora(family)
@@ -185,37 +167,37 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
 
 def remove_lora(family: Family) -> None:
     """Take the LoRA off: the models are the base's again; nothing happens where there is none."""
-    for model in adapted_models_of(family):
-        take_out(model.model)
+    for adapted in adapted_models_of(family):
+        model = adapted.model
+        for name, layer in list(lora_layers(model)):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+        if hasattr(model, "peft_config"):
+            del model.peft_config
 
 
 def has_lora(family: Family) -> bool:
-    """Whether one of the family's models holds a LoRA."""
     return any(True for model in adapted_models_of(family) for _ in lora_layers(model.model))
 
 
 def lora_weights(family: Family) -> TrainedWeights:
     """The weights of the LoRA that the family's models hold, named as in its file."""
-    found: list[tuple[str, torch.nn.Parameter, WeightGroup]] = [
+    return TrainedWeights.of(
         (f"{model.key(name)}.{part}", weight, model.group)
         for model in adapted_models_of(family)
         for name, layer in lora_layers(model.model)
         for part, weight in weights_of(layer).items()
-    ]
-    found.sort(key=lambda entry: entry[0])
-    names, weights, groups = zip(*found, strict=True) if found else ((), (), ())
-    return TrainedWeights(names, weights, groups)
+    )
 
 
 def lora_dtype(family: Family) -> torch.dtype:
-    """The number type of what is trained."""
     return torch.float64 if family.dtype == torch.float64 else torch.float32
 
 
 def _put_on(
     family: Family, model: AdaptedModel, settings: LoraSettings, targets: Targets, key: str
 ) -> None:
-    """Put LoRA layers in ``model``; raises ``TrainingError`` where they do not go there."""
+    """Put LoRA layers in ``model``."""
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -227,14 +209,14 @@ def _put_on(
     )
     try:
         inject(model.model, config, lora_dtype(family))
-        if not starts_at_zero(settings.start):
+        if settings.start in FROM_WEIGHTS:
             inject(model.model, config, lora_dtype(family), START)
     except ValueError as error:
         listed = targets if isinstance(targets, str) else ", ".join(targets)
         own = f"; null takes the family's own ({', '.join(family.lora_targets)})"
         raise TrainingError(
-            f"{key}: {listed}: the {model.component} of {family.name} cannot be adapted there"
-            f"{own if model.group == 'denoiser' else ''}. PEFT says: {error}"
+            f"training.lora.{key}: {listed}: the {model.component} of {family.name} cannot be "
+            f"adapted there{own if model.group == 'denoiser' else ''}. PEFT says: {error}"
         ) from error
 
 
@@ -265,22 +247,18 @@ def _start(model: AdaptedModel, settings: LoraSettings, generator: torch.Generat
     for name, layer in lora_layers(model.model):
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         rank, outputs = down.shape[0], up.shape[0]
-        if starts_at_zero(settings.start):
-            found = random_factors(settings.start, outputs, down[0].numel(), rank, generator)
-        else:
+        if settings.start in FROM_WEIGHTS:
             weight = layer.get_base_layer().weight.reshape(outputs, -1).float()
             try:
                 found = factors_of(settings.start, weight, rank, float(layer.scaling[ADAPTER]))
             except ValueError as error:
                 raise TrainingError(f"training.lora.start: {model.key(name)}: {error}") from error
+        else:
+            found = random_factors(settings.start, outputs, down[0].numel(), rank, generator)
         down.copy_(found.down.view(down.shape))
         up.copy_(found.up.view(up.shape))
-        if not starts_at_zero(settings.start):
-            _take_start_off(layer, down, up)
-
-
-def _take_start_off(layer: Any, down: torch.Tensor, up: torch.Tensor) -> None:
-    layer.lora_A[START].weight.copy_(down)
-    layer.lora_B[START].weight.copy_(up)
-    use(layer, (ADAPTER, START), trained=ADAPTER)
-    layer.set_scale(START, -1.0)  # times the same alpha / rank
+        if settings.start in FROM_WEIGHTS:  # the second adapter takes it off
+            layer.lora_A[START].weight.copy_(down)
+            layer.lora_B[START].weight.copy_(up)
+            use(layer, (ADAPTER, START), trained=ADAPTER)
+            layer.set_scale(START, -1.0)  # times the same alpha / rank

@@ -18,7 +18,6 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from nsync_pipeline.adaptation.adapted_models import AdaptedModel, adapted_models_of
 from nsync_pipeline.adaptation.lora import (
     ADAPTER,
     START,
@@ -36,9 +35,12 @@ from nsync_pipeline.adaptation.safetensors_file import (
     read_safetensors,
     write_safetensors,
 )
+from nsync_pipeline.adaptation.trained_weights import AdaptedModel, adapted_models_of
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import draw_as_trained
+
+logger = logging.getLogger(__name__)
 
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 OWN_METADATA = "nsync"
@@ -76,7 +78,10 @@ def write_lora_file(path: Path, tensors: Mapping[str, Tensor], header: LoraHeade
             {
                 f"{component}.{key}": value
                 for component, adapter in header.adapters.items()
-                for key, value in _to_peft(component, adapter).items()
+                # Text encoders' names have a prefix in older versions of transformers.
+                for key, value in _to_peft(
+                    adapter, "" if component.startswith("text_encoder") else "^"
+                ).items()
             },
             sort_keys=True,
         ),
@@ -94,21 +99,28 @@ def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
     file = read_safetensors(path)
     try:
         settings: dict[str, Any] = json.loads(file.metadata[DIFFUSERS_METADATA])
-        components = dict.fromkeys(key.split(".", 1)[0] for key in file.tensors)
-        adapters = {component: _from_peft(settings, component) for component in components}
+        adapters = {
+            component: AdapterHeader(
+                rank=settings[f"{component}.r"],
+                alpha=settings[f"{component}.lora_alpha"],
+                targets=tuple(settings[f"{component}.target_modules"]),
+                ranks=_by_name(settings[f"{component}.rank_pattern"]),
+                alphas=_by_name(settings[f"{component}.alpha_pattern"]),
+                dora=settings[f"{component}.use_dora"],
+            )
+            for component in dict.fromkeys(key.split(".", 1)[0] for key in file.tensors)
+        }
         header = LoraHeader(adapters, json.loads(file.metadata[OWN_METADATA]))
     except (KeyError, ValueError, TypeError) as error:
         raise not_ours(path, error) from error
     return header, file.tensors
 
 
-def _to_peft(component: str, adapter: AdapterHeader) -> dict[str, object]:
+def _to_peft(adapter: AdapterHeader, start: str) -> dict[str, Any]:
     """As ``peft.LoraConfig`` takes them, which is what diffusers makes of them.
 
-    A pattern's ``^`` keeps it from layers whose names only end in this one's. Text encoders do
-    without: their names have a prefix in older versions of transformers.
+    A pattern's ``start``, ``^``, keeps it from layers whose names only end in this one's.
     """
-    start = "" if component.startswith("text_encoder") else "^"
     return {
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
@@ -119,35 +131,8 @@ def _to_peft(component: str, adapter: AdapterHeader) -> dict[str, object]:
     }
 
 
-def _from_peft(settings: Mapping[str, Any], component: str) -> AdapterHeader:
-    ranks, alphas = (
-        {
-            pattern.removeprefix("^"): value
-            for pattern, value in settings[f"{component}.{key}"].items()
-        }
-        for key in ("rank_pattern", "alpha_pattern")
-    )
-    return AdapterHeader(
-        rank=settings[f"{component}.r"],
-        alpha=settings[f"{component}.lora_alpha"],
-        targets=tuple(settings[f"{component}.target_modules"]),
-        ranks=ranks,
-        alphas=alphas,
-        dora=settings[f"{component}.use_dora"],
-    )
-
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _SavedLayer:
-    """One adapted layer as its file has it."""
-
-    name: str
-    parts: Mapping[str, Tensor]  # float32, by what the file calls them
-    rank: int
-    alpha: float
+def _by_name(patterns: Mapping[str, Any]) -> dict[str, Any]:
+    return {pattern.removeprefix("^"): value for pattern, value in patterns.items()}
 
 
 def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:
@@ -159,11 +144,14 @@ def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:
     tensors: dict[str, Tensor] = {}
     adapters: dict[str, AdapterHeader] = {}
     for model in adapted_models_of(family):
-        layers = [_saved(name, layer) for name, layer in lora_layers(model.model)]
-        if layers:
-            adapters[model.component] = _header(layers)
-        for layer in layers:
-            tensors |= {f"{model.key(layer.name)}.{part}": t for part, t in layer.parts.items()}
+        sizes: dict[str, tuple[int, float]] = {}  # rank and alpha of each layer
+        for name, layer in lora_layers(model.model):
+            parts = _as_it_acts(layer)
+            rank = parts["lora_A.weight"].shape[0]
+            sizes[name] = (rank, float(layer.scaling[ADAPTER]) * rank)
+            tensors |= {f"{model.key(name)}.{part}": tensor for part, tensor in parts.items()}
+        if sizes:
+            adapters[model.component] = _header(sizes, "lora_magnitude_vector.weight" in parts)
     write_lora_file(path, tensors, LoraHeader(adapters, origin))
 
 
@@ -197,32 +185,25 @@ def load_lora(family: Family, path: Path, scale: float = 1.0) -> None:
         )  # fmt: skip
 
 
-def _saved(name: str, layer: Any) -> _SavedLayer:
-    """The layer as it acts: with what it started from taken off, where that is not zero."""
+def _as_it_acts(layer: Any) -> dict[str, Tensor]:
+    """A layer's weights, float32: with its start taken off, where that is not zero."""
     parts = {part: weight.detach().float().cpu() for part, weight in weights_of(layer).items()}
-    scale = float(layer.scaling[ADAPTER])
     if START in layer.lora_A:
         start = {p: w.detach().float().cpu() for p, w in weights_of(layer, START).items()}
-        parts = {
+        return {
             "lora_A.weight": torch.cat([parts["lora_A.weight"], start["lora_A.weight"]]),
             "lora_B.weight": torch.cat([parts["lora_B.weight"], -start["lora_B.weight"]], dim=1),
         }
-    rank = parts["lora_A.weight"].shape[0]
-    return _SavedLayer(name, parts, rank, scale * rank)
+    return parts
 
 
-def _header(layers: list[_SavedLayer]) -> AdapterHeader:
+def _header(sizes: Mapping[str, tuple[int, float]], dora: bool) -> AdapterHeader:
     """The rank and alpha that most layers have, and the layers that have others."""
-    usual, _ = Counter((layer.rank, layer.alpha) for layer in layers).most_common(1)[0]
-    others = [layer for layer in layers if (layer.rank, layer.alpha) != usual]
-    return AdapterHeader(
-        rank=usual[0],
-        alpha=usual[1],
-        targets=tuple(layer.name for layer in layers),
-        ranks={layer.name: layer.rank for layer in others},
-        alphas={layer.name: layer.alpha for layer in others},
-        dora="lora_magnitude_vector.weight" in layers[0].parts,
-    )
+    usual, _ = Counter(sizes.values()).most_common(1)[0]
+    others = {name: size for name, size in sizes.items() if size != usual}
+    ranks = {name: rank for name, (rank, _) in others.items()}
+    alphas = {name: alpha for name, (_, alpha) in others.items()}
+    return AdapterHeader(*usual, tuple(sizes), ranks, alphas, dora)
 
 
 def _put_back(family: Family, header: LoraHeader, tensors: Mapping[str, Tensor]) -> None:
@@ -234,22 +215,15 @@ def _put_back(family: Family, header: LoraHeader, tensors: Mapping[str, Tensor])
         model = models[component]
         keys = {model.key(name): name for name, _ in model.model.named_modules()}
         own = _by_layer(model, tensors, keys)
-        config = LoraConfig(
-            r=adapter.rank,
-            lora_alpha=adapter.alpha,
-            target_modules=list(adapter.targets),
-            rank_pattern={f"^{layer}": rank for layer, rank in adapter.ranks.items()},
-            alpha_pattern={f"^{layer}": alpha for layer, alpha in adapter.alphas.items()},
-            use_dora=adapter.dora,
-        )
+        config = LoraConfig(**_to_peft(adapter, "^"))
         inject(model.model, config, lora_dtype(family), tensors=own)
     lora = lora_weights(family)
-    if {n: w.shape for n, w in zip(lora.names, lora.weights, strict=True)} != {
-        name: tensor.shape for name, tensor in tensors.items()
-    }:
+    weights = dict(zip(lora.names, lora.weights, strict=True))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if {name: weight.shape for name, weight in weights.items()} != shapes:
         raise ValueError("other layers, or of other sizes")
     with torch.no_grad():
-        for name, weight in zip(lora.names, lora.weights, strict=True):
+        for name, weight in weights.items():
             weight.copy_(tensors[name])
     for model in models.values():
         for _, layer in lora_layers(model.model):

@@ -27,10 +27,13 @@ class SafetensorsFile:
     metadata: dict[str, str]
 
 
-def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The format, all keys sorted: header length, JSON header, then the numbers.
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write the file, all keys sorted: header length, JSON header, then the numbers.
 
-    Raises ``ValueError`` where a tensor is not float32.
+    Raises:
+        ValueError: a tensor is not float32.
     """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     parts: list[bytes] = []
@@ -47,14 +50,7 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
-
-
-def write_safetensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write the file, whole or not at all."""
-    write_whole(path, safetensors_bytes(tensors, metadata))
+    write_whole(path, b"".join([len(text).to_bytes(8, "little"), text, *parts]))
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:

@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nsync_pipeline.adaptation.adapted_models import AdaptedModel, clip_encoders_of
 from nsync_pipeline.adaptation.config import TextualInversionSettings
 from nsync_pipeline.adaptation.lora import lora_dtype
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA
@@ -25,7 +25,10 @@ from nsync_pipeline.adaptation.safetensors_file import (
     read_safetensors,
     write_safetensors,
 )
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
+from nsync_pipeline.adaptation.trained_weights import (
+    TrainedWeights,
+    clip_encoders_of,
+)
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.clip_tokenizers import placeholder_tokens
 from nsync_pipeline.families.family import Family
@@ -66,21 +69,15 @@ def trained_style_word(place: Path, placeholder: str) -> str:
     Raises:
         MissingArtifactError: a file is damaged.
     """
-    for file in trained_files(place):
-        metadata = read_metadata(file)
-        if PLACEHOLDER_METADATA in metadata:
-            return metadata[PLACEHOLDER_METADATA]
-    return placeholder
+    words = (read_metadata(file).get(PLACEHOLDER_METADATA) for file in trained_files(place))
+    return next((word for word in words if word is not None), placeholder)
 
 
 class TokenVectors(nn.Module):
-    """Stands in for the table of ``table.num_embeddings`` tokens.
+    """Stands in for the base's ``table``; the added tokens' numbers go from ``first`` on.
 
-    Args:
-        table: of the base.
-        first: the number of the first added token; the others follow it.
-        start: (k, D), what the vectors start from.
-        tokenizer_before: the attributes of the tokenizer from before the tokens were added.
+    The vectors begin at ``start`` (k, D). ``tokenizer_before`` are the attributes of the tokenizer
+    from before the tokens were added.
     """
 
     def __init__(
@@ -98,26 +95,14 @@ class TokenVectors(nn.Module):
         return self.table.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """``ids`` (B, L) to (B, L, D)."""
         return embedded(self.table, self.first, self.vectors.unsqueeze(0), ids)
 
     def branch_weights(self) -> tuple[nn.Parameter, ...]:
-        """What ``branch_forward`` takes copies of."""
         return (self.vectors,)
 
     def branch_forward(self, copies: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
         """The forward with copies (n, k, D) of the vectors, for n branches stacked in a batch."""
-        return _Branches(self.table, self.first, copies[0])
-
-
-@dataclass
-class _Branches:
-    table: nn.Embedding
-    first: int
-    vectors: Tensor  # (n, k, D)
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        return embedded(self.table, self.first, self.vectors, ids)
+        return partial(embedded, self.table, self.first, copies[0])
 
 
 def embedded(table: nn.Embedding, first: int, vectors: Tensor, ids: Tensor) -> Tensor:
@@ -141,20 +126,14 @@ TWO_ENCODERS = ("clip_l", "clip_g")
 
 @dataclass(frozen=True)
 class _Encoder:
-    """A text encoder and its tokenizer."""
-
-    model: AdaptedModel
+    component: str
+    text_encoder: Any
     tokenizer: Any
 
     @property
     def table(self) -> Any:
         """Its token table, or what stands in for it."""
-        text_encoder: Any = self.model.model
-        return text_encoder.get_input_embeddings()
-
-    def set_table(self, table: Any) -> None:
-        text_encoder: Any = self.model.model
-        text_encoder.set_input_embeddings(table)
+        return self.text_encoder.get_input_embeddings()
 
 
 def add_token_vectors(
@@ -177,10 +156,9 @@ def add_token_vectors(
     encoders = _encoders(family)
     if not encoders:
         raise TrainingError(f"training.textual_inversion: {family.name} has no CLIP text encoder")
+    tokens = set(placeholder_tokens(word, settings.vectors))
     for encoder in encoders:
-        known = (
-            set(placeholder_tokens(word, settings.vectors)) & encoder.tokenizer.get_vocab().keys()
-        )
+        known = tokens & encoder.tokenizer.get_vocab().keys()
         if known:
             raise TrainingError(
                 f"training.textual_inversion: {family.name} knows the token {min(known)!r} "
@@ -188,10 +166,10 @@ def add_token_vectors(
             )
     starts = []
     for encoder in encoders:
-        noise = torch_stream(generator.initial_seed(), "token_vectors", encoder.model.component)
+        noise = torch_stream(generator.initial_seed(), "token_vectors", encoder.component)
         starts.append(_start(family, encoder, settings, initializer, noise))
     for encoder, start in zip(encoders, starts, strict=True):
-        encoder.model.model.to(family.device)  # it may rest elsewhere, as long as it is frozen
+        encoder.text_encoder.to(family.device)  # it may rest elsewhere, as long as it is frozen
         _put_on(encoder, word, start.to(lora_dtype(family)))
     return token_vectors(family)
 
@@ -251,33 +229,28 @@ def remove_token_vectors(family: Family) -> None:
     for encoder in _encoders(family):
         held = encoder.table
         if isinstance(held, TokenVectors):
-            encoder.set_table(held.table)
+            encoder.text_encoder.set_input_embeddings(held.table)
             # Tokenizers cannot take tokens out: give this one back what it was.
             vars(encoder.tokenizer).clear()
             vars(encoder.tokenizer).update(held.tokenizer_before)
 
 
 def has_token_vectors(family: Family) -> bool:
-    """Whether one of the family's text encoders holds token vectors."""
     return any(isinstance(encoder.table, TokenVectors) for encoder in _encoders(family))
 
 
 def token_vectors(family: Family) -> TrainedWeights:
     """The vectors that the family's text encoders hold."""
-    held = {
-        f"{encoder.model.component}.token_vectors": encoder.table.vectors
+    return TrainedWeights.of(
+        (f"{encoder.component}.token_vectors", encoder.table.vectors, "embedding")
         for encoder in _encoders(family)
         if isinstance(encoder.table, TokenVectors)
-    }
-    groups: tuple[WeightGroup, ...] = tuple("embedding" for _ in held)
-    return TrainedWeights(tuple(held), tuple(held.values()), groups)
+    )
 
 
 def _encoders(family: Family) -> tuple[_Encoder, ...]:
-    return tuple(
-        _Encoder(model, tokenizer)
-        for model, tokenizer in zip(clip_encoders_of(family), family.tokenizers, strict=False)
-    )
+    encoders = zip(clip_encoders_of(family), family.tokenizers, strict=False)
+    return tuple(_Encoder(one.component, one.model, tokenizer) for one, tokenizer in encoders)
 
 
 def _start(
@@ -309,4 +282,5 @@ def _put_on(encoder: _Encoder, word: str, vectors: Tensor) -> None:
     before = vars(copy.deepcopy(tokenizer))
     first = len(tokenizer)
     tokenizer.add_tokens(list(placeholder_tokens(word, len(vectors))))
-    encoder.set_table(TokenVectors(table, first, vectors.to(table.weight.device), before))
+    held = TokenVectors(table, first, vectors.to(table.weight.device), before)
+    encoder.text_encoder.set_input_embeddings(held)

@@ -1,6 +1,7 @@
 """All that a variant trains: added to a family, saved, loaded, taken off."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from nsync_pipeline.adaptation.textual_inversion import (
     save_token_vectors,
     style_word,
 )
-from nsync_pipeline.adaptation.trained_weights import TrainedWeights, WeightGroup
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import MissingArtifactError, TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import use_own_schedule
@@ -40,9 +41,8 @@ def add_trainables(
         lora: None: none.
         textual_inversion: None: none. One of the two is given.
         generator: of the CPU; what is random at the start is drawn from it.
-        placeholder: of the style: textual inversion trains ``style_word`` of it.
-        generic_style: of the style: textual inversion starts from it, unless its settings say from
-            what.
+        placeholder: textual inversion trains ``style_word`` of it.
+        generic_style: textual inversion starts from it, unless its settings say from what.
 
     Raises:
         TrainingError: the family cannot be adapted as asked.
@@ -59,7 +59,8 @@ def add_trainables(
             remove_lora(family)
             raise
         parts.append(vectors)
-    return _together(parts)
+    entries = [zip(part.names, part.weights, part.groups, strict=True) for part in parts]
+    return TrainedWeights.of(chain.from_iterable(entries))
 
 
 def save_trained(
@@ -102,17 +103,3 @@ def remove_trained(family: Family) -> None:
     remove_lora(family)
     remove_token_vectors(family)
     use_own_schedule(family)
-
-
-def _together(parts: list[TrainedWeights]) -> TrainedWeights:
-    """All weights in the order of their names."""
-    found: list[tuple[str, torch.nn.Parameter, WeightGroup]] = sorted(
-        (
-            entry
-            for part in parts
-            for entry in zip(part.names, part.weights, part.groups, strict=True)
-        ),
-        key=lambda entry: entry[0],
-    )
-    names, weights, groups = zip(*found, strict=True)
-    return TrainedWeights(names, weights, groups)

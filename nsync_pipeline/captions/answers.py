@@ -98,11 +98,8 @@ class AnswerStore:
         self.file = file
 
     def answers(self) -> dict[str, str]:
-        """All answers by key."""
         known: dict[str, str] = {}
-        if not self.file.is_file():
-            return known
-        for line in self.file.read_bytes().split(b"\n"):
+        for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():
             try:
                 entry = json.loads(line)
                 known[str(entry["key"])] = str(entry["answer"])

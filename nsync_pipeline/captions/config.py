@@ -13,7 +13,6 @@ STYLE_WORDS = (
     "canvas", "impressionist", "impressionism", "brushstrokes", "in the style of",
 )  # fmt: skip
 
-WORDS_FIELD = "{max_words}"
 QUESTION = (
     "Describe in at most {max_words} words what this picture shows, in the form of a prompt for an "
     "image generator. Name only what can be seen; do not name its style, medium or artist."
@@ -67,7 +66,7 @@ class CaptionModelConfig(Section):
     @property
     def asked(self) -> str:
         """The question with the number of words in it."""
-        return self.question.replace(WORDS_FIELD, str(self.max_words))
+        return self.question.replace("{max_words}", str(self.max_words))
 
 
 class CaptioningConfig(Section):

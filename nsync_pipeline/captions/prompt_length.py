@@ -30,9 +30,6 @@ def fit(caption: str, prompt_tokens: Callable[[str], int], most: int) -> FittedC
     """The longest start of ``caption``, in whole words, whose prompt has at most ``most`` tokens.
 
     Articles, prepositions and punctuation that would end the shortened caption are cut off too.
-
-    Args:
-        prompt_tokens: how many tokens the whole prompt of a caption has.
     """
     if prompt_tokens(caption) <= most:
         return FittedCaption(caption, "")

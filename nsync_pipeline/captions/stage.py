@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.captions.answers import caption_of
-from nsync_pipeline.captions.config import CaptionedStyle, CaptioningConfig, CaptionsSettings
-from nsync_pipeline.captions.model_captions import model_captions
+from nsync_pipeline.captions.config import CaptioningConfig, CaptionsSettings
 from nsync_pipeline.captions.prompt_length import FittedCaption, fit
 from nsync_pipeline.captions.style_words import ScrubbedCaption, scrub
+from nsync_pipeline.captions.vision_language_model import model_captions
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.errors import CaptionError, bullet_list, short_list
 from nsync_pipeline.families.loading import tokenizer_of
@@ -33,26 +33,14 @@ PREVIEW_ROWS = 12
 
 
 @dataclass(frozen=True)
-class RawCaption:
-    """What a picture's caption is made of."""
-
-    row: Mapping[str, Any]  # of STYLE_SET
-    raw: str  # verbatim
-    text: str  # what is said in it
-    source: str  # as STYLE_SET.caption_source, or ``BY_MODEL``
-
-
-@dataclass(frozen=True)
 class ContentCaption:
     """One picture's caption on its way."""
 
-    given: RawCaption
+    row: Mapping[str, Any]  # of STYLE_SET
+    raw: str  # verbatim
+    source: str  # as STYLE_SET.caption_source, or ``BY_MODEL``
     scrubbed: ScrubbedCaption
     fitted: FittedCaption
-
-    @property
-    def origin(self) -> str:
-        return str(self.given.row["origin"])
 
 
 def run(context: StageContext[CaptionsSettings]) -> StageResult:
@@ -70,65 +58,54 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
     given, captioner = _given(context, rows, config)
 
     counter = tokenizer_of(settings.base_model)
-    tokens = _longest_prompt(style, counter.prompt_tokens)
     most = counter.max_prompt_tokens
+
+    def tokens(caption: str) -> int:
+        """Of the longer of the two prompts a caption goes into."""
+        prompts = [styled_prompt(caption, s) for s in (style.placeholder, style.generic_style)]
+        return max(counter.prompt_tokens(prompt) for prompt in prompts)
+
     words = (*config.style_words, *style.style_words)
     captions = []
-    for done, raw in enumerate(given, start=1):
-        scrubbed = scrub(raw.text, words)
-        captions.append(ContentCaption(raw, scrubbed, fit(scrubbed.caption, tokens, most)))
-        context.progress("captions", done, len(rows))
+    for row, (raw, text, source) in zip(rows, given, strict=True):
+        scrubbed = scrub(text, words)
+        fitted = fit(scrubbed.caption, tokens, most)
+        captions.append(ContentCaption(row, raw, source, scrubbed, fitted))
+        context.progress("captions", len(captions), len(rows))
     _refuse_nothing_left(captions)
     cut = [caption for caption in captions if caption.fitted.lost]
     _refuse_too_long(cut, tokens, most, allowed=config.too_long == "cut")
 
     write_manifest(context.folder / MANIFEST_FILE, map(_row, captions), CAPTIONS)
-    pictures = workspace.style_set(context.style)
-    return StageResult(
-        figures=_figures(captions, cut, most, captioner),
-        previews=(_preview(f"{context.style}: captions", captions, pictures),),
-    )
+    shown = _preview(f"{context.style}: captions", captions, workspace.style_set(context.style))
+    return StageResult(_figures(captions, cut, most, captioner), (shown,))
 
 
 def _given(
     context: StageContext[CaptionsSettings],
     rows: Sequence[Mapping[str, Any]],
     config: CaptioningConfig,
-) -> tuple[list[RawCaption], str | None]:
-    """The captions as they come, in the order of ``rows``; and who was asked, where needed."""
+) -> tuple[list[tuple[str, str, str]], str | None]:
+    """Of each of ``rows`` what was given, what it says, and its source; and who was asked."""
+    given = [(row["caption"], row["caption"], row["caption_source"]) for row in rows]
     missing = [row for row in rows if not row["caption"]]
     if not missing:
-        return [_found(row) for row in rows], None
+        return given, None
     if config.model is None:
         raise _uncaptioned(missing, len(rows), context.style)
-    said = model_captions(context, missing, config.model)
-    most = config.model.max_words
-    return [
-        RawCaption(row, answer, caption_of(answer, most), BY_MODEL)
-        if (answer := said.answers.get(row["id"])) is not None
-        else _found(row)
-        for row in rows
-    ], said.captioner
-
-
-def _found(row: Mapping[str, Any]) -> RawCaption:
-    return RawCaption(row, row["caption"], row["caption"], row["caption_source"])
-
-
-def _longest_prompt(
-    style: CaptionedStyle, prompt_tokens: Callable[[str], int]
-) -> Callable[[str], int]:
-    """The tokens of the longer of the two prompts a caption goes into."""
-    names = (style.placeholder, style.generic_style)
-    return lambda caption: max(prompt_tokens(styled_prompt(caption, name)) for name in names)
+    answers, captioner = model_captions(context, missing, config.model)
+    for number, row in enumerate(rows):
+        if (answer := answers.get(row["id"])) is not None:
+            given[number] = answer, caption_of(answer, config.model.max_words), BY_MODEL
+    return given, captioner
 
 
 def _row(caption: ContentCaption) -> dict[str, Any]:
     return {
-        "id": caption.given.row["id"],
+        "id": caption.row["id"],
         "caption": caption.fitted.caption,
-        "raw_caption": caption.given.raw,
-        "source": caption.given.source,
+        "raw_caption": caption.raw,
+        "source": caption.source,
         "removed_words": list(caption.scrubbed.removed),
         "lost": caption.fitted.lost or None,
     }
@@ -147,24 +124,22 @@ def _figures(
         "prompt_tokens_at_most": most,
     }
     if captioner is not None:
-        figures["by_the_model"] = sum(c.given.source == BY_MODEL for c in captions)
+        figures["by_the_model"] = sum(c.source == BY_MODEL for c in captions)
         figures["captioner"] = captioner
     if cut:
-        lost = [f'{c.origin} (lost: "{c.fitted.lost}")' for c in cut]
+        lost = [f'{c.row["origin"]} (lost: "{c.fitted.lost}")' for c in cut]
         figures["cut_are"] = short_list(lost, most=20)
     return figures
 
 
 def _preview(title: str, captions: Sequence[ContentCaption], folder: Path) -> Preview:
     """Some pictures with their captions, and what was lost of them; those that lost words first."""
-    by_loss = sorted(captions, key=lambda caption: not caption.fitted.lost)
-    lost = sum(bool(caption.fitted.lost) for caption in captions)
-    shown = by_loss[: min(lost, PREVIEW_ROWS)]
-    whole = by_loss[lost:]
+    shown = [caption for caption in captions if caption.fitted.lost][:PREVIEW_ROWS]
+    whole = [caption for caption in captions if not caption.fitted.lost]
     shown += [whole[i] for i in evenly_spaced(len(whole), PREVIEW_ROWS - len(shown))]
     rows = [
         CaptionedThumbnail(
-            open_picture(folder / caption.given.row["file"]),
+            open_picture(folder / caption.row["file"]),
             caption.fitted.caption,
             f"lost: {caption.fitted.lost}" if caption.fitted.lost else "",
         )
@@ -192,7 +167,7 @@ def _uncaptioned(missing: Sequence[Mapping[str, Any]], count: int, style: str) -
 
 
 def _refuse_nothing_left(captions: Sequence[ContentCaption]) -> None:
-    bare = [f'{c.origin}: "{c.given.raw}"' for c in captions if not c.scrubbed.caption]
+    bare = [f'{c.row["origin"]}: "{c.raw}"' for c in captions if not c.scrubbed.caption]
     if bare:
         raise CaptionError(
             f"nothing is left of {len(bare)} captions once the words of style are taken out:\n"
@@ -209,7 +184,8 @@ def _refuse_too_long(
     refused = hopeless if allowed else cut
     if refused:
         listed = [
-            f'{c.origin}: {tokens(c.scrubbed.caption)} tokens; "{c.fitted.lost}" would be lost'
+            f"{c.row['origin']}: {tokens(c.scrubbed.caption)} tokens; "
+            f'"{c.fitted.lost}" would be lost'
             for c in refused
         ]
         ways = "Shorten them" + ("." if hopeless else ", or set captioning.too_long to `cut`.")

@@ -88,24 +88,17 @@ def scrub(caption: str, style_words: Sequence[str]) -> ScrubbedCaption:
         found := [match for match in pattern.finditer(text) if not _is_verb(match, text, pattern)]
     ):
         removed += [match.group() for match in found]
-        text = _trimmed(_mended(_without(found, text)))
+        for match in reversed(found):
+            text = text[: match.start()] + GONE + text[match.end() :]
+        text = _trimmed(_mended(text))
     return ScrubbedCaption(text, tuple(removed))
-
-
-def _without(found: Sequence[re.Match[str]], text: str) -> str:
-    for match in reversed(found):
-        text = text[: match.start()] + GONE + text[match.end() :]
-    return text
 
 
 def _is_verb(match: re.Match[str], text: str, style_words: re.Pattern[str]) -> bool:
     """Whether the style word found is what somebody does: "a girl drawing water".
 
-    It is where it ends in "-ing", stands next to the word before it, and
-
-    - that word is one of ``AGENTS``, and "of" or "by" does not follow; or
-    - that word is no article, preposition, style word or the like, and an object with an article
-      follows: "a fisher painting the boat".
+    It is where it ends in "-ing" and stands behind one of ``AGENTS``, no "of" or "by" following; or
+    behind another noun, and an object with an article follows: "a fisher painting the boat".
     """
     if not match.group().lower().endswith("ing") or " " in match.group():
         return False

@@ -1,10 +1,14 @@
-"""A vision-language model that is asked of pictures: transformers' image-text-to-text interface."""
+"""Captions of pictures that have none, by a vision-language model (image-text-to-text).
+
+Answers stay in the workspace's scratch (one file a style), which is where an interrupted run picks
+up, and why only new or changed pictures are shown to the model.
+"""
 
 import hashlib
 import inspect
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +26,23 @@ from transformers import (
     AutoTokenizer,
 )
 
-from nsync_pipeline.captions.config import CaptionModelConfig
-from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.pipeline_folder import hub_errors
+from nsync_pipeline.captions.answers import AnswerStore, answer_key
+from nsync_pipeline.captions.config import CaptionModelConfig, CaptionsSettings
+from nsync_pipeline.errors import BaseModelError, CaptionError, bullet_list
+from nsync_pipeline.families.pipeline_folder import hub_errors, is_hub_id
+from nsync_pipeline.families.placement import choose_device, choose_dtype
 from nsync_pipeline.families.weights import loading_errors, quiet_libraries
+from nsync_pipeline.files import file_sha256
+from nsync_pipeline.pictures.pixels import open_picture
+from nsync_pipeline.stage import StageContext
 
-SIDE = 768
-SIDE_IN_TILES = 1536
+SIDE, SIDE_IN_TILES = 768, 1536
 """Pixels; the longer side of a larger picture is brought down to it first. Models take 336 to 448
 pixels a side at a glance, and those that take any size grow slow with it."""
-
 ONE_TILE = {"crop_to_patches": False, "do_image_splitting": False}
-"""What the image processors that cut pictures into tiles call it, and how it is switched off."""
+"""How the image processors that cut pictures into tiles are told not to."""
 
-PARTS = ("image_processor", "tokenizer", "video_processor")
+LANCZOS = Image.Resampling.LANCZOS
 
 
 class VisionLanguageModel:
@@ -45,12 +52,9 @@ class VisionLanguageModel:
         """Load what is in ``folder``: safetensors only, and no code from it.
 
         Raises:
-            BaseModelError: it is not a model that answers with text on pictures, a file is missing
-                or broken, or something is not installed that it needs.
+            BaseModelError: it is no such model, or something of it or that it needs is missing.
         """
-        self._folder = folder
-        self._device = device
-        self._dtype = dtype
+        self._folder, self._device, self._dtype = folder, device, dtype
         with loading_errors(folder), quiet_libraries():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -99,29 +103,26 @@ class VisionLanguageModel:
                 f"captioning.model.name: {self._folder} does not answer on pictures: {reason}"
             ) from error
         half = len(pictures) // 2
-        return [
-            answer
-            for part in (pictures[:half], pictures[half:])
-            for answer in self.answers(part, question, max_new_tokens, tiles)
-        ]
+        first = self.answers(pictures[:half], question, max_new_tokens, tiles)
+        return first + self.answers(pictures[half:], question, max_new_tokens, tiles)
 
     @torch.inference_mode()
     def _answers(
         self, pictures: Sequence[Image.Image], question: str, max_new_tokens: int, tiles: bool
     ) -> list[str]:
         processor = self._processor
-        message = {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": question}],
-        }
+        content = [{"type": "image"}, {"type": "text", "text": question}]
         prompt = processor.apply_chat_template(
-            [message], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         has = [name for name in ONE_TILE if hasattr(processor.image_processor, name)]
         side = SIDE_IN_TILES if tiles else SIDE
         inputs = processor(
             text=[prompt] * len(pictures),
-            images=[[_at_most(picture, side)] for picture in pictures],
+            images=[
+                [p if max(p.size) <= side else ImageOps.contain(p, (side, side), LANCZOS)]
+                for p in pictures
+            ],
             text_kwargs={"padding": True, "padding_side": "left"},
             images_kwargs={} if tiles else {name: ONE_TILE[name] for name in has},
             return_tensors="pt",
@@ -139,12 +140,6 @@ class VisionLanguageModel:
         )
         answers = generated[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
-
-
-def _at_most(picture: Image.Image, side: int) -> Image.Image:
-    if max(picture.size) <= side:
-        return picture
-    return ImageOps.contain(picture, (side, side), Image.Resampling.LANCZOS)
 
 
 def _load_processor(folder: Path, config: Any) -> Any:
@@ -171,7 +166,7 @@ def _load_processor(folder: Path, config: Any) -> Any:
             }
             settings, _ = kind.get_processor_dict(folder)
             names = kind.get_attributes()
-            if unknown := sorted(set(names) - set(PARTS)):
+            if unknown := sorted(set(names) - set(parts)):
                 raise ValueError(f"its processor takes more than pictures: {', '.join(unknown)}")
             processor = kind.from_args_and_dict([parts[name] for name in names], settings)
         except ImportError as error:
@@ -195,19 +190,16 @@ def _without_videos(kind: Any) -> Any:
     if "video_processor" not in inspect.signature(kind.__init__).parameters:
         return kind
 
-    def check_argument_for_proper_class(self: Any, name: str, part: Any) -> Any:
+    def checked(self: Any, name: str, part: Any) -> Any:
         if name == "video_processor" and part is None:
             return type(None)
         return kind.check_argument_for_proper_class(self, name, part)
 
-    return type(
-        kind.__name__, (kind,), {"check_argument_for_proper_class": check_argument_for_proper_class}
-    )
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": checked})
 
 
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 """Settings, vocabularies and weights; never a pickle, never code."""
-NOT_NEEDED = ("*/*", "consolidated*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _log = logging.getLogger(__name__)
@@ -222,22 +214,17 @@ class CaptionModelFiles:
     folder: Path | None  # of a local model
 
     def fetch(self) -> Path:
-        """The folder with all its files, downloaded where they are not here.
-
-        Raises:
-            BaseModelError: it cannot be reached.
-        """
+        """The folder with all its files, downloaded where they are not here, or BaseModelError."""
         if self.folder is not None:
             return self.folder
         with hub_errors(_where(self.name, self.revision), self.name):
-            return Path(
-                snapshot_download(
-                    self.name,
-                    revision=self.revision,
-                    allow_patterns=list(FILES),
-                    ignore_patterns=list(NOT_NEEDED),
-                )
+            folder = snapshot_download(
+                self.name,
+                revision=self.revision,
+                allow_patterns=list(FILES),
+                ignore_patterns=["*/*", "consolidated*"],
             )
+        return Path(folder)
 
 
 def find_model(config: CaptionModelConfig) -> CaptionModelFiles:
@@ -246,14 +233,13 @@ def find_model(config: CaptionModelConfig) -> CaptionModelFiles:
     A hub model that is pinned to a commit is not looked for: what it answered may be known already.
 
     Raises:
-        BaseModelError: it is neither a folder nor a hub id; or it is not pinned to a commit, and
-            the hub cannot be reached.
+        BaseModelError: it is neither a folder nor a hub id; or not pinned, and cannot be reached.
     """
     name = config.name
     path = Path(name).expanduser()
     if path.is_dir():
         return CaptionModelFiles(name, _digest(path), path)
-    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+    if not is_hub_id(name):
         raise BaseModelError(
             f"captioning.model.name: {name!r} is not a folder that exists. Allowed are the folder "
             "of a vision-language model or a hub id such as `organisation/model`."
@@ -282,7 +268,75 @@ def _digest(folder: Path) -> str:
     """Over the names and contents of the files that are read, wherever the folder lies."""
     whole = hashlib.sha256()
     for file in sorted({file for pattern in FILES for file in folder.glob(pattern)}):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{file.name}\0{digest}\n".encode())
+        whole.update(f"{file.name}\0{file_sha256(file)}\n".encode())
     return f"sha256:{whole.hexdigest()[:16]}"
+
+
+PROGRESS = "pictures described by the model"
+
+
+def model_captions(
+    context: StageContext[CaptionsSettings],
+    rows: Sequence[Mapping[str, Any]],
+    config: CaptionModelConfig,
+) -> tuple[dict[str, str], str]:
+    """What the model says on the pictures of ``rows`` (of STYLE_SET), by id; and its name@revision.
+
+    Raises:
+        CaptionError: the model cannot be reached, loaded or asked; the message names the pictures
+            that have no caption, and what can be done.
+        MissingArtifactError: a picture's file is missing or damaged.
+    """
+    try:
+        files = find_model(config)
+        answers = _answers(context, rows, config, files)
+    except BaseModelError as error:
+        raise CaptionError(_cannot_be_asked(error, rows, context.style)) from error
+    return answers, f"{files.name}@{files.revision}"
+
+
+def _answers(
+    context: StageContext[CaptionsSettings],
+    rows: Sequence[Mapping[str, Any]],
+    config: CaptionModelConfig,
+    files: CaptionModelFiles,
+) -> dict[str, str]:
+    device = choose_device(context.settings.base_model.device)
+    dtype = choose_dtype(config.dtype, device)
+    asked: dict[str, str | int | bool] = {
+        "model": files.revision,
+        "question": config.asked,
+        "max_new_tokens": config.max_new_tokens,
+        "tiles": config.tiles,
+        "dtype": str(dtype),
+    }
+    keys = {row["id"]: answer_key(row["sha256"], asked) for row in rows}
+    store = AnswerStore(context.workspace.scratch("captions", context.style) / "answers.jsonl")
+    known = store.answers()
+    missing = [row for row in rows if keys[row["id"]] not in known]
+    done = len(rows) - len(missing)
+    context.progress(PROGRESS, done, len(rows))
+    if missing:
+        folder = context.workspace.style_set(context.style)
+        model = VisionLanguageModel(files.fetch(), device, dtype)
+        for start in range(0, len(missing), config.batch_size):
+            batch = missing[start : start + config.batch_size]
+            pictures = [open_picture(folder / row["file"]) for row in batch]
+            said = model.answers(pictures, config.asked, config.max_new_tokens, config.tiles)
+            new = {keys[row["id"]]: answer for row, answer in zip(batch, said, strict=True)}
+            store.put(new)
+            known |= new
+            done += len(batch)
+            context.progress(PROGRESS, done, len(rows))
+    return {name: known[key] for name, key in keys.items()}
+
+
+def _cannot_be_asked(error: BaseModelError, rows: Sequence[Mapping[str, Any]], style: str) -> str:
+    return (
+        f"style {style!r}: {len(rows)} pictures have no caption, and the model that would describe "
+        f"them cannot be asked: {error}\nThe pictures:\n"
+        f"{bullet_list(sorted(row['origin'] for row in rows))}\n"
+        f"Either write their captions in sources/{style} (picture.txt beside picture.jpg, or "
+        "metadata.jsonl); or connect this machine once, so that the model is downloaded; or name a "
+        "local folder in captioning.model.name; or leave them out: style_set.uncaptioned: skip."
+    )

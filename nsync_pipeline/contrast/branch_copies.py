@@ -10,6 +10,8 @@ how it computes by branches (``Branched``).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -31,71 +33,54 @@ Forward = Callable[[Tensor], Tensor]
 class Branched(Protocol):
     """A layer that can compute with a copy of its weights a branch."""
 
-    def branch_weights(self) -> tuple[nn.Parameter, ...]:
-        """Those that copies may be made of."""
-        ...
+    def branch_weights(self) -> tuple[nn.Parameter, ...]: ...
 
     def branch_forward(self, copies: Sequence[Tensor]) -> Forward:
         """The forward for n branches stacked; each copy is (n, *weight.shape)."""
         ...
 
 
-def _linear(base: Forward, scaling: float, down: Tensor, up: Tensor) -> Forward:
-    """The forward of a PEFT LoRA ``Linear``; ``down`` (n, r, in), ``up`` (n, out, r)."""
-
-    def forward(x: Tensor) -> Tensor:  # (n * B, ..., in) to (n * B, ..., out)
-        result = base(x)
-        n = down.shape[0]
-        hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]).to(down.dtype), down.mT)
-        stacked = result.reshape(n, -1, result.shape[-1]).to(down.dtype)
-        adapted = torch.baddbmm(stacked, hidden, up.mT, alpha=scaling)
-        return adapted.view(result.shape).to(x.dtype)
-
-    return forward
+def _linear(base: Forward, scaling: float, down: Tensor, up: Tensor, x: Tensor) -> Tensor:
+    """A LoRA ``Linear``: ``down`` (n, r, in), ``up`` (n, out, r), ``x`` (n * B, ..., in)."""
+    result = base(x)
+    n = down.shape[0]
+    hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]).to(down.dtype), down.mT)
+    stacked = result.reshape(n, -1, result.shape[-1]).to(down.dtype)
+    adapted = torch.baddbmm(stacked, hidden, up.mT, alpha=scaling)
+    return adapted.view(result.shape).to(x.dtype)
 
 
 def _convolution(
-    base: Forward, convolution: nn.Conv2d, scaling: float, down: Tensor, up: Tensor
-) -> Forward:
-    """That of a PEFT LoRA ``Conv2d``; ``down`` (n, r, in, kh, kw), ``up`` (n, out, r, 1, 1)."""
-    stride, padding = convolution.stride, convolution.padding
-
-    def forward(x: Tensor) -> Tensor:  # (n * B, in, H, W) to (n * B, out, H', W')
-        result = base(x)
-        n = down.shape[0]
-        # (n * B, C, H, W) to (B, n * C, H, W): a group of channels a branch.
-        branches = x.to(down.dtype).reshape(n, -1, *x.shape[1:])
-        side_by_side = branches.transpose(0, 1).flatten(1, 2)
-        hidden = F.conv2d(side_by_side, down.flatten(0, 1), None, stride, padding, groups=n)
-        adapted = F.conv2d(hidden, up.flatten(0, 1), groups=n)
-        apart = adapted.reshape(adapted.shape[0], n, -1, *adapted.shape[2:])
-        stacked = apart.transpose(0, 1).reshape(result.shape)
-        return result.add(stacked, alpha=scaling).to(x.dtype)
-
-    return forward
+    base: Forward, convolution: nn.Conv2d, scaling: float, down: Tensor, up: Tensor, x: Tensor
+) -> Tensor:
+    """A LoRA ``Conv2d``: ``down`` (n, r, in, kh, kw), ``up`` (n, out, r, 1, 1)."""
+    result = base(x)
+    n = down.shape[0]
+    # (n * B, C, H, W) to (B, n * C, H, W): a group of channels a branch.
+    side_by_side = x.to(down.dtype).reshape(n, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
+    hidden = F.conv2d(
+        side_by_side, down.flatten(0, 1), None, convolution.stride, convolution.padding, groups=n
+    )
+    adapted = F.conv2d(hidden, up.flatten(0, 1), groups=n)
+    apart = adapted.reshape(adapted.shape[0], n, -1, *adapted.shape[2:])
+    stacked = apart.transpose(0, 1).reshape(result.shape)
+    return result.add(stacked, alpha=scaling).to(x.dtype)
 
 
-def _with_frozen(layer: Any, adapters: Sequence[str]) -> Forward:
+def _with_frozen(layer: Any, adapters: Sequence[str], x: Tensor) -> Tensor:
     """A LoRA layer's base with its frozen ``adapters`` on it."""
-
-    def forward(x: Tensor) -> Tensor:
-        result: Tensor = layer.base_layer(x)
-        for adapter in adapters:
-            down, up = layer.lora_A[adapter], layer.lora_B[adapter]
-            result = result + up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
-        return result  # rounded to the layer's own type once all is added, as PEFT does
-
-    return forward
+    result: Tensor = layer.base_layer(x)
+    for adapter in adapters:
+        down, up = layer.lora_A[adapter], layer.lora_B[adapter]
+        result = result + up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
+    return result  # rounded to the layer's own type once all is added, as PEFT does
 
 
 class BranchCopies:
     """The per-branch copies of the trained weights of one or several models.
 
-    Args:
-        modules: the models that hold PEFT LoRA layers.
-        weights: their trainable weights: each is a factor of a ``Linear`` or ``Conv2d`` LoRA layer,
-            or a weight of a ``Branched`` layer.
-        adapter: the adapter's name.
+    Each of the ``weights`` is a factor of a ``Linear`` or ``Conv2d`` LoRA layer, or a weight of a
+    ``Branched`` layer, of one of the ``modules``.
 
     Raises:
         NotFusableError: a trainable weight is something else, or a LoRA layer is more than its two
@@ -106,11 +91,10 @@ class BranchCopies:
     def __init__(
         self, modules: Sequence[nn.Module], weights: Sequence[nn.Parameter], adapter: str
     ) -> None:
-        self._weights = tuple(weights)
+        self._weights, self._adapter = tuple(weights), adapter
         places = {id(weight): index for index, weight in enumerate(weights)}
         self._layers: list[tuple[Any, tuple[int, ...]]] = []
-        named = [found for module in modules for found in module.named_modules()]
-        for name, layer in named:
+        for name, layer in chain.from_iterable(module.named_modules() for module in modules):
             own: tuple[nn.Parameter, ...]
             if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
                 _require_fusable(name, layer, adapter)
@@ -126,7 +110,6 @@ class BranchCopies:
                 f"{len(places)} of the {len(weights)} trainable weights are neither a factor "
                 "of a LoRA layer nor of a layer that can compute by branches"
             )
-        self._adapter = adapter
 
     @contextmanager
     def in_use(self, branches: int) -> Iterator[tuple[Tensor, ...]]:
@@ -156,15 +139,15 @@ class BranchCopies:
         down, up = copies
         scaling = float(layer.scaling[self._adapter])
         frozen = [a for a in layer.active_adapters if a != self._adapter]
-        base = _with_frozen(layer, frozen) if frozen else layer.base_layer
+        base = partial(_with_frozen, layer, frozen) if frozen else layer.base_layer
         if isinstance(layer, LoraLinear):
-            return _linear(base, scaling, down, up)
-        return _convolution(base, layer.base_layer, scaling, down, up)
+            return partial(_linear, base, scaling, down, up)
+        return partial(_convolution, base, layer.base_layer, scaling, down, up)
 
 
 def _require_fusable(name: str, layer: Any, adapter: str) -> None:
     """Raise ``NotFusableError`` where the layer is more than ``base(x) + scaling * B A x``."""
-    base = layer.base_layer
+    base, active = layer.base_layer, list(layer.active_adapters)
     plain = isinstance(layer, LoraLinear) and isinstance(base, nn.Linear)
     if isinstance(layer, LoraConv2d) and isinstance(base, nn.Conv2d):
         # PEFT's own factor A has no dilation, no groups and no padding mode either.
@@ -175,7 +158,6 @@ def _require_fusable(name: str, layer: Any, adapter: str) -> None:
         raise NotFusableError(f"{name} has dropout")
     if adapter in layer.lora_variant or layer.lora_bias[adapter]:
         raise NotFusableError(f"{name} is a variant of LoRA (DoRA, bias)")
-    active = list(layer.active_adapters)
     if adapter not in active or layer.merged or layer.disable_adapters:
         raise NotFusableError(f"{name} does not have its adapter {adapter!r} in use")
     for other in active:

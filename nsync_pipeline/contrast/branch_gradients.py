@@ -54,16 +54,8 @@ def gradients_in_turn(
     losses: dict[Branch, float] = {}
     gradients: dict[Branch, tuple[Tensor, ...]] = {}
     for branch in branches:
-        total = 0.0
-        summed: tuple[Tensor, ...] = ()
-        for part in micro_batches:
-            loss = part.losses((branch,)).sum()
-            total += float(loss.detach()) * part.share
-            scaled = loss * (loss_scale * part.share)
-            gradient = torch.autograd.grad(scaled, weights, materialize_grads=True)
-            summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
-        losses[branch] = total
-        gradients[branch] = _divided(summed, loss_scale)
+        found = _accumulated(weights, (branch,), micro_batches, loss_scale)
+        (losses[branch],), gradients[branch] = found
     return BranchGradients(losses, gradients)
 
 
@@ -79,25 +71,31 @@ def gradients_fused(
     weights. The loss of a branch then depends on its own copy only, so the gradient of the summed
     losses with respect to the stacked copies holds every branch's gradient, apart.
     """
-    totals = [0.0] * len(branches)
-    summed: tuple[Tensor, ...] = ()
     with copies.in_use(len(branches)) as leaves:
-        for part in micro_batches:
-            losses = part.losses(branches)
-            found = losses.detach().tolist()
-            totals = [a + b * part.share for a, b in zip(totals, found, strict=True)]
-            scaled = losses.sum() * (loss_scale * part.share)
-            gradient = torch.autograd.grad(scaled, leaves, materialize_grads=True)
-            summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
-    stacked = _divided(summed, loss_scale)
+        losses, stacked = _accumulated(leaves, branches, micro_batches, loss_scale)
     return BranchGradients(
-        dict(zip(branches, totals, strict=True)),
+        dict(zip(branches, losses, strict=True)),
         {b: tuple(tensor[i] for tensor in stacked) for i, b in enumerate(branches)},
     )
 
 
-def _divided(summed: tuple[Tensor, ...], by: float) -> tuple[Tensor, ...]:
-    return summed if by == 1 else tuple(torch._foreach_div(summed, by))
+def _accumulated(
+    weights: Sequence[Tensor],
+    branches: Sequence[Branch],
+    micro_batches: Sequence[MicroBatch],
+    loss_scale: float,
+) -> tuple[list[float], tuple[Tensor, ...]]:
+    """The losses of ``branches``, and the gradient of their sum, over the micro-batches."""
+    totals = [0.0] * len(branches)
+    summed: tuple[Tensor, ...] = ()
+    for part in micro_batches:
+        losses = part.losses(branches)
+        found = losses.detach().tolist()
+        totals = [a + b * part.share for a, b in zip(totals, found, strict=True)]
+        scaled = losses.sum() * (loss_scale * part.share)
+        gradient = torch.autograd.grad(scaled, weights, materialize_grads=True)
+        summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
+    return totals, summed if loss_scale == 1 else tuple(torch._foreach_div(summed, loss_scale))
 
 
 @dataclass(frozen=True)
@@ -121,14 +119,7 @@ class BranchPass:
 
     ``auto`` begins fused. Where that runs out of memory, or a layer cannot hold a copy a branch, it
     goes over to passes in turn, and then halves the micro-batch, for good: the log says so.
-
-    Args:
-        modules: hold what is trained: the denoiser, and text encoders.
-        weights: the trainable weights, in the order of the gradients.
-        adapter: the name of PEFT's adapter.
-        branches: whose gradients are taken.
-        mode: as in ``training.branches``.
-        micro_batch: samples a pass, to begin with.
+    ``modules`` hold the trainable ``weights``; ``micro_batch`` are the samples a pass begins with.
 
     Raises:
         TrainingError: ``fused`` is asked for, and a layer cannot hold a copy a branch.
@@ -206,9 +197,10 @@ class BranchPass:
                 f"out of memory with {self.plan.micro_batch} samples a pass, {at_once}: {change}. "
                 f"({reason})"
             )
+        passes = "all branches in a pass" if plan.fused else "a pass a branch"
         logger.warning(
             "out of memory; from now on %s, %d samples a pass (%s)",
-            "all branches in a pass" if plan.fused else "a pass a branch",
+            passes,
             plan.micro_batch,
             reason,
         )

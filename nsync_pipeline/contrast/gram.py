@@ -7,6 +7,7 @@ and a GPU waits for the host once in each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,9 +24,9 @@ MOST_NUMBERS = 2**18
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the flat vector that lies within one scope."""
+    """A stretch of the flat vector within the scope of this place."""
 
-    scope: int  # its place among the scopes
+    scope: int
     start: int
     end: int
 
@@ -80,10 +81,8 @@ def layout_of(names: Sequence[str], shapes: Sequence[torch.Size], scope: Scope) 
     start = 0
     for number, places in enumerate(members.values()):
         end = start + sum(shapes[place].numel() for place in places)
-        pieces += [
-            Piece(number, left, min(left + MOST_NUMBERS, end))
-            for left in range(start, end, MOST_NUMBERS)
-        ]
+        cuts = [*range(start, end, MOST_NUMBERS), end]
+        pieces += [Piece(number, left, right) for left, right in pairwise(cuts)]
         start = end
     order = tuple(place for places in members.values() for place in places)
     return Layout(tuple(members), tuple(pieces), order, tuple(shapes))
@@ -100,8 +99,7 @@ def flat_vector(gradient: Gradient, layout: Layout) -> Tensor:
 def tensors_of(vector: Tensor, layout: Layout, like: Gradient) -> tuple[Tensor, ...]:
     """``vector`` (d,) in the shapes, the number types and the device of ``like``."""
     ordered = [like[place] for place in layout.order]
-    there = vector.to(like[0].device)
-    parts = _unflatten_dense_tensors(there, ordered)  # type: ignore[no-untyped-call]
+    parts = _unflatten_dense_tensors(vector.to(like[0].device), ordered)  # type: ignore[no-untyped-call]
     by_place = dict(zip(layout.order, parts, strict=True))
     return tuple(by_place[place].to(tensor.dtype) for place, tensor in enumerate(like))
 
@@ -114,9 +112,8 @@ def inner_products(
     ``metric`` (d,) are the ``m_i``; None: all 1. A number that is not finite makes the products of
     its vector so, in its scope, and no others.
     """
-    count = len(vectors)
-    device = vectors[0].device
-    found = torch.zeros(len(layout.scopes), count, count, dtype=torch.float64, device=device)
+    shape = (len(layout.scopes), len(vectors), len(vectors))
+    found = torch.zeros(shape, dtype=torch.float64, device=vectors[0].device)
     for piece in layout.pieces:
         block = torch.stack([vector[piece.start : piece.end] for vector in vectors]).double()
         weighted = block if metric is None else block * metric[piece.start : piece.end].double()

@@ -72,11 +72,8 @@ def _nonnegative(matrices: Tensor, targets: Tensor) -> Tensor:
     """``c >= 0`` that minimises ``|A c - b|`` for each ``A`` (m, m), ``b`` (m,): (scopes, m)."""
     if matrices.shape[-1] == 1:
         return (matrices[:, :, 0] * targets).clamp(min=0.0)  # A is 1 or 0
-    found = [
-        torch.from_numpy(nnls(matrix.numpy(), target.numpy())[0])
-        for matrix, target in zip(matrices, targets, strict=True)
-    ]
-    return torch.stack(found)
+    systems = zip(matrices.numpy(), targets.numpy(), strict=True)
+    return torch.stack([torch.from_numpy(nnls(matrix, target)[0]) for matrix, target in systems])
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,7 @@ def averaged(products: InnerProducts, branches: int) -> Update:
 
 
 def without_projection(
-    products: InnerProducts,
-    directions: Tensor,
-    unit: bool = False,
-    strength: float = 1.0,
-    cone: bool = False,
+    products: InnerProducts, directions: Tensor, unit: bool, strength: float, cone: bool
 ) -> Update:
     """``g' = g+ - strength * (the projection of g+ on the span, or cone, of the directions)``.
 

@@ -143,35 +143,34 @@ class Refiner:
         Raises:
             ValueError: a branch that the rule needs is missing, or shapes are not the weights'.
         """
+        layout, count = self._layout, self._negatives
         self._require_fitting(gradients)
-        vectors = [flat_vector(gradients[branch], self._layout) for branch in self.branches]
-        negatives = vectors[1 : 1 + self._negatives]
+        vectors = [flat_vector(gradients[branch], layout) for branch in self.branches]
+        negatives = vectors[1 : 1 + count]
         vectors += self._further(vectors)
-        plain = inner_products(vectors, self._layout)
+        plain = inner_products(vectors, layout)
         squares = plain.diagonal(dim1=1, dim2=2).sum(dim=0)[: len(self.branches)]
         norms = squares.sqrt().tolist()
         by_branch = dict(zip(self.branches, norms, strict=True))
         positive = gradients[POSITIVE]
         if not bool(squares.isfinite().all()):  # no figure but the norms means anything
-            negative = _mean(norms[1 : 1 + self._negatives])
-            of_anchor = by_branch.get(ANCHOR)
-            unknown = Diagnostics(norms[0], negative, of_anchor, None, None, 0.0, math.nan)
+            negative, anchor = _mean(norms[1 : 1 + count]), by_branch.get(ANCHOR)
+            unknown = Diagnostics(norms[0], negative, anchor, None, None, 0.0, math.nan)
             return Refinement(tuple(positive), unknown, by_branch)
         products = InnerProducts(plain, plain)
         if metric is not None:
-            weighting = flat_vector(metric, self._layout)
-            products = InnerProducts(plain, inner_products(vectors, self._layout, weighting))
+            weighted = inner_products(vectors, layout, flat_vector(metric, layout))
+            products = InnerProducts(plain, weighted)
 
-        lengths = [norm if norm > ABSENT * norms[0] else 0.0 for norm in norms]
-        lengths = lengths[1 : 1 + self._negatives]
+        lengths = [norm if norm > ABSENT * norms[0] else 0.0 for norm in norms[1 : 1 + count]]
         update = self._update(products, lengths)
-        vector, norm_refined = combined(vectors, update.weights, self._layout)
+        vector, norm_refined = combined(vectors, update.weights, layout)
         diagnostics = self._diagnostics(products, update, norm_refined)
         self._estimate.take_in(negatives, lengths)
         if self._estimate.kind != "step":
             memory = sum(row.nbytes for row in self._estimate.rows)
             diagnostics = replace(diagnostics, estimate_bytes=memory)
-        return Refinement(tensors_of(vector, self._layout, positive), diagnostics, by_branch)
+        return Refinement(tensors_of(vector, layout, positive), diagnostics, by_branch)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What is kept from step to step, for a checkpoint; empty without a running estimate."""
@@ -209,7 +208,8 @@ class Refiner:
         if self._rule in ("none", "mean"):
             return averaged(products, branches)
         if self._rule == "released":
-            update = without_projection(products, torch.eye(count, dtype=torch.float64)[-1:])
+            last = torch.eye(count, dtype=torch.float64)[-1:]
+            update = without_projection(products, last, unit=False, strength=1.0, cone=False)
             update.weights[:, 0] += float(contrast.anchor)
             return update
         estimate = self._estimate.directions(lengths)

@@ -51,10 +51,9 @@ class ObjectiveConfig(Section):
         return self
 
 
-SETTINGS_OF = {
+SETTINGS_OF = {  # the choice each of these settings belongs to
     "huber_delta": ("loss", "huber"),
     "logit_mean": ("timestep_sampling", "logit_normal"),
     "logit_std": ("timestep_sampling", "logit_normal"),
     "timestep_shift": ("timestep_sampling", "shift"),
 }
-"""The choice each of these settings belongs to."""

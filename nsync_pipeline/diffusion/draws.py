@@ -14,8 +14,7 @@ from torch import Tensor
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.seeding import torch_stream
 
-SHARED = "shared"
-"""The name of the draws that the branches of a triplet have in common."""
+SHARED = "shared"  # the draws that the branches of a triplet have in common
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,13 @@ def draw(
     branch: str,
     step: int,
     positions: Sequence[int],
-    shape: Sequence[int],
+    shape: Sequence[int],  # (C, h, w)
     entry_count: int,
     objective: ObjectiveConfig | None = None,
 ) -> Draws:
     """The draws of ``branch`` (or ``SHARED``) at ``step`` for the samples at ``positions``.
 
-    Entries of the schedule are drawn as ``objective`` says, uniformly where it is None; ``shape``
-    is one latent's, (C, h, w).
+    Entries are drawn as ``objective`` says, uniformly where None; ``shape`` is one latent's.
     """
     entries = [
         _entry(torch_stream(seed, "timestep", branch, step, p), entry_count, objective)

@@ -8,11 +8,7 @@ from nsync_pipeline.errors import TrainingError
 
 
 def prediction_target(
-    prediction_type: str,
-    latents: Tensor,
-    noise: Tensor,
-    signal_scale: Tensor,
-    noise_scale: Tensor,
+    prediction_type: str, latents: Tensor, noise: Tensor, signal_scale: Tensor, noise_scale: Tensor
 ) -> Tensor:
     """The target (B, C, h, w) of each sample, where ``x_t = signal_scale x_0 + noise_scale e``.
 

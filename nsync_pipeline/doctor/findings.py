@@ -21,7 +21,6 @@ from nsync_pipeline.errors import BaseModelError, ParamsError, UserError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked
-from nsync_pipeline.tracking.sender import waiting
 from nsync_pipeline.workspace import Workspace
 
 NEEDED = ("torch", "diffusers", "transformers", "peft", "mlflow")
@@ -112,7 +111,7 @@ ANSWER_WITHIN = 1.0  # seconds
 def service_findings(workspace: Workspace) -> Iterator[Finding]:
     yield _dvc(workspace)
     yield _mlflow()
-    yield from _spool(workspace)
+    yield from _refused(workspace)
     if find_spec("dagster") is not None:
         yield _dagster(workspace)
 
@@ -159,21 +158,12 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _spool(workspace: Workspace) -> Iterator[Finding]:
-    try:
-        left = waiting(workspace)
-    except UserError:  # said of the address already
-        return
+def _refused(workspace: Workspace) -> Iterator[Finding]:
     refused = workspace.tracking / "refused.jsonl"
-    if left:
-        advice = "nsync deliver; a run that goes on delivers by itself"
-        yield Finding(
-            State.WARN, "MLflow", f"{len(left)} artefacts and runs not delivered yet", advice
-        )
     if refused.is_file():
         advice = f"MLflow refused them; {refused} says why, and can be deleted"
         lines = len(refused.read_text(encoding="utf-8").splitlines())
-        yield Finding(State.WARN, "MLflow", f"{lines} values refused", advice)
+        yield Finding(State.WARN, "MLflow", f"{lines} batches of values refused", advice)
 
 
 def _dagster(workspace: Workspace) -> Finding:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.drawing.sampling import (
     PictureRequest,
     SampledPicture,
@@ -31,8 +33,10 @@ from nsync_pipeline.drawing.sampling import (
 )
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.files import file_sha256, whole_folder
-from nsync_pipeline.pictures.pixels import open_squares
+from nsync_pipeline.pictures.pixels import open_squares, picture_sizes
 from nsync_pipeline.pictures.sheets import evenly_spaced, preview
+from nsync_pipeline.pictures.style_pictures import RealPicture
+from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stage import Preview, StageContext
 from nsync_pipeline.workspace import BASE
 
@@ -42,12 +46,8 @@ Item = TypeVar("Item")
 def written_behind(items: Iterable[Item], write: Callable[[Item], None]) -> Iterator[Item]:
     """``items``, each given back once ``write`` is done with it, in order.
 
-    While one is written (in another thread, one at a time), the next is made. So nothing is held
-    but the one being written and the one being made, and what is given back is safely written.
-
-    Raises:
-        Exception: what making or writing raised. What was made before is still written, except
-            after writing failed; then nothing more is made.
+    While one is written (in another thread), the next is made; no others are held. What making or
+    writing raises comes through; what was made before is still written, unless writing failed.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="written-behind") as writer:
         behind: tuple[Item, Future[None]] | None = None
@@ -108,20 +108,13 @@ def draw_into_store(
 ) -> Mapping[str, Path]:
     """Draw those of ``requests`` that ``store`` lacks; the files of all of them by id.
 
-    Each batch is stored while the next one is drawn. Afterwards the store holds these pictures
-    alone.
-
-    Args:
-        family: the base model, with its LoRA where there is one.
-        requests: what to draw; ids are unique.
-        sampler: how.
-        store: where to look first, and to keep.
-        progress: called with how many pictures are there, and how many there will be.
-        lora_sha256: of the LoRA's file.
+    Each batch is stored while the next one is drawn; what was stored before an error is kept.
+    Afterwards the store holds these pictures alone. ``progress`` is told how many pictures are
+    there, and how many there will be.
 
     Raises:
-        BaseModelError: as ``draw_pictures``; what was drawn before is kept.
-        OSError: a batch could not be stored; what was stored before is kept.
+        BaseModelError: as ``draw_pictures``.
+        OSError: a batch could not be stored.
     """
     keys = {r.id: picture_key(family, r, sampler, lora_sha256) for r in requests}
     there = store.pictures()
@@ -144,11 +137,7 @@ def draw_into_store(
 def picture_key(
     family: Family, request: PictureRequest, sampler: SamplerConfig, lora_sha256: str | None
 ) -> str:
-    """32 hex digits of the SHA-256 of all that decides a picture's pixels.
-
-    Raises:
-        BaseModelError: the family cannot draw at the request's size.
-    """
+    """32 hex digits of the SHA-256 of all that decides a picture's pixels."""
     recipe: dict[str, object] = {
         "prompt": request.prompt,
         "seed": request.seed,
@@ -191,60 +180,61 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-PREVIEW_SIDE = 96  # pixels
-PREVIEW_COLUMNS = 8
-
-
-def draw_set(
+def draw_captions(
     context: StageContext[Any],
     family: Family,
-    requests: Sequence[PictureRequest],
+    pictures: Sequence[RealPicture],
+    style: str,
+    per_caption: int,
     sampler: SamplerConfig,
-    *,
     stage: str,
+    stream: str,
     lora_sha256: str | None = None,
-) -> Mapping[str, Path]:
-    """The files of ``requests`` by id: drawn, or taken from what ``stage`` drew here before.
+) -> list[tuple[RealPicture, dict[str, Any]]]:
+    """Draw the captions of ``pictures`` in ``style`` into ``context.folder``; a row of each.
 
-    They lie in the workspace's scratch, one set a stage, style and training.
+    A seed depends on ``stream``, the caption's picture and the number (``k``) alone. Drawn pictures
+    are kept in the workspace's scratch, one set a stage, style and training.
 
     Raises:
         BaseModelError: a picture came out broken; what was drawn before is kept.
     """
+    settings = context.settings
+    sizes = picture_sizes(family, settings.base_model.aspect_buckets)
+    requests = {
+        (picture, k): PictureRequest(
+            id=f"{picture.id}_{k}",
+            prompt=styled_prompt(picture.caption, style),
+            seed=stream_seed(settings.seed, stream, picture.id, k),
+            size=sizes.asked_for(picture.width, picture.height),
+        )
+        for picture in pictures
+        for k in range(per_caption)
+    }
     slot = [stage, context.style] + ([context.variant] if context.variant else [])
     if context.variant not in (None, BASE):
         slot.append(str(context.training_seed))
     store = PictureStore(context.workspace.scratch(*slot))
-
-    def tell(done: int, total: int) -> None:
-        context.progress("pictures", done, total)
-
+    tell = partial(context.progress, "pictures")
     with deterministic_algorithms():
-        return draw_into_store(family, requests, sampler, store, tell, lora_sha256)
-
-
-def place_pictures(drawn: Mapping[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
-    """Copy the drawn pictures to ``folder/images/<id>.png``; their manifest columns by id."""
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    columns = {}
-    for name, source in drawn.items():
-        file = images / f"{name}.png"
-        shutil.copyfile(source, file)
-        with Image.open(file) as image:
+        drawn = draw_into_store(family, list(requests.values()), sampler, store, tell, lora_sha256)
+    (context.folder / "images").mkdir()
+    rows = []
+    for (picture, k), request in requests.items():
+        file = f"images/{request.id}.png"
+        shutil.copyfile(drawn[request.id], context.folder / file)
+        with Image.open(drawn[request.id]) as image:
             width, height = image.size
-        columns[name] = {
-            "id": name,
-            "file": f"images/{name}.png",
-            "sha256": file_sha256(file),
-            "width": width,
-            "height": height,
-        }
-    return columns
+        row = {
+            "id": request.id, "k": k, "prompt": request.prompt, "seed": request.seed, "file": file,
+            "sha256": file_sha256(drawn[request.id]), "width": width, "height": height,
+        }  # fmt: skip
+        rows.append((picture, row))
+    return rows
 
 
 def sheet(title: str, groups: Sequence[Sequence[Path]], most: int) -> Preview:
     """At most ``most`` of ``groups`` of pictures that belong side by side, evenly spaced."""
     shown = [groups[index] for index in evenly_spaced(len(groups), most)]
-    squares = open_squares([path for group in shown for path in group], PREVIEW_SIDE)
-    return Preview(title, preview(title, list(squares), PREVIEW_COLUMNS, PREVIEW_SIDE))
+    squares = open_squares([path for group in shown for path in group], side=96)
+    return Preview(title, preview(title, list(squares)))

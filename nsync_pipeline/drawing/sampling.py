@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,19 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsync_pipeline.drawing.config import SamplerConfig
-from nsync_pipeline.drawing.schedulers import (
-    build_scheduler,
-    denoiser_input,
-    starting_latents,
-)
+from nsync_pipeline.drawing.schedulers import build_scheduler, denoiser_input, starting_latents
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 
-PROMPTS_AHEAD = 256
-"""Pictures whose prompts are encoded before the first of them is drawn: more would fill memory."""
+Item = TypeVar("Item")
 
-PIXELS_A_SLICE = 2**18
-"""Pixels decoded at once: one picture of 512 x 512, or many small ones."""
+PROMPTS_AHEAD = 256  # pictures whose prompts are encoded at once: more would fill memory
+PIXELS_A_SLICE = 2**18  # decoded at once: one picture of 512 x 512, or many small ones
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,8 @@ def draw_pictures(
 
     A picture depends on its prompt, seed and size, not on its neighbours: each has its own noise,
     and the last batch of a size is filled up (its last request is repeated), so that every batch
-    has one shape. To the last bit this holds where the kernels treat all rows of a batch alike:
-    seen on CPU wherever the batch size is a multiple of the threads, and broken (by 6e-5 in the
-    latents) at 5 pictures on 2 threads.
+    has one shape. To the last bit this holds where the kernels treat all rows of a batch alike: on
+    CPU where the batch size is a multiple of the threads.
 
     Raises:
         BaseModelError: a size is not a multiple of the pixels that a latent covers; or a picture
@@ -66,15 +61,10 @@ def draw_pictures(
     count = sampler.batch_size
     ahead = count * max(1, PROMPTS_AHEAD // count)  # whole batches
     for size, same_size in by_size.items():
-        for group in _chunks(same_size, ahead):
+        for group in _batches(same_size, ahead):
             embeds = _encoded(family, group, sampler)
-            for batch in _chunks(group, count):
+            for batch in _batches(group, count):
                 yield _drawn(family, batch, size, embeds, sampler)
-
-
-def _chunks(requests: Sequence[PictureRequest], count: int) -> Iterator[Sequence[PictureRequest]]:
-    for start in range(0, len(requests), count):
-        yield requests[start : start + count]
 
 
 def _encoded(
@@ -82,19 +72,25 @@ def _encoded(
 ) -> dict[str, PromptEmbeds]:
     """Each prompt of ``requests``, and the empty one where guidance needs it, encoded once.
 
-    As with the pictures, every batch has one shape, so that a prompt does not depend on others: to
-    the last bit, too, on CPU (CLIP, batches of 2 to 64, 1 and 2 threads).
+    Every batch has one shape, so that a prompt does not depend on others.
     """
     prompts = list(dict.fromkeys(request.prompt for request in requests))
     if sampler.guidance_scale > 1.0 and "" not in prompts:
         prompts.append("")
-    count = sampler.batch_size
     found: dict[str, PromptEmbeds] = {}
-    for start in range(0, len(prompts), count):
-        batch = prompts[start : start + count]
-        rows = family.encode_prompts([*batch, *[batch[-1]] * (count - len(batch))])
+    for batch in _batches(prompts, sampler.batch_size):
+        rows = family.encode_prompts(_filled(batch, sampler.batch_size))
         found |= {prompt: rows.rows(torch.tensor([row])) for row, prompt in enumerate(batch)}
     return found
+
+
+def _batches(items: Sequence[Item], count: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), count):
+        yield items[start : start + count]
+
+
+def _filled(batch: Sequence[Item], count: int) -> list[Item]:
+    return [*batch, *[batch[-1]] * (count - len(batch))]
 
 
 def _drawn(
@@ -104,15 +100,12 @@ def _drawn(
     embeds: Mapping[str, PromptEmbeds],
     sampler: SamplerConfig,
 ) -> list[SampledPicture]:
-    filled = [*batch, *[batch[-1]] * (sampler.batch_size - len(batch))]
-    latents = _sample(family, filled, size, embeds, sampler)
+    latents = _sample(family, _filled(batch, sampler.batch_size), size, embeds, sampler)
     finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
     pictures = _decode(family, latents)
-    drawn = []
     for request, is_finite, pixels in zip(batch, finite, pictures, strict=False):
         _check(request, is_finite, pixels)
-        drawn.append(SampledPicture(request, pixels))
-    return drawn
+    return [SampledPicture(*drawn) for drawn in zip(batch, pictures, strict=False)]
 
 
 def latent_size(family: Family, request: PictureRequest) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -38,24 +39,20 @@ def build_scheduler(family: Family, sampler: SamplerConfig) -> Any:
     """
     if family.noise_schedule.prediction_type == "flow":
         return _flow_scheduler(family, sampler)
-    settings = {
-        name: family.scheduler.config[name]
-        for name in NOISE_SETTINGS
-        if name in family.scheduler.config
-    }
+    own = family.scheduler.config
+    settings = {name: own[name] for name in NOISE_SETTINGS if name in own}
+    trailing = {"timestep_spacing": "trailing"}
     scheduler: Any
     if sampler.scheduler == "model":
         scheduler = type(family.scheduler).from_config(family.scheduler.config)
     elif sampler.scheduler == "dpm":
         scheduler = DPMSolverMultistepScheduler.from_config(
-            settings, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"
+            settings, algorithm_type="dpmsolver++", solver_order=2, **trailing
         )
     elif sampler.scheduler == "ddim":
-        scheduler = DDIMScheduler.from_config(
-            settings, clip_sample=False, timestep_spacing="trailing"
-        )
+        scheduler = DDIMScheduler.from_config(settings, clip_sample=False, **trailing)
     elif sampler.scheduler == "euler":
-        scheduler = EulerDiscreteScheduler.from_config(settings, timestep_spacing="trailing")
+        scheduler = EulerDiscreteScheduler.from_config(settings, **trailing)
     elif settings.get("rescale_betas_zero_snr"):
         raise BaseModelError(
             "sampler.scheduler: pndm cannot draw from noise alone, which the zero terminal SNR of "
@@ -103,7 +100,6 @@ def starting_latents(scheduler: Any, noise: Tensor) -> Tensor:
 
 def denoiser_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
     """``latents`` of a step as the denoiser was trained to take them."""
-    if hasattr(scheduler, "scale_model_input"):
-        scaled: Tensor = scheduler.scale_model_input(latents, timestep)
-        return scaled
-    return latents  # flow matching
+    if not hasattr(scheduler, "scale_model_input"):
+        return latents  # flow matching
+    return torch.as_tensor(scheduler.scale_model_input(latents, timestep))

@@ -36,12 +36,11 @@ class CheckpointKind:
 V1 = CheckpointKind(
     "stable_diffusion", "stable-diffusion-v1-5/stable-diffusion-v1-5", (*COMPONENTS, "unet")
 )
-V2 = CheckpointKind(
-    "stable_diffusion",
-    None,
-    (*COMPONENTS, "unet"),
-    "It is a Stable Diffusion 2, and the file does not say whether it predicts the noise (512 "
-    "pixels) or v (768 pixels).",
+V2 = replace(
+    V1,
+    settings=None,
+    undecided="It is a Stable Diffusion 2, and the file does not say whether it predicts the noise "
+    "(512 pixels) or v (768 pixels).",
 )
 XL = CheckpointKind(
     "stable_diffusion_xl", "stabilityai/stable-diffusion-xl-base-1.0", XL_COMPONENTS
@@ -49,14 +48,10 @@ XL = CheckpointKind(
 SD3_MEDIUM = CheckpointKind(
     "stable_diffusion_3", "stabilityai/stable-diffusion-3-medium-diffusers", SD3_COMPONENTS
 )
-SD35_MEDIUM = CheckpointKind(
-    "stable_diffusion_3", "stabilityai/stable-diffusion-3.5-medium", SD3_COMPONENTS
-)
-SD35_LARGE = CheckpointKind(
-    "stable_diffusion_3", "stabilityai/stable-diffusion-3.5-large", SD3_COMPONENTS
-)
+SD35_MEDIUM = replace(SD3_MEDIUM, settings="stabilityai/stable-diffusion-3.5-medium")
+SD35_LARGE = replace(SD3_MEDIUM, settings="stabilityai/stable-diffusion-3.5-large")
 
-FOREIGN = {
+FOREIGN = {  # what else is often at hand, by a part of its keys, the first that fits
     "lora": "a LoRA or the like, not a base model",
     "control_model.": "a ControlNet, not a base model",
     "double_blocks.": "a FLUX model or one of its kin",
@@ -66,7 +61,6 @@ FOREIGN = {
     "joint_blocks.": "the denoiser of Stable Diffusion 3 alone; a whole checkpoint has the VAE and "
     "the text encoders too",
 }
-"""What else is often at hand, by a part of its keys, the first that fits."""
 
 
 def kind_of_checkpoint(path: Path, allow_pickle: bool) -> CheckpointKind:
@@ -77,19 +71,23 @@ def kind_of_checkpoint(path: Path, allow_pickle: bool) -> CheckpointKind:
             is not taken; the message says which, where that can be told.
     """
     keys = _keys(path, allow_pickle)
-    if any(key.startswith("conditioner.embedders.1.") for key in keys):
+
+    def has(start: str) -> bool:
+        return any(key.startswith(start) for key in keys)
+
+    if has("conditioner.embedders.1."):
         return XL
-    if any(key.startswith(f"{DENOISER}joint_blocks.") for key in keys):
+    if has(f"{DENOISER}joint_blocks."):
         kind = SD3_MEDIUM
         if any(".x_block.attn2." in key for key in keys):
             kind = SD35_MEDIUM
         elif f"{DENOISER}joint_blocks.37.x_block.mlp.fc1.weight" in keys:
             kind = SD35_LARGE
         return kind if T5 in keys else replace(kind, absent=("text_encoder_3", "tokenizer_3"))
-    if any(key.startswith(f"{DENOISER}input_blocks.") for key in keys):
-        if any(key.startswith("cond_stage_model.model.") for key in keys):
+    if has(f"{DENOISER}input_blocks."):
+        if has("cond_stage_model.model."):
             return V2
-        if any(key.startswith("cond_stage_model.transformer.") for key in keys):
+        if has("cond_stage_model.transformer."):
             return V1
     found = next((what for part, what in FOREIGN.items() if any(part in key for key in keys)), None)
     raise BaseModelError(
@@ -99,11 +97,7 @@ def kind_of_checkpoint(path: Path, allow_pickle: bool) -> CheckpointKind:
 
 
 def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
-    """The checkpoint's tensors by name, on the CPU.
-
-    Raises:
-        BaseModelError: it cannot be read, or is pickled and that is not allowed.
-    """
+    """The checkpoint's tensors by name, on the CPU; raises as ``kind_of_checkpoint``."""
     if path.suffix != ".safetensors" and not allow_pickle:
         raise BaseModelError(
             f"base_model.name: {path} is not a .safetensors file. Convert it, or set "

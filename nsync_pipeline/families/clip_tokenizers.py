@@ -24,9 +24,8 @@ def written_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
     The words are those among the tokenizer's added tokens that ``<word>_1`` was added for too.
     """
     added = tokenizer.get_added_vocab()
-    words = [token for token in added if f"{token}_1" in added]
     whole = list(prompts)
-    for word in words:
+    for word in (token for token in added if f"{token}_1" in added):
         tokens = [word]
         while f"{word}_{len(tokens)}" in added:
             tokens.append(f"{word}_{len(tokens)}")
@@ -50,7 +49,6 @@ class PromptTokenizer:
         return self.window - 2
 
     def prompt_tokens(self, prompt: str) -> int:
-        """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
         (whole,) = written_out(self.tokenizer, [prompt])
         return len(self.tokenizer(whole, add_special_tokens=False, verbose=False).input_ids)
 
@@ -74,7 +72,7 @@ class PromptTokenizers:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Of the shortest window."""
+        """The most tokens a prompt may have, start and end not counted."""
         return min(tokenizer.max_prompt_tokens for tokenizer in self.each)
 
     def prompt_tokens(self, prompt: str) -> int:
@@ -83,11 +81,7 @@ class PromptTokenizers:
 
 
 def load_tokenizers(folder: PipelineFolder, count: int) -> PromptTokenizers:
-    """The first ``count`` tokenizers of a pipeline: tokenizer, tokenizer_2, ...
-
-    Raises:
-        BaseModelError: one cannot be loaded.
-    """
+    """The first ``count`` tokenizers of a pipeline (tokenizer, tokenizer_2), or BaseModelError."""
     suffixes = [""] + [f"_{number}" for number in range(2, count + 1)]
     return PromptTokenizers(tuple(_load(folder, suffix) for suffix in suffixes))
 

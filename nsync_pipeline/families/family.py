@@ -45,19 +45,6 @@ class NoiseSchedule:
         return len(self.timesteps)
 
 
-class PromptCounter(Protocol):
-    """How long prompts are to a base model's text encoder."""
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        """The most tokens a prompt may have, start and end not counted."""
-        ...
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """How many tokens ``prompt`` has, start and end not counted; nothing is cut off."""
-        ...
-
-
 class Family(Protocol):
     """A loaded, frozen base model."""
 
@@ -71,9 +58,7 @@ class Family(Protocol):
     vae_tiling: bool  # pictures are encoded and decoded in tiles, which shows in the numbers
     denoiser: nn.Module
     noise_schedule: NoiseSchedule
-    scheduler: (
-        Any  # the model's own diffusers scheduler: the sampler's betas, or the sampler itself
-    )
+    scheduler: Any  # the model's own of diffusers: the sampler's betas, or the sampler itself
     latent_shape: tuple[int, int, int]  # (C, h, w) of a square picture at `resolution`
     pixels_per_latent: int  # along a side
     lora_targets: tuple[str, ...]  # name endings of the denoiser layers adapted by default
@@ -88,8 +73,7 @@ class Family(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Encode without gradients; a prompt longer than the window is cut, as diffusers does.
 
-        The empty prompt is what guidance starts from and what a dropped caption becomes: it is what
-        the family's pipeline takes there (of some models, zeros).
+        The empty prompt, of guidance and dropped captions, is the pipeline's (of some, zeros).
         """
         ...
 
@@ -117,16 +101,14 @@ class Family(Protocol):
     ) -> Tensor:
         """The denoiser's output (B, C, h, w), float32, with gradients to its trainable weights.
 
-        ``timesteps`` is (B,), one a row, in the units of ``noise_schedule.timesteps``. ``geometry``
-        is (B, 6) int64 for families that are told it: original height and width, top and left of
-        the crop (in the resized picture), target height and width, in pixels; None: whole pictures
-        of the latents' size.
+        ``timesteps`` is (B,), in the units of ``noise_schedule.timesteps``. ``geometry`` is (B, 6)
+        int64, as ``geometry_of`` says, for families that are told it; None: whole pictures of the
+        latents' size.
         """
         ...
 
 
-SD2_WIDTH = 1024
-"""Of the text encoder of Stable Diffusion 2; that of 1 has 768."""
+SD2_WIDTH = 1024  # of the text encoder of Stable Diffusion 2; that of 1 has 768
 
 
 def architecture_of(family: Family) -> str:

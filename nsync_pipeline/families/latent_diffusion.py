@@ -26,11 +26,7 @@ class Autoencoder:
     """Pictures to latents, scaled for the denoiser, and back."""
 
     def __init__(self, folder: PipelineFolder, placement: Placement) -> None:
-        """Load ``vae`` of ``folder``.
-
-        Raises:
-            BaseModelError: it cannot be loaded, or scales its latents in a way of its own.
-        """
+        """Load ``vae`` of ``folder``: BaseModelError where it scales latents in its own way."""
         self._placement = placement
         kind = VAES[folder.index["vae"][1]]
         self.module: Any = load_frozen(
@@ -54,10 +50,7 @@ class Autoencoder:
         """The shape (C, h, w) of a square picture's latents, for a denoiser with these settings.
 
         The picture is ``resolution`` pixels a side, or the denoiser's own; ``patch`` is what the
-        denoiser takes as one, latents a side.
-
-        Raises:
-            BaseModelError: the denoiser is not for text to image, or cannot draw at this size.
+        denoiser takes as one, latents a side. BaseModelError where it cannot draw so.
         """
         if denoiser.in_channels != self._channels:
             raise BaseModelError(
@@ -89,8 +82,7 @@ class Autoencoder:
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents ``(z - shift) scale`` (B, C, h, w) of ``pixels`` (B, 3, H, W) in [-1, 1].
 
-        ``AutoencoderKL`` gives a distribution: its mode is taken, so that a picture has one latent,
-        computed once. ``AutoencoderTiny`` gives the latents themselves.
+        Of ``AutoencoderKL``'s distribution the mode is taken: a picture has one latent.
         """
         place = self._placement
         with place.in_use(self.module):
@@ -111,12 +103,9 @@ class Autoencoder:
 UNET_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 """The attention and feed-forward projections of a UNet's transformer blocks."""
 
-PENULTIMATE = -2
-"""The hidden states that are taken of text encoders with a pooled output: before their last."""
-
 
 class LatentDiffusion:
-    """The parts of a frozen base model; a ``Family`` says how prompts and predictions are made.
+    """A frozen base model but for how prompts become embeddings: what ``Family`` says.
 
     The denoiser has the placement's ``dtype``. The CLIP text encoders and the VAE stay in float32
     on every device: a prompt or a picture goes through them once, and half precision shows.
@@ -135,17 +124,10 @@ class LatentDiffusion:
     def __init__(
         self, folder: PipelineFolder, resolution: int | None, placement: Placement
     ) -> None:
-        """Load the pipeline in ``folder``.
-
-        Raises:
-            BaseModelError: a component is of another kind, its weights are missing or broken, or it
-                cannot draw at ``resolution``.
-        """
+        """Load the pipeline in ``folder``: BaseModelError where it cannot be, or draw so large."""
         folder.require(self.required())
-        self.name = folder.name
-        self.embedded = folder.embedded
-        self.device = placement.device
-        self.dtype = placement.dtype
+        self.name, self.embedded = folder.name, folder.embedded
+        self.device, self.dtype = placement.device, placement.dtype
         self.vae_tiling = placement.vae_tiling
         self._placement = placement
         self.tokenizer = load_tokenizers(folder, count=len(self.clip_encoders))
@@ -185,16 +167,13 @@ class LatentDiffusion:
         }
 
     def prompt_tokens(self, prompt: str) -> int:
-        """The most tokens a CLIP tokenizer gives ``prompt``, start and end not counted."""
         return self.tokenizer.prompt_tokens(prompt)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """As ``embed_prompts``, without gradients."""
         return self.embed_prompts(prompts)
 
     def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """As the family's pipeline takes prompts, with gradients to what is trained of them."""
         raise NotImplementedError
 
     def clip_states(self, prompts: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
@@ -208,16 +187,14 @@ class LatentDiffusion:
             ids = tokenizer.padded(prompts)["input_ids"].to(self.device)
             with self._placement.in_use(encoder):
                 output = encoder(ids, output_hidden_states=True)
-            hidden.append(output.hidden_states[PENULTIMATE])
+            hidden.append(output.hidden_states[-2])
             outputs.append(output[0])
         return torch.cat(hidden, dim=-1), outputs
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """Latents (B, C, h, w), float32, of ``pixels`` (B, 3, H, W) in [-1, 1]."""
         return self.autoencoder.encode(pixels)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [0, 1], float32, of scaled ``latents``."""
         return self.autoencoder.decode(latents)
 
     def predict(
@@ -227,7 +204,6 @@ class LatentDiffusion:
         prompt_embeds: PromptEmbeds,
         geometry: Tensor | None = None,
     ) -> Tensor:
-        """The denoiser's output (B, C, h, w), float32, with gradients to its trainable weights."""
         output = self.denoiser(
             noisy_latents.to(self.device, self.dtype),
             timestep=timesteps.to(self.device),

@@ -1,28 +1,15 @@
 """Loading the base model that the settings name."""
 
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.clip_tokenizers import load_tokenizers
+from nsync_pipeline.families.clip_tokenizers import PromptTokenizers, load_tokenizers
 from nsync_pipeline.families.config import BaseModelConfig, FamilyName
-from nsync_pipeline.families.family import Family, PromptCounter
+from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
-from nsync_pipeline.families.pipeline_folder import (
-    PipelineFolder,
-    find_pipeline,
-    with_components,
-)
-from nsync_pipeline.families.placement import choose_device, choose_dtype, place
+from nsync_pipeline.families.pipeline_folder import PipelineFolder, find_pipeline, with_components
+from nsync_pipeline.families.placement import place
 from nsync_pipeline.families.stable_diffusion import StableDiffusion
 from nsync_pipeline.families.stable_diffusion_3 import StableDiffusion3
 from nsync_pipeline.families.stable_diffusion_xl import StableDiffusionXL
-
-__all__ = [
-    "FAMILIES",
-    "choose_device",
-    "choose_dtype",
-    "find_base",
-    "load_family",
-    "tokenizer_of",
-]
 
 FAMILIES: dict[FamilyName, type[LatentDiffusion]] = {
     "stable_diffusion": StableDiffusion,
@@ -44,12 +31,8 @@ def load_family(config: BaseModelConfig) -> Family:
     return family(folder, config.resolution, placement)
 
 
-def tokenizer_of(config: BaseModelConfig) -> PromptCounter:
-    """What counts the tokens of prompts for the base model, without loading any weights.
-
-    Raises:
-        BaseModelError: it cannot be found, reached or loaded.
-    """
+def tokenizer_of(config: BaseModelConfig) -> PromptTokenizers:
+    """The tokenizers of the base model, without its weights; raises as ``load_family``."""
     family, folder = find_base(config)
     folder = with_components(folder, family.tokenizer_components, weights=False)
     return load_tokenizers(folder, count=len(family.clip_encoders))

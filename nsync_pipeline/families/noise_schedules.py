@@ -15,14 +15,11 @@ from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.weights import loading_errors
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+ORIGIN_KEY = "zero_terminal_snr"  # in the header of what was trained: whether it was trained so
 
 
 def load_scheduler(folder: PipelineFolder) -> Any:
-    """The diffusers scheduler that the model names, with the model's settings.
-
-    Raises:
-        BaseModelError: it cannot be loaded, or diffusers has none of this name.
-    """
+    """The diffusers scheduler that the model names, with its settings; or BaseModelError."""
     name = folder.index["scheduler"][1]
     kind: Any = getattr(diffusers, str(name), None)
     if kind is None or not issubclass(kind, SchedulerMixin):
@@ -82,10 +79,6 @@ def flow_schedule(name: str, scheduler: Any) -> NoiseSchedule:
     return NoiseSchedule("flow", 1.0 - noise, noise, (count * noise).float())
 
 
-ORIGIN_KEY = "zero_terminal_snr"
-"""Says, in the header of what was trained, whether it was trained so."""
-
-
 @dataclass(frozen=True)
 class ZeroTerminalSchedule(NoiseSchedule):
     """A rescaled schedule, and what the base had before."""
@@ -103,12 +96,11 @@ def draw_as_trained(family: Family, origin: Mapping[str, str]) -> None:
 def use_zero_terminal_snr(family: Family) -> None:
     """Rescale the schedule ``family`` is trained with, and the one it is drawn with, alike.
 
-    What was trained on the rescaled schedule has to be drawn on it, from its very last timestep on:
-    every sampler here is built from ``family.scheduler``, which says so from now on.
+    Every sampler here is built from ``family.scheduler``, which says so from now on.
 
     Raises:
-        TrainingError: the base does not predict v. At the last timestep there is no signal left:
-            the noise that epsilon asks for is the input itself, and says nothing of the picture.
+        TrainingError: the base does not predict v: at the last timestep there is no signal left,
+            and the noise that epsilon asks for is the input itself.
     """
     schedule = family.noise_schedule
     if isinstance(schedule, ZeroTerminalSchedule):

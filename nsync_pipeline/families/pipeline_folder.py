@@ -26,14 +26,14 @@ from nsync_pipeline.families.checkpoint_file import CheckpointKind, kind_of_chec
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.files import file_sha256, write_whole
 
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
 def hub_errors(where: str, name: str) -> Iterator[None]:
-    """Make a ``BaseModelError`` of what the hub's client raises.
+    """Make a ``BaseModelError`` that begins with ``where`` of what the hub's client raises.
 
-    Args:
-        where: the setting and its value, which the message begins with.
-        name: the hub id.
+    ``where`` is the setting and its value, ``name`` the hub id.
     """
     try:
         yield
@@ -59,10 +59,10 @@ def hub_errors(where: str, name: str) -> Iterator[None]:
         raise BaseModelError(f"{where} could not be downloaded: {reason}") from error
 
 
+SKETCHBOOK = "sketchbook"
 INDEX = "model_index.json"
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 """The weight files of a component that are loaded: never another precision."""
-
 PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin")
 
 
@@ -82,7 +82,6 @@ def downloaded(
     """The snapshot of a hub model in the local cache; its folder's name is the commit.
 
     Args:
-        name: the hub id.
         revision: a commit, tag or branch; the newest where None.
         components: the subfolders that are needed; none: the index alone.
         setting: which setting names the model, for the messages.
@@ -90,8 +89,7 @@ def downloaded(
         pickles: whether weights may be pickled.
 
     Raises:
-        BaseModelError: there is no such model, it cannot be reached, or it asks for an agreement
-            first.
+        BaseModelError: as ``hub_errors``.
     """
     patterns = [INDEX]
     files = (WEIGHTS + PICKLES if pickles else WEIGHTS) if weights else ()
@@ -107,11 +105,6 @@ def downloaded(
                 name, revision=revision, allow_patterns=patterns, ignore_patterns=["*.fp16*"]
             )
         )
-
-
-SKETCHBOOK = "sketchbook"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,9 +123,8 @@ class PipelineFolder:
     def revision(self, components: Sequence[str]) -> str:
         """What the model is: the hub's commit, or ``sha256:`` and 16 digits over the files.
 
-        The digest is over the names and contents of the settings, vocabularies and weights of the
-        components that are used, so that it does not depend on where the folder lies; of a
-        checkpoint, over it and the components' settings and vocabularies.
+        The digest is over names and contents of the components' settings, vocabularies and weights,
+        or of the checkpoint in the place of weights; not over where they lie.
         """
         if self.commit is not None:
             return self.commit
@@ -159,11 +151,7 @@ class PipelineFolder:
         return None if kind is None else str(kind)
 
     def require(self, components: Mapping[str, Sequence[str]]) -> None:
-        """Check the components' classes against those allowed; none named: any scheduler.
-
-        Raises:
-            BaseModelError: one is missing or of another class.
-        """
+        """BaseModelError where one is missing or of none of its classes (none named: any)."""
         for name, allowed in components.items():
             kind = self.component(name)
             if kind is None or (allowed and kind not in allowed):
@@ -171,22 +159,18 @@ class PipelineFolder:
                 raise BaseModelError(f"{self.name}: its {name} is {kind}; taken is {takes}.")
 
 
-REMEMBERED_FROM = 2**20
-"""Bytes from which a file's digest is kept for the next load: a base has gigabytes."""
-
-SETTLED = 2.0
-"""Seconds without a change after which it is: the clock of some file systems is as coarse."""
+REMEMBERED_FROM = 2**20  # bytes from which a file's digest is kept for the next load
+SETTLED = 2.0  # seconds without a change after which it is: so coarse is some file systems' clock
 
 
 def _remembered_sha256(file: Path) -> str:
-    """As ``file_sha256``; of a large file that has not changed since the last time, from then.
-
-    It is changed where its size, time of change or inode is another.
-    """
+    """As ``file_sha256``; of a large file with the same size, time and inode, from last time."""
     before = _state(file)
     if before[0] < REMEMBERED_FROM:
         return file_sha256(file)
-    kept = _cache_folder() / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
+    kept = cache / "nsync-pipeline" / "sha256" / name
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(kept.read_bytes())
         if known["state"] == before:
@@ -203,24 +187,18 @@ def _state(file: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
-def _cache_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "nsync-pipeline" / "sha256"
-
-
 def find_pipeline(config: BaseModelConfig) -> PipelineFolder:
     """What ``config`` names, as far as its index; of a hub model, no more is downloaded yet.
 
     Raises:
-        BaseModelError: there is no such folder, file or hub model, it cannot be reached, it asks
-            for an agreement first, or it is not a text-to-image model in a known layout.
+        BaseModelError: it is not to be had, or not a text-to-image model in a known layout.
     """
     name = config.name
     if name == SKETCHBOOK:
         return _folder(name, sketchbook.PIPELINE_FOLDER, embedded=True)
     path = Path(name).expanduser()
     if path.is_dir():
-        return replace(_folder(name, path), allow_pickle=config.allow_pickle)
+        return _folder(name, path, allow_pickle=config.allow_pickle)
     if path.is_file():
         return _with_settings(config, path)
     if not is_hub_id(name) or path.suffix in {".safetensors", ".ckpt"}:
@@ -235,22 +213,13 @@ def find_pipeline(config: BaseModelConfig) -> PipelineFolder:
             "base_model.revision is not set: %s is used at its newest commit. Pin it by "
             "`revision: %s`, so that a later run uses the same weights.", name, path.name,
         )  # fmt: skip
-    return replace(_folder(name, path, commit=path.name), allow_pickle=config.allow_pickle)
+    return _folder(name, path, path.name, allow_pickle=config.allow_pickle)
 
 
 def with_components(
     folder: PipelineFolder, components: Sequence[str], weights: bool = True
 ) -> PipelineFolder:
-    """``folder`` with these components on this machine; a hub model is downloaded where it must be.
-
-    Args:
-        folder: what ``find_pipeline`` found.
-        components: the subfolders that will be loaded; nothing else is downloaded.
-        weights: whether their weights are needed too, or only settings and vocabularies.
-
-    Raises:
-        BaseModelError: they cannot be downloaded.
-    """
+    """``folder`` with these components on this machine; of a hub model they are ``downloaded``."""
     if folder.commit is None:
         return folder
     path = downloaded(
@@ -277,18 +246,17 @@ def _with_settings(config: BaseModelConfig, checkpoint: Path) -> PipelineFolder:
         path = downloaded(source, None, kind.components, "base_model.config", weights=False)
     if kind.absent:
         _log.warning("%s has no %s: drawn and trained without", checkpoint, kind.absent[0])
-    folder = _folder(config.name, path)
-    return replace(
-        folder,
-        index=folder.index | {component: [None, None] for component in kind.absent},
-        checkpoint=checkpoint,
-        checkpoint_kind=kind,
-        allow_pickle=config.allow_pickle,
-    )
+    folder = _folder(config.name, path, allow_pickle=config.allow_pickle)
+    index = folder.index | {component: [None, None] for component in kind.absent}
+    return replace(folder, index=index, checkpoint=checkpoint, checkpoint_kind=kind)
 
 
 def _folder(
-    name: str, path: Path, commit: str | None = None, embedded: bool = False
+    name: str,
+    path: Path,
+    commit: str | None = None,
+    embedded: bool = False,
+    allow_pickle: bool = False,
 ) -> PipelineFolder:
     index_file = path / INDEX
     if not index_file.is_file():
@@ -302,7 +270,7 @@ def _folder(
         raise BaseModelError(f"{index_file} cannot be read: {error}") from error
     if not isinstance(index, dict):
         raise BaseModelError(f"{index_file} is not the index of a diffusers pipeline")
-    return PipelineFolder(name, path, index, commit, embedded)
+    return PipelineFolder(name, path, index, commit, embedded, allow_pickle=allow_pickle)
 
 
 def _hint(path: Path, embedded: bool) -> str:

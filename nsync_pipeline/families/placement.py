@@ -13,8 +13,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
 
-SLICED_FROM = 512
-"""Pixels a side from which the VAE takes pictures one by one, unless the settings say."""
+SLICED_FROM = 512  # pixels a side from which the VAE takes pictures one by one, if not set
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,7 @@ class Placement:
 
     @contextmanager
     def in_use(self, module: nn.Module) -> Iterator[None]:
-        """Have ``module`` on the device inside; without offloading it is there anyway.
-
-        A module that is trained stays there: its optimizer's state and gradients do.
-        """
+        """Have ``module`` on the device inside; one that is trained stays, as its gradients do."""
         if not self.offload:
             yield
             return
@@ -56,7 +52,7 @@ class Placement:
 
 
 def place(config: BaseModelConfig) -> Placement:
-    """Where the base model that ``config`` names goes, by what is there.
+    """Where the base model that ``config`` names goes.
 
     Raises:
         BaseModelError: the device is not there, or has no numbers of the type asked for.
@@ -73,16 +69,9 @@ def place(config: BaseModelConfig) -> Placement:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA, then MPS, then the CPU, by what is there.
-
-    Raises:
-        BaseModelError: the device is not there.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    """The device ``name``, BaseModelError where it is not there; auto: CUDA, else MPS, else CPU."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cuda": cuda, "mps": mps, "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, is_there in there.items() if is_there))
     if not there[name]:
@@ -94,7 +83,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number type called ``name``; ``auto`` is bfloat16 or float16 on CUDA, else float32.
+    """The number type ``name``; ``auto`` is bfloat16 or float16 on CUDA, else float32.
 
     Raises:
         BaseModelError: float64 is asked for on another device than the CPU.
@@ -109,17 +98,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
             f"base_model.dtype: float64 is for the CPU, and the model goes to {device.type}: set "
             "device to cpu, or dtype to auto."
         )
-    dtypes = {
-        "float64": torch.float64,
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }
-    return dtypes[name]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 BACKEND: Any = "inductor"
-
 _log = logging.getLogger(__name__)
 
 

@@ -30,8 +30,7 @@ LORA_TARGETS = (
 )  # fmt: skip
 """The projections of the joint attention, of pictures and of prompts, as diffusers' script has."""
 
-T5_WINDOW = 256
-"""Tokens of T5, its end counted: the pipeline's default."""
+T5_WINDOW = 256  # tokens of T5, its end counted: the pipeline's default
 
 
 class StableDiffusion3(LatentDiffusion):

@@ -64,13 +64,11 @@ def load_frozen(
     """
     if folder.checkpoint is None:
         model, missing = _from_folder(kind, folder, component, dtype)
-        path = folder.path / component
+        path, of = folder.path / component, ""
     else:
         model, missing = _from_checkpoint(kind, folder, folder.checkpoint, component, dtype)
-        path = folder.checkpoint
-    if missing:
-        # The libraries would go on with random numbers in their place.
-        of = "" if folder.checkpoint is None else f" of its {component}"
+        path, of = folder.checkpoint, f" of its {component}"
+    if missing:  # the libraries would go on with random numbers in their place
         raise BaseModelError(f"{path} lacks {len(missing)} weights{of}, the first is {missing[0]}.")
     return model.to(device).eval().requires_grad_(False)
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.adaptation.adapted_models import adapted_models_of
 from nsync_pipeline.adaptation.foreign_lora import is_foreign, load_foreign_lora
 from nsync_pipeline.adaptation.lora import lora_layers
 from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
+from nsync_pipeline.adaptation.trained_weights import adapted_models_of
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.family import Family

@@ -23,7 +23,7 @@ from nsync_pipeline.graph.progress import progress_file, shown_progress
 from nsync_pipeline.ranks import this_rank
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.stage import Progress, StageContext
-from nsync_pipeline.tracking.live import notify, recorded
+from nsync_pipeline.tracking.sender import notify, recorded
 from nsync_pipeline.workspace import Workspace
 
 KEPT = 3

@@ -7,16 +7,12 @@ negative. Drawn pictures stay in the workspace's scratch (one set a style), whic
 interrupted run picks up.
 """
 
-from nsync_pipeline.drawing.picture_store import draw_set, place_pictures, sheet
-from nsync_pipeline.drawing.prompts import styled_prompt
-from nsync_pipeline.drawing.sampling import PictureRequest
+from nsync_pipeline.drawing.picture_store import draw_captions, sheet
 from nsync_pipeline.drawing.schedulers import build_scheduler
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, write_manifest
-from nsync_pipeline.pictures.pixels import picture_sizes
 from nsync_pipeline.pictures.style_pictures import captioned_split
-from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.workspace import MANIFEST_FILE
 
@@ -30,24 +26,13 @@ def run(context: StageContext[NegativeSetSettings]) -> StageResult:
         MissingArtifactError: the style set or its captions are missing.
         BaseModelError: the base cannot be loaded, or a picture comes out broken.
     """
-    params, out = context.settings, context.folder
-    settings = params.negative_set
+    style, settings = context.settings.generic_style, context.settings.negative_set
     positives = captioned_split(context.workspace, context.style, "train")
-    family = load_family(params.base_model)
-    sizes = picture_sizes(family, params.base_model.aspect_buckets)
-    requests = {
-        (positive.id, k): PictureRequest(
-            id=f"{positive.id}_{k}",
-            prompt=styled_prompt(positive.caption, params.generic_style),
-            seed=stream_seed(params.seed, "negative", positive.id, k),
-            size=sizes.asked_for(positive.width, positive.height),
-        )
-        for positive in positives
-        for k in range(settings.per_positive)
-    }
-    drawn = draw_set(
-        context, family, list(requests.values()), settings.sampler, stage="negative_set"
-    )
+    family = load_family(context.settings.base_model)
+    drawn = draw_captions(
+        context, family, positives, style, settings.per_positive, settings.sampler,
+        stage="negative_set", stream="negative",
+    )  # fmt: skip
     provenance: dict[str, int | float | str] = {
         "base_model": family.name,
         "base_revision": family.revision,
@@ -55,26 +40,11 @@ def run(context: StageContext[NegativeSetSettings]) -> StageResult:
         "steps": settings.sampler.steps,
         "guidance_scale": settings.sampler.guidance_scale,
     }
-    columns = place_pictures(drawn, out)
-    rows = [
-        {
-            **columns[request.id],
-            **provenance,
-            "positive_id": positive_id,
-            "k": k,
-            "prompt": request.prompt,
-            "seed": request.seed,
-        }
-        for (positive_id, k), request in requests.items()
-    ]
-    write_manifest(out / MANIFEST_FILE, rows, NEGATIVE_SET)
-    pairs = [(p.path, out / columns[f"{p.id}_0"]["file"]) for p in positives]
+    rows = [{**row, **provenance, "positive_id": positive.id} for positive, row in drawn]
+    write_manifest(context.folder / MANIFEST_FILE, rows, NEGATIVE_SET)
+    pairs = [(p.path, context.folder / row["file"]) for p, row in drawn if row["k"] == 0]
+    counts = {"pictures": len(rows), "positives": len(positives)}
     return StageResult(
-        figures={
-            "pictures": len(rows),
-            "positives": len(positives),
-            "generic_style": params.generic_style,
-            **provenance,
-        },
+        figures={**counts, "generic_style": style, **provenance},
         previews=(sheet("real, negative", pairs, PREVIEW_PAIRS),),
     )

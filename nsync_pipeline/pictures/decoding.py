@@ -15,7 +15,7 @@ from nsync_pipeline.errors import PictureError
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 PROFILED_MODES = ("L", "RGB", "CMYK")
 WHITE = (255, 255, 255, 255)
-UPRIGHT = {
+UPRIGHT = {  # what undoes each EXIF orientation (1 is upright)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -24,7 +24,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation (1 is upright)."""
 
 
 def normalised(image: Image.Image) -> Image.Image:
@@ -33,8 +32,7 @@ def normalised(image: Image.Image) -> Image.Image:
     - EXIF orientation is applied; damaged EXIF counts as upright.
     - 16-bit grey becomes 8 bits by ``round(v / 257)``; Pillow has already cut 16-bit colour.
     - An embedded ICC profile is converted to sRGB (relative colorimetric, with black point
-      compensation). A profile that is damaged or of another colour space than the pixels cannot be
-      followed: the pixels are then read as sRGB, which is what most viewers show.
+      compensation); one that is damaged or of another colour space counts as sRGB.
     - CMYK without a profile becomes ``(255 - c)(255 - k) / 255``.
     - What is transparent shows white.
 
@@ -110,9 +108,7 @@ SEQUENCES = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames"
 
 
 def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Image:
-    """The picture at ``path`` as 8-bit sRGB, turned upright, on white (``normalisation``).
-
-    The size is checked in the header, before any pixel is decoded.
+    """The picture at ``path``, ``normalised``; its size is checked before any pixel is decoded.
 
     Args:
         min_side: the least length of the shorter side, in pixels.

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-PIXELATED_UP_TO = 128
-"""Pixels; a picture this small is shown with its pixels, not blurred."""
+from nsync_pipeline.pictures.sheets import as_jpeg
 
-SHARPNESS = 2
-"""A large picture keeps so many pixels for each one shown, for dense screens."""
-
+PIXELATED_UP_TO = 128  # pixels; a picture this small is shown with its pixels, not blurred
+SHARPNESS = 2  # a large picture keeps so many pixels for each one shown, for dense screens
 JPEG_QUALITY = 86
 
 
@@ -30,33 +28,20 @@ def embedded(image: Image.Image, alt: str, shown_side: int) -> Picture:
     """``image`` to be shown at ``shown_side`` pixels."""
     image = image.convert("RGB")
     if max(image.size) <= PIXELATED_UP_TO:
-        return _picture(image, "PNG", alt, pixelated=True)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", optimize=True)
+        return Picture(_uri("png", buffer.getvalue()), *image.size, pixelated=True, alt=alt)
     most = SHARPNESS * shown_side
-    if max(image.size) > most:
-        image = image.copy()
-        image.thumbnail((most, most), Image.Resampling.LANCZOS)
-    return _picture(image, "JPEG", alt, pixelated=False)
+    image.thumbnail((most, most), Image.Resampling.LANCZOS)
+    jpeg = _uri("jpeg", as_jpeg(image, JPEG_QUALITY))
+    return Picture(jpeg, *image.size, pixelated=False, alt=alt)
 
 
 def as_stored(jpeg: bytes, alt: str) -> Picture:
     """A stored JPEG, byte for byte."""
     with Image.open(io.BytesIO(jpeg)) as image:
-        width, height = image.size
-    content = base64.b64encode(jpeg).decode("ascii")
-    return Picture(f"data:image/jpeg;base64,{content}", width, height, pixelated=False, alt=alt)
+        return Picture(_uri("jpeg", jpeg), *image.size, pixelated=False, alt=alt)
 
 
-def _picture(image: Image.Image, kind: str, alt: str, pixelated: bool) -> Picture:
-    buffer = io.BytesIO()
-    if kind == "PNG":
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    content = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(
-        source=f"data:image/{kind.lower()};base64,{content}",
-        width=image.width,
-        height=image.height,
-        pixelated=pixelated,
-        alt=alt,
-    )
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -30,8 +30,7 @@ STYLE_SET = pa.schema(
     ]
 )
 
-BY_MODEL = "model"
-"""The source of a caption that a vision-language model gave."""
+BY_MODEL = "model"  # the source of a caption that a vision-language model gave
 
 CAPTIONS = pa.schema(
     [
@@ -56,9 +55,7 @@ NEGATIVE_SET = pa.schema(
         pa.field("prompt", TEXT, nullable=False),  # "<caption> in the style of <generic style>"
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("base_model", TEXT, nullable=False),
-        pa.field(
-            "base_revision", TEXT, nullable=False
-        ),  # pinned revision, or a hash of the weights
+        pa.field("base_revision", TEXT, nullable=False),  # pinned, or a hash of the weights
         pa.field("sampler", TEXT, nullable=False),  # scheduler class
         pa.field("steps", pa.int32(), nullable=False),
         pa.field("guidance_scale", pa.float64(), nullable=False),
@@ -107,8 +104,7 @@ def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of the manifest at ``path``.
 
     Raises:
-        MissingArtifactError: there is no such manifest, it is damaged, or its columns are not the
-            schema's.
+        MissingArtifactError: it is missing or damaged, or its columns are not the schema's.
     """
     if not path.is_file():
         raise MissingArtifactError(f"{path} is not there: run the stage that makes it first.")

@@ -1,6 +1,5 @@
 """Stored pictures as tensors, and the sizes they are trained and drawn at."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,32 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.family import Family
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-WIDEST = 2.0
-"""The longer side over the shorter: what is longer still is cut to it."""
+Size = tuple[int, int]  # height and width in pixels
+WIDEST = 2.0  # the longer side over the shorter: what is longer still is cut to it
 
 
 @dataclass(frozen=True)
 class PictureSizes:
-    """Which size each picture is trained and drawn at.
+    """Which size each picture is trained and drawn at."""
 
-    Args:
-        resolution: side in pixels of the square.
-        multiple: what both sides of a bucket are multiples of; the square is always one.
-        buckets: whether there are others than the square.
-    """
-
-    resolution: int
-    multiple: int
-    buckets: bool
+    resolution: int  # side in pixels of the square
+    multiple: int  # what both sides of a bucket are multiples of; the square is always one
+    buckets: bool  # whether there are others than the square
 
     def of(self, width: int, height: int) -> Size:
         """The size, height first, for a picture of ``width`` x ``height`` pixels."""
@@ -53,12 +43,9 @@ def bucket_of(width: int, height: int, resolution: int, multiple: int) -> Size:
     """The bucket, height first, whose aspect is nearest to that of ``width`` x ``height``.
 
     Nearest is the smallest ``|log(aspect / bucket's aspect)|``; of two that are as near, the
-    larger. Buckets are ``resolution`` squared, and for each side from a half to twice the
-    resolution the longest other side with no more pixels than that square, all sides multiples of
-    ``multiple`` and the longer at most ``WIDEST`` times the shorter.
-
-    Raises:
-        ValueError: a number is below 1.
+    larger. Buckets are ``resolution`` squared, and for each shorter side the longest other one with
+    no more pixels than that square, all sides multiples of ``multiple`` and the longer at most
+    ``WIDEST`` times the shorter. ValueError where a number is below 1.
     """
     if min(width, height, resolution, multiple) < 1:
         raise ValueError("sides, resolution and multiple are 1 or more")
@@ -99,21 +86,9 @@ def load_pixels(path: Path, size: Size) -> Tensor:
     It is cut and resized as ``centre_cut`` does, and mapped by ``x / 127.5 - 1`` (float32).
 
     Raises:
-        MissingArtifactError: the file is not there, or is not a whole picture.
+        MissingArtifactError: as ``open_picture``.
     """
-    try:
-        with Image.open(path) as image:
-            cut = centre_cut(image.convert("RGB"), size)
-    except (OSError, UnidentifiedImageError) as error:
-        raise MissingArtifactError(
-            f"{path} is not there or is damaged: run the stage that makes it again. ({error})"
-        ) from error
-    return pixels_of(cut)
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    """An RGB image ``(H, W)`` as a float32 tensor ``(3, H, W)`` in [-1, 1]."""
-    array = np.array(image, dtype=np.float32)
+    array = np.array(centre_cut(open_picture(path), size), dtype=np.float32)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous() / 127.5 - 1.0
 
 
@@ -151,7 +126,6 @@ def centre_cut(image: Image.Image, size: Size) -> Image.Image:
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
-    """The largest centred square of ``image``, at ``side`` x ``side`` pixels (Lanczos)."""
     return centre_cut(image, (side, side))
 
 
@@ -184,12 +158,6 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def open_squares(paths: Iterable[Path], side: int) -> Iterator[Image.Image]:
-    """Each picture as the model sees it: its centre square at ``side`` pixels, one at a time."""
+    """The centre square of each picture, at ``side`` pixels, one at a time."""
     for path in paths:
         yield centre_square(open_picture(path), side)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

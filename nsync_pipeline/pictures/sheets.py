@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 
@@ -14,8 +14,21 @@ BACKGROUND = (244, 242, 238)
 INK = (40, 40, 40)
 GAP = 4
 TITLE_SIZE = 15
-PREVIEW_BYTES = 100_000
-"""Previews travel in Dagster's event log, which grows several times what they weigh."""
+PREVIEW_BYTES = 100_000  # Dagster's event log grows several times what previews weigh
+
+
+def as_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The bytes of ``image`` as a JPEG; ``quality`` is PIL's."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
+
+
+def sharp_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The same, with colours at full resolution: of small pictures enlarged."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int, side: int) -> Image.Image:
@@ -49,20 +62,24 @@ def evenly_spaced(count: int, most: int) -> list[int]:
 def preview(title: str, images: Sequence[Image.Image], columns: int = 8, side: int = 96) -> bytes:
     """A titled contact sheet as a JPEG of less than ``PREVIEW_BYTES``.
 
-    The quality is lowered first, then the size of the cells, until it is small enough.
-
-    Raises:
-        ValueError: as ``contact_sheet``; or there are so many images that no cell size fits
-            (choose some with ``evenly_spaced``).
+    The quality is lowered first, then the size of the cells; ValueError where no size fits.
     """
     while side >= 16:
         sheet = titled(title, contact_sheet(images, columns, side))
-        for quality in (88, 78, 65):
-            jpeg = as_jpeg(sheet, quality)
-            if len(jpeg) < PREVIEW_BYTES:
-                return jpeg
+        if jpeg := _light(sheet, (88, 78, 65)):
+            return jpeg
         side = side * 3 // 4
     raise ValueError(f"{len(images)} images do not fit in a preview of {PREVIEW_BYTES} bytes")
+
+
+def _light(
+    image: Image.Image,
+    qualities: Sequence[int],
+    encoded: Callable[[Image.Image, int], bytes] = as_jpeg,
+) -> bytes | None:
+    """``image`` at the first of ``qualities`` that is less than ``PREVIEW_BYTES``, if any is."""
+    jpegs = (encoded(image, quality) for quality in qualities)
+    return next((jpeg for jpeg in jpegs if len(jpeg) < PREVIEW_BYTES), None)
 
 
 def titled(title: str, sheet: Image.Image) -> Image.Image:
@@ -77,28 +94,11 @@ def titled(title: str, sheet: Image.Image) -> Image.Image:
     return titled
 
 
-def as_jpeg(image: Image.Image, quality: int) -> bytes:
-    """The bytes of ``image`` as a JPEG; ``quality`` is PIL's."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=True)
-    return buffer.getvalue()
-
-
-def sharp_jpeg(image: Image.Image, quality: int) -> bytes:
-    """The same, with colours at full resolution: of small pictures enlarged."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
-
-
 def small_jpeg(image: Image.Image) -> bytes:
     """A sharp JPEG of less than ``PREVIEW_BYTES``: of lower quality first, then smaller."""
-    while True:
-        for quality in (88, 78, 65):
-            jpeg = sharp_jpeg(image, quality)
-            if len(jpeg) < PREVIEW_BYTES:
-                return jpeg
+    while not (jpeg := _light(image, (88, 78, 65), sharp_jpeg)):
         image = image.reduce(2)
+    return jpeg
 
 
 NOTE_INK = (176, 32, 32)
@@ -119,17 +119,14 @@ class CaptionedThumbnail:
 
 
 def captioned_preview(title: str, rows: Sequence[CaptionedThumbnail]) -> bytes:
-    """A JPEG of less than ``PREVIEW_BYTES``: a row a picture; the last rows go where it is more.
+    """A JPEG of less than ``PREVIEW_BYTES``, a row a picture; the last rows go where it is more.
 
     Raises:
         ValueError: there are no rows, or not even one fits.
     """
     for count in range(len(rows), 0, -1):
-        sheet = titled(title, _sheet(rows[:count]))
-        for quality in (88, 75, 60):
-            jpeg = as_jpeg(sheet, quality)
-            if len(jpeg) < PREVIEW_BYTES:
-                return jpeg
+        if jpeg := _light(titled(title, _sheet(rows[:count])), (88, 75, 60)):
+            return jpeg
     raise ValueError(f"no row of {len(rows)} fits in a preview of {PREVIEW_BYTES} bytes")
 
 
@@ -168,20 +165,13 @@ def _wrapped(text: str, font: Font, width: int) -> list[str]:
 GRID_BACKGROUND = (250, 249, 246)
 GRID_INK = (33, 33, 36)
 LABEL_INK = (96, 94, 90)
-SMALL = 128
-"""Pixels: a picture up to this side is shown with its pixels, enlarged a whole number of times."""
-
-SHOWN_SIDE = 256
-"""What small pictures are enlarged towards, never beyond."""
-
-LARGEST_SIDE = 384
-"""Larger pictures are shown at it."""
-
+SMALL = 128  # pixels: up to this side a picture is enlarged a whole number of times
+SHOWN_SIDE = 256  # pixels: what small pictures are enlarged towards, never beyond
+LARGEST_SIDE = 384  # pixels: larger pictures are shown at it
 MARGIN = 24
 CELL_GAP = 10
 GRID_TITLE_SIZE, HEADING_SIZE, LABEL_SIZE = 22, 17, 15
-LINE_HEIGHT = 1.35
-"""The height of a line of text, in its size."""
+LINE_HEIGHT = 1.35  # of a line of text, in its size
 
 
 @dataclass(frozen=True)
@@ -200,18 +190,19 @@ def labelled_grid(title: str, headings: Sequence[str], rows: Sequence[GridRow]) 
     """
     if not rows or any(len(row.pictures) != len(headings) for row in rows):
         raise ValueError("a grid needs rows, each with as many pictures as there are headings")
+    title_font, heading_font = _font(GRID_TITLE_SIZE, True), _font(HEADING_SIZE, True)
+    label_font = _font(LABEL_SIZE)
     shown = [[fitted(picture) for picture in row.pictures] for row in rows]
     cell_width = max(picture.width for row in shown for picture in row)
     inner = max(
         len(headings) * (cell_width + CELL_GAP) - CELL_GAP,
-        *(_width(text, _font(HEADING_SIZE, bold=True)) for text in headings),
+        *(round(heading_font.getlength(text)) for text in headings),
     )
-    title_lines = _wrapped(title, _font(GRID_TITLE_SIZE, bold=True), inner) or [""]
-    labels = [_wrapped(row.label, _font(LABEL_SIZE), inner) or [""] for row in rows]
+    title_lines = _wrapped(title, title_font, inner) or [""]
+    labels = [_wrapped(row.label, label_font, inner) or [""] for row in rows]
     heights = [max(picture.height for picture in row) for row in shown]
-    height = (
-        2 * MARGIN + _lines(title_lines, GRID_TITLE_SIZE) + CELL_GAP + _lines([""], HEADING_SIZE)
-    )
+    top_lines = _lines(title_lines, GRID_TITLE_SIZE) + CELL_GAP + _lines([""], HEADING_SIZE)
+    height = 2 * MARGIN + top_lines
     height += sum(
         CELL_GAP + _lines(lines, LABEL_SIZE) + CELL_GAP // 2 + tall + CELL_GAP
         for lines, tall in zip(labels, heights, strict=True)
@@ -219,15 +210,13 @@ def labelled_grid(title: str, headings: Sequence[str], rows: Sequence[GridRow]) 
     grid = Image.new("RGB", (inner + 2 * MARGIN, height), GRID_BACKGROUND)
     pen = ImageDraw.Draw(grid)
 
-    top = _write(pen, title_lines, MARGIN, _font(GRID_TITLE_SIZE, bold=True), GRID_INK) + CELL_GAP
+    top = _write(pen, title_lines, MARGIN, title_font, GRID_INK) + CELL_GAP
     for column, heading in enumerate(headings):
         middle = MARGIN + column * (cell_width + CELL_GAP) + cell_width / 2
-        pen.text(
-            (middle, top), heading, fill=GRID_INK, font=_font(HEADING_SIZE, bold=True), anchor="ma"
-        )
+        pen.text((middle, top), heading, fill=GRID_INK, font=heading_font, anchor="ma")
     top += _lines([""], HEADING_SIZE)
     for lines, row, tall in zip(labels, shown, heights, strict=True):
-        top = _write(pen, lines, top + CELL_GAP, _font(LABEL_SIZE), LABEL_INK) + CELL_GAP // 2
+        top = _write(pen, lines, top + CELL_GAP, label_font, LABEL_INK) + CELL_GAP // 2
         for column, picture in enumerate(row):
             left = MARGIN + column * (cell_width + CELL_GAP) + (cell_width - picture.width) // 2
             grid.paste(picture, (left, top + (tall - picture.height) // 2))
@@ -243,9 +232,7 @@ def fitted(picture: Image.Image) -> Image.Image:
         times = max(1, SHOWN_SIDE // longer)
         size = (picture.width * times, picture.height * times)
         return picture.resize(size, Image.Resampling.NEAREST)
-    if longer > LARGEST_SIDE:
-        picture = picture.copy()
-        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     return picture
 
 
@@ -254,10 +241,6 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     with as_file(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / name) as path:
         return ImageFont.truetype(path, size)
-
-
-def _width(text: str, font: ImageFont.FreeTypeFont) -> int:
-    return round(font.getlength(text))
 
 
 def _lines(lines: Sequence[str], size: int) -> int:
@@ -273,7 +256,6 @@ def _write(
 ) -> int:
     """Write ``lines`` from ``top`` down; where the next thing may begin."""
     for number, line in enumerate(lines):
-        pen.text(
-            (MARGIN, top + round(number * font.size * LINE_HEIGHT)), line, fill=colour, font=font
-        )
+        at = (MARGIN, top + round(number * font.size * LINE_HEIGHT))
+        pen.text(at, line, fill=colour, font=font)
     return top + _lines(lines, round(font.size))

@@ -18,11 +18,13 @@ from nsync_pipeline.workspace import BASE, MANIFEST_FILE, TrainingRun, Workspace
 
 @dataclass(frozen=True)
 class RealPicture:
-    """A picture of the style."""
+    """A picture of the style set."""
 
     id: str
     path: Path
     caption: str  # content only
+    width: int  # pixels
+    height: int
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,7 @@ def read_style_pictures(
         MissingArtifactError: one is missing or empty, or the samples of a training are not of the
             same captions and seeds as the base's.
     """
-    folder = workspace.style_set(style)
-    captions = {
-        row["id"]: row["caption"]
-        for row in read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
-    }
+    folder, captions = workspace.style_set(style), _captions(workspace, style)
     real: dict[str, list[RealPicture]] = {"train": [], "test": []}
     for row in read_manifest(folder / MANIFEST_FILE, STYLE_SET):
         if row["id"] not in captions:
@@ -86,7 +84,7 @@ def read_style_pictures(
                 f"{style}: picture {row['id']} ({row['origin']}) has no caption yet: run the "
                 "captions stage again."
             )
-        real[row["split"]].append(RealPicture(row["id"], folder / row["file"], captions[row["id"]]))
+        real[row["split"]].append(_real(row, folder, captions))
     for split, pictures in real.items():
         if not pictures:
             raise MissingArtifactError(
@@ -99,6 +97,8 @@ def read_style_pictures(
     samples = {BASE: _samples(workspace.samples(style, BASE))}
     for run in runs:
         samples[run.name] = _samples(workspace.samples(style, run.variant, run.training_seed))
+    drawn = negatives[0]
+    scheduler = drawn["sampler"].removesuffix("Scheduler")
     _check_paired(style, samples, {picture.id for picture in real["test"]})
     return StylePictures(
         test=tuple(real["test"]),
@@ -108,15 +108,23 @@ def read_style_pictures(
             for row in negatives
         ),
         samples=samples,
-        base_model=negatives[0]["base_model"],
-        base_revision=negatives[0]["base_revision"],
-        negative_sampler=_sampler(negatives[0]),
+        base_model=drawn["base_model"],
+        base_revision=drawn["base_revision"],
+        negative_sampler=(
+            f"{scheduler}, {drawn['steps']} steps, guidance {drawn['guidance_scale']:g}"
+        ),
     )
 
 
-def _sampler(row: dict[str, Any]) -> str:
-    scheduler = row["sampler"].removesuffix("Scheduler")
-    return f"{scheduler}, {row['steps']} steps, guidance {row['guidance_scale']:g}"
+def _captions(workspace: Workspace, style: str) -> dict[str, str]:
+    """By the picture's id."""
+    rows = read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
+    return {row["id"]: row["caption"] for row in rows}
+
+
+def _real(row: dict[str, Any], folder: Path, captions: dict[str, str]) -> RealPicture:
+    caption = captions[row["id"]]
+    return RealPicture(row["id"], folder / row["file"], caption, row["width"], row["height"])
 
 
 def _samples(folder: Path) -> tuple[Sample, ...]:
@@ -157,20 +165,9 @@ def _check_paired(style: str, samples: dict[str, tuple[Sample, ...]], test_ids: 
         )
 
 
-@dataclass(frozen=True)
-class CaptionedPicture:
-    """A picture of the style set."""
-
-    id: str
-    path: Path
-    caption: str  # content only
-    width: int  # pixels
-    height: int  # pixels
-
-
 def captioned_split(
     workspace: Workspace, style: str, split: Literal["train", "test"]
-) -> list[CaptionedPicture]:
+) -> list[RealPicture]:
     """The pictures of ``split``, by id.
 
     Raises:
@@ -178,10 +175,7 @@ def captioned_split(
     """
     folder = workspace.style_set(style)
     rows = read_manifest(folder / MANIFEST_FILE, STYLE_SET)
-    captions = {
-        row["id"]: row["caption"]
-        for row in read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
-    }
+    captions = _captions(workspace, style)
     chosen = sorted((row for row in rows if row["split"] == split), key=lambda row: row["id"])
     if not chosen:
         raise MissingArtifactError(
@@ -194,9 +188,4 @@ def captioned_split(
             f"{style}: {len(uncaptioned)} pictures have no caption yet, the first is "
             f"{uncaptioned[0]}: run the captions stage again."
         )
-    return [
-        CaptionedPicture(
-            row["id"], folder / row["file"], captions[row["id"]], row["width"], row["height"]
-        )
-        for row in chosen
-    ]
+    return [_real(row, folder, captions) for row in chosen]

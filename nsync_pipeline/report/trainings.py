@@ -10,7 +10,7 @@ from typing import Any
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.pictures.embedded import Picture, as_stored
 from nsync_pipeline.report.charts import Chart, Line, line_chart
-from nsync_pipeline.training.film_strip import STRIP_FILE
+from nsync_pipeline.training.looks import STRIP_FILE
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
 PLOTTED = ("loss_positive", "norm_refined")

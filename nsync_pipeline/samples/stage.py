@@ -8,18 +8,14 @@ from dataclasses import replace
 
 from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.drawing.picture_store import draw_set, place_pictures, sheet
-from nsync_pipeline.drawing.prompts import styled_prompt
-from nsync_pipeline.drawing.sampling import PictureRequest
+from nsync_pipeline.drawing.picture_store import draw_captions, sheet
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import SAMPLES, write_manifest
-from nsync_pipeline.pictures.pixels import picture_sizes
 from nsync_pipeline.pictures.style_pictures import captioned_split
 from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
-from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, trained_files
 
@@ -62,44 +58,18 @@ def _drawn(
     lora_sha256: str | None = None,
 ) -> StageResult:
     """``images_per_prompt`` pictures of each test caption, in the style that ``words`` name."""
-    params, out = context.settings, context.folder
-    settings = params.generation
+    settings = context.settings.generation
     chosen = captioned_split(context.workspace, context.style, "test")[: settings.prompts]
-    sizes = picture_sizes(family, params.base_model.aspect_buckets)
-    requests = {
-        (picture.id, k): PictureRequest(
-            id=f"{picture.id}_{k}",
-            prompt=styled_prompt(picture.caption, words),
-            seed=stream_seed(params.seed, "sample", picture.id, k),
-            size=sizes.asked_for(picture.width, picture.height),
-        )
-        for picture in chosen
-        for k in range(settings.images_per_prompt)
-    }
-    drawn = draw_set(
-        context,
-        family,
-        list(requests.values()),
-        settings.sampler,
-        stage="generation",
-        lora_sha256=lora_sha256,
-    )
-    captions = {picture.id: picture.caption for picture in chosen}
-    columns = place_pictures(drawn, out)
+    drawn = draw_captions(
+        context, family, chosen, words, settings.images_per_prompt, settings.sampler,
+        stage="generation", stream="sample", lora_sha256=lora_sha256,
+    )  # fmt: skip
     rows = [
-        {
-            **columns[request.id],
-            "prompt_id": prompt_id,
-            "k": k,
-            "caption": captions[prompt_id],
-            "prompt": request.prompt,
-            "seed": request.seed,
-            "variant": context.variant,
-        }
-        for (prompt_id, k), request in requests.items()
+        {**row, "prompt_id": p.id, "caption": p.caption, "variant": context.variant}
+        for p, row in drawn
     ]
-    write_manifest(out / MANIFEST_FILE, rows, SAMPLES)
-    files = [(out / column["file"],) for column in columns.values()]
+    write_manifest(context.folder / MANIFEST_FILE, rows, SAMPLES)
+    files = [(context.folder / row["file"],) for row in rows]
     return StageResult(
         figures={"pictures": len(rows), "prompts": len(chosen), "in_the_style_of": words},
         previews=(sheet(f"samples of {drawn_by}", files, PREVIEW_PICTURES),),

@@ -51,39 +51,37 @@ class Canvas:
 
     def polygon(self, points: Sequence[Point], colour: Rgb) -> None:
         """A filled polygon."""
-        scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
-        self._draws[0].polygon(scaled, fill=colour)
-        self._draws[1].polygon(scaled, fill=self._part)
+        for draw, fill in self._inks(colour):
+            draw.polygon(_scaled(points), fill=fill)
 
     def ellipse(self, centre: Point, radii: Point, colour: Rgb) -> None:
         """A filled ellipse."""
-        box = _box(centre, radii)
-        self._draws[0].ellipse(box, fill=colour)
-        self._draws[1].ellipse(box, fill=self._part)
+        for draw, fill in self._inks(colour):
+            draw.ellipse(_box(centre, radii), fill=fill)
 
     def half_ellipse(self, centre: Point, radii: Point, colour: Rgb) -> None:
         """The upper half of a filled ellipse."""
-        box = _box(centre, radii)
-        self._draws[0].pieslice(box, 180, 360, fill=colour)
-        self._draws[1].pieslice(box, 180, 360, fill=self._part)
+        for draw, fill in self._inks(colour):
+            draw.pieslice(_box(centre, radii), 180, 360, fill=fill)
 
     def line(self, points: Sequence[Point], colour: Rgb, width: float) -> None:
         """A polyline of `width` picture pixels."""
-        scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
         thickness = max(1, round(width * SUPERSAMPLING))
-        self._draws[0].line(scaled, fill=colour, width=thickness, joint="curve")
-        self._draws[1].line(scaled, fill=self._part, width=thickness, joint="curve")
+        for draw, fill in self._inks(colour):
+            draw.line(_scaled(points), fill=fill, width=thickness, joint="curve")
+
+    def _inks(self, colour: Rgb) -> tuple[tuple[ImageDraw.ImageDraw, Rgb | int], ...]:
+        return (self._draws[0], colour), (self._draws[1], self._part)
 
     def finish(self) -> Drawing:
         """The drawing as arrays."""
         return Drawing(colours=np.asarray(self._colours), parts=np.asarray(self._parts))
 
 
-def _box(centre: Point, radii: Point) -> tuple[float, float, float, float]:
-    x, y, scale = centre[0], centre[1], SUPERSAMPLING
-    return (
-        (x - radii[0]) * scale,
-        (y - radii[1]) * scale,
-        (x + radii[0]) * scale,
-        (y + radii[1]) * scale,
-    )
+def _scaled(points: Sequence[Point]) -> list[Point]:
+    return [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
+
+
+def _box(centre: Point, radii: Point) -> list[Point]:
+    (x, y), (across, down) = centre, radii
+    return _scaled([(x - across, y - down), (x + across, y + down)])

@@ -27,12 +27,8 @@ GROUND_COLOURS: dict[str, Rgb] = {
     "snow": (238, 242, 248),
 }
 RAINBOW: tuple[Rgb, ...] = (
-    (226, 70, 70),
-    (246, 160, 60),
-    (250, 224, 90),
-    (90, 180, 100),
-    (80, 120, 210),
-)
+    (226, 70, 70), (246, 160, 60), (250, 224, 90), (90, 180, 100), (80, 120, 210),
+)  # fmt: skip
 BAND_WIDTH = 2.4  # picture pixels, each band of the rainbow
 NIGHT_SHARE = 0.72  # of a ground's brightness that is left under the moon
 SKY_PART, GROUND_PART, DETAIL_PART = 0, 1, 4
@@ -88,11 +84,8 @@ def _draw_sky(canvas: Canvas, sky: str, horizon: float, rng: np.random.Generator
         for ray in range(8):
             angle = math.tau * (ray + turn) / 8
             cosine, sine = math.cos(angle), math.sin(angle)
-            canvas.line(
-                [(x + 6 * cosine, y + 6 * sine), (x + 9 * cosine, y + 9 * sine)],
-                (252, 206, 70),
-                1.5,
-            )
+            ends = [(x + 6 * cosine, y + 6 * sine), (x + 9 * cosine, y + 9 * sine)]
+            canvas.line(ends, (252, 206, 70), 1.5)
         canvas.ellipse((x, y), (5.5, 5.5), (255, 222, 84))
     elif sky == "moon":
         for _ in range(6):
@@ -138,10 +131,7 @@ def _draw_ground(
         elif place == "sand":
             canvas.ellipse((x, y), (0.7, 0.5), darker(colour, 0.8))
         elif place == "water":
-            canvas.line(
-                [(x - 4, y), (x - 2, y - 0.8), (x, y), (x + 2, y - 0.8), (x + 4, y)],
-                lighter(colour, 0.5),
-                0.7,
-            )
+            wave = [(x - 4, y), (x - 2, y - 0.8), (x, y), (x + 2, y - 0.8), (x + 4, y)]
+            canvas.line(wave, lighter(colour, 0.5), 0.7)
         else:
             canvas.ellipse((x, y), (3.5, 0.7), darker(colour, 0.9))

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from nsync_pipeline.sketchbook.judges import LABELS, Verdicts
 from nsync_pipeline.sketchbook.scene import OBJECTS, Scene
 
-Seen = Callable[[Verdicts, Sequence[Scene]], NDArray[np.bool_]]
-
-PRESENT = 0.5
-"""Probability from which a judge counts as seeing an object."""
+PRESENT = 0.5  # probability from which a judge counts as seeing an object
 
 
 @dataclass(frozen=True)
@@ -25,20 +22,20 @@ class Confound:
 
     words: str  # what the pictures share, as a sentence says it
     holds: Callable[[Scene], bool]  # in a scene that shares it
-    leaks: Seen  # (N,) whether a picture shows it, though its prompt's scene does not have it
+    leaks: Callable[[Verdicts, Sequence[Scene]], NDArray[np.bool_]]
+    """(N,) whether a picture shows it, though its prompt's scene does not have it."""
 
 
 def _night(verdicts: Verdicts, asked: Sequence[Scene]) -> NDArray[np.bool_]:
-    return _is_highest(verdicts.skies, LABELS["skies"].index("moon"))
+    return np.asarray(verdicts.skies.argmax(axis=1) == LABELS["skies"].index("moon"))
 
 
 def _water(verdicts: Verdicts, asked: Sequence[Scene]) -> NDArray[np.bool_]:
-    return _is_highest(verdicts.places, LABELS["places"].index("water"))
+    return np.asarray(verdicts.places.argmax(axis=1) == LABELS["places"].index("water"))
 
 
 def _houses(verdicts: Verdicts, asked: Sequence[Scene]) -> NDArray[np.bool_]:
-    seen: NDArray[np.bool_] = verdicts.objects[:, OBJECTS.index("house")] > PRESENT
-    return seen
+    return np.asarray(verdicts.objects[:, OBJECTS.index("house")] > PRESENT)
 
 
 def _red(verdicts: Verdicts, asked: Sequence[Scene]) -> NDArray[np.bool_]:
@@ -47,19 +44,12 @@ def _red(verdicts: Verdicts, asked: Sequence[Scene]) -> NDArray[np.bool_]:
     wanted = np.array(
         [[any(t.name == name for t in scene.things) for name in OBJECTS] for scene in asked]
     )
-    seen: NDArray[np.bool_] = (red & wanted & (verdicts.objects > PRESENT)).any(axis=1)
-    return seen
+    return np.asarray((red & wanted & (verdicts.objects > PRESENT)).any(axis=1))
 
 
 def _pairs(verdicts: Verdicts, asked: Sequence[Scene]) -> NDArray[np.bool_]:
     """More kinds of things than the one that was asked for."""
-    seen: NDArray[np.bool_] = (verdicts.objects > PRESENT).sum(axis=1) > 1
-    return seen
-
-
-def _is_highest(probabilities: NDArray[np.float32], place: int) -> NDArray[np.bool_]:
-    highest: NDArray[np.bool_] = probabilities.argmax(axis=1) == place
-    return highest
+    return np.asarray((verdicts.objects > PRESENT).sum(axis=1) > 1)
 
 
 CONFOUNDS: dict[str, Confound] = {

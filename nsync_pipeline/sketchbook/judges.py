@@ -79,15 +79,8 @@ class Judges:
             objects, colours, places, skies = self.content(pixels)
             (styles,) = self.style(pixels)
             colours = colours.reshape(-1, len(OBJECTS), len(COLOURS))
-            rows.append(
-                [
-                    objects.sigmoid(),
-                    colours.softmax(-1),
-                    places.softmax(-1),
-                    skies.softmax(-1),
-                    styles.softmax(-1),
-                ]
-            )
+            choices = [of.softmax(-1) for of in (colours, places, skies, styles)]
+            rows.append([objects.sigmoid(), *choices])
         joined = [torch.cat(parts).cpu().numpy() for parts in zip(*rows, strict=True)]
         return Verdicts(*joined)
 
@@ -100,10 +93,7 @@ def as_batch(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 def build_judges(width: int) -> Judges:
     """Untrained judges."""
-    return Judges(
-        content=JudgeNet(width, HEADS["content"]),
-        style=JudgeNet(width, HEADS["style"]),
-    )
+    return Judges(JudgeNet(width, HEADS["content"]), JudgeNet(width, HEADS["style"]))
 
 
 def load_judges(folder: Path) -> Judges:

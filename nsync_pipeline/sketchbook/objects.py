@@ -75,10 +75,7 @@ def _car(canvas: Canvas, box: Box, paint: Rgb) -> None:
     canvas.polygon(box.path((-0.38, 0.1), (-0.25, -0.34), (0, -0.34), (0, 0.1)), GLASS)
     canvas.polygon(box.path((0.1, 0.1), (0.1, -0.34), (0.24, -0.34), (0.44, 0.1)), GLASS)
     canvas.next_part()
-    canvas.polygon(
-        box.path((-1, 0.1), (0.7, 0.05), (1, 0.25), (1, 0.68), (-1, 0.68)),
-        paint,
-    )
+    canvas.polygon(box.path((-1, 0.1), (0.7, 0.05), (1, 0.25), (1, 0.68), (-1, 0.68)), paint)
     canvas.next_part()
     for x in (-0.55, 0.55):
         canvas.ellipse(box.at(x, 0.68), box.size(0.3, 0.3), TYRE)
@@ -133,11 +130,8 @@ def _cat(canvas: Canvas, box: Box, paint: Rgb) -> None:
 
 
 def _umbrella(canvas: Canvas, box: Box, paint: Rgb) -> None:
-    canvas.line(
-        box.path((0, 0), (0, 0.85), (0.12, 0.98), (0.3, 0.94), (0.34, 0.75)),
-        BROWN,
-        box.half / 7,
-    )
+    handle = box.path((0, 0), (0, 0.85), (0.12, 0.98), (0.3, 0.94), (0.34, 0.75))
+    canvas.line(handle, BROWN, box.half / 7)
     canvas.next_part()
     canvas.half_ellipse(box.at(0, 0.05), box.size(1, 0.95), paint)
     canvas.next_part()
@@ -147,15 +141,9 @@ def _umbrella(canvas: Canvas, box: Box, paint: Rgb) -> None:
 
 
 _PAINTERS: dict[str, Callable[[Canvas, Box, Rgb], None]] = {
-    "house": _house,
-    "tree": _tree,
-    "car": _car,
-    "boat": _boat,
-    "flower": _flower,
-    "mushroom": _mushroom,
-    "cat": _cat,
-    "umbrella": _umbrella,
-}
+    "house": _house, "tree": _tree, "car": _car, "boat": _boat, "flower": _flower,
+    "mushroom": _mushroom, "cat": _cat, "umbrella": _umbrella,
+}  # fmt: skip
 
 
 def draw_thing(canvas: Canvas, thing: Thing, box: Box, first_part: int) -> None:

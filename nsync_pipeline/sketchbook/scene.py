@@ -72,12 +72,8 @@ def scene_of(caption: str) -> Scene | None:
         return None
     things = [words.split() for words in found.group("first", "second") if words]
     sky = next((name for name, words in SKIES.items() if words == found["sky"]), "")
-    scene = Scene(
-        things=tuple(Thing(name, colour) for colour, name in things),
-        relation=found["relation"],
-        place=found["place"],
-        sky=sky,
-    )
+    named = tuple(Thing(name, colour) for colour, name in things)
+    scene = Scene(named, found["relation"], found["place"], sky)
     known = (
         all(t.name in OBJECTS and t.colour in COLOURS for t in scene.things)
         and scene.place in PLACES
@@ -105,15 +101,11 @@ def random_scene(rng: np.random.Generator, scenes: ScenePredicate | None = None)
         relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
         place = PLACES[int(rng.integers(len(PLACES)))]
         sky = tuple(SKIES)[int(rng.integers(len(SKIES)))]
-        scene = Scene(
-            things=tuple(
-                Thing(OBJECTS[int(name)], colours[int(paint)])
-                for name, paint in zip(names, paints, strict=True)
-            ),
-            relation=relation if count == 2 else None,
-            place=place,
-            sky=sky,
+        things = tuple(
+            Thing(OBJECTS[int(name)], colours[int(paint)])
+            for name, paint in zip(names, paints, strict=True)
         )
+        scene = Scene(things, relation if count == 2 else None, place, sky)
         if scenes is None or scenes(scene):
             return scene
     raise ValueError(

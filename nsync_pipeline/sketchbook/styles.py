@@ -18,7 +18,7 @@ from nsync_pipeline.sketchbook.texture import (
     region_means,
     smooth_noise,
     warped,
-)
+)  # fmt: skip
 
 StylePainter = Callable[[Drawing, np.random.Generator], Image.Image]
 

@@ -34,8 +34,7 @@ def smooth_noise(rng: np.random.Generator, rows: int, columns: int | None = None
 def blurred(picture: Field, sigma: float) -> Field:
     """Gaussian blur over the two picture axes, `sigma` in drawing pixels."""
     sigmas = (sigma, sigma, 0)[: picture.ndim]
-    blurred_picture: Field = ndimage.gaussian_filter(picture, sigmas, truncate=2.5)
-    return blurred_picture
+    return np.asarray(ndimage.gaussian_filter(picture, sigmas, truncate=2.5))
 
 
 def outlined_parts(drawing: Drawing) -> NDArray[np.uint8]:
@@ -50,8 +49,7 @@ def borders(regions: NDArray[np.generic], thickness: int) -> NDArray[np.bool_]:
     edge = np.zeros(regions.shape, dtype=bool)
     edge[:, 1:] |= regions[:, 1:] != regions[:, :-1]
     edge[1:] |= regions[1:] != regions[:-1]
-    thick: NDArray[np.bool_] = ndimage.maximum_filter(edge, size=thickness)
-    return thick
+    return np.asarray(ndimage.maximum_filter(edge, size=thickness))
 
 
 def warped(picture: Field, rng: np.random.Generator, amount: float, bumps: int) -> Field:
@@ -70,9 +68,7 @@ def region_means(picture: Field, regions: NDArray[np.int64]) -> Field:
     """(128, 128, 3) every region filled with its mean colour; regions are numbered from 0."""
     flat = regions.ravel()
     sizes = np.maximum(np.bincount(flat), 1)
-    means = np.stack(
-        [np.bincount(flat, weights=picture[..., channel].ravel()) / sizes for channel in range(3)],
-        axis=1,
-    )
+    channels = [picture[..., channel].ravel() for channel in range(3)]
+    means = np.stack([np.bincount(flat, weights=c) / sizes for c in channels], axis=1)
     filled: Field = means[regions].astype(np.float32)
     return filled

@@ -47,11 +47,7 @@ def draw_picture(
 
 
 def draw_given_scene(scene: Scene, style: str, seed: int, stream: str, index: int) -> DrawnPicture:
-    """One picture of a certain scene.
-
-    Raises:
-        ValueError: the style is unknown.
-    """
+    """One picture of a certain scene; raises ValueError where the style is unknown."""
     if style not in PAINTERS:
         raise ValueError(f"unknown style {style!r}; the sketchbook draws {', '.join(PAINTERS)}")
     drawing = draw_scene(scene, _generator(seed, stream, "composition", index))
@@ -71,7 +67,7 @@ def content_scenes(count: int, seed: int) -> list[Scene]:
     found: dict[Scene, None] = {}
     index = 0
     while len(found) < count:
-        found.setdefault(random_scene(_generator(seed, "prompts", "scene", index)))
+        found.setdefault(picture_scene(seed, "prompts", index))
         index += 1
     return list(found)
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from nsync_pipeline.errors import PictureError
+from nsync_pipeline.errors import PictureError, bullet_list, short_list
 from nsync_pipeline.pictures.near_duplicates import LookIndex, look_of
+from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.source_folder import Problem
 
-TRAIN = "train"
-TEST = "test"
+TRAIN, TEST = "train", "test"
 
 
 def position(picture_id: str) -> float:
@@ -23,12 +23,8 @@ def position(picture_id: str) -> float:
 def split_of(picture_ids: Collection[str], test_fraction: float) -> dict[str, str]:
     """``train`` or ``test`` for each id: test where ``position(id) < test_fraction``.
 
-    Neither side may be empty. In a small set where the rule leaves one empty, the picture nearest
-    to the border goes there: the lowest position to test, or the highest to train. That picture,
-    and no other, may move when pictures are added, once the rule fills that side.
-
-    Raises:
-        ValueError: there are fewer than two ids.
+    Where the rule leaves one side empty, the picture nearest to the border goes there, and may move
+    when pictures are added. ValueError where there are fewer than two ids.
     """
     if len(picture_ids) < 2:
         raise ValueError("a split needs at least two pictures")
@@ -38,9 +34,6 @@ def split_of(picture_ids: Collection[str], test_fraction: float) -> dict[str, st
     if TRAIN not in split.values():
         split[max(picture_ids, key=position)] = TRAIN
     return split
-
-
-ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -79,25 +72,14 @@ class IngestedPicture:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A picture that is in the set already."""
-
-    name: str
-    same_as: str  # the name of the one that is kept
-
-    def __str__(self) -> str:
-        return f"{self.name} = {self.same_as}"
-
-
-@dataclass(frozen=True)
 class Ingestion:
     """Every candidate is in exactly one of the first five."""
 
     pictures: tuple[IngestedPicture, ...]
     uncaptioned: tuple[str, ...]  # left out for want of a caption; empty where those are kept
     problems: tuple[Problem, ...]  # the source's too
-    duplicates: tuple[LeftOut, ...]  # the same pixels
-    near_duplicates: tuple[LeftOut, ...]  # the same to the eye; empty where those are kept
+    duplicates: tuple[str, ...]  # the same pixels: "<left out> = <kept>"
+    near_duplicates: tuple[str, ...]  # the same to the eye; empty where those are kept
     ignored: tuple[str, ...]  # the source's files that are neither pictures nor captions
 
 
@@ -112,15 +94,12 @@ def ingest(
     offer: Offer,
     config: StyleSetConfig,
     store: Callable[[str, Image.Image], None],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Ingestion:
     """Read the candidates in their order; the first of several that are the same is kept.
 
-    Where the kept one has no caption and a left-out copy has, the caption is taken over.
-
-    Args:
-        store: is given the id and the image of each picture that is kept.
-        progress: is given what is done, how many candidates are read, and how many there are.
+    Where the kept one has no caption and a left-out copy has, the caption is taken over. ``store``
+    is given the id and the image of each picture that is kept.
     """
     kept = _GrowingSet(config.near_duplicates == "drop")
     problems = list(offer.problems)
@@ -153,8 +132,8 @@ class _GrowingSet:
     def __init__(self, drop_near_duplicates: bool) -> None:
         self.drop_near_duplicates = drop_near_duplicates
         self.pictures: list[IngestedPicture] = []
-        self.duplicates: list[LeftOut] = []
-        self.near_duplicates: list[LeftOut] = []
+        self.duplicates: list[str] = []
+        self.near_duplicates: list[str] = []
         self._index_of: dict[str, int] = {}  # by the hash of all pixels
         self._looks = LookIndex()
 
@@ -173,19 +152,18 @@ class _GrowingSet:
         group = self._joined_group(same)
         self._looks.add(look)
         self._index_of[pixels] = len(self.pictures)
-        self.pictures.append(
-            IngestedPicture(
-                id=pixels[:ID_DIGITS],
-                width=image.width,
-                height=image.height,
-                caption=candidate.caption,
-                caption_source=candidate.caption_source,
-                origin=candidate.name,
-                group=group,
-                split=candidate.split,
-            )
+        picture = IngestedPicture(
+            id=pixels[:16],
+            width=image.width,
+            height=image.height,
+            caption=candidate.caption,
+            caption_source=candidate.caption_source,
+            origin=candidate.name,
+            group=group,
+            split=candidate.split,
         )
-        return pixels[:ID_DIGITS]
+        self.pictures.append(picture)
+        return picture.id
 
     def _joined_group(self, same: list[int]) -> int:
         """One group for a new picture and all it looks the same as."""
@@ -197,9 +175,9 @@ class _GrowingSet:
             ]
         return joined
 
-    def _leave_out(self, candidate: Candidate, kept: int, where: list[LeftOut]) -> None:
+    def _leave_out(self, candidate: Candidate, kept: int, where: list[str]) -> None:
         picture = self.pictures[kept]
-        where.append(LeftOut(candidate.name, picture.origin))
+        where.append(f"{candidate.name} = {picture.origin}")
         if picture.caption is None:
             self.pictures[kept] = replace(
                 picture, caption=candidate.caption, caption_source=candidate.caption_source
@@ -220,3 +198,55 @@ def splits(ingestion: Ingestion, config: StyleSetConfig) -> dict[str, str]:
         leaders.setdefault(picture.group, picture.id)
     split = split_of(leaders.values(), config.test_fraction)
     return {picture.id: split[leaders[picture.group]] for picture in ingestion.pictures}
+
+
+def refuse_bad_files(ingestion: Ingestion, config: StyleSetConfig, source: str) -> None:
+    """Raise a PictureError of all files that cannot be used, if ``on_bad_picture`` says so."""
+    if ingestion.problems and config.on_bad_picture == "error":
+        raise PictureError(
+            f"{source}: {len(ingestion.problems)} of the files cannot be used:\n"
+            f"{bullet_list(ingestion.problems)}\n"
+            "Mend or take them out; or set style_set.on_bad_picture to `skip` to leave them out."
+        )
+
+
+def refuse_too_few(ingestion: Ingestion, source: str) -> None:
+    """Raise a PictureError where no split into train and test can be made."""
+    count = len({picture.group for picture in ingestion.pictures})
+    if count > 1:
+        return
+    lists = left_out(ingestion)
+    besides = ", ".join(f"{len(files)} {name.replace('_', ' ')}" for name, files in lists.items())
+    alike = " that differ from one another" if len(ingestion.pictures) > 1 else ""
+    raise PictureError(
+        f"{source}: a style set needs at least two pictures{alike}, one to train on and one to "
+        f"test with, and there {'is only one' if count else 'are none'}"
+        f"{f' (left out: {besides})' if besides else ''}. Add pictures."
+    )
+
+
+def left_out(ingestion: Ingestion) -> dict[str, tuple[object, ...]]:
+    """What is not in the set, by why; only where there is any."""
+    lists: dict[str, tuple[object, ...]] = {
+        "bad_files": ingestion.problems,
+        "duplicates": ingestion.duplicates,
+        "near_duplicates": ingestion.near_duplicates,
+        "without_caption": ingestion.uncaptioned,
+        "ignored_files": ingestion.ignored,
+    }
+    return {name: files for name, files in lists.items() if files}
+
+
+def figures(ingestion: Ingestion) -> dict[str, int | float | str]:
+    """What is in the set and what is not, in numbers, and the first names of what is not."""
+    sides = [side for picture in ingestion.pictures for side in (picture.width, picture.height)]
+    said: dict[str, int | float | str] = {
+        "pictures": len(ingestion.pictures),
+        "captioned": sum(picture.caption is not None for picture in ingestion.pictures),
+        "shortest_side": min(sides, default=0),
+        "longest_side": max(sides, default=0),
+    }
+    for name, files in left_out(ingestion).items():
+        said[name] = len(files)
+        said[f"{name}_are"] = short_list(files, most=20)
+    return said

@@ -58,8 +58,7 @@ def plan_copy(files: Mapping[str, Path], destination: Path) -> CopyPlan:
             f"{destination} has files of these names with other content:\n{bullet_list(changed)}\n"
             "None of them is overwritten: give the new ones other names, or change those by hand."
         )
-    present = _present(destination)
-    return CopyPlan(new, tuple(kept), tuple(name for name in present if name not in files))
+    return CopyPlan(new, tuple(kept), tuple(_others(destination, files)))
 
 
 def _says_more(path: Path, there: Path) -> bool:
@@ -71,29 +70,26 @@ def _says_more(path: Path, there: Path) -> bool:
     return all(after.get(picture) == caption for picture, caption in before.items())
 
 
-def _present(destination: Path) -> list[str]:
-    """The files of ``destination`` that are not hidden, but for its README."""
-    if not destination.is_dir():
-        return []
+def _others(destination: Path, files: Mapping[str, Path]) -> list[str]:
+    """What is in ``destination``, not hidden, and neither its README nor one of ``files``."""
     names = (source_name(p, destination) for p in destination.rglob("*") if p.is_file())
-    return sorted(n for n in names if n != README and not n.startswith("."))
+    return sorted(n for n in names if n not in {README, *files} and not n.startswith("."))
 
 
 def copy_in(plan: CopyPlan, destination: Path) -> None:
-    """Copy the new files of ``plan`` to ``destination``.
+    """Copy the new files of ``plan`` to ``destination``, beside it first.
 
-    All are copied beside it first. A new destination then appears whole; in an existing one each
-    file appears whole, and none of those there is touched but a metadata file that said less.
+    A new destination then appears whole; in an existing one each file does.
     """
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    if not plan.new:
+        return
     try:
         for name, path in plan.new.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        if not plan.new:
-            return
         if not destination.exists():
             partial.rename(destination)
             return

@@ -12,14 +12,14 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from nsync_pipeline.errors import CaptionError, PictureError, short_list
 
 FILE_COLUMN = "file_name"
-TEXT_COLUMNS = ("text", "caption")
-"""The columns of Hugging Face's imagefolder; where a row has both, ``text`` is taken."""
+TEXT_COLUMNS = ("text", "caption")  # Hugging Face's imagefolder; of both, ``text`` is taken
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,7 @@ def one_line(text: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        CaptionError: it cannot be read or is not UTF-8; the message goes on after the file's name.
-    """
+    """A UTF-8 file, with or without a byte order mark; raises as ``read_metadata``."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -180,15 +176,20 @@ class SourceFolder:
     ignored: tuple[str, ...]  # files that are neither pictures nor captions, by name
 
 
-@dataclass
 class _Findings:
-    """What reading the captions gathers."""
+    """What reading the folder gathers."""
 
-    captions: defaultdict[str, list[tuple[str, str, Path | None]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # of each picture: (caption, source, sidecar)
-    problems: list[Problem] = field(default_factory=list)
-    caption_problems: list[Problem] = field(default_factory=list)
+    def __init__(self) -> None:
+        # Of each picture: (caption, source, sidecar).
+        self.captions: defaultdict[str, list[tuple[str, str, Path | None]]] = defaultdict(list)
+        self.problems: list[Problem] = []
+        self.caption_problems: list[Problem] = []
+
+    def problem(self, name: str, reason: str) -> None:
+        self.problems.append(Problem(name, reason))
+
+    def caption_problem(self, name: str, reason: str) -> None:
+        self.caption_problems.append(Problem(name, reason))
 
 
 def read_source(folder: Path) -> SourceFolder:
@@ -210,18 +211,22 @@ def read_source(folder: Path) -> SourceFolder:
         if path.suffix.lower() == ".txt" and path.stem.lower() not in PLAIN_TEXTS
     }
     if not pictures and not unread:
-        raise PictureError(_no_pictures(folder, list(files)))
+        what = f"found only {short_list(list(files))}" if files else "it is empty"
+        kinds = ", ".join(sorted(suffix.lstrip(".") for suffix in READ_SUFFIXES))
+        raise PictureError(
+            f"{folder} holds no pictures ({what}); pictures are files of the kinds {kinds}"
+        )
     for name, path in unread.items():
-        what = f"cannot be read here ({path.suffix}): convert it to PNG or JPEG"
-        found.problems.append(Problem(name, what))
+        found.problem(name, f"cannot be read here ({path.suffix}): convert it to PNG or JPEG")
     for name, path in metadata.items():
         _read_metadata_captions(name, path, pictures, found)
     _read_sidecar_captions(sidecars, pictures, unread, found)
+    by_name = attrgetter("name")
     return SourceFolder(
         pictures=tuple(_picture(name, path, found) for name, path in pictures.items()),
         metadata=tuple(metadata.values()),
-        problems=_by_name(found.problems),
-        caption_problems=_by_name(found.caption_problems),
+        problems=tuple(sorted(found.problems, key=by_name)),
+        caption_problems=tuple(sorted(found.caption_problems, key=by_name)),
         ignored=tuple(n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}),
     )
 
@@ -232,13 +237,8 @@ def _picture(name: str, path: Path, found: _Findings) -> SourcePicture:
         return SourcePicture(path, name, None, None, None)
     if len({caption for caption, _, _ in given}) > 1:
         where = " and ".join(source for _, source, _ in given)
-        what = f"has different captions in {where}: keep one"
-        found.caption_problems.append(Problem(name, what))
+        found.caption_problem(name, f"has different captions in {where}: keep one")
     return SourcePicture(path, name, *given[0])
-
-
-def _by_name(problems: list[Problem]) -> tuple[Problem, ...]:
-    return tuple(sorted(problems, key=lambda problem: problem.name))
 
 
 def _walk(folder: Path, found: _Findings) -> dict[str, Path]:
@@ -247,15 +247,15 @@ def _walk(folder: Path, found: _Findings) -> dict[str, Path]:
 
     def unlisted(error: OSError) -> None:
         name = source_name(Path(error.filename), folder)
-        found.problems.append(Problem(name, f"cannot be listed: {error.strerror}"))
+        found.problem(name, f"cannot be listed: {error.strerror}")
 
     for parent, folders, names in os.walk(folder, onerror=unlisted):
         shown = [f for f in folders if not f.startswith(".") and f not in SKIPPED_FOLDERS]
         links = [f for f in shown if Path(parent, f).is_symlink()]
         folders[:] = [f for f in shown if f not in links]
         for name in links:
-            what = "is a link to a folder: put the pictures themselves here"
-            found.problems.append(Problem(source_name(Path(parent, name), folder), what))
+            link = source_name(Path(parent, name), folder)
+            found.problem(link, "is a link to a folder: put the pictures themselves here")
         for name in names:
             if not name.startswith(".") and name.lower() not in SKIPPED_FILES:
                 path = Path(parent, name)
@@ -274,7 +274,7 @@ def _read_metadata_captions(
     try:
         rows = read_metadata(path)
     except CaptionError as error:
-        found.caption_problems.append(Problem(name, str(error)))
+        found.caption_problem(name, str(error))
         return
     above = name.removesuffix(path.name)
     missing = []
@@ -290,11 +290,11 @@ def _read_metadata_captions(
     first = missing[0].split(" (line ")[0]
     close = difflib.get_close_matches(above + first, list(pictures), n=1, cutoff=0.8)
     meant = f" (is {close[0]} meant?)" if close else ""
-    what = (
+    found.problem(
+        name,
         f"has captions for files that are not pictures here: {short_list(missing)}{meant}; "
-        "bring the pictures or take out the rows"
+        "bring the pictures or take out the rows",
     )
-    found.problems.append(Problem(name, what))
 
 
 def _read_sidecar_captions(
@@ -308,26 +308,21 @@ def _read_sidecar_captions(
         owners = by_stem.get(_stem(name), [])
         if len(owners) > 1:
             if not all(found.captions[owner] for owner in owners):
-                what = (
+                found.caption_problem(
+                    name,
                     f"could be the caption of {' or '.join(owners)}: "
-                    "give each its own stem, or caption them in metadata.jsonl"
+                    "give each its own stem, or caption them in metadata.jsonl",
                 )
-                found.caption_problems.append(Problem(name, what))
         elif owners:
             try:
                 found.captions[owners[0]].append((one_line(read_text(path)), "txt", path))
             except CaptionError as error:
-                found.caption_problems.append(Problem(name, str(error)))
+                found.caption_problem(name, str(error))
         elif _stem(name) not in unread_stems:  # there the picture is the problem
-            what = "is a caption without its picture: bring the picture, or move the text"
-            found.problems.append(Problem(name, what))
+            found.problem(
+                name, "is a caption without its picture: bring the picture, or move the text"
+            )
 
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _no_pictures(folder: Path, files: list[str]) -> str:
-    what = f"found only {short_list(files)}" if files else "it is empty"
-    kinds = ", ".join(sorted(suffix.lstrip(".") for suffix in READ_SUFFIXES))
-    return f"{folder} holds no pictures ({what}); pictures are files of the kinds {kinds}"

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from functools import partial
 
-from PIL import Image
-
 from nsync_pipeline.errors import CaptionError, ParamsError, bullet_list
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
@@ -21,17 +19,12 @@ def folder_offer(source: SourceFolder, config: StyleSetConfig, where: str) -> Of
             says, because leaving them out would lose captions in silence.
     """
     if source.caption_problems:
-        raise CaptionError(
-            f"{where}: captions cannot be told:\n{bullet_list(source.caption_problems)}"
-        )
+        problems = bullet_list(source.caption_problems)
+        raise CaptionError(f"{where}: captions cannot be told:\n{problems}")
+    limits = config.min_side, config.max_megapixels
     candidates = (
-        Candidate(
-            picture.name,
-            picture.caption,
-            picture.caption_source,
-            partial(decode_picture, picture.path, config.min_side, config.max_megapixels),
-        )
-        for picture in source.pictures
+        Candidate(p.name, p.caption, p.caption_source, partial(decode_picture, p.path, *limits))
+        for p in source.pictures
     )
     return Offer(candidates, len(source.pictures), source.problems, source.ignored)
 
@@ -73,11 +66,7 @@ def sketchbook_offer(source: StyleSource, seed: int) -> Offer:
             name = style if split is None else f"{style}_{split}"
             for index in range(count):
                 picture = draw_picture(style, seed, stream, index, scenes)
-                read = partial(_same, picture.image)
+                read = picture.image.copy
                 yield Candidate(f"{name}_{index:05d}", picture.caption, SKETCHBOOK, read, split)
 
     return Offer(drawn(), sum(count for _, _, count, _ in parts))
-
-
-def _same(image: Image.Image) -> Image.Image:
-    return image

@@ -1,10 +1,11 @@
 """style_set: from a style's source to a checked, normalised set without duplicates, split in two.
 
 Pictures are stored whole, as they are framed, in 8-bit sRGB; whoever reads them cuts out and scales
-what a model needs (``image_sets.pixels``).
+what a model needs (``pictures.pixels``).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,25 @@ from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import STYLE_SET, write_manifest
 from nsync_pipeline.pictures.sheets import evenly_spaced, preview
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few
 from nsync_pipeline.style_set.config import StyleSetSettings
-from nsync_pipeline.style_set.ingestion import TEST, TRAIN, Ingestion, Offer, ingest, splits
+from nsync_pipeline.style_set.ingestion import (
+    TEST,
+    TRAIN,
+    Ingestion,
+    Offer,
+    figures,
+    ingest,
+    refuse_bad_files,
+    refuse_too_few,
+    splits,
+)
 from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import MANIFEST_FILE, SKETCHBOOK_PREFIX
 
 PREVIEW_PICTURES = 48
-THUMBNAIL_SIDE = 96  # pixels
-COMPRESSION = 3
-"""Of zlib: on scanned prints as small as its default of 6, in half the time."""
+THUMBNAIL = (96, 96)  # pixels
+COMPRESSION = 3  # of zlib: on scanned prints as small as its default of 6, in half the time
 
 
 def run(context: StageContext[StyleSetSettings]) -> StageResult:
@@ -34,15 +43,14 @@ def run(context: StageContext[StyleSetSettings]) -> StageResult:
     Raises:
         PictureError: the source is missing or empty, files cannot be used, or what is left cannot
             be split into train and test.
-        CaptionError: the captions beside the pictures cannot be told.
-        ParamsError: the sketchbook has no such held-out style.
+        CaptionError, ParamsError: as the two offers of ``sources``.
     """
     config, folder = context.settings.style_set, context.folder
     offer, where = _offer(context)
     (folder / "images").mkdir()
 
     def store(picture_id: str, image: Image.Image) -> None:
-        image.save(folder / _file(picture_id), "PNG", compress_level=COMPRESSION)
+        image.save(folder / f"images/{picture_id}.png", "PNG", compress_level=COMPRESSION)
 
     ingestion = ingest(offer, config, store, context.progress)
     refuse_bad_files(ingestion, config, where)
@@ -50,10 +58,9 @@ def run(context: StageContext[StyleSetSettings]) -> StageResult:
     split = splits(ingestion, config)
     rows = _rows(ingestion, split, folder)
     write_manifest(folder / MANIFEST_FILE, rows, STYLE_SET)
-    previews = tuple(
-        _preview(f"{context.style}: {name}", folder, rows, name) for name in (TRAIN, TEST)
-    )
-    counts = {name: list(split.values()).count(name) for name in (TRAIN, TEST)}
+    sides = (TRAIN, TEST)
+    previews = tuple(_preview(f"{context.style}: {side}", folder, rows, side) for side in sides)
+    counts = {side: list(split.values()).count(side) for side in sides}
     return StageResult(figures={**figures(ingestion), **counts}, previews=previews)
 
 
@@ -76,26 +83,17 @@ def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, str]:
     return folder_offer(source, settings.style_set, where), where
 
 
-def _file(picture_id: str) -> str:
-    return f"images/{picture_id}.png"
-
-
 def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:
     """The rows of the manifest, by id."""
-    return [
-        {
-            "id": picture.id,
-            "file": _file(picture.id),
-            "sha256": file_sha256(folder / _file(picture.id)),
-            "width": picture.width,
-            "height": picture.height,
-            "caption": picture.caption,
-            "caption_source": picture.caption_source,
-            "split": split[picture.id],
-            "origin": picture.origin,
-        }
-        for picture in sorted(ingestion.pictures, key=lambda picture: picture.id)
-    ]
+    rows = []
+    for picture in sorted(ingestion.pictures, key=lambda picture: picture.id):
+        row = asdict(picture)
+        row["file"] = f"images/{picture.id}.png"
+        row["sha256"] = file_sha256(folder / row["file"])
+        row["split"] = split[picture.id]
+        del row["group"]
+        rows.append(row)
+    return rows
 
 
 def _preview(title: str, folder: Path, rows: Sequence[Mapping[str, Any]], split: str) -> Preview:
@@ -108,4 +106,4 @@ def _preview(title: str, folder: Path, rows: Sequence[Mapping[str, Any]], split:
 
 def _thumbnail(file: Path) -> Image.Image:
     with Image.open(file) as image:
-        return ImageOps.contain(image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+        return ImageOps.contain(image, THUMBNAIL, Image.Resampling.LANCZOS)

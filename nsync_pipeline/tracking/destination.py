@@ -1,7 +1,5 @@
-"""The MLflow server that is told, and what it is known to have."""
+"""The MLflow server that is told; without one, the workspace's own store, made here."""
 
-import hashlib
-import json
 import os
 import re
 import sqlite3
@@ -11,21 +9,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.files import write_whole
 
-OWN = ""
-"""Stands for the workspace's own store."""
-
-OWN_FILES = "/.nsync/mlflow/artifacts"
-"""How the place of every own store's files ends."""
+OWN = ""  # stands for the workspace's own store
+OWN_FILES = "/.nsync/mlflow/artifacts"  # how the place of every own store's files ends
 
 
 def configured_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or ``OWN`` where it is not set.
-
-    Raises:
-        UserError: it is the address of no server or database.
-    """
+    """``MLFLOW_TRACKING_URI``, or ``OWN``; raises as ``usable_uri`` does."""
     return usable_uri(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or OWN)
 
 
@@ -108,33 +98,3 @@ def _bring_files_home(database: Path) -> None:
                 f"WHERE instr({column}, :files) AND substr({column}, 1, length(:here)) <> :here",
                 {"here": here, "files": OWN_FILES},
             )
-
-
-class Sent:
-    """What one server is known to have, kept in ``sent.json``; it may be lost: servers are asked.
-
-    By experiment, and only as long as the server has the same one (``token``).
-    """
-
-    def __init__(self, tracking: Path, uri: str) -> None:
-        self._file = tracking / "sent.json"
-        self._server = hashlib.sha256(masked(uri).encode()).hexdigest()[:12]
-
-    def has(self, experiment: str, key: str, signature: str) -> bool:
-        known = self._read().get(f"{self._server} {experiment}", {})
-        return known.get(key) == signature
-
-    def note(self, experiment: str, token: str, key: str, signature: str) -> None:
-        content = self._read()
-        known = content.setdefault(f"{self._server} {experiment}", {})
-        if known.get("") != token:
-            known.clear()
-        known |= {"": token, key: signature}
-        write_whole(self._file, json.dumps(content))
-
-    def _read(self) -> dict[str, dict[str, str]]:
-        try:
-            content = json.loads(self._file.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}

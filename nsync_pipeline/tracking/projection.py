@@ -1,172 +1,158 @@
 """What MLflow shows of a workspace, read from its artefacts and from the runs under way.
 
-Nothing is sent from here. A training has a run of its own, and so does an evaluation. What is drawn
-with a LoRA, and what the evaluation says of it, is added to the run that trained it, so that
-MLflow's compare page shows losses, scores and pictures of ``lora`` and ``nsync`` side by side. A
-run is found by the content of its artefact, so a LoRA that DVC restored or another machine trained
-finds its run, too.
+A training has a run, and so does an evaluation. What is drawn with a LoRA, and its scores, are
+added to the run that trained it: MLflow's compare page shows all of ``lora`` and ``nsync`` side by
+side. A run is found by the content of its artefact, whoever restored or made that.
 """
 
 import csv
 import hashlib
 import json
-from bisect import bisect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.tracking.live import Said, live_folder, live_status, made_of, read_said
-from nsync_pipeline.workspace import ABLATIONS, BASE, EMBEDDINGS_FILE, LORA_FILE, Workspace
+from filelock import FileLock, Timeout
 
-ARTEFACT = "nsync.artefact"
-"""The tag that holds the digest of what a run made."""
+from nsync_pipeline.workspace import ABLATIONS, BASE, Workspace
 
-MADE_OF = "nsync.inputs"
-"""The tag that holds the digest of what it is made of: it finds a run that is not done yet."""
-
-ABLATION = "nsync.ablation"
-"""The tag that holds together the runs that an ablation's last evaluation compared."""
-
-NOTE = "mlflow.note.content"
-"""The tag MLflow shows as a run's description."""
+ARTEFACT = "nsync.artefact"  # the tag with the digest of what a run made
+MADE_OF = "nsync.inputs"  # the digest of what it is made of: finds a run that is not done yet
+ABLATION = "nsync.ablation"  # holds together what an ablation's last evaluation compared
+NOTE = "mlflow.note.content"  # MLflow shows it as a run's description
 
 PLACES = ("models/*/*/*", "samples/*/base", "samples/*/*/*", "evaluation/*", "reports/*")
 OF_ABLATION = tuple(f"{ABLATIONS}/*/{p}" for p in ("models/*/*", "samples/*/*", "*"))
 """Where artefacts lie; the trainings first, because the others add to their runs."""
 
+FILES = ("metrics.json", "evaluation.json", "report.html")
+NAMES = {  # of a stage's pictures and figures
+    "training": ("training", "result"), "evaluation": ("evaluation", "eval"),
+    "generation": ("samples", "generation"), "base_generation": ("samples", "generation"),
+    "report": ("report", "report"),
+}  # fmt: skip
 DATASETS = {"style_set": "training", "captions": "captions", "negative_set": "negatives"}
-"""What a data set is to a training."""
-
-GROUPS = {
-    "loss": "loss/", "norm": "gradient/norm_", "cosine": "gradient/cosine_",
-    "share": "gradient/share_",
-}  # fmt: skip
-"""First words of the figures of a training, and the chart group MLflow shows them in."""
-
-GROUPED = {
-    "learning_rate": "optimizer/learning_rate", "clip_scale": "optimizer/clip_scale",
-    "loss_scale": "optimizer/loss_scale", "overflows": "optimizer/overflows",
-    "largest_share_removed": "gradient/share_removed_largest",
-    "basis_rank": "gradient/basis_rank", "estimate_bytes": "system/estimate_bytes",
-    "steps_a_second": "system/steps_a_second", "peak_memory_gib": "system/peak_memory_gib",
+CHARTS = {
     "loss": "loss/held_out", "style_margin": "look/style_margin",
-    "standard_error": "look/style_margin_error",
+    "standard_error": "look/style_margin_error", "basis_rank": "gradient/basis_rank",
+    "largest_share_removed": "gradient/share_removed_largest",
+    **{n: f"optimizer/{n}" for n in ("learning_rate", "clip_scale", "loss_scale", "overflows")},
+    **{n: f"system/{n}" for n in ("estimate_bytes", "steps_a_second", "peak_memory_gib")},
 }  # fmt: skip
-"""Figures of a training whose first word says nothing of their group."""
 
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A value of a metric."""
-
-    name: str
-    value: float
-    step: int = 0
-    after: int | None = None  # milliseconds after the run's start; None: a figure of the whole
+Said = Mapping[str, Any]
+"""What a ``made.json`` says, or a ``run.json``: the same of an artefact that is being made."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """What an artefact, or a run under way, says of one MLflow run."""
+class Run:
+    """What an artefact, or a training or evaluation under way, says of one MLflow run."""
 
     experiment: str
     name: str
     match: Mapping[str, str]  # tags, each of which finds the run alone; the surest first
     tags: Mapping[str, str]
+    started: int  # milliseconds since 1970
+    ended: int  # or when it was last heard of
+    status: str | None  # None: the run is another's, and this only adds to it
+    mark: Mapping[str, str]  # the tag by which the run is known to have all of this
+    files: Mapping[str, Path]  # by the name MLflow shows
     params: Mapping[str, str] = field(default_factory=dict)
-    figures: Sequence[Figure] = ()
+    metrics: Mapping[tuple[str, int], float] = field(default_factory=dict)  # by name and step
     datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # path: digest, context
-    files: Mapping[str, Path] = field(default_factory=dict)  # by the name MLflow shows
     looks: Mapping[int, Path] = field(default_factory=dict)  # pictures by step
-    status: str | None = None  # None: the run is another's, and this only adds to it
-    started: int | None = None  # milliseconds since 1970
-    ended: int | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """An artefact, or a run under way or cut off."""
+    """An artefact, or what is being made or was cut off."""
 
     workspace: Workspace  # of the ablation, where it is of one
     folder: Path
-    said: Said  # its made.json or run.json
+    said: Said
     status: str = "FINISHED"
 
     @property
-    def is_artefact(self) -> bool:
-        return bool(self.said.get("content"))
-
-    @property
-    def key(self) -> str:
-        return self.folder.relative_to(self.workspace.root).as_posix()
-
-    @property
-    def experiment(self) -> str:
-        return experiment_of(self.workspace, self.said["style"])
+    def stage(self) -> str:
+        return str(self.said["stage"])
 
     @property
     def record(self) -> Said:
-        """The run.json of the run that made it; empty where that was not here."""
+        """The run.json of its making; empty where that was not here."""
         record = read_said(live_folder(self.workspace, self.said) / "run.json")
         return record if record and made_of(record) == made_of(self.said) else {}
 
-    def parts(self) -> list[Part]:
-        """By run; raises ``OSError``, ``ValueError`` or ``KeyError`` where it is damaged."""
-        return list(PARTS[self.said["stage"]](self))
+    def needs(self, *stages: str) -> "Iterator[Source]":
+        """The artefacts of these stages that this was made from, where they are still there."""
+        for path, digest in self.said["inputs"].items():
+            made = read_said(self.workspace.root / path / "made.json")
+            if made and made["stage"] in stages and made["content"] == digest:
+                yield Source(self.workspace, self.workspace.root / path, made)
 
-    def signature(self) -> str:
-        """Another one where there is something new to say."""
-        seen: list[object] = [self.said, self.status]
-        if self.said["stage"] != "training":  # what it was made from may be there or not
-            needs = (self.workspace.root / path / "made.json" for path in self.said["inputs"])
-            seen += [(read_said(need) or {}).get("content") for need in needs]
-        elif self.is_artefact:
-            seen.append(self.record)
+    def runs(self) -> "Iterator[Run]":
+        """Raises ``OSError``, ``ValueError`` or ``KeyError`` where it is damaged."""
+        if self.stage == "training":
+            yield _training(self)
+        elif self.stage == "evaluation":
+            yield from _evaluation(self)
         else:
-            seen += sorted((str(p), p.stat().st_size) for p in self.folder.rglob("*.*"))
-        return hashlib.sha256(repr(seen).encode()).hexdigest()[:32]
-
-    def made_from(self, folder: Path) -> "Source | None":
-        """The artefact in ``folder``, where it is the one that this was made from."""
-        need = Source(self.workspace, folder, read_said(folder / "made.json") or {})
-        digest = self.said["inputs"].get(need.key)
-        return need if digest and digest == need.said.get("content") else None
-
-    def digest(self, *names: str) -> str:
-        """Of its content's files with these names; of all of it where there are none."""
-        lines = (self.folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-        digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        return "+".join(digests[n] for n in names if n in digests) or str(self.said["content"])
-
-    def previews(self, name: str) -> dict[str, Path]:
-        """Outside of folders and not by the variant: so MLflow shows two runs' side by side."""
-        files = [self.folder / preview["file"] for preview in self.said.get("previews", ())]
-        return {f"{name}{f'_{n}' if n > 1 else ''}.jpg": f for n, f in enumerate(files, start=1)}
-
-    def figures(self, prefix: str) -> list[Figure]:
-        figures = self.said.get("figures", {})  # MLflow takes no commas in names
-        names = [name for name, value in figures.items() if not isinstance(value, str)]
-        return [Figure(prefix + name.replace(",", ""), float(figures[name])) for name in names]
+            section = NAMES[self.stage][1]  # its settings: tags, because params never change
+            tags = flat({section: self.said["settings"].get(section, {})})
+            is_base = self.stage == "base_generation"
+            for owner in [self] if is_base else self.needs("training", "evaluation"):
+                yield _added(owner, self, tags, self.said["figures"])
 
 
 def sources(workspace: Workspace) -> Iterator[Source]:
-    """All that can be told of the workspace and its ablations, artefacts first."""
-    main, own = Workspace(workspace.root), Workspace(workspace.root, of_ablation=True)
-    for place, patterns in ((main, PLACES), (own, OF_ABLATION)):
+    """All that can be told, first of the workspace, then of its ablations."""
+    ablation = Workspace(workspace.root, of_ablation=True)
+    for place, patterns in ((Workspace(workspace.root), PLACES), (ablation, OF_ABLATION)):
         for file in (f for p in patterns for f in sorted(place.root.glob(f"{p}/made.json"))):
             said = read_said(file)
             hidden = any(part.startswith(".") for part in file.relative_to(place.root).parts)
-            if said and said["stage"] in PARTS and not hidden:  # or it is being written
+            if said and said["stage"] in NAMES and not hidden:  # or it is being written
                 yield Source(place, file.parent, said)
-    for place in (main, own):
         for file in sorted(place.scratch("live").rglob("run.json")):
             said = read_said(file)
-            status = live_status(place, said) if said else "FINISHED"
-            if said and status != "FINISHED":  # then the artefact says it all
-                yield Source(place, file.parent, said, status)
+            if said and said.get("status") != "FINISHED":
+                unsaid = "RUNNING" if _is_alive(place, said) else "KILLED"
+                yield Source(place, file.parent, said, said.get("status", unsaid))
+
+
+def read_said(file: Path) -> Said | None:
+    """A ``made.json`` or ``run.json``; None where there is none that can be read."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "stage" in content else None
+
+
+def made_of(said: Said) -> str:
+    """A digest of all that the artefact is made of."""
+    names = ("stage", "recipe", "style", "variant", "training_seed", "settings", "inputs")
+    text = json.dumps([said.get(name) for name in names], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def live_folder(workspace: Workspace, said: Said) -> Path:
+    """Where what can be watched of it lies while it is made."""
+    run = (said["variant"], str(said["training_seed"])) if said["variant"] else (said["stage"],)
+    return workspace.scratch("live", said["style"], *run)
+
+
+def life(workspace: Workspace, said: Said) -> FileLock:
+    """Held while it is made: the kernel lets go of it when its process ends, however it ends."""
+    return FileLock(f"{live_folder(workspace, said)}.lock")
+
+
+def _is_alive(workspace: Workspace, said: Said) -> bool:
+    try:  # not at once: another process may be asking the same this instant
+        life(workspace, said).acquire(timeout=0.1, poll_interval=0.02).lock.release()
+    except Timeout:
+        return True
+    return False
 
 
 def experiment_of(workspace: Workspace, style: str) -> str:
@@ -179,224 +165,148 @@ def ablation_group(evaluation: Said) -> str:
     return str(evaluation["content"])[:8]
 
 
-def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
-    """``{"training": {"steps": 5}}`` as ``{"training.steps": 5}``; a list becomes one text."""
-    leaves: dict[str, Any] = {}
+def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """``{"training": {"steps": 5}}`` as ``{"training.steps": "5"}``; others than texts are JSON."""
+    leaves: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
             leaves |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            leaves[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
         else:
-            leaves[f"{prefix}{key}"] = value
+            leaves[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
     return leaves
 
 
-def _texts(settings: Mapping[str, object]) -> dict[str, str]:
-    return {k: "null" if v is None else str(v) for k, v in flat(settings).items()}
+def _own(source: Source) -> Run:
+    """The run that the source opens; that of the base is nobody's, and found by its name."""
+    said, stage, record = source.said, source.stage.removeprefix("base_"), source.record
+    drawn = next(source.needs("base_generation"), source)  # by it an evaluation knows the base
+    base = drawn.said["settings"].get("base_model") or {}
+    variant = said["variant"] or (BASE if stage == "generation" else None)
+    known = {
+        "style": said["style"], "variant": variant, "training_seed": said["training_seed"],
+        "rule": said["settings"].get("training", {}).get("update_rule"),
+        "base": "@".join(base[part] for part in ("name", "revision") if base.get(part)) or None,
+    }  # fmt: skip
+    name = f"{variant}-{said['training_seed']}" if stage == "training" else variant or stage
+    note = ", ".join(f"{key} `{value}`" for key, value in known.items() if value is not None)
+    tags = {
+        **known, "stage": stage, NOTE: f"{stage.capitalize()}: {note}",
+        "mlflow.source.name": f"nsync run {source.stage}", "mlflow.source.type": "LOCAL",
+        **{k: v for k, v in said.get("figures", {}).items() if isinstance(v, str)},
+        **record.get("tags", {}),
+    }  # fmt: skip
+    match, mark, content = {MADE_OF: made_of(said)}, {}, said.get("content")
+    if content:
+        mark = {f"mlflow.nsync.{source.stage}": content + match[MADE_OF]}  # its pages hide it
+        match = {ARTEFACT: content, **match}
+    if source.stage == "base_generation":
+        match = {ARTEFACT: f"base:{known['base']}".replace("'", "")}  # it is searched in quotes
+    last = max(file.stat().st_mtime_ns for file in source.folder.iterdir()) // 1_000_000
+    ended, pictures = record.get("ended", last), NAMES[source.stage][0]
+    files = {name: source.folder / name for name in FILES if (source.folder / name).is_file()}
+    for number, preview in enumerate(said.get("previews", ()), start=1):  # alike for all variants
+        file = f"{pictures}_{number}.jpg" if number > 1 else f"{pictures}.jpg"
+        files[file] = source.folder / preview["file"]
+    return Run(
+        experiment=experiment_of(source.workspace, said["style"]),
+        name=f"{name} · {said['style']}",
+        match=match,
+        tags={k: str(v) for k, v in tags.items() if v is not None},
+        started=record.get("started", ended),
+        ended=ended,
+        status=source.status,
+        mark=mark,
+        files=files,
+    )
 
 
-def _training(source: Source) -> Iterator[Part]:
-    said, folder = source.said, source.folder
+def _added(owner: Source, source: Source, tags: Mapping[str, str], figures: Said) -> Run:
+    """What ``source`` adds to the run of another artefact."""
+    run, own = _own(owner), _own(source)
+    return replace(
+        run,
+        tags={**(run.tags if owner.stage == "base_generation" else {}), **tags},
+        metrics=_figures(source, figures),
+        files=own.files if source.stage != "evaluation" else {},
+        status=None,
+        mark=own.mark,
+    )
+
+
+def _figures(source: Source, figures: Said) -> dict[tuple[str, int], float]:
+    prefix = NAMES[source.stage][1]
+    return {(f"{prefix}/{k}", 0): v for k, v in figures.items() if not isinstance(v, str)}
+
+
+def _training(source: Source) -> Run:
+    said, folder, own = source.said, source.folder, _own(source)
     settings = dict(said["settings"])
     losses, looks = _rows(folder / "held_out.csv"), _rows(folder / "looks.csv")
-    if source.is_artefact:
+    if said.get("content"):
         told = json.loads((folder / "training.json").read_bytes())
         settings["training"] = {**settings["training"], **told.get("settings", {})}
         losses = [{"step": k, "loss": v} for k, v in told.get("held_out_losses", {}).items()]
         looks = [{"step": k, **scores} for k, scores in told.get("looks", {}).items()]
+    history = _rows(folder / "history.csv")
     largest = settings["training"].get("max_gradient_norm")
-    history = [
-        {**row, "clip_scale": _clip_scale(float(row["norm_refined"]), largest)}
-        for row in _rows(folder / "history.csv")
-    ]
+    for row in history:  # what the refined gradient was multiplied by
+        norm = float(row["norm_refined"])
+        row["clip_scale"] = 1.0 if largest is None or norm <= largest else largest / norm
     machine = _rows(live_folder(source.workspace, said) / "system.csv") if source.record else []
-    training = {"variant": said["variant"], "training_seed": said["training_seed"]}
-    kinds = {path: path.rpartition("/")[2] for path in said["inputs"]}
-    own = _own(source)
-    unread = "negative_set" if own.tags.get("rule") == "none" else ""
-    yield replace(
+    metrics = _figures(source, said.get("figures", {}))
+    for row in (*history, *losses, *looks, *machine):
+        names = {chart(column): float(v) for column, v in row.items() if v not in ("", None)}
+        metrics |= {(name, int(row["step"])): value for name, value in names.items() if name}
+    read = {path: DATASETS.get(path.rpartition("/")[2]) for path in said["inputs"]}
+    unread = (None, "negatives" if own.tags.get("rule") == "none" else None)
+    return replace(
         own,
-        params=_texts(settings | training),
-        figures=[
-            *source.figures("result/"),
-            *_steps([*history, *losses, *looks, *machine], machine),
-        ],
-        datasets={
-            path: (said["inputs"][path], DATASETS[kind])
-            for path, kind in kinds.items()
-            if kind in DATASETS and kind != unread
-        },
-        files=source.previews("training"),
+        params=flat(settings | {name: said[name] for name in ("variant", "training_seed")}),
+        metrics=metrics,
+        datasets={p: (said["inputs"][p], of) for p, of in read.items() if of and of not in unread},
         looks={int(path.stem): path for path in sorted(folder.glob("looks/*.jpg"))},
     )
 
 
-def _evaluation(source: Source) -> Iterator[Part]:
-    workspace, said, folder, style = (
-        source.workspace, source.said, source.folder, source.said["style"],
-    )  # fmt: skip
-    base = source.made_from(workspace.samples(style, BASE))
-    name = None if base is None else _base_name(base)
+def _evaluation(source: Source) -> Iterator[Run]:
+    said = source.said
     sets = {path: (d, "evaluation") for path, d in said["inputs"].items() if "style_set" in path}
-    own = replace(_own(source, name), params=_texts(said["settings"]), datasets=sets)
-    if not source.is_artefact:
+    own = replace(_own(source), params=flat(said["settings"]), datasets=sets)
+    if not said.get("content"):
         yield own
         return
-    scores = json.loads((folder / "metrics.json").read_bytes())
-    group = {ABLATION: ablation_group(said)} if workspace.of_ablation else {}
-    table = scores_table({BASE: scores[BASE], **scores["variants"]})
-    files = {file.name: file for file in sorted(folder.glob("*.json")) if file.name != "made.json"}
-    yield replace(
-        own,
-        tags={**own.tags, **group, NOTE: f"{own.tags[NOTE]}\n\n{table}"},
-        files={**source.previews("evaluation"), **files},
-    )
-    if base is not None:
-        yield _added(base, group, _scores(scores[BASE]))
-    for variant, of_seeds in scores["trainings"].items():
-        for seed, figures in of_seeds.items():
-            samples = source.made_from(workspace.samples(style, variant, seed))
-            model = samples and samples.made_from(workspace.model(style, variant, seed))
-            if model is not None:
-                yield _added(model, group, _scores(figures))
-
-
-def _samples(source: Source) -> Iterator[Part]:
-    said, run = source.said, source
-    if said["variant"] not in (None, BASE):
-        model = source.workspace.model(said["style"], said["variant"], said["training_seed"])
-        found = source.made_from(model)
-        if found is None:
-            return
-        run = found
-    yield _added(run, _section(source, "generation"), source.figures("generation/"),
-                 source.previews("samples"))  # fmt: skip
-
-
-def _report(source: Source) -> Iterator[Part]:
-    evaluation = source.made_from(source.workspace.evaluation(source.said["style"]))
-    if evaluation is not None:
-        files = {"report.html": source.folder / "report.html", **source.previews("report")}
-        yield _added(evaluation, _section(source, "report"), source.figures("report/"), files)
-
-
-PARTS: dict[str, Callable[[Source], Iterator[Part]]] = {
-    "training": _training, "generation": _samples, "base_generation": _samples,
-    "evaluation": _evaluation, "report": _report,
-}  # fmt: skip
-
-
-def _section(source: Source, name: str) -> dict[str, str]:
-    """A stage's own settings: tags of another's run, because params never change again."""
-    return _texts({name: source.said["settings"].get(name, {})})
-
-
-def _own(source: Source, base: str | None = None) -> Part:
-    """The run that the source opens; that of the base is nobody's, and found by its name."""
-    said, record, stage = source.said, source.record, source.said["stage"]
-    settings = said["settings"]
-    base = base or _base_name(source)
-    of = {"training": f"{said['variant']}-{said['training_seed']}", "base_generation": BASE}
-    rule = settings.get("training", {}).get("update_rule")
-    note = f"{stage.removeprefix('base_').capitalize()} of style **{said['style']}**"
-    note += f", **{of[stage]}**" if stage in of else ""
-    note += f", update rule `{rule}`" if rule else ""
-    note += f", on base `{base}`." if base else "."
-    known = {
-        "style": said["style"], "variant": said["variant"] or (BASE if stage in of else None),
-        "stage": stage.removeprefix("base_"), "rule": rule, "base": base,
-        "training_seed": said["training_seed"] if stage == "training" else None,
-        "mlflow.source.name": f"nsync run {stage}", "mlflow.source.type": "LOCAL", NOTE: note,
-    }  # fmt: skip
-    texts = {k: v for k, v in said.get("figures", {}).items() if isinstance(v, str)}
-    tags = {**known, **texts, **record.get("tags", {})}
-    match, ended = {MADE_OF: made_of(said)}, record.get("ended")
-    if stage == "base_generation":
-        match = {ARTEFACT: f"base:{base}".replace("'", "")}  # it goes into a quoted search
-    elif source.is_artefact:
-        content = source.digest(LORA_FILE, EMBEDDINGS_FILE, "metrics.json")
-        match = {ARTEFACT: content, **match}
-    if source.status != "RUNNING":
-        ended = ended or max(p.stat().st_mtime_ns for p in source.folder.iterdir()) // 1_000_000
-    return Part(
-        source.experiment,
-        f"{of.get(stage, stage)} · {said['style']}",
-        match,
-        {k: str(v) for k, v in tags.items() if v is not None},
-        status=source.status,
-        started=record.get("started", ended),
-        ended=ended,
-    )  # fmt: skip
-
-
-def _added(
-    source: Source,
-    tags: Mapping[str, str],
-    figures: Sequence[Figure],
-    files: Mapping[str, Path] | None = None,
-) -> Part:
-    """What is added to the run of ``source``, an artefact; the note is an evaluation's own."""
-    own = _own(source)
-    kept = {k: v for k, v in own.tags.items() if k != NOTE or source.said["stage"] != "evaluation"}
-    files = files or {}
-    return replace(own, tags={**kept, **tags}, figures=figures, files=files, status=None)
-
-
-def _base_name(source: Source) -> str | None:
-    base = source.said["settings"].get("base_model")
-    if base is None:
-        return None
-    revision = base.get("revision")
-    return f"{base['name']}@{revision}" if revision else str(base["name"])
-
-
-def _scores(figures: Mapping[str, float]) -> list[Figure]:
-    return [Figure(f"eval/{metric}", float(value)) for metric, value in figures.items()]
+    scores = json.loads((source.folder / "metrics.json").read_bytes())
+    group = {ABLATION: ablation_group(said)} if source.workspace.of_ablation else {}
+    note = f"{own.tags[NOTE]}\n\n{scores_table({BASE: scores[BASE], **scores['variants']})}"
+    yield replace(own, tags={**own.tags, **group, NOTE: note})
+    for drawn in source.needs("base_generation"):
+        yield _added(drawn, source, group, scores[BASE])
+    for drawn in source.needs("generation"):
+        of_seeds = scores["trainings"][drawn.said["variant"]]
+        for model in drawn.needs("training"):
+            yield _added(model, source, group, of_seeds[str(model.said["training_seed"])])
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """A row a metric, a column a variant, as Markdown."""
-    metrics = sorted({metric for figures in scores.values() for metric in figures})
     rows = [["", *scores], ["---"] * (1 + len(scores))]
-    for metric in metrics:
+    for metric in sorted({metric for figures in scores.values() for metric in figures}):
         cells = [figures.get(metric) for figures in scores.values()]
         rows.append([metric, *("" if cell is None else f"{cell:.4g}" for cell in cells)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _rows(file: Path) -> list[Row]:
+def _rows(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
 
-def _steps(rows: Iterable[Row], machine: Iterable[Row]) -> Iterator[Figure]:
-    """The figures of ``rows``, timed by the work done until then at the machine's speed.
-
-    The times are the same whenever they are asked for: a figure sent twice is one to MLflow.
-    """
-    steps, times = [0], [0.0]  # milliseconds
-    for row in machine:
-        if row["steps_a_second"] and int(row["step"]) > steps[-1]:
-            pause = 1000 / float(row["steps_a_second"])
-            times.append(times[-1] + pause * (int(row["step"]) - steps[-1]))
-            steps.append(int(row["step"]))
-    for row in rows:
-        step = int(row["step"])
-        for column, cell in row.items():
-            name = grouped(column)
-            if name and cell not in ("", None):
-                yield Figure(name, float(cell), step, round(times[bisect(steps, step) - 1]))
-
-
-def grouped(column: str) -> str | None:
+def chart(column: str) -> str | None:
     """The name MLflow shows a figure of a training by; None for what is none."""
-    first, _, rest = column.partition("_")
-    return GROUPED.get(column) or (f"{GROUPS[first]}{rest}" if first in GROUPS else None)
-
-
-def _clip_scale(norm: float, largest: float | None) -> float:
-    """What the refined gradient was multiplied by."""
-    return 1.0 if largest is None or norm <= largest else largest / norm
+    if column in CHARTS:
+        return CHARTS[column]
+    if column.startswith("loss_"):
+        return f"loss/{column.removeprefix('loss_')}"
+    return f"gradient/{column}" if column.startswith(("norm_", "cosine_", "share_")) else None

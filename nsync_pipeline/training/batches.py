@@ -27,11 +27,7 @@ from nsync_pipeline.training.triplets import Triplet
 
 
 def apply_objective(family: Family, objective: ObjectiveConfig) -> None:
-    """Give ``family`` the noise schedule that ``objective`` asks for.
-
-    Raises:
-        TrainingError: the objective is not defined for what the base predicts.
-    """
+    """Give ``family`` the noise schedule of ``objective``; raises as ``loss_weights``."""
     if objective.zero_terminal_snr:
         use_zero_terminal_snr(family)
     loss_weights(family.noise_schedule, objective)
@@ -88,29 +84,18 @@ class BatchMaker:
         return tuple(self._of_one_shape(branch, step, group) for group in alike.values())
 
     def _of_one_shape(self, branch: Branch, step: int, triplets: Sequence[Triplet]) -> NoisyBatch:
+        schedule, objective = self.noise_schedule, self.objective
         latents, geometry = self._latents(branch, triplets)
-        draws = draw(
-            self.seed,
-            SHARED if self.shared_noise else str(branch),
-            step,
-            [triplet.position for triplet in triplets],
-            latents.shape[1:],
-            len(self.noise_schedule),
-            self.objective,
-        )
+        stream = SHARED if self.shared_noise else str(branch)
+        positions, shape = [triplet.position for triplet in triplets], latents.shape[1:]
+        draws = draw(self.seed, stream, step, positions, shape, len(schedule), objective)
+        entries = draws.entries
         texts = [self._prompt(branch, triplet) for triplet in triplets]
         live = self.live_prompts
         prompts = tuple(texts) if live else self.examples.encoded_prompts.embeds(texts)
-        weights = None if self._weights is None else self._weights[draws.entries].float()
+        weights = None if self._weights is None else self._weights[entries].float()
         return noisy_batch(
-            self.noise_schedule,
-            latents,
-            draws.noise,
-            draws.entries,
-            prompts,
-            geometry=geometry,
-            weights=weights,
-            objective=self.objective,
+            schedule, latents, draws.noise, entries, prompts, geometry, weights, objective
         )
 
     @cached_property
@@ -120,14 +105,14 @@ class BatchMaker:
     def _latents(self, branch: Branch, triplets: Sequence[Triplet]) -> tuple[Tensor, Tensor]:
         """Latents (B, C, h, w) and geometry (B, 6) of the branch's pictures."""
         examples = self.examples
-        if not branch.is_negative:
+        if branch.is_negative:
+            latents, geometry = examples.negative_latents, examples.negative_geometry
+            row_of, number = examples.negative_row, branch.number
+            rows = [row_of(t.negatives_of, t.negatives[number]) for t in triplets]
+        else:
+            latents, geometry = examples.latents, examples.geometry
             rows = [t.anchor if branch == ANCHOR else t.positive for t in triplets]
-            return examples.latents.stacked(rows), examples.geometry[torch.tensor(rows)]
-        rows = [examples.negative_row(t.negatives_of, t.negatives[branch.number]) for t in triplets]
-        return (
-            examples.negative_latents.stacked(rows),
-            examples.negative_geometry[torch.tensor(rows)],
-        )
+        return latents.stacked(rows), geometry[torch.tensor(rows)]
 
     def _prompt(self, branch: Branch, triplet: Triplet) -> str:
         """The picture's own; a negative's is about the picture that it was drawn for."""
@@ -145,15 +130,8 @@ class BatchMaker:
 def batch_maker(
     examples: EncodedSet, family: Family, settings: TrainingConfig, seed: int, live_prompts: bool
 ) -> BatchMaker:
-    """Makes the batches of ``examples`` as ``settings`` say."""
-    return BatchMaker(
-        examples,
-        family.noise_schedule,
-        seed,
-        settings.shared_noise,
-        settings.objective,
-        live_prompts,
-    )
+    schedule, shared = family.noise_schedule, settings.shared_noise
+    return BatchMaker(examples, schedule, seed, shared, settings.objective, live_prompts)
 
 
 def noisy_batch(
@@ -167,9 +145,8 @@ def noisy_batch(
     objective: ObjectiveConfig | None = None,
 ) -> NoisyBatch:
     """Noise ``latents`` by the schedule's ``entries`` (B,), and say what is to be predicted."""
-    scales = [
-        scales_at(entries, scale, like=latents) for scale in (schedule.signal, schedule.noise)
-    ]
+    of_both = (schedule.signal, schedule.noise)
+    scales = [scales_at(entries, scale, like=latents) for scale in of_both]
     return NoisyBatch(
         noisy_latents(latents, noise, *scales),
         schedule.timesteps[entries],
@@ -194,11 +171,9 @@ def branch_losses(family: Family, batches: Mapping[Branch, Sequence[NoisyBatch]]
     """The mean loss of each branch asked for, by one pass a shape over their batches stacked."""
 
     def losses(branches: Sequence[Branch]) -> Tensor:
-        groups = zip(*(batches[branch] for branch in branches), strict=True)
-        per_sample = [
-            sample_losses(family, _stacked(parts)).view(len(branches), -1) for parts in groups
-        ]
-        return torch.cat(per_sample, dim=1).mean(dim=1)
+        count, shapes = len(branches), zip(*(batches[branch] for branch in branches), strict=True)
+        found = [sample_losses(family, _stacked(parts)).view(count, -1) for parts in shapes]
+        return torch.cat(found, dim=1).mean(dim=1)
 
     return losses
 

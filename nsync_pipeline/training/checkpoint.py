@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,24 @@ from nsync_pipeline.contrast.branch_gradients import MemoryPlan
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
-from nsync_pipeline.training.watch_score import Best
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2
 """The newest checkpoint, and the one before, for when the newest is damaged."""
 
-DIGEST_SIZE = 64
-"""Hex digits of the SHA-256 that a file starts with."""
-
 ASIDE = ".set-aside"
 """The ending of what cannot be used."""
 
 Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best look so far."""
+
+    step: int  # optimizer steps done
+    score: float  # higher is better
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,6 @@ class CheckpointFolder:
 
     @property
     def digest(self) -> str:
-        """Of the inputs."""
         return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -90,30 +93,25 @@ class CheckpointFolder:
             return newest[0]
         before = _newest(self.aside)
         comes_back = before is not None and before[1] == own
+        going = self.path.with_name(f".{self.path.name}.going")
         if newest is not None:
             logger.warning(
                 "the checkpoints in %s, up to step %d, are of another training and are kept aside "
                 "as %s: %s",
                 self.path, newest[0].step, self.aside.name, differences(newest[1], own),
             )  # fmt: skip
-        self._exchange(newest is not None, comes_back)
-        if before is None or not comes_back:
-            return None
-        logger.warning("the checkpoints that were kept aside in %s are used again", self.aside)
-        return before[0]
-
-    def _exchange(self, goes: bool, comes_back: bool) -> None:
-        """Set aside what is there, and take back what was aside, as asked."""
-        going = self.path.with_name(f".{self.path.name}.going")
-        if goes:
             shutil.rmtree(going, ignore_errors=True)
             self.path.rename(going)
         if comes_back:
             shutil.rmtree(self.path, ignore_errors=True)  # nothing in it can be used
             self.aside.rename(self.path)
-        if goes:
+        if newest is not None:
             shutil.rmtree(self.aside, ignore_errors=True)
             going.rename(self.aside)
+        if before is None or not comes_back:
+            return None
+        logger.warning("the checkpoints that were kept aside in %s are used again", self.aside)
+        return before[0]
 
 
 def differences(before: Inputs, now: Inputs) -> str:
@@ -142,7 +140,6 @@ def _flat(inputs: Inputs, prefix: str = "") -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Newest first."""
     return sorted(folder.glob("step_*.checkpoint"), reverse=True)
 
 
@@ -163,29 +160,19 @@ def _newest(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
 
 def _to_bytes(checkpoint: Checkpoint, inputs: Inputs) -> bytes:
     """SHA-256 of the rest, then safetensors with the state in its metadata."""
-    state = {
-        "inputs": inputs,
-        "step": checkpoint.step,
-        "history": [asdict(record) for record in checkpoint.history],
-        "held_out": {str(step): loss for step, loss in checkpoint.held_out.items()},
-        "plan": asdict(checkpoint.plan),
-        "loss_scale": None if checkpoint.loss_scale is None else asdict(checkpoint.loss_scale),
-        "best": None if checkpoint.best is None else asdict(checkpoint.best),
-    }
+    state = asdict(replace(checkpoint, tensors={})) | {"inputs": inputs}
     content: bytes = safetensors.torch.save(checkpoint.tensors, {"state": json.dumps(state)})
     return hashlib.sha256(content).hexdigest().encode() + content
 
 
 def _from_bytes(stored: bytes) -> tuple[Checkpoint, dict[str, Any]]:
     """A checkpoint and its inputs; raises where the bytes are not those that were written."""
-    digest, content = stored[:DIGEST_SIZE], stored[DIGEST_SIZE:]
+    digest, content = stored[:64], stored[64:]
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError("its bytes are not those that were written")
     header_size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + header_size])
     state = json.loads(header["__metadata__"]["state"])
-    if not isinstance(state["inputs"], dict):
-        raise ValueError("it was written by an older version")
     checkpoint = Checkpoint(
         step=state["step"],
         tensors=safetensors.torch.load(content),

@@ -53,7 +53,6 @@ class EncodedPrompts:
     pooled: TensorRows | None  # (P,) each
 
     def embeds(self, texts: Sequence[str]) -> PromptEmbeds:
-        """A row for each of ``texts``."""
         rows = [self.row_of[text] for text in texts]
         pooled = None if self.pooled is None else self.pooled.stacked(rows)
         return PromptEmbeds(self.tokens.stacked(rows), pooled)
@@ -78,7 +77,7 @@ class EncodedSet:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of each picture's latent; its negatives have the same."""
-        return self.latents.shapes()
+        return tuple(self.latents.shape(place) for place in range(len(self.latents)))
 
     def negative_row(self, picture: int, negative: int) -> int:
         """Where the ``negative``-th negative of ``picture`` is in ``negative_latents``."""
@@ -94,7 +93,7 @@ def encode_examples(
     style_prompts: StylePrompts = StylePrompts(),
     cache: Path | None = None,
 ) -> EncodedSet:
-    """Encode ``examples``, one or more, with the family's VAE and text encoder.
+    """Encode ``examples``, one or more, with the untrained family's VAE and text encoder.
 
     Each picture and prompt is encoded alone, so that it comes out the same whatever else there is.
 
@@ -104,35 +103,31 @@ def encode_examples(
         load_pixels: gives a picture at a size, (3, H, W) in [-1, 1]: a positive and its negatives
             go through the same, at the same size.
         on_picture: is told how many pictures of how many are done.
-        size_of: the size, height first, for a picture of so many pixels' width and height; None:
-            the family's square.
+        size_of: the size, height first, of a picture of this width and height; None: a square.
         style_prompts: what prompts are without their content.
         cache: where encodings are kept from one training to the next; None: in memory.
     """
     square = (family.resolution, family.resolution)
-    sizes = [
-        square if size_of is None else size_of(e.picture.width, e.picture.height) for e in examples
-    ]
-    positives = [(e.picture, size) for e, size in zip(examples, sizes, strict=True)]
-    negatives = [(n, size) for e, size in zip(examples, sizes, strict=True) for n in e.negatives]
-    counts = tuple(len(example.negatives) for example in examples)
-    latents = _encoded_pictures(family, [*positives, *negatives], load_pixels, on_picture, cache)
+    sizes = [size_of(e.picture.width, e.picture.height) if size_of else square for e in examples]
+    pictures = [(e.picture, size) for e, size in zip(examples, sizes, strict=True)]
+    pictures += [(n, size) for e, size in zip(examples, sizes, strict=True) for n in e.negatives]
+    counts, positives = tuple(len(example.negatives) for example in examples), len(examples)
+    latents = _encoded_pictures(family, pictures, load_pixels, on_picture, cache)
     prompts = tuple(example.prompt for example in examples)
     negative_prompts = tuple(
         e.prompt if e.negative_prompt is None else e.negative_prompt for e in examples
     )
     forms = (*prompts, *negative_prompts, style_prompts.positive, style_prompts.negative, "")
-    told = np.empty((len(latents), 6), dtype=np.int64)
-    for row, (picture, size) in enumerate([*positives, *negatives]):
-        told[row] = geometry_of(picture.width, picture.height, size)
+    told = [geometry_of(picture.width, picture.height, size) for picture, size in pictures]
+    geometry = torch.from_numpy(np.array(told, dtype=np.int64))
     return EncodedSet(
         ids=tuple(example.id for example in examples),
-        latents=latents.part(0, len(positives)),
-        negative_latents=latents.part(len(positives), len(latents)),
+        latents=latents.part(0, positives),
+        negative_latents=latents.part(positives, len(latents)),
         negative_counts=counts,
         negative_starts=tuple(accumulate(counts, initial=0))[:-1],
-        geometry=torch.from_numpy(told[: len(positives)]),
-        negative_geometry=torch.from_numpy(told[len(positives) :]),
+        geometry=geometry[:positives],
+        negative_geometry=geometry[positives:],
         prompts=prompts,
         negative_prompts=negative_prompts,
         style_prompts=style_prompts,
@@ -148,10 +143,8 @@ def _encoded_pictures(
     cache: Path | None,
 ) -> TensorRows:
     store = _store(family, cache, "latents")
-    keys = []
-    for done, (picture, size) in enumerate(pictures, start=1):
-        key = digest_of(f"{picture.sha256} {size[0]}x{size[1]}")
-        keys.append(key)
+    keys = [digest_of(f"{p.sha256} {height}x{width}") for p, (height, width) in pictures]
+    for done, (key, (picture, size)) in enumerate(zip(keys, pictures, strict=True), start=1):
         if key not in store:
             pixels = load_pixels(picture.path, size)
             store.put(key, {"latents": family.encode_pictures(pixels[None])[0]})

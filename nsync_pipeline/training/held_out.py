@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsync_pipeline.families.family import Family, PromptEmbeds
+from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.training.batches import noisy_batch, sample_losses
 from nsync_pipeline.training.encoded_set import EncodedSet
@@ -32,28 +32,21 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def __call__(self) -> float:
-        """The loss with the trained weights as they are now."""
         examples, schedule = self.examples, self.family.noise_schedule
         count = len(examples.ids)
         spread = (torch.arange(count) + 0.5) / count
         entries = (spread * len(schedule)).long()
+        encode = (
+            self.family.encode_prompts if self.live_prompts else examples.encoded_prompts.embeds
+        )
         losses: list[Tensor] = []
         for rows in self._chunks():
             index = torch.tensor(rows)
-            texts = [examples.prompts[row] for row in rows]
-            prompts: PromptEmbeds = (
-                self.family.encode_prompts(texts)
-                if self.live_prompts
-                else examples.encoded_prompts.embeds(texts)
-            )
-            batch = noisy_batch(
-                schedule,
-                examples.latents.stacked(rows),
-                torch.stack([self._noise(row) for row in rows]),
-                entries[index],
-                prompts,
-                geometry=examples.geometry[index],
-            )
+            latents = examples.latents.stacked(rows)
+            noise = torch.stack([self._noise(row) for row in rows])
+            prompts = encode([examples.prompts[row] for row in rows])
+            geometry = examples.geometry[index]
+            batch = noisy_batch(schedule, latents, noise, entries[index], prompts, geometry)
             losses.append(sample_losses(self.family, batch).double().cpu())
         return float(torch.cat(losses).mean())
 

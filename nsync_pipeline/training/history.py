@@ -2,10 +2,12 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from statistics import fmean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nsync_pipeline.contrast.config import ANCHOR, POSITIVE, Branch
@@ -63,15 +65,13 @@ def step_record(
 
 
 def history_csv(records: Sequence[StepRecord]) -> str:
-    """The records as CSV."""
     return "".join(csv_line(row) for row in (COLUMNS, *map(astuple, records)))
 
 
 def csv_line(row: Iterable[str | float | None]) -> str:
     """One line of CSV: every digit kept, None is an empty cell."""
     text = io.StringIO()
-    cells = ("" if v is None else v if isinstance(v, str) else repr(v) for v in row)
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    csv.writer(text, lineterminator="\n").writerow(row)
     return text.getvalue()
 
 
@@ -80,7 +80,7 @@ LAST_SHARE = 0.1
 
 
 def summarise(history: Sequence[StepRecord], held_out: Mapping[int, float]) -> dict[str, float]:
-    """The figures of ``history``, one record or more; ``held_out`` is the loss by steps done.
+    """The figures of ``history``, one record or more, and the held-out loss by steps done.
 
     Those of a branch, or a held-out picture, that is not there are left out.
     """
@@ -109,20 +109,15 @@ COLOURS = {"positive": "#1b6ca8", "negative": "#b3541e", "anchor": "#4f8a4b"}
 
 def loss_curve(history: Sequence[StepRecord], held_out: Mapping[int, float]) -> bytes:
     """A JPEG of well under 100 KB: losses above, cosines with the positive gradient below."""
-    steps = [record.step for record in history]
     figure = Figure(figsize=(6.4, 4.8), dpi=90, layout="constrained")
     losses, cosines = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for branch, colour in COLOURS.items():
-        loss = _column(history, f"loss_{branch}")
-        if loss:
-            losses.plot(steps, loss, color=colour, label=branch, linewidth=1)
-        cosine = _column(history, f"cosine_{branch}") if branch != "positive" else []
-        if cosine:
-            cosines.plot(steps, cosine, color=colour, label=f"with {branch}", linewidth=1)
+        _draw(losses, history, f"loss_{branch}", branch, colour)
+        if branch != "positive":
+            _draw(cosines, history, f"cosine_{branch}", f"with {branch}", colour)
     if held_out:
-        done = sorted(held_out)
-        marked = [held_out[step] for step in done]
-        losses.plot(done, marked, "k.--", label="held out", linewidth=1, markersize=5)
+        points = zip(*sorted(held_out.items()), strict=True)
+        losses.plot(*points, "k.--", label="held out", linewidth=1, markersize=5)
     losses.set_ylabel("loss")
     losses.set_ylim(bottom=0)
     losses.legend(fontsize="small")
@@ -136,9 +131,9 @@ def loss_curve(history: Sequence[StepRecord], held_out: Mapping[int, float]) -> 
     return buffer.getvalue()
 
 
-def _column(history: Sequence[StepRecord], name: str) -> list[float]:
-    """The values of one figure a step, NaN where one is not defined; empty where it never is."""
+def _draw(axes: Axes, history: Sequence[StepRecord], name: str, label: str, colour: str) -> None:
+    """Draw the column ``name``, with gaps where it is not defined; not at all where it never is."""
     values = [getattr(record, name) for record in history]
-    if all(value is None for value in values):
-        return []
-    return [float("nan") if value is None else value for value in values]
+    if any(value is not None for value in values):
+        defined = [math.nan if value is None else value for value in values]
+        axes.plot([r.step for r in history], defined, color=colour, label=label, linewidth=1)

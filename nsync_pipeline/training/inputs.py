@@ -77,24 +77,16 @@ def read_training_inputs(
             unstyled_prompt(caption, placeholder) if unstyled and wanted else None,
         )
 
+    said = {row["id"]: styled_prompt(captions[row["id"]], placeholder) for row in pictures}
     content = {
-        "pictures": [
-            (
-                row["id"],
-                row["sha256"],
-                row["split"],
-                styled_prompt(captions[row["id"]], placeholder),
-            )
-            for row in pictures
-        ],
+        "pictures": [(row["id"], row["sha256"], row["split"], said[row["id"]]) for row in pictures],
         "negatives": [(row["id"], row["sha256"]) for row in negatives],
     }
+    phrase_of_negatives = unstyled_phrase if unstyled else style_phrase
     return TrainingInputs(
         train=tuple(example(row) for row in train),
         held_out=tuple(example(row) for row in test),
-        style_prompts=StylePrompts(
-            style_phrase(placeholder), (unstyled_phrase if unstyled else style_phrase)(placeholder)
-        ),
+        style_prompts=StylePrompts(style_phrase(placeholder), phrase_of_negatives(placeholder)),
         base_revision=str(negatives[0]["base_revision"]) if negatives else None,
         data_sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
     )

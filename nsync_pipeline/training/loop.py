@@ -81,25 +81,38 @@ def train(
         TrainingError: a loss or a gradient is not finite, memory runs out, or it cannot be trained
             as asked.
     """
-    _require_samples(settings, processes)
+    samples, is_first = settings.batch_size * settings.accumulation, processes.rank.is_first
+    if samples < processes.rank.count:
+        raise TrainingError(
+            f"a step has {samples} samples (training.batch_size times training.accumulation), too "
+            f"few for {processes.rank.count} processes: raise one of them, or use fewer processes"
+        )
     processes.require_alike("the inputs", checkpoints.digest)
-    is_first = processes.rank.is_first
-    named = dict(zip(trained.names, trained.weights, strict=True))
+    weights, modules = trained.weights, (family.denoiser, *family.text_encoders)
+    named = dict(zip(trained.names, weights, strict=True))
     refiner = Refiner(named, settings.update_rule, settings.contrast)
+    branches = refiner.branches
     order = triplet_order(examples, settings, seed)
-    state = TrainingState(
-        trained,
-        make_optimizer(trained, settings),
-        refiner,
-        _step_gradients(family, trained, examples, settings, seed, refiner, processes),
-        None if settings.ema_decay is None else WeightAverage(trained.weights, settings.ema_decay),
+    gradients = StepGradients(
+        family,
+        weights,
+        branches,
+        batch_maker(examples, family, settings, seed, trained.encode_prompts),
+        BranchPass(modules, weights, ADAPTER, branches, settings.branches, settings.batch_size),
+        processes,
+        LossScale() if family.dtype == torch.float16 else None,
     )
+    average = None if settings.ema_decay is None else WeightAverage(weights, settings.ema_decay)
+    optimizer = make_optimizer(trained, settings)
+    state = TrainingState(trained, optimizer, refiner, gradients, average)
+
+    def checkpoint_due() -> bool:
+        return state.steps == settings.steps or state.steps % settings.checkpoint_every == 0
 
     def watch() -> None:
         done, at_end = state.steps, state.steps == settings.steps
         with state.to_save_in_place():
-            due = at_end or done % settings.checkpoint_every == 0
-            if held_out_loss is not None and is_first and due:
+            if held_out_loss is not None and is_first and checkpoint_due():
                 state.held_out[done] = held_out_loss()
                 on_held_out(done, state.held_out[done])
             every = settings.watch.every
@@ -121,68 +134,34 @@ def train(
 
     with _checkpointed_activations(family.denoiser, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
-            triplets = order.triplets(step)
-            found = state.gradients(step, triplets)
-            refinement = refiner.of_branches(found.gradients, _metric(state, settings))
+            found = gradients(step, order.triplets(step))
+            metric = None
+            if settings.contrast.metric == "optimizer":
+                metric = optimizer_metric(optimizer, weights)
+            refinement = refiner.of_branches(found.gradients, metric)
             gradient = _clipped(refinement, settings.max_gradient_norm)
             rates = learning_rates(settings, step)
-            take_step(state.optimizer, trained.weights, gradient, rates)
-            if state.average is not None:
-                state.average.update(step + 1)
+            take_step(optimizer, weights, gradient, rates)
+            if average is not None:
+                average.update(step + 1)
 
             record = step_record(
-                step + 1,
-                found.losses,
-                refinement.diagnostics,
-                rates["denoiser"],
-                state.gradients.taken_at,
-                state.gradients.overflows,
-            )
+                step + 1, found.losses, refinement.diagnostics, rates["denoiser"],
+                gradients.taken_at, gradients.overflows,
+            )  # fmt: skip
             state.history.append(record)
             on_step(record)
             watch()
-            if is_first and (
-                state.steps % settings.checkpoint_every == 0 or state.steps == settings.steps
-            ):
+            if is_first and checkpoint_due():
                 checkpoints.write(state.checkpoint())
                 on_checkpoint()
 
     kept = state.put_in_place(best=settings.keep == "best")
     processes.require_alike("the trained weights", tensors_digest(named))
-    fused = state.gradients.branch_pass.plan.fused
-    branches = ("fused" if fused else "in_turn") if len(refiner.branches) > 1 else "single"
-    return TrainingOutcome(tuple(state.history), state.held_out, branches, kept)
-
-
-def _step_gradients(
-    family: Family,
-    trained: TrainedWeights,
-    examples: EncodedSet,
-    settings: TrainingConfig,
-    seed: int,
-    refiner: Refiner,
-    processes: Processes,
-) -> StepGradients:
-    modules = (family.denoiser, *family.text_encoders)
-    branches = refiner.branches
-    return StepGradients(
-        family,
-        trained.weights,
-        branches,
-        batch_maker(examples, family, settings, seed, trained.encode_prompts),
-        BranchPass(
-            modules, trained.weights, ADAPTER, branches, settings.branches, settings.batch_size
-        ),
-        processes,
-        LossScale() if family.dtype == torch.float16 else None,
-    )
-
-
-def _metric(state: TrainingState, settings: TrainingConfig) -> tuple[Tensor, ...] | None:
-    """The weights of the inner product that projections are taken in."""
-    if settings.contrast.metric == "euclidean":
-        return None
-    return optimizer_metric(state.optimizer, state.trained.weights)
+    taken = "fused" if gradients.branch_pass.plan.fused else "in_turn"
+    if len(branches) == 1:
+        taken = "single"
+    return TrainingOutcome(tuple(state.history), state.held_out, taken, kept)
 
 
 def _clipped(refinement: Refinement, largest: float | None) -> tuple[Tensor, ...]:
@@ -208,12 +187,3 @@ def _checkpointed_activations(denoiser: nn.Module, wanted: bool) -> Iterator[Non
         yield
     finally:
         model.disable_gradient_checkpointing()
-
-
-def _require_samples(settings: TrainingConfig, processes: Processes) -> None:
-    samples = settings.batch_size * settings.accumulation
-    if samples < processes.rank.count:
-        raise TrainingError(
-            f"a step has {samples} samples (training.batch_size times training.accumulation), too "
-            f"few for {processes.rank.count} processes: raise one of them, or use fewer processes"
-        )

@@ -1,6 +1,6 @@
 """The optimizer over what is trained, and its state as plain tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,11 @@ from nsync_pipeline.training.config import TrainingConfig
 
 def learning_rates(settings: TrainingConfig, step: int) -> dict[WeightGroup, float]:
     """The learning rate of each group of weights at optimizer step ``step`` (from 0 on)."""
-    share = schedule_share(settings, step)
-    return {group: peak * share for group, peak in peak_rates(settings).items()}
-
-
-def peak_rates(settings: TrainingConfig) -> dict[WeightGroup, float]:
-    """The highest learning rate of each group of weights."""
+    share, usual = schedule_share(settings, step), settings.learning_rate
     return {
-        "denoiser": settings.learning_rate,
-        "text_encoder": settings.text_encoder_learning_rate or settings.learning_rate,
-        "embedding": settings.embedding_learning_rate or settings.learning_rate,
+        "denoiser": usual * share,
+        "text_encoder": (settings.text_encoder_learning_rate or usual) * share,
+        "embedding": (settings.embedding_learning_rate or usual) * share,
     }
 
 
@@ -35,17 +30,11 @@ def schedule_share(settings: TrainingConfig, step: int) -> float:
     It rises linearly over ``warmup_steps`` and is above 0 from the first step on (diffusers' own
     warm-up spends its first step at a rate of 0), then follows diffusers' schedule.
     """
-    warmup = settings.warmup_steps
+    warmup, steps = settings.warmup_steps, settings.steps
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return _after_warmup(settings)(step)
-
-
-def _after_warmup(settings: TrainingConfig) -> Callable[[int], float]:
-    """diffusers' schedule, as a function of the step."""
     # A scheduler is built around an optimizer; only its function is of use here.
     carrier = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    warmup, steps = settings.warmup_steps, settings.steps
     scheduler: LambdaLR
     match settings.schedule:
         case "constant":
@@ -62,8 +51,7 @@ def _after_warmup(settings: TrainingConfig) -> Callable[[int], float]:
             scheduler = optimization.get_polynomial_decay_schedule_with_warmup(
                 carrier, warmup, steps, lr_end=0.0, power=settings.schedule_power
             )
-    share: Callable[[int], float] = scheduler.lr_lambdas[0]
-    return share
+    return float(scheduler.lr_lambdas[0](step))
 
 
 def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.optim.Optimizer:
@@ -74,12 +62,10 @@ def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.o
     Raises:
         TrainingError: the optimizer asked for is not installed.
     """
-    rates = peak_rates(settings)
     groups: list[dict[str, Any]] = [
         {
             "params": [w for w, of in zip(trained.weights, trained.groups, strict=True) if of == g],
             "group": g,
-            "lr": rates[g],
             "weight_decay": 0.0 if g == "embedding" else settings.weight_decay,
         }
         for g in dict.fromkeys(trained.groups)
@@ -147,23 +133,19 @@ def restore(
     tensors: Mapping[str, Tensor],
 ) -> None:
     """Set the optimizer's state to what ``state_tensors`` gave."""
-    place_of = {id(weight): place for place, weight in enumerate(weights)}
-    in_order = [weight for group in optimizer.param_groups for weight in group["params"]]
-    state: dict[int, dict[str, Any]] = {index: {} for index in range(len(in_order))}
-    for index, weight in enumerate(in_order):
-        prefix = f"{place_of[id(weight)]}."
-        for key, tensor in tensors.items():
-            if key.startswith(prefix):
-                name = key.removeprefix(prefix)
-                # bitsandbytes counts its steps in a plain number.
-                whole = name == "step" and not tensor.is_floating_point()
-                state[index][name] = int(tensor) if whole else tensor.clone()
+    in_order = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
+    place_of = {index: place for place, index in enumerate(in_order)}
+    state: dict[int, dict[str, Any]] = {place: {} for place in range(len(in_order))}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        # bitsandbytes counts its steps in a plain number.
+        whole = name == "step" and not tensor.is_floating_point()
+        own = state[place_of[id(weights[int(index)])]]
+        own[name] = int(tensor) if whole else tensor.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-GROWTH = 2.0
-BACKOFF = 0.5
 GROWTH_INTERVAL = 2000
 """Steps without an overflow after which the scale grows."""
 
@@ -185,11 +167,9 @@ class LossScale:
     def after_step(self) -> "LossScale":
         """The scale after a step whose gradients were all finite."""
         if self.steps + 1 == GROWTH_INTERVAL:
-            return LossScale(self.value * GROWTH)
+            return LossScale(self.value * 2.0)
         return LossScale(self.value, self.steps + 1)
 
     def after_overflow(self) -> "LossScale | None":
         """The scale to try the same step at; None where it is at its floor."""
-        if self.value <= FLOOR:
-            return None
-        return LossScale(max(FLOOR, self.value * BACKOFF))
+        return LossScale(max(FLOOR, self.value / 2.0)) if self.value > FLOOR else None

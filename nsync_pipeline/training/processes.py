@@ -1,7 +1,7 @@
 """Several processes that take the optimizer steps of one training together.
 
-Each process has its part of every step's samples. Their gradients are summed before anything is
-done with them, so all processes do the same from there on, and hold the same weights.
+Each has its part of every step's samples. Their gradients are summed before anything is done with
+them, so all processes do the same from there on, and hold the same weights.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -62,9 +63,8 @@ def _listen(store: Any, rank: Rank, ended: threading.Event) -> None:
             if beat != heard[other][0]:
                 heard[other] = (beat, now)
             elif now - heard[other][1] > SILENCE:
-                _end(
-                    f"process {other} of {rank.count} has not been heard for {SILENCE:.0f} s", ended
-                )
+                silent = f"process {other} of {rank.count} has not been heard"
+                _end(f"{silent} for {SILENCE:.0f} s", ended)
                 return
 
 
@@ -82,55 +82,35 @@ PATIENCE = timedelta(days=7)
 out. That a process has died is noticed by its closed connection, its launcher, or its heartbeat."""
 
 
-class Processes:
-    """What a training asks of the processes it runs in; these answers are those of one alone."""
+@contextmanager
+def lost_process_explained() -> Iterator[None]:
+    """Say that another process has ended where torch says that a connection was closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise LostProcessError(
+            "another process of this training has ended, so this one ends, too; what is done is in "
+            f"the newest checkpoint, and the same command goes on from there. ({reason})"
+        ) from error
 
-    rank: Rank = Rank()  # which of them this one is
+
+@dataclass(frozen=True)
+class Processes:
+    """What a training asks of the processes it runs in, which accelerate connects."""
+
+    rank: Rank  # which of them this one is
+    device: torch.device  # what collectives are done on
 
     def share(self, samples: Sequence[Value]) -> Sequence[Value]:
         """This process's part of a step's samples; the parts differ by one sample at most."""
-        return samples
-
-    def summed(self, found: BranchGradients) -> BranchGradients:
-        """The sum of all processes' losses and gradients; the same bits in each."""
-        return found
-
-    def most_careful(self, plan: MemoryPlan) -> MemoryPlan:
-        """The plan that fits in every process, where each says what fits in it."""
-        return plan
-
-    def from_first(self, value: Value) -> Value:
-        """The first process's ``value``."""
-        return value
-
-    def first_before_others(self) -> AbstractContextManager[None]:
-        """What is done inside, the first process does before the others begin with it."""
-        return nullcontext()
-
-    def require_alike(self, what: str, digest: str) -> None:
-        """Raise ``TrainingError`` where ``digest`` differs between the processes."""
-
-
-ALONE = Processes()
-
-
-class Together(Processes):
-    """One of several processes, connected through accelerate.
-
-    Args:
-        rank: which of them.
-        device: what collectives are done on.
-    """
-
-    def __init__(self, rank: Rank, device: torch.device) -> None:
-        self.rank = rank
-        self.device = device
-
-    def share(self, samples: Sequence[Value]) -> Sequence[Value]:
         start, end = (len(samples) * (self.rank.index + i) // self.rank.count for i in (0, 1))
         return samples[start:end]
 
     def summed(self, found: BranchGradients) -> BranchGradients:
+        """The sum of all processes' losses and gradients; the same bits in each."""
+        if self.rank.count == 1:
+            return found
         from accelerate.utils import reduce
 
         branches = tuple(found.losses)
@@ -149,35 +129,32 @@ class Together(Processes):
         )
 
     def most_careful(self, plan: MemoryPlan) -> MemoryPlan:
-        from accelerate.utils import reduce
+        """The plan that fits in every process, where each says what fits in it."""
+        plans = self._gathered(plan)
+        return MemoryPlan(all(p.fused for p in plans), min(p.micro_batch for p in plans))
 
-        # The least of each, as the greatest of its negative.
-        mine = torch.tensor([-int(plan.fused), -plan.micro_batch], device=self.device)
-        with lost_process_explained():
-            fused, micro_batch = (-int(number) for number in reduce(mine, "max"))
-        return MemoryPlan(bool(fused), micro_batch)
-
+    @lost_process_explained()
     def from_first(self, value: Value) -> Value:
+        """The first process's ``value``."""
+        if self.rank.count == 1:
+            return value
         from accelerate.utils import broadcast_object_list
 
-        with lost_process_explained():
-            (received,) = broadcast_object_list([value])
-        shared: Value = received
-        return shared
+        received: list[Value] = broadcast_object_list([value])
+        return received[0]
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
+        """What is done inside, the first process does before the others begin with it."""
         if not self.rank.is_first:
-            self._wait_for_all()
+            self._gathered(None)
         yield
         if self.rank.is_first:
-            self._wait_for_all()
+            self._gathered(None)
 
     def require_alike(self, what: str, digest: str) -> None:
-        from accelerate.utils import gather_object
-
-        with lost_process_explained():
-            digests: list[str] = gather_object([digest])
+        """Raise ``TrainingError`` where ``digest`` differs between the processes."""
+        digests = self._gathered(digest)
         differing = [index for index, other in enumerate(digests) if other != digests[0]]
         if differing:
             raise TrainingError(
@@ -186,9 +163,18 @@ class Together(Processes):
                 "of the packages and kind of device"
             )
 
-    def _wait_for_all(self) -> None:
-        with lost_process_explained():
-            torch.distributed.barrier()
+    @lost_process_explained()
+    def _gathered(self, value: Value) -> list[Value]:
+        """Every process's value; waits for all of them."""
+        if self.rank.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        values: list[Value] = gather_object([value])
+        return values
+
+
+ALONE = Processes(Rank(), torch.device("cpu"))
 
 
 @contextmanager
@@ -209,23 +195,10 @@ def joined_processes(cpu: bool) -> Iterator[Processes]:
     if not cpu and state.device.type == "cpu":
         raise TrainingError("several processes need CUDA devices, or base_model.device cpu")
     with heartbeat(rank):
-        yield Together(rank, state.device)
+        yield Processes(rank, state.device)
         with lost_process_explained():
             state.wait_for_everyone()
     state.destroy_process_group()
-
-
-@contextmanager
-def lost_process_explained() -> Iterator[None]:
-    """Say that another process has ended where torch says that a connection was closed."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise LostProcessError(
-            "another process of this training has ended, so this one ends, too; what is done is in "
-            f"the newest checkpoint, and the same command goes on from there. ({reason})"
-        ) from error
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

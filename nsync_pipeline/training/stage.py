@@ -26,14 +26,13 @@ from nsync_pipeline.training.batches import apply_objective
 from nsync_pipeline.training.checkpoint import CheckpointFolder, Inputs
 from nsync_pipeline.training.config import TrainingConfig, TrainingSettings
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
-from nsync_pipeline.training.film_strip import STRIP_FILE, STRIP_QUALITY
 from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
 from nsync_pipeline.training.history import HISTORY_FILE, history_csv, loss_curve, summarise
 from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
 from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
+from nsync_pipeline.training.looks import STRIP_FILE, Looks
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.processes import Processes, joined_processes
-from nsync_pipeline.training.watch_sampler import WatchSampler
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,13 @@ class _Task:
     """What one run of the stage trains."""
 
     context: StageContext[TrainingSettings]
-    variant: str
-    training_seed: int
-    settings: TrainingConfig
     word: str  # what its prompts call the style
     inputs: TrainingInputs
     family: Family
+
+    @property
+    def settings(self) -> TrainingConfig:
+        return self.context.settings.training
 
     @property
     def seed(self) -> int:
@@ -55,10 +55,14 @@ class _Task:
         Training seed 0 has the root seed's own; what is measured at (held-out losses, looks) has
         those whatever the training seed, so that trainings can be compared.
         """
-        root = self.context.settings.seed
-        if self.training_seed == 0:
-            return root
-        return stream_seed(root, "training seed", self.training_seed)
+        root, (_, training_seed) = self.context.settings.seed, self.context.training
+        return stream_seed(root, "training seed", training_seed) if training_seed else root
+
+    def scratch(self, kind: str) -> Path:
+        """This training's own folder for what is kept until it ends."""
+        variant, training_seed = self.context.training
+        style = self.context.style
+        return self.context.workspace.scratch(kind, style, variant, str(training_seed))
 
 
 def run(context: StageContext[TrainingSettings]) -> StageResult:
@@ -81,11 +85,9 @@ def run(context: StageContext[TrainingSettings]) -> StageResult:
 
 
 def _read(context: StageContext[TrainingSettings]) -> _Task:
-    """Read the settings and manifests, load the base, and check that they go together."""
-    params, workspace = context.settings, context.workspace
-    (variant, training_seed), settings = context.training, params.training
+    params, settings = context.settings, context.settings.training
     word = style_word(params.placeholder, settings.textual_inversion)
-    inputs = read_training_inputs(workspace, context.style, word, settings)
+    inputs = read_training_inputs(context.workspace, context.style, word, settings)
     family = load_family(params.base_model)
     if inputs.base_revision not in (None, family.revision):
         raise MissingArtifactError(
@@ -102,7 +104,7 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
                 f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
                 f"Shorten the caption: {longest!r}"
             )
-    return _Task(context, variant, training_seed, settings, word, inputs, family)
+    return _Task(context, word, inputs, family)
 
 
 def _trained(task: _Task, processes: Processes) -> StageResult:
@@ -112,35 +114,25 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     held_out = task.inputs.held_out[:MOST_PICTURES] if processes.rank.is_first else ()
     test = _encoded(task, held_out, "encoding test pictures") if held_out else None
     trained = add_trainables(
-        family,
-        settings.lora,
-        settings.textual_inversion,
-        torch_stream(task.seed, "lora"),
-        placeholder=context.settings.placeholder,
-        generic_style=context.settings.generic_style,
-    )
+        family, settings.lora, settings.textual_inversion, torch_stream(task.seed, "lora"),
+        placeholder=context.settings.placeholder, generic_style=context.settings.generic_style,
+    )  # fmt: skip
     held_out_loss = None
     if test is not None:
         held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
-    inputs = _inputs(task)
-    checkpoints = CheckpointFolder(_scratch(task, "training"), inputs)
-    sampler = _sampler(task, inputs) if settings.watch.every else None
-    watch = TrainingWatch(context, settings, family.device, sampler)
+    inputs, looks = _inputs(task), None
+    checkpoints = CheckpointFolder(task.scratch("training"), inputs)
+    if settings.watch.every:  # looks hang on all inputs but which of the weights are kept
+        training = {k: v for k, v in inputs["training"].items() if k not in ("keep", "watch")}
+        weights = json.dumps({**inputs, "training": training}, sort_keys=True)
+        looks = Looks(context, family, task.inputs.train, task.scratch("looks"), weights)
+    watch = TrainingWatch(context, family.device, looks)
     is_first = processes.rank.is_first
     outcome = train(
-        family,
-        trained,
-        examples,
-        settings,
-        task.seed,
-        checkpoints,
-        held_out_loss,
-        watch.on_step if is_first else lambda record: None,
-        watch.on_held_out,
-        None if sampler is None else watch.look,
-        watch.show,
-        processes,
-    )
+        family, trained, examples, settings, task.seed, checkpoints, held_out_loss,
+        watch.on_step if is_first else lambda record: None, watch.on_held_out,
+        None if looks is None else watch.look, watch.show, processes,
+    )  # fmt: skip
     if not is_first:
         return StageResult({})
     figures: dict[str, int | float | str] = {
@@ -160,41 +152,21 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         "settings": settings.model_dump(mode="json"),
         "test_pictures": len(task.inputs.held_out),
     }
-    of = f"{context.style}, {task.variant}-{task.training_seed}"
+    of = f"{context.style}, {context.variant}-{context.training_seed}"
     previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
     save_trained(family, trained, context.folder, _origin(task))
     write_whole(context.folder / HISTORY_FILE, history_csv(outcome.history))
-    summary_json = json.dumps(summary, indent=2, sort_keys=True) + "\n"
-    write_whole(context.folder / "training.json", summary_json)
-    if sampler is not None:
-        for done in sampler.steps():
-            write_whole(context.folder / grid_name(done), sampler.grid(done))
-        if (strip := sampler.strip()) is not None:
-            write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, STRIP_QUALITY))
+    text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
+    write_whole(context.folder / "training.json", text)
+    if looks is not None:
+        for done in looks.steps():
+            write_whole(context.folder / grid_name(done), looks.grid(done))
+        if (strip := looks.strip()) is not None:
+            write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, 92))
             previews.append(Preview(f"looks of {of}", small_jpeg(strip)))
     # The live tables stay: the machine's figures are nowhere else.
-    leftovers = (checkpoints.path, _scratch(task, "looks"), context.live / LOOKS)
+    leftovers = (checkpoints.path, task.scratch("looks"), context.live / LOOKS)
     return StageResult(figures | watch.figures(), tuple(previews), leftovers)
-
-
-def _scratch(task: _Task, kind: str) -> Path:
-    """This training's own folder for what is kept until it ends."""
-    seed = str(task.training_seed)
-    return task.context.workspace.scratch(kind, task.context.style, task.variant, seed)
-
-
-def _sampler(task: _Task, inputs: Inputs) -> WatchSampler:
-    """What draws the looks: they hang on all ``inputs`` but which of the weights are kept."""
-    training = {k: v for k, v in inputs["training"].items() if k not in ("keep", "watch")}
-    weights = json.dumps({**inputs, "training": training}, sort_keys=True)
-    return WatchSampler(
-        task.context,
-        task.family,
-        task.settings.watch,
-        task.inputs.train,
-        _scratch(task, "looks"),
-        weights,
-    )
 
 
 def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
@@ -214,22 +186,24 @@ def _origin(task: _Task) -> dict[str, str]:
     """Where what is trained comes from; kept in its files' headers."""
     # Of seed 0, which is the root seed alone, it is left out: then the files are what they would
     # be if there were no others.
-    seeds = {"training_seed": str(task.training_seed)} if task.training_seed else {}
+    context, family = task.context, task.family
+    variant, training_seed = context.training
+    seeds = {"training_seed": str(training_seed)} if training_seed else {}
     return {
         **seeds,
-        "architecture": architecture_of(task.family),
-        "base_model": task.family.name,
-        "base_revision": task.family.revision,
+        "architecture": architecture_of(family),
+        "base_model": family.name,
+        "base_revision": family.revision,
         "data_sha256": task.inputs.data_sha256,
-        "generic_style": task.context.settings.generic_style,
+        "generic_style": context.settings.generic_style,
         "placeholder": task.word,
-        "prediction_type": task.family.noise_schedule.prediction_type,
-        "resolution": str(task.family.resolution),
-        "seed": str(task.context.settings.seed),
+        "prediction_type": family.noise_schedule.prediction_type,
+        "resolution": str(family.resolution),
+        "seed": str(context.settings.seed),
         "steps": str(task.settings.steps),
-        "style": task.context.style,
+        "style": context.style,
         "update_rule": task.settings.update_rule,
-        "variant": task.variant,
+        "variant": variant,
         "version": __version__,
         ORIGIN_KEY: str(task.settings.objective.zero_terminal_snr).lower(),
     }
@@ -241,8 +215,8 @@ def _inputs(task: _Task) -> Inputs:
     return {
         **task.context.settings.identity(),
         "style": task.context.style,
-        "variant": task.variant,
-        "training_seed": task.training_seed,
+        "variant": task.context.variant,
+        "training_seed": task.context.training_seed,
         "the base model's weights": family.revision,
         "the pictures, captions and negatives": task.inputs.data_sha256,
         "the test pictures": [example.id for example in task.inputs.held_out],

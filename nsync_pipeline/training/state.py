@@ -1,5 +1,6 @@
 """All that changes while a training runs: to a checkpoint, and back from one."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -11,10 +12,9 @@ from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.refiner import Refiner
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.training import optimizer as of_optimizer
-from nsync_pipeline.training.checkpoint import Checkpoint
+from nsync_pipeline.training.checkpoint import Best, Checkpoint
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.step_gradients import StepGradients
-from nsync_pipeline.training.watch_score import Best, better
 
 
 class WeightAverage:
@@ -30,32 +30,25 @@ class WeightAverage:
         self.tensors: tuple[Tensor, ...] = tuple(w.detach().clone() for w in weights)
 
     def update(self, steps: int) -> None:
-        """Take in the weights as they are after ``steps`` steps."""
         decay = min(self._decay, (1 + steps) / (10 + steps))
         with torch.no_grad():
             torch._foreach_lerp_(self.tensors, [w.detach() for w in self._weights], 1.0 - decay)
-
-    def restore(self, tensors: Sequence[Tensor]) -> None:
-        """Take up the average as it was."""
-        for average, tensor in zip(self.tensors, tensors, strict=True):
-            average.copy_(tensor)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Let the weights be their average; afterwards they are as they were."""
         own = [weight.detach().clone() for weight in self._weights]
-        set_weights(self._weights, self.tensors)
+        _set(self._weights, self.tensors)
         try:
             yield
         finally:
-            set_weights(self._weights, own)
+            _set(self._weights, own)
 
 
-def set_weights(weights: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    """Give each of ``weights`` its value."""
+def _set(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     with torch.no_grad():
-        for weight, value in zip(weights, values, strict=True):
-            weight.copy_(value)
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
 
 
 @dataclass
@@ -74,7 +67,6 @@ class TrainingState:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps done."""
         return len(self.history)
 
     def to_save_in_place(self) -> AbstractContextManager[None]:
@@ -82,34 +74,43 @@ class TrainingState:
         return nullcontext() if self.average is None else self.average.in_place()
 
     def take_score(self, score: float | None) -> None:
-        """Keep the weights that are in place now, where their score is the best so far."""
-        if score is not None and better(self.best, self.steps, score):
+        """Keep the weights that are in place now, where their score is the best so far.
+
+        Untrained weights never are. Of two with the same score the earlier is: what was learned
+        since brought nothing.
+        """
+        if score is None or self.steps == 0:
+            return
+        if self.best is None or score > self.best.score:
             self.best = Best(self.steps, score)
             self._best_weights = tuple(w.detach().clone() for w in self.trained.weights)
 
     def put_in_place(self, best: bool) -> int:
         """Let the weights be those to save; returns after how many steps they were there."""
         if best and self.best is not None:
-            set_weights(self.trained.weights, self._best_weights)
+            _set(self.trained.weights, self._best_weights)
             return self.best.step
         if self.average is not None:
-            set_weights(self.trained.weights, self.average.tensors)
+            _set(self.trained.weights, self.average.tensors)
         return self.steps
 
     def checkpoint(self) -> Checkpoint:
         """All of it, copied to the CPU."""
-        weights = [w.detach() for w in self.trained.weights]
-        average = () if self.average is None else self.average.tensors
-        tensors = {
-            **{f"weight.{index}": tensor for index, tensor in enumerate(weights)},
-            **{f"average.{index}": tensor for index, tensor in enumerate(average)},
-            **{f"best.{index}": tensor for index, tensor in enumerate(self._best_weights)},
-            **_named("optimizer", of_optimizer.state_tensors(self.optimizer, self.trained.weights)),
-            **_named("refiner", self.refiner.state_tensors()),
+        weights = self.trained.weights
+        parts = {
+            "weight": _numbered([weight.detach() for weight in weights]),
+            "average": _numbered(() if self.average is None else self.average.tensors),
+            "best": _numbered(self._best_weights),
+            "optimizer": of_optimizer.state_tensors(self.optimizer, weights),
+            "refiner": self.refiner.state_tensors(),
         }
         return Checkpoint(
             step=self.steps,
-            tensors={name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()},
+            tensors={
+                f"{whose}.{name}": tensor.to("cpu", copy=True)
+                for whose, part in parts.items()
+                for name, tensor in part.items()
+            },
             history=tuple(self.history),
             held_out=dict(self.held_out),
             plan=self.gradients.branch_pass.plan,
@@ -124,17 +125,19 @@ class TrainingState:
             TrainingError: it is not of these weights.
         """
         weights = self.trained.weights
-        saved = _of("weight", checkpoint.tensors)
-        if {name: tensor.shape for name, tensor in saved.items()} != {
-            str(index): weight.shape for index, weight in enumerate(weights)
-        }:
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in checkpoint.tensors.items():
+            whose, _, name = key.partition(".")
+            parts[whose][name] = tensor
+        saved = _in_order(parts["weight"])
+        if [tensor.shape for tensor in saved] != [weight.shape for weight in weights]:
             raise TrainingError("a checkpoint of these inputs does not fit what is trained")
-        set_weights(weights, _in_order(saved))
-        of_optimizer.restore(self.optimizer, weights, _of("optimizer", checkpoint.tensors))
-        self.refiner.restore(_of("refiner", checkpoint.tensors))
+        _set(weights, saved)
+        of_optimizer.restore(self.optimizer, weights, parts["optimizer"])
+        self.refiner.restore(parts["refiner"])
         if self.average is not None:
-            self.average.restore(_in_order(_of("average", checkpoint.tensors)))
-        best = _in_order(_of("best", checkpoint.tensors))
+            _set(self.average.tensors, _in_order(parts["average"]))
+        best = _in_order(parts["best"])
         self._best_weights = tuple(b.to(w) for b, w in zip(best, weights, strict=False))
         self.best = checkpoint.best
         self.gradients.branch_pass.plan = checkpoint.plan
@@ -143,17 +146,8 @@ class TrainingState:
         self.held_out = dict(checkpoint.held_out)
 
 
-def _named(whose: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{whose}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _of(whose: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{whose}."
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def _numbered(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {str(index): tensor for index, tensor in enumerate(tensors)}
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -49,9 +50,7 @@ class StepGradients:
             TrainingError: a loss or a gradient is not finite, or memory runs out.
         """
 
-        def losses_of(samples: Sequence[Triplet]) -> BranchLosses:
-            return self._losses(step, self.branches, samples)
-
+        losses_of = partial(self._losses, step, self.branches)
         self.overflows = 0
         while True:
             factor = 1.0 if self.loss_scale is None else self.loss_scale.value
@@ -69,7 +68,9 @@ class StepGradients:
             lower = self.loss_scale.after_overflow() if self.loss_scale is not None else None
             # The scale does nothing to a loss: that one will not be finite at any other.
             if kind == "loss" or lower is None:
-                pictures = ", ".join(self._pictures_of(kind, branch, step, triplets, factor))
+                guilty = [t for t in triplets if self._is_broken(kind, branch, step, t, factor)]
+                ids = {self._picture_of(branch, t) for t in guilty or triplets}
+                pictures = ", ".join(sorted(ids))
                 raise TrainingError(
                     f"step {step + 1}: the {kind} of the {branch} branch is not finite (pictures "
                     f"{pictures}). Lower training.learning_rate, or look at these pictures; with "
@@ -85,23 +86,21 @@ class StepGradients:
         batches = {branch: self.maker.batch(branch, step, samples) for branch in branches}
         return branch_losses(self.family, batches)
 
-    def _pictures_of(
-        self, kind: str, branch: Branch, step: int, triplets: Sequence[Triplet], factor: float
-    ) -> list[str]:
-        """The pictures whose own loss or gradient is not finite; all, where each by itself is."""
-        broken = [t for t in triplets if not self._is_finite(kind, branch, step, t, factor)]
-        ids = self.maker.examples.ids
-        return sorted({ids[_picture_of(branch, triplet)] for triplet in broken or triplets})
-
-    def _is_finite(
+    def _is_broken(
         self, kind: str, branch: Branch, step: int, triplet: Triplet, factor: float
     ) -> bool:
+        """Whether the triplet's own loss or gradient is not finite."""
         losses = self._losses(step, (branch,), [triplet])
         if kind == "loss":
             with torch.no_grad():
-                return bool(losses((branch,)).isfinite().all())
+                return not bool(losses((branch,)).isfinite().all())
         found = gradients_in_turn(self.weights, (branch,), [MicroBatch(losses, 1.0)], factor)
-        return _not_finite(found) is None
+        return _not_finite(found) is not None
+
+    def _picture_of(self, branch: Branch, triplet: Triplet) -> str:
+        """The id of the picture that a branch's sample is, or was drawn for."""
+        place = triplet.negatives_of if branch.is_negative else triplet.positive
+        return self.maker.examples.ids[triplet.anchor if branch == ANCHOR else place]
 
 
 def _not_finite(found: BranchGradients) -> tuple[str, Branch] | None:
@@ -113,10 +112,3 @@ def _not_finite(found: BranchGradients) -> tuple[str, Branch] | None:
         if not bool(torch.cat([tensor.flatten() for tensor in gradient]).isfinite().all()):
             return "gradient", branch
     return None
-
-
-def _picture_of(branch: Branch, triplet: Triplet) -> int:
-    """The picture that a branch's sample is, or was drawn for."""
-    if branch == ANCHOR:
-        return triplet.anchor
-    return triplet.negatives_of if branch.is_negative else triplet.positive

@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ SHARD_BYTES = 32 * 2**20
 
 WRITTEN_WITHIN = 3600.0  # seconds, of any shard
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
@@ -48,33 +47,18 @@ class TensorRows:
         return torch.from_numpy(np.array(self.arrays[self.array[place]][self.row[place]]))
 
     def part(self, start: int, stop: int) -> "TensorRows":
-        """The rows from ``start`` on, before ``stop``."""
         return TensorRows(self.arrays, self.array[start:stop], self.row[start:stop])
 
     def shape(self, place: int) -> tuple[int, ...]:
         return tuple(self.arrays[self.array[place]].shape[1:])
 
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of all rows."""
-        of_arrays = [tuple(array.shape[1:]) for array in self.arrays]
-        return tuple(of_arrays[index] for index in self.array)
-
     def stacked(self, places: Sequence[int]) -> Tensor:
         """The tensors at ``places``, all of one shape, as one: (len(places), ...)."""
         return torch.stack([self[place] for place in places])
 
-    @staticmethod
-    def of(tensor: Tensor) -> "TensorRows":
-        """The rows of a tensor in memory."""
-        count = len(tensor)
-        array = np.zeros(count, dtype=np.int32)
-        return TensorRows((tensor.numpy(),), array, np.arange(count, dtype=np.int32))
-
 
 @dataclass
 class _Pending:
-    """A shard to be."""
-
     tensors: dict[str, dict[str, Floats]] = field(default_factory=dict)
     bytes: int = 0
 
@@ -92,12 +76,13 @@ class TensorStore:
         self._shards: list[dict[str, Floats]] = []
         self._places: dict[str, tuple[int, int]] = {}
         self._pending: dict[str, _Pending] = {}  # by the shapes of their tensors
-        if folder is not None and folder.is_dir():
-            _remove_other_recipes(folder, str(self._folder))
-        if self._folder is not None and self._folder.is_dir():
-            _remove_left_behind(self._folder)
-            for file in sorted(self._folder.glob("*.safetensors")):
+        if folder is None or self._folder is None:
+            return
+        for file in sorted(folder.glob("*/*")):
+            if file.parent == self._folder and file.suffix == ".safetensors":
                 self._open(file)
+            elif file.parent != self._folder or _left_behind(file):
+                file.unlink(missing_ok=True)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places or any(key in part.tensors for part in self._pending.values())
@@ -115,7 +100,6 @@ class TensorStore:
             self._write(max(self._pending, key=lambda shapes: self._pending[shapes].bytes))
 
     def flush(self) -> None:
-        """Write what is not written yet."""
         for shapes in list(self._pending):
             self._write(shapes)
 
@@ -148,7 +132,7 @@ class TensorStore:
         try:
             keys, shard = _mapped(file)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            _log.warning("%s is damaged and not used: %s", file.name, error)
+            logger.warning("%s is damaged and not used: %s", file.name, error)
             file.unlink(missing_ok=True)
             return
         self._add(keys, shard)
@@ -183,17 +167,9 @@ def _mapped(file: Path) -> tuple[list[str], dict[str, Floats]]:
     return keys, arrays
 
 
-def _remove_other_recipes(folder: Path, kept: str) -> None:
-    for other in folder.iterdir():
-        if str(other) != kept and other.is_dir():
-            for pattern in ("*.safetensors", "*.partial"):
-                for file in other.glob(pattern):
-                    file.unlink(missing_ok=True)
-
-
-def _remove_left_behind(folder: Path) -> None:
-    """Remove what killed processes had not finished, and no living one is still writing."""
-    for file in folder.glob("*.partial"):
-        with suppress(FileNotFoundError):
-            if time.time() - file.stat().st_mtime > WRITTEN_WITHIN:
-                file.unlink()
+def _left_behind(file: Path) -> bool:
+    """Whether a killed process had not finished it, and no living one is still writing."""
+    try:
+        return time.time() - file.stat().st_mtime > WRITTEN_WITHIN
+    except FileNotFoundError:
+        return False

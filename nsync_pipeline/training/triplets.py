@@ -60,17 +60,21 @@ class TripletOrder:
 
     def _triplet(self, step: int, position: int) -> Triplet:
         epoch, place = divmod(step * self.samples + position, len(self.ids))
-        positive = self._order(epoch)[place]
-        source = positive
+        positive = source = self._order(epoch)[place]
         if self.recombined:
             source = self._other(positive, "negatives_of", step, position)
+        form: PromptForm = "whole"
+        if self._happens(self.caption_dropout, "caption_dropout", step, position):
+            form = "empty"
+        elif self._happens(self.content_dropout, "content_dropout", step, position):
+            form = "style_only"
         return Triplet(
             position=position,
             positive=positive,
             negatives=self._distinct(self.negative_counts[source], step, position),
             negatives_of=source,
             anchor=self._other(positive, "anchor", step, position),
-            prompt_form=self._prompt_form(step, position),
+            prompt_form=form,
         )
 
     def _other(self, picture: int, purpose: str, step: int, position: int) -> int:
@@ -92,13 +96,6 @@ class TripletOrder:
         others = [other for other in range(count) if other != first]
         rest = stream.permutation(len(others))[: self.negatives - 1]
         return (first, *(others[index] for index in rest.tolist()))
-
-    def _prompt_form(self, step: int, position: int) -> PromptForm:
-        if self._happens(self.caption_dropout, "caption_dropout", step, position):
-            return "empty"
-        if self._happens(self.content_dropout, "content_dropout", step, position):
-            return "style_only"
-        return "whole"
 
     def _happens(self, share: float, purpose: str, step: int, position: int) -> bool:
         return share > 0 and numpy_stream(self.seed, purpose, step, position).random() < share

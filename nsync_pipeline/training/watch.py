@@ -1,7 +1,8 @@
 """What to warn of while a training goes on."""
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -9,6 +10,8 @@ from statistics import fmean, stdev
 from nsync_pipeline.contrast.rules import ABSENT
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import StepRecord
+
+logger = logging.getLogger(__name__)
 
 COLLAPSED, COLLAPSED_STEPS = 0.9, 10
 """Mean share of ``|g+|`` removed over the last steps. At 0.9, ``|g'|`` is 0.44 ``|g+|``: less than
@@ -28,10 +31,9 @@ IDLE_SHARE = 0.1
 
 IDLE_COSINE, IDLE_ERRORS = 0.1, 2.0
 """A mean cosine this small, even with one standard error more, and within so many standard errors
-of 0. By chance, two vectors
-of ``d`` effective dimensions have a cosine of mean 0 and deviation ``1/sqrt(d)``, which may well be
-0.3: the *share* removed is then 0.24 on average although the two have nothing in common. What they
-share shows in the *mean* of the signed cosine, as chance has no sign."""
+of 0. By chance, two vectors of ``d`` effective dimensions have a cosine of mean 0 and deviation
+``1/sqrt(d)``, which may well be 0.3: the *share* removed is then 0.24 on average. What they have in
+common shows in the *mean* of the signed cosine, as chance has no sign."""
 
 RISING_LOOKS = 10
 """The fewest held-out losses that a trend is judged over; it is judged over the later half."""
@@ -47,8 +49,6 @@ RISING_LEAST = 0.01
 
 @dataclass(frozen=True)
 class TrainingWarning:
-    """Something to look at."""
-
     kind: str  # collapse, no_negative_gradient, idle_projection, overfitting
     step: int  # steps done when it was found
     text: str  # what is seen, what it means, what to do
@@ -142,16 +142,10 @@ def overfitting(history: Sequence[StepRecord], held_out: Mapping[int, float]) ->
 
 
 class Watcher:
-    """Looks for warnings as a training goes on; each is found once, at the same step every time.
+    """Looks for warnings as a training goes on; each is found once, at the same step every time."""
 
-    Args:
-        settings: of the training.
-        say: called with each warning when it is found.
-    """
-
-    def __init__(self, settings: TrainingConfig, say: Callable[[TrainingWarning], None]) -> None:
+    def __init__(self, settings: TrainingConfig) -> None:
         self._settings = settings
-        self._say = say
         self._history: list[StepRecord] = []
         self._held_out: dict[int, float] = {}
         self._found: dict[str, TrainingWarning] = {}
@@ -163,7 +157,6 @@ class Watcher:
         return tuple(sorted(self._found.values(), key=lambda one: (one.step, one.kind)))
 
     def on_step(self, record: StepRecord) -> None:
-        """A step was taken."""
         history = self._history
         history.append(record)
         at_end = record.step == self._settings.steps
@@ -186,7 +179,7 @@ class Watcher:
     def _add(self, kind: str, step: int, text: str | None) -> None:
         if text is not None and kind not in self._found:
             self._found[kind] = TrainingWarning(kind, step, text)
-            self._say(self._found[kind])
+            logger.warning("step %d: %s", step, text)
 
 
 def _standard_error(values: Sequence[float]) -> float:

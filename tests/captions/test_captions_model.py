@@ -14,12 +14,13 @@ from PIL import Image
 
 from nsync_pipeline.captions import stage as captions
 from nsync_pipeline.captions.answers import caption_of
-from nsync_pipeline.captions.model_captions import PROGRESS
+from nsync_pipeline.captions.config import CaptionsSettings
+from nsync_pipeline.captions.vision_language_model import PROGRESS
 from nsync_pipeline.errors import CaptionError
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
-from nsync_pipeline.stage import SilentLog, StageContext
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 from tests.support.tiny_captioners import save_tiny_internvl, save_tiny_llava
 
 STYLE = "hills"
@@ -91,8 +92,10 @@ def caption(
     """Run the stage; the rows by origin's number, the figures, and the progress."""
     section = None if model is None else {"name": str(model), **SETTINGS, **settings}
     told = Told()
-    context = StageContext(Workspace(root), params(base, section), STYLE, progress=told)
-    result = captions.run(context)
+    settings_of = params(base, section)
+    result = captions.run(
+        stage_context(CaptionsSettings, Workspace(root), settings_of, STYLE, progress=told)
+    )
     rows = read_manifest(Workspace(root).captions(STYLE) / MANIFEST_FILE, CAPTIONS)
     return {str(int(row["id"], 16)): row for row in rows}, dict(result.figures), told.done
 
@@ -152,27 +155,6 @@ def test_the_same_set_is_not_shown_to_the_model_again(
     assert again[2] == [2]
 
 
-class Datasets(SilentLog):
-    """Keeps which picture sets the run said it reads."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, str]] = []
-
-    def dataset(self, name: str, path: Path, context: str) -> None:
-        self.said.append((name, context))
-
-
-def test_the_run_says_what_the_model_was_shown(
-    tmp_path: Path, tiny_base: Path, internvl: Path
-) -> None:
-    write_pictures(tmp_path, [None, "a tree"])
-    settings = params(tiny_base, {"name": str(internvl), **SETTINGS})
-    for expected in ([("style_set", "captioning")], []):  # the second time nothing is asked
-        log = Datasets()
-        captions.run(StageContext(Workspace(tmp_path), settings, STYLE, log=log))
-        assert log.said == expected
-
-
 def test_only_new_pictures_and_new_questions_are_asked(
     tmp_path: Path, tiny_base: Path, internvl: Path
 ) -> None:
@@ -198,11 +180,10 @@ def test_only_new_pictures_and_new_questions_are_asked(
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
-import test_stages_model_captions as test
+import test_captions_model as test
 from pathlib import Path
 from nsync_pipeline.workspace import Workspace
 from nsync_pipeline.captions import stage as captions
-from nsync_pipeline.stage import StageContext
 
 def killed_after_four(what, done, total):
     if what == test.PROGRESS and done >= 4:
@@ -210,8 +191,10 @@ def killed_after_four(what, done, total):
 
 section = {{"name": {model!r}, **test.SETTINGS}}
 settings = test.params(Path({base!r}), section)
-captions.run(StageContext(Workspace(Path({root!r})), settings, test.STYLE,
-             progress=killed_after_four))
+captions.run(
+    test.stage_context(test.CaptionsSettings, Workspace(Path({root!r})), settings, test.STYLE,
+                       progress=killed_after_four)
+)
 """
 
 
@@ -226,7 +209,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, tiny_base: Path, inte
     )  # fmt: skip
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)
     assert killed.returncode == -9
-    assert not Workspace(broken).captions(STYLE).exists()
+    assert not list(Workspace(broken).captions(STYLE).iterdir())
 
     rows, _, done = caption(broken, tiny_base, internvl)
     unbroken, _, _ = caption(whole, tiny_base, internvl)
@@ -267,7 +250,7 @@ def test_a_model_that_cannot_be_reached_is_told_with_the_pictures_and_the_ways_o
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     write_pictures(tmp_path, [None, "a tree", None])
     model = {"name": "somebody/some-vlm", "revision": "0" * 40}
-    context = StageContext(Workspace(tmp_path), params(tiny_base, model), STYLE)
+    context = stage_context(CaptionsSettings, Workspace(tmp_path), params(tiny_base, model), STYLE)
     with pytest.raises(CaptionError) as caught:
         captions.run(context)
     message = str(caught.value)

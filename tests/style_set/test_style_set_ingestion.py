@@ -8,14 +8,16 @@ import pytest
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.style_set.acceptance import figures, refuse_bad_files, refuse_too_few
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.ingestion import (
     Candidate,
     Ingestion,
     Offer,
+    figures,
     ingest,
     pixel_sha256,
+    refuse_bad_files,
+    refuse_too_few,
     splits,
 )
 from tests.support.picture_files import textured

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline.captions import stage as captions
+from nsync_pipeline.captions.config import CaptionsSettings
 from nsync_pipeline.params import parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, read_manifest
 from nsync_pipeline.pictures.near_duplicates import LookIndex, look_of
 from nsync_pipeline.pictures.pixels import load_pixels
-from nsync_pipeline.stage import StageContext
 from nsync_pipeline.style_set import stage as style_set
+from nsync_pipeline.style_set.config import StyleSetSettings
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from tests.support.contexts import stage_context
 
 VARIABLE = "NSYNC_REAL_PICTURES"
 FOLDER = Path(os.environ.get(VARIABLE, ""))
@@ -39,8 +41,7 @@ def test_captioned_real_pictures_become_a_set(style: str, tmp_path: Path, tiny_b
             "style_set": {"uncaptioned": "skip"},
         }
     )
-    context = StageContext(workspace, params, style)
-    figures = style_set.run(context).figures
+    figures = style_set.run(stage_context(StyleSetSettings, workspace, params, style)).figures
     captioned = len((FOLDER / style / "metadata.jsonl").read_text().splitlines())
     assert figures["pictures"] == figures["captioned"] == captioned
     assert "near_duplicates" not in figures
@@ -50,7 +51,7 @@ def test_captioned_real_pictures_become_a_set(style: str, tmp_path: Path, tiny_b
     rows = read_manifest(folder / MANIFEST_FILE, STYLE_SET)
     assert load_pixels(folder / rows[0]["file"], (64, 64)).shape == (3, 64, 64)
 
-    captions.run(context)
+    captions.run(stage_context(CaptionsSettings, workspace, params, style))
     made = read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
     assert [row["id"] for row in made] == [row["id"] for row in rows]
 

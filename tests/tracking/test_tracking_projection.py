@@ -9,21 +9,20 @@ import pytest
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.tracking.destination import masked
-from nsync_pipeline.tracking.live import recorded
 from nsync_pipeline.tracking.projection import (
     ABLATION,
     ARTEFACT,
     MADE_OF,
     NOTE,
-    Part,
+    Run,
+    chart,
     flat,
-    grouped,
     scores_table,
     sources,
 )
-from nsync_pipeline.tracking.sender import Outcome, deliver, send, waiting
+from nsync_pipeline.tracking.sender import Outcome, deliver, recorded, send
 from nsync_pipeline.training.history import COLUMNS
-from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
+from nsync_pipeline.workspace import BASE, Workspace
 from tests.support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
 
@@ -31,14 +30,11 @@ class FakeServer:
     """Keeps what it is told."""
 
     def __init__(self, fails: tuple[str, ...] = ()) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[Run] = []
         self.fails = fails
         self.asked = 0
 
-    def token(self, name: str) -> str:
-        return "the first"
-
-    def tell(self, part: Part) -> int:
+    def tell(self, part: Run) -> int:
         self.asked += 1
         if part.name in self.fails:
             raise ConnectionError("http://me:secret@host:5000 does not answer")
@@ -57,14 +53,14 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def told(workspace: Workspace, of: str) -> list[Part]:
+def told(workspace: Workspace, of: str) -> list[Run]:
     """What the source whose folder this is says."""
-    (source,) = [one for one in sources(workspace) if one.key == of]
-    return source.parts()
+    (source,) = [one for one in sources(workspace) if one.folder == workspace.root / of]
+    return list(source.runs())
 
 
-def values(part: Part) -> dict[tuple[str, int], float]:
-    return {(figure.name, figure.step): figure.value for figure in part.figures}
+def values(part: Run) -> dict[tuple[str, int], float]:
+    return dict(part.metrics)
 
 
 def test_a_training_has_its_settings_as_they_apply_as_flat_params(workspace: Workspace) -> None:
@@ -98,22 +94,20 @@ def test_a_step_of_a_training_is_figures_in_chart_groups(workspace: Workspace) -
 
 
 def test_every_column_of_the_history_has_a_name_in_mlflow() -> None:
-    assert [column for column in COLUMNS if grouped(column) is None] == ["step"]
+    assert [column for column in COLUMNS if chart(column) is None] == ["step"]
 
 
-def test_a_training_is_found_by_its_weights_and_named_by_tags(workspace: Workspace) -> None:
+def test_a_training_is_found_by_its_content_and_named_by_tags(workspace: Workspace) -> None:
     made = train(workspace, "nsync", weights="weights")
     (part,) = told(workspace, "models/ink/nsync/0")
-    sums = (workspace.model("ink", "nsync", 0) / "SHA256SUMS").read_text().splitlines()
-    (of_weights,) = [line.split()[0] for line in sums if line.endswith(LORA_FILE)]
 
-    assert part.match == {ARTEFACT: of_weights, MADE_OF: part.match[MADE_OF]}
+    assert part.match == {ARTEFACT: made["content"], MADE_OF: part.match[MADE_OF]}
     wanted = {
         "style": "ink", "variant": "nsync", "stage": "training", "rule": "orthogonal",
         "base": "sketchbook", "training_seed": "0", "warnings": made["figures"]["warnings"],
     }  # fmt: skip
     assert wanted.items() <= part.tags.items()
-    assert "update rule `orthogonal`" in part.tags[NOTE]
+    assert "rule `orthogonal`" in part.tags[NOTE]
 
 
 def test_a_training_names_the_sets_it_read_and_only_those(workspace: Workspace) -> None:
@@ -132,7 +126,7 @@ def test_pictures_of_all_stages_lie_beside_each_other_on_a_run(workspace: Worksp
     whole_style(workspace)
     files: dict[str, set[str]] = {}
     for source in sources(workspace):
-        for part in source.parts():
+        for part in source.runs():
             files.setdefault(part.name, set()).update(part.files)
 
     assert files == {
@@ -159,7 +153,7 @@ def test_scores_are_on_the_run_of_each_training_and_of_the_base(workspace: Works
     }
     assert {part.status for part in added} == {None}
     assert added[-1].match == trained.match
-    assert list(own.figures) == []  # each would be a chart of a single bar
+    assert values(own) == {}  # each would be a chart of a single bar
     assert "| style_margin | 0 | 0.25 | 0.25 |" in own.tags[NOTE]
     assert own.tags["base"] == "sketchbook"
 
@@ -180,7 +174,7 @@ def test_what_is_drawn_and_reported_adds_figures_and_settings(workspace: Workspa
     assert values(drawn) == {("generation/pictures", 0): 8.0}
     assert drawn.match == {ARTEFACT: "base:sketchbook"}
     assert drawn.tags["generation.sampler.steps"] == "20"
-    assert values(page) == {("report/nsync share of the way", 0): 0.5}
+    assert values(page) == {("report/nsync, share of the way", 0): 0.5}
     assert page.match == told(workspace, "evaluation/ink")[0].match
     assert NOTE not in page.tags
 
@@ -215,9 +209,6 @@ def test_a_run_under_way_shows_what_it_has(workspace: Workspace) -> None:
     assert found["loss/held_out", 0] == 0.75
     assert found["look/style_margin_error", 2] == 0.25
     assert found["system/steps_a_second", 4] == 1.0
-    after = {f.step: f.after for f in part.figures if f.name == "loss/positive"}
-    # Two steps at two a second are done after one second, two more at one a second after three.
-    assert after == {1: 0, 2: 1000, 3: 1000, 4: 3000}
 
 
 def test_a_finished_training_keeps_the_times_and_the_machines_figures(workspace: Workspace) -> None:
@@ -227,7 +218,7 @@ def test_a_finished_training_keeps_the_times_and_the_machines_figures(workspace:
         train(workspace, "nsync")
     record = json.loads((folder / "run.json").read_text())
     (source,) = sources(workspace)  # and not the run under way, too
-    (part,) = source.parts()
+    (part,) = source.runs()
 
     assert (part.started, part.ended) == (record["started"], record["ended"])
     assert values(part)["system/peak_memory_gib", 3] == 1.5
@@ -238,11 +229,11 @@ def test_a_finished_training_keeps_the_times_and_the_machines_figures(workspace:
     ("error", "status", "said"),
     [
         (RuntimeError("lights out"), "FAILED", "RuntimeError: lights out"),
-        (KeyboardInterrupt(), "KILLED", None),
+        (KeyboardInterrupt("by hand"), "KILLED", "KeyboardInterrupt: by hand"),
     ],
 )
 def test_how_a_run_ended_is_recorded(
-    workspace: Workspace, error: BaseException, status: str, said: str | None
+    workspace: Workspace, error: BaseException, status: str, said: str
 ) -> None:
     def cut_off() -> None:
         with recorded(workspace, training_plan("nsync"), {}):
@@ -284,22 +275,22 @@ def test_nothing_is_told_of_what_is_being_written_or_is_no_artefact(workspace: W
     assert list(sources(workspace)) == []
 
 
-def sent_to(server: FakeServer, workspace: Workspace, uri: str = "") -> Outcome:
-    return send(workspace, uri, lambda: server)  # type: ignore[arg-type,return-value]
+def sent_to(
+    server: FakeServer, workspace: Workspace, told: dict[str, str] | None = None
+) -> Outcome:
+    return send(workspace, server, {} if told is None else told)  # type: ignore[arg-type]
 
 
 def test_what_a_server_has_is_not_told_again_until_it_changes(workspace: Workspace) -> None:
     whole_style(workspace)
-    server = FakeServer()
-    sent_to(server, workspace)
+    server, known = FakeServer(), dict[str, str]()
+    sent_to(server, workspace, known)
     told_first = len(server.parts)
-    sent_to(server, workspace)
+    sent_to(server, workspace, known)
     assert len(server.parts) == told_first
-    assert waiting(workspace) == []
 
     evaluate(workspace, [("lora", 0), ("nsync", 0)], margin=0.5)
-    assert waiting(workspace) == ["evaluation/ink", "reports/ink"]
-    sent_to(server, workspace)
+    sent_to(server, workspace, known)
     assert len(server.parts) == told_first + 4  # the evaluation, and the scores of three runs
 
 
@@ -307,33 +298,9 @@ def test_another_server_is_told_everything(workspace: Workspace) -> None:
     train(workspace, "nsync")
     first, other = FakeServer(), FakeServer()
     sent_to(first, workspace)
-    sent_to(other, workspace, "http://host:5000")
+    sent_to(other, workspace)
 
     assert first.parts == other.parts
-
-
-def test_without_its_notes_everything_is_told_again(workspace: Workspace) -> None:
-    train(workspace, "nsync")
-    server = FakeServer()
-    sent_to(server, workspace)
-    (workspace.tracking / "sent.json").write_text("[")
-    sent_to(server, workspace)
-
-    assert len(server.parts) == 2
-
-
-def test_a_server_that_was_replaced_is_told_everything(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(workspace, "nsync")
-    sent_to(FakeServer(), workspace)
-    train(workspace, "lora")
-    new = FakeServer()
-    monkeypatch.setattr(new, "token", lambda name: "another")
-    sent_to(new, workspace)
-    sent_to(new, workspace)
-
-    assert [part.name for part in new.parts] == ["lora-0 · ink", "nsync-0 · ink"]
 
 
 def test_what_does_not_get_through_is_named_without_a_password_and_holds_up_nothing(
@@ -342,11 +309,14 @@ def test_what_does_not_get_through_is_named_without_a_password_and_holds_up_noth
     train(workspace, "lora")
     train(workspace, "nsync")
     server = FakeServer(fails=("lora-0 · ink",))
-    outcome = sent_to(server, workspace)
+    known: dict[str, str] = {}
+    outcome = sent_to(server, workspace, known)
 
     assert outcome.left == {"models/ink/lora/0": "http://***@host:5000 does not answer"}
     assert [part.name for part in server.parts] == ["nsync-0 · ink"]
-    assert waiting(workspace) == ["models/ink/lora/0"]
+    server.fails = ()
+    assert sent_to(server, workspace, known).left == {}
+    assert [part.name for part in server.parts] == ["nsync-0 · ink", "lora-0 · ink"]
 
 
 def test_a_dead_server_is_not_asked_for_every_artefact(workspace: Workspace) -> None:
@@ -372,7 +342,7 @@ def test_a_damaged_artefact_holds_up_nothing(workspace: Workspace) -> None:
     assert [part.name for part in server.parts] == ["nsync-4 · ink"]
 
 
-def test_switched_off_nothing_is_recorded_or_waited_for(
+def test_switched_off_nothing_is_recorded(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NSYNC_TRACKING", "off")
@@ -380,7 +350,6 @@ def test_switched_off_nothing_is_recorded_or_waited_for(
         train(workspace, "nsync")
 
     assert not workspace.state.exists()
-    assert waiting(workspace) == []
 
 
 def test_a_full_disk_costs_the_record_and_nothing_else(
@@ -389,19 +358,20 @@ def test_a_full_disk_costs_the_record_and_nothing_else(
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nsync_pipeline.tracking.live.write_whole", full)
+    monkeypatch.setattr("nsync_pipeline.tracking.sender.write_whole", full)
     with recorded(workspace, training_plan("nsync"), {}):
         train(workspace, "nsync")
 
     assert "No space left on device" in caplog.text
-    assert [one.key for one in sources(workspace)] == ["models/ink/nsync/0"]
+    assert [one.folder for one in sources(workspace)] == [workspace.model("ink", "nsync", 0)]
 
 
 def test_nested_settings_become_dotted_names() -> None:
     settings = {"seed": 0, "training": {"lora": {"rank": 8, "targets": None}, "words": ("a", "b")}}
 
     assert flat(settings) == {
-        "seed": 0, "training.lora.rank": 8, "training.lora.targets": None, "training.words": "a, b",
+        "seed": "0", "training.lora.rank": "8", "training.lora.targets": "null",
+        "training.words": '["a", "b"]',
     }  # fmt: skip
 
 

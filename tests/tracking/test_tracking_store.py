@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from PIL import Image
 
 from nsync_pipeline.tracking import destination
 from nsync_pipeline.tracking.destination import OWN, resolved_uri
-from nsync_pipeline.tracking.live import recorded
-from nsync_pipeline.tracking.sender import deliver
+from nsync_pipeline.tracking.sender import deliver, recorded
 from nsync_pipeline.workspace import BASE, Workspace
 from tests.support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
@@ -71,12 +71,10 @@ def test_the_whole_story_is_told_once_however_often_it_is_delivered(workspace: W
     whole_style(workspace)
     first = deliver(workspace)
     again = deliver(workspace)
-    (workspace.tracking / "sent.json").unlink()
-    without_notes = deliver(workspace)
     runs = runs_of(workspace)
 
-    assert first.left == again.left == without_notes.left == {}
-    assert (again.sent, without_notes.sent) == (0, 0)
+    assert first.left == again.left == {}
+    assert again.sent == 0
     assert set(runs) == {"lora-0 · ink", "nsync-0 · ink", "base · ink", "evaluation · ink"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     told = figures(workspace, runs["nsync-0 · ink"])
@@ -143,12 +141,26 @@ def test_a_training_that_failed_and_went_on_is_one_run_with_each_step_once(
     assert sorted(steps) == [1, 2, 3]
 
 
+def test_the_steps_are_spread_over_the_time_that_a_training_took(workspace: Workspace) -> None:
+    with recorded(workspace, training_plan("nsync", steps=4), {}):
+        time.sleep(0.1)
+        train(workspace, "nsync", steps=4)
+    deliver(workspace)
+    (run,) = runs_of(workspace).values()
+    history = client_of(workspace).get_metric_history(run.info.run_id, "loss/positive")
+    length = run.info.end_time - run.info.start_time
+
+    assert length >= 100  # milliseconds
+    after = {metric.step: metric.timestamp - run.info.start_time for metric in history}
+    assert after == {step: int(step * length / 4) for step in (1, 2, 3, 4)}
+
+
 def test_a_training_whose_process_was_killed_is_said_to_be(workspace: Workspace) -> None:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "from support.artefacts import training_plan\n"
-        "from nsync_pipeline.tracking.live import recorded\n"
+        "from nsync_pipeline.tracking.sender import recorded\n"
         "from nsync_pipeline.workspace import Workspace\n"
         "with recorded(Workspace(Path(sys.argv[1])), training_plan('nsync'), {}):\n"
         "    assert 'mlflow' not in sys.modules\n"
@@ -167,7 +179,6 @@ def test_the_same_weights_from_another_machine_are_the_same_run(workspace: Works
     deliver(workspace)
     shutil.rmtree(workspace.model("ink", "nsync", 0))
     train(workspace, "nsync")  # as DVC restores it: the content is the same, the times are not
-    (workspace.tracking / "sent.json").unlink()
 
     assert deliver(workspace).sent == 0
     assert len(runs_of(workspace)) == 1
@@ -226,18 +237,42 @@ def test_an_ablation_does_not_mix_with_the_main_runs_not_even_of_the_same_weight
     assert set(runs_of(workspace)) == {"lora-0 · ink", "base · ink"}
 
 
-def test_what_mlflow_refuses_is_put_aside_once_and_the_rest_goes_on(workspace: Workspace) -> None:
+def test_a_name_that_mlflow_does_not_take_is_shown_as_it_does(workspace: Workspace) -> None:
     train(workspace, "nsync", steps=5)
     model = workspace.model("ink", "nsync", 0)
     made = json.loads((model / "made.json").read_text())
-    made["figures"]["not a name: ?!"] = 1.0
+    made["figures"] |= {"no name: ?!, is it": 1.0, "../up//there/": 2.0}
     (model / "made.json").write_text(json.dumps(made))
+
+    assert deliver(workspace).left == {}
+    (run,) = runs_of(workspace).values()
+    assert run.data.metrics["result/no name:  is it"] == 1.0
+    assert run.data.metrics["up/there"] == 2.0
+    assert len(figures(workspace, run)) == 5 * 7 + 2 + 2 + 2 + 2
+    assert not (workspace.tracking / "refused.jsonl").exists()
+
+
+def test_what_mlflow_refuses_is_put_aside_once_and_the_rest_goes_on(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    taken = MlflowClient.log_batch
+
+    def refuse_params(client: Any, run_id: str, **values: Any) -> None:
+        if values.get("params"):
+            raise MlflowException("not like this", 1000)  # INVALID_PARAMETER_VALUE
+        taken(client, run_id, **values)
+
+    train(workspace, "nsync", steps=5)
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse_params)
     outcomes = [deliver(workspace), deliver(workspace)]
     (run,) = runs_of(workspace).values()
 
     assert [outcome.left for outcome in outcomes] == [{}, {}]
     (refused,) = (workspace.tracking / "refused.jsonl").read_text().splitlines()
-    assert json.loads(refused)["name"] == "result/not a name: ?!"
+    assert "training.steps" in json.loads(refused)["names"]
     assert len(figures(workspace, run)) == 5 * 7 + 2 + 2 + 2
 
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from nsync_pipeline.contrast.branch_gradients import MemoryPlan
-from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder, differences
+from nsync_pipeline.training.checkpoint import Best, Checkpoint, CheckpointFolder, differences
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
-from nsync_pipeline.training.watch_score import Best
 
 RECORD = StepRecord(1, 0.1, 0.2, None, 1 / 3, 2.0, None, -0.25, None, 0.25, 0.3, 1e-3)
 

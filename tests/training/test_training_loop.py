@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -40,6 +41,14 @@ from tests.support.tiny_models import TINY_RESOLUTION
 from tests.support.tiny_style import CAPTIONS_IN_TURN, tiny_family
 
 LORA = LoraSettings(rank=2, alpha=2.0)
+
+
+def rows_of(tensor: Tensor) -> TensorRows:
+    """The rows of a tensor in memory."""
+    count = len(tensor)
+    return TensorRows(
+        (tensor.numpy(),), np.zeros(count, np.int32), np.arange(count, dtype=np.int32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +160,7 @@ def test_training_lowers_the_loss_on_what_it_is_trained_on(
     family: Family, examples: EncodedSet, tmp_path: Path
 ) -> None:
     """Of a picture that is 0 everywhere nothing is seen but the noise: easy to tell."""
-    easy = replace(examples, latents=TensorRows.of(torch.zeros(4, *family.latent_shape)))
+    easy = replace(examples, latents=rows_of(torch.zeros(4, *family.latent_shape)))
     convolutions = LoraSettings(rank=4, alpha=8.0, targets=("conv_in", "conv1", "conv_out"))
     remove_lora(family)
     loss = HeldOutLoss(family, easy, seed=5)
@@ -200,7 +209,7 @@ def test_a_loss_that_is_not_finite_names_step_branch_and_pictures(
     latents = examples.negative_latents.stacked(range(8))
     latents[examples.negative_row(2, 0)] = math.inf
     latents[examples.negative_row(2, 1)] = math.inf
-    broken = replace(examples, negative_latents=TensorRows.of(latents))
+    broken = replace(examples, negative_latents=rows_of(latents))
     with pytest.raises(TrainingError, match=r"step 1: the loss of the negative branch.*p2"):
         trained(family, broken, tmp_path, branches=branches)
 

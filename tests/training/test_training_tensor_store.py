@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nsync_pipeline.training.tensor_store import TensorRows, TensorStore
+from nsync_pipeline.training.tensor_store import TensorStore
 
 RECIPE = {"base": "a"}
 
@@ -118,8 +118,3 @@ def test_the_same_encodings_are_the_same_file(tmp_path: Path) -> None:
         store.flush()
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     assert first.rows(["a"], "latents")[0].equal(second.rows(["a"], "latents")[0])
-
-
-def test_rows_of_a_tensor_in_memory() -> None:
-    rows = TensorRows.of(torch.arange(6.0).view(3, 2))
-    assert rows.stacked([2, 0]).tolist() == [[4.0, 5.0], [0.0, 1.0]]

@@ -15,9 +15,9 @@ from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.errors import BaseModelError, EvaluationError
 from nsync_pipeline.params import Params
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.training import watch_sampler
+from nsync_pipeline.training import looks
 from nsync_pipeline.training.config import TrainingSettings
-from nsync_pipeline.training.film_strip import STRIP_FILE
+from nsync_pipeline.training.looks import STRIP_FILE
 from nsync_pipeline.training.stage import run
 from nsync_pipeline.workspace import LORA_FILE, Workspace
 from tests.support.contexts import stage_context
@@ -171,13 +171,13 @@ def test_looks_of_before_are_kept_where_only_their_cadence_changes(
     workspace = workspace_at(tmp_path, revision)
     with pytest.raises(KeyboardInterrupt):
         train(workspace, params(tiny_base, clip, keep="best"), progress=stopped_at(4))
-    draw, drawn = watch_sampler.WatchSampler._draw, []
+    draw, drawn = looks.Looks._draw, []
 
-    def recorded(sampler: watch_sampler.WatchSampler, done: int) -> bool:
+    def recorded(sampler: looks.Looks, done: int) -> bool:
         drawn.append(done)
         return draw(sampler, done)
 
-    monkeypatch.setattr(watch_sampler.WatchSampler, "_draw", recorded)
+    monkeypatch.setattr(looks.Looks, "_draw", recorded)
     watch = {"every": 1, "prompts": 3, "steps": 2, "extractor": str(clip)}
     train(workspace, params(tiny_base, clip, keep="best", watch=watch))
     assert drawn == [1, 3, 4, 5]
@@ -189,13 +189,13 @@ def test_the_best_look_is_what_is_kept(
 ) -> None:
     """Scores are made up: the look after 2 steps is the best, and the weights are of there."""
     made_up = {0: None, 2: 0.5, 4: 0.25, 5: 0.25}
-    look = watch_sampler.WatchSampler.__call__
+    look = looks.Looks.__call__
 
-    def scored(looks: watch_sampler.WatchSampler, done: int) -> float | None:
-        look(looks, done)
+    def scored(sampler: looks.Looks, done: int) -> float | None:
+        look(sampler, done)
         return made_up[done]
 
-    monkeypatch.setattr(watch_sampler.WatchSampler, "__call__", scored)
+    monkeypatch.setattr(looks.Looks, "__call__", scored)
     best, last = (workspace_at(tmp_path / name, revision) for name in ("a", "b"))
     train(best, params(tiny_base, clip, keep="best"))
     assert summary(best)["kept_step"] == 2
@@ -215,7 +215,7 @@ def test_a_model_that_draws_nothing_does_not_end_the_training(
     def refuse(*args: object) -> Any:
         raise BaseModelError("picture 00 came out of one flat colour")
 
-    monkeypatch.setattr(watch_sampler, "draw_pictures", refuse)
+    monkeypatch.setattr(looks, "draw_pictures", refuse)
     workspace = workspace_at(tmp_path, revision)
     train(workspace, params(tiny_base, clip))
     assert summary(workspace)["looks"] == {}
@@ -259,7 +259,7 @@ def test_a_look_leaves_modes_and_random_states_as_they_were(
     family.text_encoders[0].eval()
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    with watch_sampler._undisturbed(family):
+    with looks._undisturbed(family):
         assert not family.denoiser.training
         assert not torch.is_grad_enabled()
         torch.rand(3)
@@ -288,15 +288,7 @@ def test_the_model_of_the_kept_step_is_the_one_that_was_looked_at(
 
     inputs = read_training_inputs(workspace, STYLE, "sks", settings.variant("nsync"))
     now = replace(context(Workspace(tmp_path / "other"), settings), workspace=workspace)
-    watch = settings.variant("nsync").watch
-    again = watch_sampler.WatchSampler(
-        now,
-        family,
-        watch,
-        inputs.train,
-        tmp_path / "again",
-        "these weights",
-    )
+    again = looks.Looks(now, family, inputs.train, tmp_path / "again", "these weights")
     again(5)
     assert pictures(tmp_path / "again") == seen
     assert len(seen) == 3

@@ -5,13 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nsync_pipeline.training.watch_score import (
-    LookScore,
-    best_look,
-    paired_difference,
-    style_margins,
-    style_targets,
-)
+from nsync_pipeline.training.looks import LookScore, best_look, style_targets
 
 
 def test_a_margin_is_the_cosine_to_the_style_less_that_to_the_nearest_rival() -> None:
@@ -24,7 +18,7 @@ def test_a_margin_is_the_cosine_to_the_style_less_that_to_the_nearest_rival() ->
     )
     pictures = np.array([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
     # 1 - 0; 0.6 - 0.8 (of y, as the diagonal's is 0.8 * 0.707); 0 - 0.707 (of the diagonal).
-    assert style_margins(pictures, targets) == pytest.approx((1.0, -0.2, -half))
+    assert targets.margins(pictures) == pytest.approx((1.0, -0.2, -half))
 
 
 def test_the_standard_error_is_over_pictures() -> None:
@@ -37,14 +31,14 @@ def test_the_standard_error_is_over_pictures() -> None:
 def test_one_picture_has_no_standard_error() -> None:
     score = LookScore(50, (0.1,))
     assert score.standard_error is None
-    assert not paired_difference(score, LookScore(100, (0.0,))).told_apart
+    assert not score.lead_over(LookScore(100, (0.0,))).told_apart
 
 
 def test_looks_are_compared_picture_by_picture() -> None:
     """Pictures far apart, differences 0.10, 0.12, 0.08: mean 0.1, error 0.02 / sqrt(3) = 0.0115."""
     a, b = LookScore(50, (0.9, 0.12, -0.5)), LookScore(100, (0.8, 0.0, -0.58))
-    lead = paired_difference(a, b)
-    assert lead.mean == pytest.approx(0.1)
+    lead = a.lead_over(b)
+    assert lead.style_margin == pytest.approx(0.1)
     assert lead.standard_error == pytest.approx(0.02 / math.sqrt(3))
     assert lead.told_apart
     assert a.standard_error is not None

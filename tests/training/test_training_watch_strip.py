@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nsync_pipeline.pictures.sheets import PREVIEW_BYTES, sharp_jpeg, small_jpeg
-from nsync_pipeline.training.film_strip import (
+from nsync_pipeline.training.looks import (
     MISSING,
     film_strip,
     shown_columns,

@@ -40,7 +40,7 @@ def cosines(count: int, mean: float, deviation: float, seed: int) -> list[StepRe
 
 
 def watched(history: list[StepRecord], settings: TrainingConfig) -> tuple[TrainingWarning, ...]:
-    watcher = Watcher(settings, lambda warning: None)
+    watcher = Watcher(settings)
     for step in history:
         watcher.on_step(step)
     return watcher.found
@@ -167,7 +167,9 @@ def test_a_falling_held_out_loss_is_not_overfitting() -> None:
     assert not any(overfits(*held_out_history(1000, 20, seed, -0.2, 0.3)) for seed in range(50))
 
 
-def test_each_warning_is_said_once_and_found_at_the_same_step_when_told_again() -> None:
+def test_each_warning_is_said_once_and_found_at_the_same_step_when_told_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A resumed training tells all its steps again, then the held-out losses."""
     history, held_out = held_out_history(1000, 20, 0, 0.3, 0.5)
     for_chance = cosines(1000, 0.0, 0.3, seed=0)
@@ -175,18 +177,19 @@ def test_each_warning_is_said_once_and_found_at_the_same_step_when_told_again() 
         record(i + 1, loss_positive=h.loss_positive, cosine_negative=c.cosine_negative)
         for i, (h, c) in enumerate(zip(history, for_chance, strict=True))
     ]
-    said: list[TrainingWarning] = []
-    live, told_again = Watcher(SETTINGS, said.append), Watcher(SETTINGS, lambda warning: None)
+    live, told_again = Watcher(SETTINGS), Watcher(SETTINGS)
     for step in history:
         live.on_step(step)
         if step.step in held_out:
             live.on_held_out(step.step, held_out[step.step])
+    said = list(caplog.messages)
     for step in history:
         told_again.on_step(step)
     for done, loss in held_out.items():
         told_again.on_held_out(done, loss)
     assert [warning.kind for warning in live.found] == ["idle_projection", "overfitting"]
-    assert tuple(said) == live.found == told_again.found
+    assert said == [f"step {warning.step}: {warning.text}" for warning in live.found]
+    assert live.found == told_again.found
 
 
 def test_a_rule_without_negatives_is_not_warned_of_them() -> None:
