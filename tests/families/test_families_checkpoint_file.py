@@ -17,6 +17,7 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.latent_diffusion import LatentDiffusion
 from nsync_pipeline.families.loading import load_family, tokenizer_of
 from tests.support.original_layout import save_original_3, save_original_v1, save_original_xl
 from tests.support.tiny_models import (
@@ -80,6 +81,8 @@ def test_a_checkpoint_is_the_pipeline_it_was_made_of(
     """Weight by weight to the last bit, and in what it encodes and predicts."""
     from_file, from_folder = of_file(files[name], settings[name]), tiny_family(pipelines[name])
     assert type(from_file) is type(from_folder)
+    assert isinstance(from_file, LatentDiffusion)
+    assert isinstance(from_folder, LatentDiffusion)
     ours, theirs = ((f.denoiser, f.vae, *f.text_encoders) for f in (from_file, from_folder))
     for found, expected in zip(ours, theirs, strict=True):
         assert not found.training

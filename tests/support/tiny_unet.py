@@ -17,7 +17,9 @@ LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time
 CONVOLUTIONS = ["conv_in", "conv1", "conv2", "proj_in", "downsamplers.0.conv"]
 
 
-def adapted_unet(dtype: torch.dtype, **lora: Any) -> tuple[nn.Module, list[nn.Parameter]]:
+def adapted_unet(
+    dtype: torch.dtype, **lora: Any
+) -> tuple[UNet2DConditionModel, list[nn.Parameter]]:
     """A tiny UNet with LoRA on linear and convolutional layers, both factors away from zero."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
