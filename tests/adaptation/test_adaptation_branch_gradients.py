@@ -22,7 +22,7 @@ from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.training.batches import NoisyBatch, branch_losses
 from tests.support.tiny_models import save_tiny_stable_diffusion_xl
 
-PROMPTS = {
+PROMPTS: dict[Branch, tuple[str, str]] = {
     POSITIVE: ("a red house in the style of <sks>", "a tree in the style of <sks>"),
     NEGATIVE: ("a red house not in the style of <sks>", "<sks>"),
     ANCHOR: ("a boat in the style of <sks>", "a fish"),
@@ -83,8 +83,8 @@ def batch(family: Family, branch: Branch, seed: int) -> NoisyBatch:
 
 
 def plain(
-    family: Family, batches: Mapping[str, list[NoisyBatch]], weights: TrainedWeights
-) -> dict[str, tuple[Tensor, ...]]:
+    family: Family, batches: Mapping[Branch, list[NoisyBatch]], weights: TrainedWeights
+) -> dict[Branch, tuple[Tensor, ...]]:
     """Each branch by itself, straightforwardly."""
     found = {}
     for branch, parts in batches.items():

@@ -209,8 +209,9 @@ def test_a_start_too_large_for_a_layer_is_named(family: Family) -> None:
 def test_starts_from_the_weight_are_pefts(start: Any) -> None:
     """PEFT takes ``s B A`` out of the weight itself; the product is the same, signs apart."""
     torch.manual_seed(0)
-    model = nn.ModuleDict({"layer": nn.Linear(12, 9)})
-    weight = model["layer"].weight.detach().clone()
+    linear = nn.Linear(12, 9)
+    model = nn.ModuleDict({"layer": linear})
+    weight = linear.weight.detach().clone()
     config = LoraConfig(r=3, lora_alpha=6, target_modules=["layer"], init_lora_weights=start)
     inject_adapter_in_model(config, model)
     layer: Any = model["layer"]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
-from conftest import edit_params, stale_in_dagster
 from dagster import (
     AssetCheckEvaluation,
     AssetKey,
@@ -23,6 +22,8 @@ from assets.sensors import Known, follow_partitions, report_news, workspace
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.table import STAGES
 from nsync_pipeline.workspace import Workspace
+from tests.support.dagster_page import stale_in_dagster
+from tests.support.demo_workspace import edit_params
 
 RUN = str(uuid4())
 ALL = 10  # artefacts of one style with two variants
@@ -202,7 +203,7 @@ def test_first_import_goes_on_in_portions_and_settings_may_be_broken(
     instance: DagsterInstance, place: Workspace, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make()
-    monkeypatch.setattr(sensors, "PORTION", 0.0)
+    monkeypatch.setattr(sensors, "PORTION", 1)
     cursor, said = None, []
     news = ALL + 2 + len(STAGES)  # what people filled, and the checks, too
     for _ in range(news + 1):

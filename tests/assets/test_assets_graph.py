@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, Definitions
+from dagster import AssetKey, Definitions, PartitionsDefinition
 
 from assets import lineage
 from assets.definitions import defs
@@ -46,7 +46,7 @@ def test_asset_is_what_the_row_of_its_stage_says(stage: Stage, of_ablation: bool
         *(asset_key(STAGES[need], of_ablation) for need in stage.needs),
         *(PEOPLE_S[folder] for folder in stage.reads),
     }
-    partitions = STYLES
+    partitions: PartitionsDefinition = STYLES
     if stage.per_training:
         partitions = ABLATION_PARTITIONS if of_ablation else STYLES_AND_TRAININGS
     assert node.partitions_def == partitions

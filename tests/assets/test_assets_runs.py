@@ -3,7 +3,8 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ class FakeDvc:
 
 
 @pytest.fixture
-def fake_dvc(place: Workspace, fakes: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDvc]:
+def fake_dvc(place: Workspace, fakes: object, monkeypatch: pytest.MonkeyPatch) -> FakeDvc:
     fake = FakeDvc(place)
     monkeypatch.setattr(dvc, "_run", fake)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -162,14 +163,14 @@ def test_partition_that_is_no_more_is_named(
 def test_interrupted_dvc_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is ended ends DVC."""
     started = []
-    real = dvc.subprocess.Popen
+    real = subprocess.Popen
 
-    def popen(*arguments: object, **options: object) -> object:
-        process = real(["sleep", "600"], text=True, stderr=dvc.subprocess.PIPE)
+    def popen(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        process = real(["sleep", "600"], text=True, stderr=subprocess.PIPE)
         started.append(process)
         return process
 
-    monkeypatch.setattr(dvc.subprocess, "Popen", popen)
+    monkeypatch.setattr("assets.dvc.subprocess.Popen", popen)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     with pytest.raises(KeyboardInterrupt):

@@ -11,6 +11,7 @@ import pytest
 from nsync_pipeline import __version__
 from nsync_pipeline.cli.options import find_workspace
 from nsync_pipeline.errors import ParamsError
+from tests.support.command_line import nsync
 
 PARAMS = "styles:\n  ink:\n    source: folder\nvariants:\n  lora:\n    update_rule: none\n"
 
@@ -19,13 +20,6 @@ PARAMS = "styles:\n  ink:\n    source: folder\nvariants:\n  lora:\n    update_ru
 def workspace(tmp_path: Path) -> Path:
     (tmp_path / "params.yaml").write_text(PARAMS)
     return tmp_path
-
-
-def nsync(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nsync_pipeline.cli", *arguments]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
 
 
 def patched(folder: Path, run_stage: str) -> subprocess.Popen[str]:

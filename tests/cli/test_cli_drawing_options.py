@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli_commands import nsync
 
 from nsync_pipeline.cli.generate import (
     Scheduler,
@@ -15,6 +14,7 @@ from nsync_pipeline.cli.generate import (
 )
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.generate.prompts import AskedPrompt
+from tests.support.command_line import nsync
 from tests.support.drawing_workspace import drawing_params
 
 

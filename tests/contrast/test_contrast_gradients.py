@@ -1,17 +1,13 @@
 """The fused pass gives the gradients of passes in turn, on the real layers of a tiny UNet."""
 
-import math
 from collections.abc import Sequence
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
 from nsync_pipeline.contrast.branch_gradients import (
-    BranchGradients,
     BranchLosses,
     BranchPass,
     MicroBatch,
@@ -20,38 +16,9 @@ from nsync_pipeline.contrast.branch_gradients import (
 )
 from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.errors import TrainingError
+from tests.support.tiny_unet import BRANCHES, adapted_unet, largest_relative_error
 
-BRANCHES: tuple[Branch, ...] = (POSITIVE, NEGATIVE, ANCHOR)
 SAMPLES = 2
-
-LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"]
-CONVOLUTIONS = ["conv_in", "conv1", "conv2", "proj_in", "downsamplers.0.conv"]
-
-
-def adapted_unet(dtype: torch.dtype, **lora: object) -> tuple[nn.Module, list[nn.Parameter]]:
-    """A tiny UNet with LoRA on linear and convolutional layers, both factors away from zero."""
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=2,
-        out_channels=2,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        mid_block_type=None,
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    settings = {"r": 2, "lora_alpha": 3, "target_modules": LINEAR + CONVOLUTIONS} | lora
-    inject_adapter_in_model(LoraConfig(**settings), unet)
-    unet.to(dtype)
-    weights = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        for weight in weights:
-            weight.normal_(std=0.3)
-    return unet, weights
 
 
 def micro_batch(unet: nn.Module, dtype: torch.dtype, seed: int) -> BranchLosses:
@@ -79,17 +46,6 @@ def micro_batch(unet: nn.Module, dtype: torch.dtype, seed: int) -> BranchLosses:
         return (predicted - targets).square().view(len(branches), -1).mean(dim=1)
 
     return losses
-
-
-def largest_relative_error(found: BranchGradients, expected: BranchGradients) -> float:
-    """Over all branches and weights, the largest error relative to that weight's gradient."""
-    errors = [
-        float((a - b).norm() / b.norm())
-        for branch in BRANCHES
-        for a, b in zip(found.gradients[branch], expected.gradients[branch], strict=True)
-    ]
-    assert not any(math.isnan(error) for error in errors)
-    return max(errors)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])

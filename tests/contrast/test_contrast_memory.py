@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from test_contrast_gradients import BRANCHES, adapted_unet, largest_relative_error
 from torch import Tensor, nn
 
 from nsync_pipeline.contrast.branch_gradients import (
@@ -16,6 +15,7 @@ from nsync_pipeline.contrast.branch_gradients import (
 )
 from nsync_pipeline.contrast.config import POSITIVE, Branch, BranchMode
 from nsync_pipeline.errors import TrainingError
+from tests.support.tiny_unet import BRANCHES, adapted_unet, largest_relative_error
 
 SAMPLES = tuple(range(5))
 

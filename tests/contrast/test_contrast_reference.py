@@ -193,9 +193,9 @@ def test_a_small_step_leaves_the_loss_on_negatives_as_it_is() -> None:
     def change_by_a_step(along: Sequence[Tensor], branch: Branch) -> float:
         before = network.loss(branch).item()
         with torch.no_grad():
-            torch._foreach_add_(weights, list(along), alpha=-1e-5)
+            torch._foreach_add_(list[Tensor](weights), list(along), alpha=-1e-5)
             after = network.loss(branch).item()
-            torch._foreach_add_(weights, list(along), alpha=1e-5)
+            torch._foreach_add_(list[Tensor](weights), list(along), alpha=1e-5)
         return after - before
 
     refined = refiner.of_branches(gradients).gradient

@@ -1,5 +1,7 @@
 """The arithmetic of the benchmark, on results made up here."""
 
+from typing import Any
+
 import pytest
 
 from benchmarks.evidence.comparison import (
@@ -27,7 +29,7 @@ def made_up(
     return Result(world, of, method, seed, "settings", pictures, {}, {}, {})
 
 
-def of_method(method: str, *styles: list[float], **others: list[float]) -> list[Result]:
+def of_method(method: str, *styles: list[float], **others: Any) -> list[Result]:
     return [made_up(method, seed, style, **others) for seed, style in enumerate(styles)]
 
 

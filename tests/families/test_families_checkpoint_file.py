@@ -17,6 +17,7 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.latent_diffusion import LatentDiffusion
 from nsync_pipeline.families.loading import load_family, tokenizer_of
 from tests.support.original_layout import save_original_3, save_original_v1, save_original_xl
 from tests.support.tiny_models import (
@@ -80,14 +81,16 @@ def test_a_checkpoint_is_the_pipeline_it_was_made_of(
     """Weight by weight to the last bit, and in what it encodes and predicts."""
     from_file, from_folder = of_file(files[name], settings[name]), tiny_family(pipelines[name])
     assert type(from_file) is type(from_folder)
-    models = lambda f: (f.denoiser, f.vae, *f.text_encoders)  # type: ignore[attr-defined] # noqa: E731
-    for found, expected in zip(models(from_file), models(from_folder), strict=True):
+    assert isinstance(from_file, LatentDiffusion)
+    assert isinstance(from_folder, LatentDiffusion)
+    ours, theirs = ((f.denoiser, f.vae, *f.text_encoders) for f in (from_file, from_folder))
+    for found, expected in zip(ours, theirs, strict=True):
         assert not found.training
         assert not any(weight.requires_grad for weight in found.parameters())
-        theirs = expected.state_dict()
-        assert found.state_dict().keys() == theirs.keys()
+        wanted = expected.state_dict()
+        assert found.state_dict().keys() == wanted.keys()
         for key, weight in found.state_dict().items():
-            assert torch.equal(weight, theirs[key]), key
+            assert torch.equal(weight, wanted[key]), key
     embeds = from_folder.encode_prompts(["a red house"])
     torch.testing.assert_close(from_file.encode_prompts(["a red house"]).tokens, embeds.tokens)
     latents = torch.ones(1, *from_folder.latent_shape)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_generate_pictures import save_random_lora
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.generate import compare as compare_models
@@ -15,9 +14,9 @@ from nsync_pipeline.generate.model import drawing_model
 from nsync_pipeline.generate.pictures import generate
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
-from nsync_pipeline.pictures.sheets import fitted
+from nsync_pipeline.pictures.sheets import fitted, labelled_grid
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
-from tests.support.drawing_workspace import STYLE, drawing_params
+from tests.support.drawing_workspace import STYLE, drawing_params, save_random_lora
 
 PROMPTS = [AskedPrompt("a tree", (1, 2)), AskedPrompt("a fish", (3,))]
 
@@ -46,7 +45,7 @@ def test_every_model_draws_what_it_draws_alone(
 ) -> None:
     """Cell by cell: nothing of one variant is left on the base when the next one draws."""
     grids: list[Any] = []
-    draw_grid = compare_models.labelled_grid
+    draw_grid = labelled_grid
 
     def kept(title: str, headings: Any, rows: Any) -> Image.Image:
         grids.append((tuple(headings), rows))

@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from nsync_pipeline.adaptation.config import LoraSettings
-from nsync_pipeline.adaptation.lora import add_lora
-from nsync_pipeline.adaptation.lora_file import read_lora_file, save_lora
+from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.adaptation.safetensors_file import read_safetensors, write_safetensors
 from nsync_pipeline.errors import (
     BaseModelError,
@@ -34,7 +32,12 @@ from nsync_pipeline.generate.pictures import (
 from nsync_pipeline.generate.prompts import AskedPrompt, asked_prompts, read_prompts
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
-from tests.support.drawing_workspace import STYLE, drawing_params, folder_bytes
+from tests.support.drawing_workspace import (
+    STYLE,
+    drawing_params,
+    folder_bytes,
+    save_random_lora,
+)
 from tests.support.tiny_models import save_tiny_stable_diffusion_xl
 
 TREE = [AskedPrompt("a tree", (5,))]
@@ -52,17 +55,6 @@ def workspace(tmp_path: Path, params: Params) -> Workspace:
     workspace = Workspace(tmp_path / "workspace")
     save_random_lora(workspace.model(STYLE, "nsync", 0) / LORA_FILE, params)
     return workspace
-
-
-def save_random_lora(path: Path, params: Params, dora: bool = False) -> None:
-    family = load_family(params.base_model)
-    stream = torch.Generator().manual_seed(1)
-    settings = LoraSettings(rank=2, alpha=4.0, text_encoder=True, dora=dora)
-    with torch.no_grad():
-        for weight in add_lora(family, settings, stream).weights:
-            weight.add_(torch.randn(weight.shape, generator=stream) * 0.2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_lora(family, path, {"base_revision": family.revision})
 
 
 def drawn(

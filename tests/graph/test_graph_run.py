@@ -108,7 +108,7 @@ def test_settings_edited_meanwhile_are_named_and_nothing_is_put_in_place(
 def test_pictures_that_come_meanwhile_are_named(fakes: Fakes, workspace: Workspace) -> None:
     source = workspace.source("ink")
     source.mkdir(parents=True)
-    fakes.meanwhile = lambda _: (source / "new.png").write_bytes(b"new") and None
+    fakes.meanwhile = lambda _: (source / "new.png").write_bytes(b"new")
     with pytest.raises(InputsChangedError, match="inputs: sources/ink"):
         run(workspace)
 
@@ -256,7 +256,8 @@ def test_so_many_earlier_artefacts_are_kept_and_the_oldest_go(
         run(workspace, "captions")
         time.sleep(0.02)
     kept = workspace.state / "earlier" / "captions-ink"
-    words = [read_made(folder).settings["captioning"]["style_words"] for folder in kept.iterdir()]
+    earlier = [read_made(folder) for folder in kept.iterdir()]
+    words = [made.settings["captioning"]["style_words"] for made in earlier if made is not None]
     assert sorted(words) == [["a1"], ["a2"], ["a3"]]
 
 

@@ -246,7 +246,7 @@ def test_a_hub_id_has_to_be_pinned() -> None:
 def test_a_pinned_hub_id_brings_weights_and_nothing_else(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {}
+    asked: dict[str, object] = {}
 
     def snapshot_download(name: str, **how: object) -> str:
         asked.update(how, name=name)

@@ -73,8 +73,12 @@ def test_clopper_pearson_interval_leaves_the_tails_of_the_binomial() -> None:
 
 def test_clopper_pearson_at_the_ends() -> None:
     """No copy among n: (1 - high)^n = 0.025."""
-    assert clopper_pearson(0, 50) == (0.0, pytest.approx(1.0 - 0.025 ** (1 / 50)))
-    assert clopper_pearson(50, 50) == (pytest.approx(0.025 ** (1 / 50)), 1.0)
+    low, high = clopper_pearson(0, 50)
+    assert low == 0.0
+    assert high == pytest.approx(1.0 - 0.025 ** (1 / 50))
+    low, high = clopper_pearson(50, 50)
+    assert low == pytest.approx(0.025 ** (1 / 50))
+    assert high == 1.0
 
 
 def test_worst_copies_come_first() -> None:

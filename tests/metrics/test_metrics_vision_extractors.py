@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model
 
 from nsync_pipeline.errors import EvaluationError
-from nsync_pipeline.metrics.extractor import ClipExtractor
+from nsync_pipeline.metrics.extractor import ClipExtractor, Preprocessing
 from nsync_pipeline.metrics.features import load_clip, load_extractor
 from tests.support.tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 
@@ -106,6 +106,7 @@ def test_csd_is_openais_transformer_and_the_style_projection(tmp_path: Path) -> 
     state = csd_state()
     extractor = load_extractor(str(saved(tmp_path, state)), None, Path(), "cpu")
     assert not isinstance(extractor, ClipExtractor)
+    assert isinstance(extractor.preprocessing, Preprocessing)
     assert extractor.preprocessing.side == TINY_SIDE
     pixels = torch.stack([extractor.preprocessing.pixels(image) for image in images(3)])
     expected = by_hand(state, pixels).numpy()
@@ -157,6 +158,7 @@ def test_dinov2_is_transformers_own_pooled_output(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     extractor = load_extractor(str(tmp_path), None, Path(), "cpu")
     assert not isinstance(extractor, ClipExtractor)
+    assert isinstance(extractor.preprocessing, Preprocessing)
     assert (extractor.preprocessing.side, extractor.preprocessing.resize) == (TINY_SIDE, 20)
     pixels = torch.stack([extractor.preprocessing.pixels(image) for image in images(3)])
     with torch.no_grad():

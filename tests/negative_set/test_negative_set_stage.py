@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError
+from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.negative_set import stage as negative_set
 from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.params import Params
@@ -189,11 +193,10 @@ def test_an_empty_training_split_is_named(tiny_base: Path, tmp_path: Path) -> No
 def test_a_broken_picture_stops_the_stage(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_load = negative_set.load_family
-
-    def broken(config: object) -> object:
-        family = real_load(config)  # type: ignore[arg-type]
-        family.denoiser.conv_out.bias.data[0] = float("nan")  # type: ignore[union-attr, index]
+    def broken(config: BaseModelConfig) -> Family:
+        family = load_family(config)
+        denoiser: Any = family.denoiser
+        denoiser.conv_out.bias.data[0] = float("nan")
         return family
 
     monkeypatch.setattr(negative_set, "load_family", broken)

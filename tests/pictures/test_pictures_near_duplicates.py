@@ -134,7 +134,8 @@ Change = tuple[int, int, int, bool, int]
 )  # fmt: skip
 def test_the_index_finds_what_looking_at_each_finds(changes: list[Change]) -> None:
     """Few different pictures, stretched to aspects around the limit, mirrored, compressed."""
-    looks, index = [], LookIndex()
+    looks: list[Look] = []
+    index = LookIndex()
     for seed, width, height, mirrored, quality in changes:
         picture = textured(seed).resize((width, height))
         if mirrored:
@@ -177,10 +178,10 @@ def test_a_picture_takes_few_bytes_of_memory() -> None:
 
 def test_correlation() -> None:
     """a = (0, 1, 2), b = (0, 2, 1): means 1, deviations (-1, 0, 1) and (-1, 1, 0): 1 / 2."""
-    a, b = np.float32([0, 1, 2]), np.float32([0, 2, 1])
+    a, b = np.array([0, 1, 2], np.float32), np.array([0, 2, 1], np.float32)
     assert correlation(a, b) == pytest.approx(0.5)
     assert correlation(a, -a) == pytest.approx(-1.0)
-    assert correlation(a, np.float32([1, 1, 1])) == 0.0
+    assert correlation(a, np.ones(3, np.float32)) == 0.0
 
 
 def test_block_difference() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from nsync_pipeline.blind.choices import take_choices
 from nsync_pipeline.blind.page import FORMAT, blind_page
 from nsync_pipeline.blind.questions import draw_questions, picture_digests
+from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.errors import ChoicesError, MissingArtifactError
 from nsync_pipeline.evaluation import stage as evaluation
 from nsync_pipeline.evaluation.config import EvaluationSettings
@@ -27,7 +28,6 @@ from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.stage import StageResult
-from nsync_pipeline.training.config import UpdateRule
 from nsync_pipeline.training.looks import STRIP_FILE
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace
 from tests.support.contexts import stage_context

@@ -1,6 +1,7 @@
 """generation, and pictures on demand: one seed for all variants, the LoRA where it belongs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ def save_random_lora(path: Path, params: Params, seed: int) -> None:
     save_lora(family, path, {"base_revision": family.revision})
 
 
-def draw(workspace: Workspace, params: Params, variant: str) -> tuple[list[dict], list[int]]:
+def draw(
+    workspace: Workspace, params: Params, variant: str
+) -> tuple[list[dict[str, Any]], list[int]]:
     reports: list[int] = []
 
     def tell(what: str, done: int, total: int) -> None:

@@ -21,7 +21,7 @@ def write_artefact(
     folder: Path,
     plan: Mapping[str, Any],
     files: Mapping[str, str | bytes],
-    figures: Mapping[str, float | str],
+    figures: Mapping[str, object],
     previews: int = 1,
 ) -> dict[str, Any]:
     """Write ``files``, ``SHA256SUMS``, previews and ``made.json``; gives what that says."""
@@ -94,7 +94,7 @@ def train(
         "held_out_losses": {"0": 0.75, str(steps): 0.5},
         "looks": {str(steps): {"style_margin": 0.125, "standard_error": 0.01, "pictures": 4}},
     }
-    files = {
+    files: dict[str, str | bytes] = {
         LORA_FILE: weights or f"weights of {variant} {seed}",
         "history.csv": history_csv(steps),
         "training.json": json.dumps(told),

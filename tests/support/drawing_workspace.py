@@ -5,8 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from nsync_pipeline.adaptation.config import LoraSettings
+from nsync_pipeline.adaptation.lora import add_lora
+from nsync_pipeline.adaptation.lora_file import save_lora
+from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, write_manifest
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
@@ -74,3 +79,14 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below ``folder`` by its relative name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def save_random_lora(path: Path, params: Params, dora: bool = False) -> None:
+    family = load_family(params.base_model)
+    stream = torch.Generator().manual_seed(1)
+    settings = LoraSettings(rank=2, alpha=4.0, text_encoder=True, dora=dora)
+    with torch.no_grad():
+        for weight in add_lora(family, settings, stream).weights:
+            weight.add_(torch.randn(weight.shape, generator=stream) * 0.2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_lora(family, path, {"base_revision": family.revision})

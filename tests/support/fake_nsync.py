@@ -31,7 +31,7 @@ def install_fake_stages() -> None:
                 log.write(f"{fakes.ran[-1]}\n")
         return result
 
-    Stage.run = run  # type: ignore[method-assign]
+    Stage.run = run  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":

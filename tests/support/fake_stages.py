@@ -50,7 +50,7 @@ class Fakes:
     slow: str | None = None  # this one takes a minute
     fails: str | None = None  # this one fails, half-way
     steady: set[str] = field(default_factory=set)  # these make the same whatever they read
-    meanwhile: Callable[[StageContext[Any]], None] | None = None  # called when half is written
+    meanwhile: Callable[[StageContext[Any]], object] | None = None  # called when half is written
     leftovers: tuple[Path, ...] = ()
     ran: list[str] = field(default_factory=list)
 
@@ -78,7 +78,7 @@ class Fakes:
         self.ran.append("-".join((stage.name, *artefact.parts)))
         jpeg = BytesIO()
         Image.new("RGB", (16, 16), "orange").save(jpeg, "JPEG")
-        figures = {"inputs": len(plan.inputs), "verdict": "none"}
+        figures: dict[str, int | str] = {"inputs": len(plan.inputs), "verdict": "none"}
         return StageResult(figures, (Preview("a square", jpeg.getvalue()),), self.leftovers)
 
 
@@ -118,9 +118,9 @@ def _write_more(name: str, context: StageContext[Any], text: str) -> None:
     folder = context.folder
     if name == "training":
         with (folder / "history.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["step", "loss_positive", "norm_refined"])
-            rows.writerows([step, 1.0 / step, 2.0 / step] for step in range(1, 6))
+            curves = csv.writer(file)
+            curves.writerow(["step", "loss_positive", "norm_refined"])
+            curves.writerows([step, 1.0 / step, 2.0 / step] for step in range(1, 6))
         (folder / "training.json").write_text(json.dumps({"warnings": []}))
         (folder / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
     if name == "evaluation":

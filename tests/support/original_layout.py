@@ -124,8 +124,8 @@ def _unet(weights: Tensors) -> Tensors:
         old = next(old for old in names if name.startswith(f"{old}."))
         rest = name.removeprefix(f"{old}.")
         if ".resnets." in old:
-            layer, _, last = rest.rpartition(".")
-            rest = f"{RESNET[layer]}.{last}"
+            part, _, last = rest.rpartition(".")
+            rest = f"{RESNET[part]}.{last}"
         found[f"{names[old]}.{rest}"] = weight
     return found
 

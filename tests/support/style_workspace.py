@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import (
     CAPTIONS,
@@ -26,7 +27,7 @@ from nsync_pipeline.training.history import COLUMNS
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
 
 STYLE = "woodblock"
-VARIANTS = {"lora": "none", "nsync": "orthogonal"}
+VARIANTS: dict[str, UpdateRule] = {"lora": "none", "nsync": "orthogonal"}
 
 
 def style_params(source: str = "sketchbook:woodblock", **sections: object) -> Params:
@@ -158,7 +159,7 @@ def _write_samples(
 
 
 def _write_model(
-    workspace: Workspace, variant: str, training_seed: int, rule: str, steps: int
+    workspace: Workspace, variant: str, training_seed: int, rule: UpdateRule, steps: int
 ) -> None:
     folder = workspace.model(STYLE, variant, training_seed)
     folder.mkdir(parents=True)

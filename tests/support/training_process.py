@@ -36,7 +36,7 @@ def train_in_process(
     if dies == IN_A_CHECKPOINT:
         _die_in_the_second_checkpoint()
     if dies == IN_THE_RESULT:
-        training.history_csv = _die  # type: ignore[assignment]
+        training.history_csv = _die  # type: ignore[assignment, attr-defined]
 
     def progress(what: str, done: int, total: int) -> None:
         if what == "training":
@@ -62,7 +62,7 @@ def _die_in_the_second_checkpoint() -> None:
                 _die()
         fsync(descriptor)
 
-    os.fsync = dying_fsync
+    os.fsync = dying_fsync  # type: ignore[assignment]
 
 
 def _die(*_: object) -> None:

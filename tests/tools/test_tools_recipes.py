@@ -72,6 +72,8 @@ def test_comments_docstrings_and_formatting_move_none(package: Path) -> None:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if recipes._is_text(node):
+                assert isinstance(node, ast.Expr)
+                assert isinstance(node.value, ast.Constant)
                 node.value.value = "Said in other words."
         path.write_text("# a comment\n\n\n" + ast.unparse(tree))
     assert moved_by(before) == set()

@@ -50,12 +50,12 @@ def run_all(root: Path, params: Params, sizes: dict[str, tuple[int, int]]) -> Wo
     negative_set.run(stage_context(NegativeSetSettings, workspace, params, STYLE))
     training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync"))
     for variant in (BASE, "nsync"):
-        draw, settings = (
-            (generation.run_base, BaseSamplesSettings)
-            if variant == BASE
-            else (generation.run, SamplesSettings)
-        )
-        draw(stage_context(settings, workspace, params, STYLE, variant))
+        if variant == BASE:
+            generation.run_base(
+                stage_context(BaseSamplesSettings, workspace, params, STYLE, variant)
+            )
+        else:
+            generation.run(stage_context(SamplesSettings, workspace, params, STYLE, variant))
     return workspace
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_training_loop import LORA, examples, family, largest_difference
 from torch import Tensor
 
 from nsync_pipeline.adaptation.lora import add_lora, lora_weights, remove_lora
@@ -29,6 +28,7 @@ from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.loop import TrainingOutcome, train
 from nsync_pipeline.training.optimizer import LossScale
 from tests.support import training_memory
+from tests.support.tiny_training import LORA, examples, family, largest_difference
 
 __all__ = ["examples", "family"]  # fixtures
 
@@ -153,7 +153,8 @@ def test_micro_batches_of_any_size_are_one_batch(
 
 def in_parts_of(size: int) -> Callable[..., Any]:
     def made(*arguments: Any) -> BranchPass:
-        return BranchPass(*arguments[:-1], size)
+        given: list[Any] = [*arguments[:-1], size]
+        return BranchPass(*given)
 
     return made
 
@@ -175,7 +176,7 @@ class Hungry:
             of.largest = max(of.largest, len(latents))
             return of.family.predict(latents, *rest)
 
-        hungry.predict = predict  # type: ignore[method-assign]
+        hungry.predict = predict  # type: ignore[assignment, method-assign]
         return hungry
 
 
@@ -268,7 +269,7 @@ def test_a_gradient_that_is_not_finite_names_its_pictures_once_no_scale_helps(
         found[is_p2] = predicted[is_p2] + (predicted[is_p2] * 0.0).sqrt()
         return found
 
-    broken.predict = predict  # type: ignore[method-assign]
+    broken.predict = predict  # type: ignore[assignment, method-assign]
     whole = settings(batch_size=4, accumulation=1)  # every picture once
     where = r"step 1: the gradient of the positive branch is not finite \(pictures p2\)"
     with pytest.raises(TrainingError, match=where):

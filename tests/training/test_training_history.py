@@ -53,7 +53,9 @@ def test_the_summary_is_of_the_last_tenth_and_of_all_steps() -> None:
 
 
 def test_a_single_step_has_a_summary() -> None:
-    history = [step_record(1, {POSITIVE: 2.0}, Diagnostics(1.0, *[None] * 4, 0.0, 1.0), 1e-3)]
+    history = [
+        step_record(1, {POSITIVE: 2.0}, Diagnostics(1.0, None, None, None, None, 0.0, 1.0), 1e-3)
+    ]
     summary = summarise(history, {})
     assert summary["last_loss_positive"] == 2.0
     assert "held_out_loss" not in summary

@@ -28,19 +28,21 @@ from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import (
     EncodedSet,
-    Example,
-    StoredPicture,
-    StylePrompts,
-    encode_examples,
 )
 from nsync_pipeline.training.held_out import HeldOutLoss
 from nsync_pipeline.training.loop import TrainingOutcome, train
 from nsync_pipeline.training.tensor_store import TensorRows
 from nsync_pipeline.training.triplets import Triplet
 from tests.support.tiny_models import TINY_RESOLUTION
-from tests.support.tiny_style import CAPTIONS_IN_TURN, tiny_family
+from tests.support.tiny_training import (
+    LORA,
+    examples,
+    family,
+    largest_difference,
+    noise_pictures,
+)
 
-LORA = LoraSettings(rank=2, alpha=2.0)
+__all__ = ["examples", "family"]  # fixtures
 
 
 def rows_of(tensor: Tensor) -> TensorRows:
@@ -49,33 +51,6 @@ def rows_of(tensor: Tensor) -> TensorRows:
     return TensorRows(
         (tensor.numpy(),), np.zeros(count, np.int32), np.arange(count, dtype=np.int32)
     )
-
-
-@pytest.fixture(scope="module")
-def family(tiny_base: Path) -> Family:
-    return tiny_family(tiny_base)
-
-
-def noise_pictures(path: Path, size: tuple[int, int]) -> Tensor:
-    """A picture that depends on its name alone."""
-    generator = torch.Generator().manual_seed(int(path.stem))
-    return torch.rand(3, *size, generator=generator) * 2 - 1
-
-
-def stored(name: int) -> StoredPicture:
-    return StoredPicture(Path(f"{name}"), f"hash of {name}", TINY_RESOLUTION, TINY_RESOLUTION)
-
-
-@pytest.fixture(scope="module")
-def examples(family: Family) -> EncodedSet:
-    of = [
-        Example(f"p{i}", stored(i), CAPTIONS_IN_TURN[i % 3], (stored(10 + i), stored(20 + i)))
-        for i in range(4)
-    ]
-    return encode_examples(
-        family, of, noise_pictures, lambda done, total: None,
-        style_prompts=StylePrompts("in the style of sks", "not in the style of sks"),
-    )  # fmt: skip
 
 
 def trained(
@@ -87,15 +62,12 @@ def trained(
         | {"lora": LORA}
         | changes
     )
+    assert settings.lora is not None
     remove_lora(family)
     lora = add_lora(family, settings.lora, torch_stream(0, "lora"))
     checkpoints = CheckpointFolder(folder, {})
     outcome = train(family, lora, examples, settings, 0, checkpoints)
     return outcome, [weight.detach().clone() for weight in lora.weights]
-
-
-def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
-    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("rule", ["none", "orthogonal", "orthogonal_anchor"])

@@ -305,9 +305,10 @@ def test_what_can_be_watched_is_there_at_each_checkpoint(
 
     def checkpointed() -> None:
         tables = live_tables(workspace)
-        shown.append(
-            tuple([row["step"] for row in tables[name]] for name in ("history", "held_out"))
+        history, held_out = (
+            [row["step"] for row in tables[name]] for name in ("history", "held_out")
         )
+        shown.append((history, held_out))
 
     run(context(workspace, tiny_params(tiny_base, TRAINING), checkpointed=checkpointed))
     steps = [[str(step) for step in range(1, done + 1)] for done in (0, 2, 4, 6)]
