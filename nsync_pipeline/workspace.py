@@ -17,6 +17,8 @@ EMBEDDINGS_FILE = "learned_embeds.safetensors"
 """What a variant trained: its LoRA, its token vectors, or both."""
 MANIFEST_FILE = "manifest.parquet"
 ABLATIONS = "ablations"  # the folder of all of them
+STRIP_FILE = "looks.jpg"
+"""What a training drew on the way, side by side."""
 BASE = "base"
 """The name that stands for the untrained base model where a variant is asked for."""
 SKETCHBOOK = "sketchbook"

@@ -10,8 +10,7 @@ from typing import Any
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.pictures.embedded import Picture, as_stored
 from nsync_pipeline.report.charts import Chart, Line, line_chart
-from nsync_pipeline.training.looks import STRIP_FILE
-from nsync_pipeline.workspace import TrainingRun, Workspace
+from nsync_pipeline.workspace import STRIP_FILE, TrainingRun, Workspace
 
 PLOTTED = ("loss_positive", "norm_refined")
 """The columns of ``history.csv`` that the table for ``dvc plots`` has."""

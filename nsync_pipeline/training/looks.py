@@ -269,7 +269,6 @@ def _undisturbed(family: Family) -> Iterator[None]:
                 module.training = mode
 
 
-STRIP_FILE = "looks.jpg"
 HEADING_SIZE = 13
 SMALL = 64
 """Pixels; pictures this small are shown at twice their size, their pixels kept."""

@@ -30,9 +30,10 @@ from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
 from nsync_pipeline.training.history import HISTORY_FILE, history_csv, loss_curve, summarise
 from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
 from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
-from nsync_pipeline.training.looks import STRIP_FILE, Looks
+from nsync_pipeline.training.looks import Looks
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.processes import Processes, joined_processes
+from nsync_pipeline.workspace import STRIP_FILE
 
 
 @dataclass(frozen=True)

@@ -108,13 +108,12 @@ def test_a_style_whose_pictures_are_elsewhere_says_how_to_get_them(workspace: Wo
 
 
 def test_what_sync_would_bring_in_order_is_told(workspace: Workspace) -> None:
-    (workspace.root / "ablations").mkdir()
-    for name in ("dvc.yaml", "ablations/dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml"):
         (workspace.root / name).write_bytes((REPOSITORY / name).read_bytes())
     params = read_params(workspace.params_file)
     finding = dvc_file_finding(workspace, params)
     assert (finding.state, finding.advice) == (State.WARN, "nsync sync")
-    assert "choices/woodblock is not there" in finding.found
+    assert "sources/woodblock is not there" in finding.found
 
     sync_dvc_file(workspace)
     assert dvc_file_finding(workspace, params).state is State.OK

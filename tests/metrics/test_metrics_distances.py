@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import pairwise_euclidean_distance
 from torchmetrics.image.kid import maximum_mean_discrepancy
@@ -197,6 +197,7 @@ def test_median_distance_in_blocks_is_the_plain_formula(
     rows=st.lists(st.lists(st.integers(-3, 3), min_size=2, max_size=2), min_size=2, max_size=12),
     scale=st.sampled_from([1e-8, 1.0, 1e8]),
 )
+@settings(deadline=None)
 def test_median_distance_of_ties_is_the_plain_formula(rows: list[list[int]], scale: float) -> None:
     x = np.array(rows, dtype=np.float64)
     expected = plain_median(x) * scale

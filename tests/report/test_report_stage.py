@@ -28,8 +28,7 @@ from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.stage import StageResult
-from nsync_pipeline.training.looks import STRIP_FILE
-from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace
+from nsync_pipeline.workspace import BASE, MANIFEST_FILE, STRIP_FILE, Workspace
 from tests.support.contexts import stage_context
 from tests.support.style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 

@@ -17,9 +17,8 @@ from nsync_pipeline.params import Params
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.training import looks
 from nsync_pipeline.training.config import TrainingSettings
-from nsync_pipeline.training.looks import STRIP_FILE
 from nsync_pipeline.training.stage import run
-from nsync_pipeline.workspace import LORA_FILE, Workspace
+from nsync_pipeline.workspace import LORA_FILE, STRIP_FILE, Workspace
 from tests.support.contexts import stage_context
 from tests.support.drawing_workspace import folder_bytes
 from tests.support.tiny_clip import save_tiny_clip
