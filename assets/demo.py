@@ -26,7 +26,9 @@ from .runs import ATTEMPT, FAILED, PARTITION, UNFINISHED, Demo, asked_for, runs_
 LOG = "demo.log"
 DEMO = "demo-"
 """How the attempts of demos begin."""
-LOOK_EVERY = 1.0  # seconds
+LOOK_EVERY = 2.0  # seconds
+SAY_EVERY = 5.0  # seconds between two lines on one artefact
+DONE = "done"
 QUIET = 180.0
 """Seconds in which no run may be under way although something is out of date."""
 
@@ -84,15 +86,16 @@ def _watch(
     daemon: "subprocess.Popen[bytes] | None",
     count: int,
 ) -> None:
-    said: dict[str, str] = {}
+    said: dict[str, tuple[str, float]] = {}
     active = time.monotonic()
     while True:
         time.sleep(LOOK_EVERY)
         left = len(_not_fresh(Graph.read(workspace).standings([demo.style])))
-        lines = running(workspace) | {"done": f"[{count - left} of {count} done]"}
+        lines = running(workspace) | {DONE: f"[{count - left} of {count} done]"}
         for slot, line in lines.items():
-            if said.get(slot) != line:
-                said[slot] = line
+            before, at = said.get(slot, ("", 0.0))
+            if line != before and (slot == DONE or time.monotonic() - at >= SAY_EVERY):
+                said[slot] = line, time.monotonic()
                 print(line, flush=True)
         unfinished = runs_of(instance, UNFINISHED)
         failed = runs_of(instance, FAILED, demo.attempt)
