@@ -99,8 +99,8 @@ class Source:
         else:
             section = NAMES[self.stage][1]  # its settings: tags, because params never change
             tags = flat({section: self.said["settings"].get(section, {})})
-            is_base = self.stage == "base_generation"
-            for owner in [self] if is_base else self.needs("training", "evaluation"):
+            of = {"generation": "training", "report": "evaluation"}.get(self.stage)
+            for owner in [self] if of is None else self.needs(of):
                 yield _added(owner, self, tags, self.said["figures"])
 
 

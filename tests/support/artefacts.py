@@ -142,7 +142,9 @@ def evaluate(
 
 
 def report(workspace: Workspace) -> dict[str, Any]:
-    inputs = digests(workspace, workspace.evaluation("ink"))
+    models = [workspace.model("ink", variant, 0) for variant in RULES]
+    there = [model for model in models if (model / "made.json").is_file()]
+    inputs = digests(workspace, *there, workspace.evaluation("ink"))  # it reads the trainings, too
     plan = plan_of("report", {"seed": 0, "report": {"rows": 8}}, inputs)
     figures = {"verdict": "better", "nsync, share of the way": 0.5}
     files = {"report.html": "<h1>ink</h1>"}
