@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from nsync_pipeline.contrast.config import Branch, ContrastConfig, UpdateRule
     from nsync_pipeline.contrast.refiner import Diagnostics, Refinement, Refiner
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Branch", "ContrastConfig", "Diagnostics", "Refinement", "Refiner", "UpdateRule"]
 
