@@ -34,11 +34,6 @@ OWNERS = ["team:nsync"]
 DEVICES = "gpu"
 """The pool of assets that use an accelerator: as many run at once as its limit says."""
 ABLATION, PEOPLE = "ablation", "people"
-GROUPS = {
-    "style_set": "pictures", "captions": "pictures", "negative_set": "pictures",
-    "training": "models", "generation": "drawings", "base_generation": "drawings",
-    "evaluation": "results", "report": "results",
-}  # fmt: skip
 PEOPLE_S = {SOURCES: AssetKey("sources"), CHOICES: AssetKey("choices")}
 """The folders that people fill, and the assets that stand for them."""
 
@@ -80,7 +75,7 @@ def _stage_asset(stage: Stage, of_ablation: bool) -> AssetsDefinition:
         deps=[*keys, *(PEOPLE_S[folder] for folder in stage.reads)],
         description=stage.says,
         partitions_def=partitions_of(stage.per_training, of_ablation),
-        group_name=ABLATION if of_ablation else GROUPS[stage.name],
+        group_name=ABLATION if of_ablation else stage.group,
         kinds={"dvc", *stage.kinds},
         owners=OWNERS,
         code_version=str(stage.recipe),

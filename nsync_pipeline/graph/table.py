@@ -25,6 +25,7 @@ class Stage:
 
     name: str
     asset: str  # what the artefact is called in Dagster
+    group: str  # the assets it is shown among there
     says: str  # what the artefact is, in a sentence
     room: str  # the package that holds its ``stage.py``
     settings: type[StageSettings]
@@ -52,54 +53,62 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage(
-            name="style_set", asset="style_set", room="style_set", settings=StyleSetSettings,
+            name="style_set", asset="style_set", group="pictures",
+            room="style_set", settings=StyleSetSettings,
             says="The pictures of a style: checked, normalised, without duplicates, split in two.",
             recipe=1, folder="data/{style}/style_set", reads=(SOURCES,), shared=True,
             kinds=("parquet",),
         ),
         Stage(
-            name="captions", asset="captions", room="captions", settings=CaptionsSettings,
+            name="captions", asset="captions", group="pictures",
+            room="captions", settings=CaptionsSettings,
             says="What each picture shows, in words that say nothing of its style.",
             recipe=1, folder="data/{style}/captions", needs=("style_set",), shared=True,
             on_device=True, kinds=("parquet", "huggingface"),
         ),
         Stage(
-            name="negative_set", asset="negative_set", room="negative_set",
+            name="negative_set", asset="negative_set", group="pictures",
+            room="negative_set",
             settings=NegativeSetSettings,
             says="Negative synthetic images: the same content as the frozen base draws it.",
             recipe=1, folder="data/{style}/negative_set", needs=("style_set", "captions"),
             shared=True, on_device=True, kinds=("parquet", "diffusers"),
         ),
         Stage(
-            name="training", asset="lora", room="training", settings=TrainingSettings,
+            name="training", asset="lora", group="models",
+            room="training", settings=TrainingSettings,
             says="The style as a LoRA, trained by the update rule of its variant.",
             recipe=1, folder="models/{style}/{variant}/{training_seed}",
             needs=("style_set", "captions", "negative_set"), per_training=True, on_device=True,
             kinds=("pytorch", "safetensors"),
         ),
         Stage(
-            name="generation", asset="samples", room="samples", settings=SamplesSettings,
+            name="generation", asset="samples", group="drawings",
+            room="samples", settings=SamplesSettings,
             says="The captions held out of training, drawn with the LoRA from fixed seeds.",
             recipe=1, folder="samples/{style}/{variant}/{training_seed}",
             needs=("style_set", "captions", "training"), per_training=True, on_device=True,
             kinds=("parquet", "diffusers"),
         ),
         Stage(
-            name="base_generation", asset="base_samples", room="samples", function="run_base",
+            name="base_generation", asset="base_samples", group="drawings",
+            room="samples", function="run_base",
             settings=BaseSamplesSettings,
             says="The same captions from the same seeds, drawn by the untrained base.",
             recipe=1, folder=f"samples/{{style}}/{BASE}", needs=("style_set", "captions"),
             shared=True, on_device=True, kinds=("parquet", "diffusers"),
         ),
         Stage(
-            name="evaluation", asset="evaluation", room="evaluation", settings=EvaluationSettings,
+            name="evaluation", asset="evaluation", group="results",
+            room="evaluation", settings=EvaluationSettings,
             says="How near each variant comes to the style, what content it keeps, what it copies.",
             recipe=1, folder="evaluation/{style}",
             needs=("style_set", "captions", "negative_set", "base_generation", "generation"),
             on_device=True, kinds=("json",),
         ),
         Stage(
-            name="report", asset="report", room="report", settings=ReportSettings,
+            name="report", asset="report", group="results",
+            room="report", settings=ReportSettings,
             says="One page a style: pictures side by side, figures, choices, where all came from.",
             recipe=1, folder="reports/{style}",
             needs=(

@@ -9,7 +9,7 @@ from dagster import AssetKey, Definitions, PartitionsDefinition
 from assets import lineage
 from assets.definitions import defs
 from assets.jobs import JOBS
-from assets.lineage import ABLATION, GROUPS, PEOPLE_S, asset_key
+from assets.lineage import ABLATION, PEOPLE_S, asset_key
 from assets.partitions import (
     ABLATION as ABLATION_PARTITIONS,
 )
@@ -50,7 +50,7 @@ def test_asset_is_what_the_row_of_its_stage_says(stage: Stage, of_ablation: bool
     if stage.per_training:
         partitions = ABLATION_PARTITIONS if of_ablation else STYLES_AND_TRAININGS
     assert node.partitions_def == partitions
-    assert node.group_name == (ABLATION if of_ablation else GROUPS[stage.name])
+    assert node.group_name == (ABLATION if of_ablation else stage.group)
     assert node.pools == ({"gpu"} if stage.on_device else set())
     assert node.code_version == str(stage.recipe)
     assert node.description == stage.says
