@@ -6,9 +6,12 @@ leaves every other picture's draws as they were, and a resumed run draws what an
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream_seed(seed: int, *purpose: str | int) -> int:
@@ -18,8 +21,10 @@ def stream_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def torch_stream(seed: int, *purpose: str | int) -> torch.Generator:
+def torch_stream(seed: int, *purpose: str | int) -> "torch.Generator":
     """A CPU ``torch.Generator`` at the start of the stream called ``purpose``."""
+    import torch  # seconds, and most that draws needs none of it
+
     return torch.Generator(device="cpu").manual_seed(stream_seed(seed, *purpose))
 
 

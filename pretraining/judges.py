@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsync_pipeline.sketchbook.judges import LABELS, Judges, as_batch, build_judges
+from nsync_pipeline.sketchbook.judges import Judges, as_batch, build_judges
 from nsync_pipeline.sketchbook.scene import Scene
+from nsync_pipeline.sketchbook.verdicts import LABELS
 from pretraining.checkpoint import load_checkpoint, save_checkpoint
 from pretraining.data import judged_data
 from pretraining.schedule import (

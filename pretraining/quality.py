@@ -19,8 +19,9 @@ from rich.progress import track
 from rich.table import Table
 
 from nsync_pipeline.sketchbook.folders import WEIGHTS_FOLDER
-from nsync_pipeline.sketchbook.judges import LABELS, Judges, Verdicts, load_judges
+from nsync_pipeline.sketchbook.judges import Judges, load_judges
 from nsync_pipeline.sketchbook.scene import Scene
+from nsync_pipeline.sketchbook.verdicts import LABELS, Verdicts
 from nsync_pipeline.sketchbook.world import (
     HELD_OUT_STYLES,
     SEEN_STYLES,

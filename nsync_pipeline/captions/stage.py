@@ -13,10 +13,9 @@ from nsync_pipeline.captions.answers import caption_of
 from nsync_pipeline.captions.config import CaptioningConfig, CaptionsSettings
 from nsync_pipeline.captions.prompt_length import FittedCaption, fit
 from nsync_pipeline.captions.style_words import ScrubbedCaption, scrub
-from nsync_pipeline.captions.vision_language_model import model_captions
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.errors import CaptionError, bullet_list, short_list
-from nsync_pipeline.families.loading import tokenizer_of
+from nsync_pipeline.families.prompt_counting import tokenizer_of
 from nsync_pipeline.pictures.manifest import (
     BY_MODEL,
     CAPTIONS,
@@ -93,6 +92,9 @@ def _given(
         return given, None
     if config.model is None:
         raise _uncaptioned(missing, len(rows), context.style)
+    # Imported here: captions that came with the pictures need no model, and loading takes seconds.
+    from nsync_pipeline.captions.vision_language_model import model_captions
+
     answers, captioner = model_captions(context, missing, config.model)
     for number, row in enumerate(rows):
         if (answer := answers.get(row["id"])) is not None:

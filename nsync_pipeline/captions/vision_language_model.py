@@ -29,9 +29,10 @@ from transformers import (
 from nsync_pipeline.captions.answers import AnswerStore, answer_key
 from nsync_pipeline.captions.config import CaptionModelConfig, CaptionsSettings
 from nsync_pipeline.errors import BaseModelError, CaptionError, bullet_list
+from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import hub_errors, is_hub_id
 from nsync_pipeline.families.placement import choose_device, choose_dtype
-from nsync_pipeline.families.weights import loading_errors, quiet_libraries
+from nsync_pipeline.families.weights import quiet_libraries
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import StageContext

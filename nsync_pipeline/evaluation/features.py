@@ -23,8 +23,9 @@ from nsync_pipeline.pictures.style_pictures import RealPicture, Sample, StylePic
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
 from nsync_pipeline.sketchbook.folders import JUDGES_FOLDER
-from nsync_pipeline.sketchbook.judges import LABELS, Judges, load_judges
+from nsync_pipeline.sketchbook.judges import Judges, load_judges
 from nsync_pipeline.sketchbook.scene import scene_of
+from nsync_pipeline.sketchbook.verdicts import LABELS
 from nsync_pipeline.sketchbook.world import SEEN_STYLES, draw_style_set
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, drawn_style

@@ -5,9 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import FamilyName
@@ -103,6 +101,9 @@ def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
             f"base_model.name: {path} is not a .safetensors file. Convert it, or set "
             "base_model.allow_pickle to true: only tensors are then read from it."
         )
+    import torch  # seconds; what a file is can be told without
+    from safetensors.torch import load_file
+
     content: Any
     try:
         if path.suffix == ".safetensors":
@@ -122,7 +123,7 @@ def _keys(path: Path, allow_pickle: bool) -> Collection[str]:
     if path.suffix != ".safetensors":
         return read_tensors(path, allow_pickle).keys()
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             return set(file.keys())
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error

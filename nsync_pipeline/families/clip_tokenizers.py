@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
 from transformers import CLIPTokenizer
 
 from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-from nsync_pipeline.families.weights import loading_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def placeholder_tokens(word: str, count: int) -> tuple[str, ...]:
@@ -52,7 +54,7 @@ class PromptTokenizer:
         (whole,) = written_out(self.tokenizer, [prompt])
         return len(self.tokenizer(whole, add_special_tokens=False, verbose=False).input_ids)
 
-    def padded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def padded(self, prompts: Sequence[str]) -> "dict[str, Tensor]":
         """``input_ids`` and ``attention_mask`` (B, window), cut and filled up to the window."""
         encoded = self.tokenizer(
             written_out(self.tokenizer, prompts),

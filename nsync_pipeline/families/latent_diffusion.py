@@ -114,7 +114,6 @@ class LatentDiffusion:
     models: ClassVar[str]  # for messages
     pipeline_class: ClassVar[str]  # what the index of a diffusers pipeline calls it
     components: ClassVar[tuple[str, ...]]  # the pipeline's subfolders that a whole model needs
-    tokenizer_components: ClassVar[tuple[str, ...]]  # those that counting tokens needs
     clip_encoders: ClassVar[Mapping[str, Any]]  # the classes of the CLIP text encoders
     denoiser_class: ClassVar[Any] = UNet2DConditionModel
     noise_schedule_of: ClassVar[Callable[[str, Any], NoiseSchedule]] = diffusion_schedule

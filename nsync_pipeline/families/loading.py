@@ -1,7 +1,6 @@
 """Loading the base model that the settings name."""
 
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.clip_tokenizers import PromptTokenizers, load_tokenizers
 from nsync_pipeline.families.config import BaseModelConfig, FamilyName
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
@@ -29,13 +28,6 @@ def load_family(config: BaseModelConfig) -> Family:
     family, folder = find_base(config)
     folder = with_components(folder, family.components)
     return family(folder, config.resolution, placement)
-
-
-def tokenizer_of(config: BaseModelConfig) -> PromptTokenizers:
-    """The tokenizers of the base model, without its weights; raises as ``load_family``."""
-    family, folder = find_base(config)
-    folder = with_components(folder, family.tokenizer_components, weights=False)
-    return load_tokenizers(folder, count=len(family.clip_encoders))
 
 
 def find_base(config: BaseModelConfig) -> tuple[type[LatentDiffusion], PipelineFolder]:

@@ -17,7 +17,6 @@ class StableDiffusion(LatentDiffusion):
     models = "Stable Diffusion 1 or 2"
     pipeline_class = "StableDiffusionPipeline"
     components = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
-    tokenizer_components = ("text_encoder", "tokenizer")
     clip_encoders: ClassVar = {"text_encoder": CLIPTextModel}
 
     def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:

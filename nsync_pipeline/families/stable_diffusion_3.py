@@ -14,10 +14,11 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel, T5Tokenize
 
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
+from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.noise_schedules import flow_schedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement
-from nsync_pipeline.families.weights import load_frozen, loading_errors
+from nsync_pipeline.families.weights import load_frozen
 
 ALLOWED_T5: dict[str, Sequence[str]] = {
     "text_encoder_3": ("T5EncoderModel",),
@@ -46,7 +47,6 @@ class StableDiffusion3(LatentDiffusion):
         "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
         "tokenizer_3", "transformer", "vae",
     )  # fmt: skip
-    tokenizer_components = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     clip_encoders: ClassVar = dict.fromkeys(
         ("text_encoder", "text_encoder_2"), CLIPTextModelWithProjection
     )

@@ -27,7 +27,6 @@ class StableDiffusionXL(LatentDiffusion):
     components = (
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae",
     )  # fmt: skip
-    tokenizer_components = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     clip_encoders: ClassVar = {
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,

@@ -12,25 +12,11 @@ from diffusers.loaders.single_file_utils import (
     create_diffusers_clip_model_from_ldm,
     create_diffusers_t5_model_from_checkpoint,
 )
-from safetensors import SafetensorError
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import read_tensors
+from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-
-
-@contextmanager
-def loading_errors(path: Path) -> Iterator[None]:
-    """Make a ``BaseModelError`` of what the libraries raise on a broken file in ``path``."""
-    try:
-        yield
-    except (
-        OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:300]
-        raise BaseModelError(
-            f"{path} cannot be loaded (only safetensors weights are): {reason}"
-        ) from error
 
 
 @contextmanager

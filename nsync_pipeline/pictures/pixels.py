@@ -5,15 +5,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from nsync_pipeline.errors import MissingArtifactError
-from nsync_pipeline.families.family import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nsync_pipeline.families.family import Family
 
 Size = tuple[int, int]  # height and width in pixels
 WIDEST = 2.0  # the longer side over the shorter: what is longer still is cut to it
@@ -67,7 +69,7 @@ def _buckets(resolution: int, multiple: int) -> tuple[Size, ...]:
     return tuple(sorted(sizes))
 
 
-def picture_sizes(family: Family, buckets: bool) -> PictureSizes:
+def picture_sizes(family: "Family", buckets: bool) -> PictureSizes:
     """The sizes that ``family`` draws at its resolution.
 
     Sides are multiples of what the denoiser halves or cuts into patches without a rest, and not
@@ -80,7 +82,7 @@ def picture_sizes(family: Family, buckets: bool) -> PictureSizes:
     return PictureSizes(family.resolution, unit * math.ceil(family.resolution / 16 / unit), buckets)
 
 
-def load_pixels(path: Path, size: Size) -> Tensor:
+def load_pixels(path: Path, size: Size) -> "Tensor":
     """The stored picture at ``path`` as a model sees it: (3, height, width) in [-1, 1].
 
     It is cut and resized as ``centre_cut`` does, and mapped by ``x / 127.5 - 1`` (float32).
@@ -88,6 +90,8 @@ def load_pixels(path: Path, size: Size) -> Tensor:
     Raises:
         MissingArtifactError: as ``open_picture``.
     """
+    import torch  # only here: whoever looks at a picture needs none of it
+
     array = np.array(centre_cut(open_picture(path), size), dtype=np.float32)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous() / 127.5 - 1.0
 

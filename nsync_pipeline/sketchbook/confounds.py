@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nsync_pipeline.sketchbook.judges import LABELS, Verdicts
 from nsync_pipeline.sketchbook.scene import OBJECTS, Scene
+from nsync_pipeline.sketchbook.verdicts import LABELS, Verdicts
 
 PRESENT = 0.5  # probability from which a judge counts as seeing an object
 

@@ -10,18 +10,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nsync_pipeline.sketchbook.scene import COLOURS, OBJECTS, PLACES, SKIES
-from nsync_pipeline.sketchbook.world import HELD_OUT_STYLES, SEEN_STYLES
+from nsync_pipeline.sketchbook.scene import COLOURS, OBJECTS
+from nsync_pipeline.sketchbook.verdicts import LABELS, Verdicts
 
-LABELS: dict[str, tuple[str, ...]] = {
-    "objects": OBJECTS,
-    "colours": tuple(COLOURS),
-    "places": PLACES,
-    "skies": tuple(SKIES),
-    "styles": SEEN_STYLES + HELD_OUT_STYLES,
-}
 HEADS: dict[str, tuple[int, ...]] = {  # for each network, the outputs of its heads
-    "content": (len(OBJECTS), len(OBJECTS) * len(COLOURS), len(PLACES), len(SKIES)),
+    "content": (
+        len(OBJECTS),
+        len(OBJECTS) * len(COLOURS),
+        len(LABELS["places"]),
+        len(LABELS["skies"]),
+    ),
     "style": (len(LABELS["styles"]),),
 }
 
@@ -49,17 +47,6 @@ class JudgeNet(nn.Module):
         maps = self.features(pictures)
         pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
         return [head(pooled) for head in self.heads]
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What the judges say of N pictures, as probabilities in the order of `LABELS`."""
-
-    objects: NDArray[np.float32]  # (N, 8) each object's presence
-    colours: NDArray[np.float32]  # (N, 8, 7) each object's colour, if it is there
-    places: NDArray[np.float32]  # (N, 4)
-    skies: NDArray[np.float32]  # (N, 4)
-    styles: NDArray[np.float32]  # (N, 10)
 
 
 @dataclass(frozen=True)

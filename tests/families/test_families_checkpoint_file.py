@@ -18,7 +18,8 @@ from nsync_pipeline.families.checkpoint_file import kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
-from nsync_pipeline.families.loading import load_family, tokenizer_of
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.prompt_counting import tokenizer_of
 from tests.support.original_layout import save_original_3, save_original_v1, save_original_xl
 from tests.support.tiny_models import (
     save_tiny_stable_diffusion,

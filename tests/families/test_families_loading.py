@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families import pipeline_folder
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.families.loading import load_family, tokenizer_of
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.prompt_counting import tokenizer_of
 from nsync_pipeline.files import file_sha256
 from tests.support.original_layout import save_original_v1
 

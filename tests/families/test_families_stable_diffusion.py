@@ -9,7 +9,8 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.families.loading import load_family, tokenizer_of
+from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.prompt_counting import tokenizer_of
 from tests.support.tiny_models import TINY_RESOLUTION, WORDS, save_tiny_stable_diffusion
 
 

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nsync_pipeline.sketchbook.judges import (
-    LABELS,
-    Verdicts,
-    build_judges,
-    load_judges,
-)
+from nsync_pipeline.sketchbook.judges import build_judges, load_judges
 from nsync_pipeline.sketchbook.scene import Scene, Thing
+from nsync_pipeline.sketchbook.verdicts import LABELS, Verdicts
 from pretraining.judges import save_judges, scene_targets, worn_picture
 from pretraining.quality import accepted_styles, rates, true_drawings
 

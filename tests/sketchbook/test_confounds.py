@@ -10,8 +10,8 @@ from nsync_pipeline.sketchbook.confounds import (
     leaked,
     unconfounded,
 )
-from nsync_pipeline.sketchbook.judges import LABELS, Verdicts
 from nsync_pipeline.sketchbook.scene import COLOURS, OBJECTS, scene_of
+from nsync_pipeline.sketchbook.verdicts import LABELS, Verdicts
 from nsync_pipeline.sketchbook.world import content_scenes
 
 RED_HOUSE = "a red house on grass under a sun"

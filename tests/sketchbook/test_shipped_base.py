@@ -10,7 +10,8 @@ from diffusers import StableDiffusionPipeline
 
 from nsync_pipeline.sketchbook import CLIP_FOLDER, JUDGES_FOLDER, PIPELINE_FOLDER
 from nsync_pipeline.sketchbook.folders import WEIGHTS_FOLDER
-from nsync_pipeline.sketchbook.judges import LABELS, load_judges
+from nsync_pipeline.sketchbook.judges import load_judges
+from nsync_pipeline.sketchbook.verdicts import LABELS
 
 CARD = Path(__file__).parents[2] / "docs" / "sketchbook.md"
 
