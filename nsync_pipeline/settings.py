@@ -62,6 +62,15 @@ def _changeable(annotation: Any) -> Any:
 
 
 PARAMS = "params"
+LATER = "later"
+
+
+def later(default: Any, **field: Any) -> Any:
+    """A field of a section that came when artefacts had been made without it.
+
+    At its default it is no part of a stage's identity: those artefacts stay fresh.
+    """
+    return Field(default=default, json_schema_extra={LATER: True}, **field)
 
 
 def of_params(*keys: str) -> Any:
@@ -89,7 +98,24 @@ class StageSettings(Section):
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the artefact, as JSON: with another, it would come out otherwise."""
-        return self.model_dump(mode="json")
+        return _without_later(self.model_dump(mode="json"), type(self))
+
+
+def _without_later(content: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """``content`` of ``section`` without what came later and is at its default."""
+    kept: dict[str, Any] = {}
+    for name, value in content.items():
+        field = section.model_fields.get(name)
+        extra = field.json_schema_extra if field is not None else None
+        if field is not None and isinstance(extra, dict) and extra.get(LATER):
+            default = field.default
+            plain = default.model_dump(mode="json") if isinstance(default, Section) else default
+            if value == plain:
+                continue
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        inner = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        kept[name] = _without_later(value, inner[0]) if inner and isinstance(value, dict) else value
+    return kept
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -155,8 +155,8 @@ def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:
     write_lora_file(path, tensors, LoraHeader(adapters, origin))
 
 
-def load_lora(family: Family, path: Path, scale: float = 1.0) -> None:
-    """Put the saved LoRA at ``path`` on the family's models, frozen, at ``scale`` of its strength.
+def load_lora(family: Family, path: Path) -> None:
+    """Put the saved LoRA at ``path`` on the family's models, frozen.
 
     Raises:
         BaseModelError: the family holds a LoRA already, or this one does not fit it.
@@ -173,9 +173,6 @@ def load_lora(family: Family, path: Path, scale: float = 1.0) -> None:
             f"{path} does not fit {family.name} ({family.revision}): it was trained on "
             f"{header.origin.get('base_model')} ({header.origin.get('base_revision')})"
         ) from error
-    for model in adapted_models_of(family):
-        for _, layer in lora_layers(model.model):
-            layer.set_scale(ADAPTER, scale)
     draw_as_trained(family, header.origin)
     trained_on = header.origin.get("base_revision")
     if trained_on is not None and trained_on != family.revision:

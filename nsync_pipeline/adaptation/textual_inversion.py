@@ -7,7 +7,8 @@ stands for in a prompt. Source: arXiv 2208.01618.
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -233,6 +234,24 @@ def remove_token_vectors(family: Family) -> None:
             # Tokenizers cannot take tokens out: give this one back what it was.
             vars(encoder.tokenizer).clear()
             vars(encoder.tokenizer).update(held.tokenizer_before)
+
+
+@contextmanager
+def without_token_vectors(family: Family) -> Iterator[None]:
+    """Take the vectors and their tokens off for a while; nothing happens where there are none."""
+    held = [
+        (encoder, encoder.table, dict(vars(encoder.tokenizer)))
+        for encoder in _encoders(family)
+        if isinstance(encoder.table, TokenVectors)
+    ]
+    remove_token_vectors(family)
+    try:
+        yield
+    finally:
+        for encoder, table, tokenizer in held:
+            encoder.text_encoder.set_input_embeddings(table)
+            vars(encoder.tokenizer).clear()
+            vars(encoder.tokenizer).update(tokenizer)
 
 
 def has_token_vectors(family: Family) -> bool:

@@ -76,8 +76,8 @@ def save_trained(
         save_token_vectors(family, folder / EMBEDDINGS_FILE, origin["placeholder"], origin)
 
 
-def load_trained(family: Family, place: Path, scale: float = 1.0) -> None:
-    """Put what ``place`` holds on the family, frozen; the LoRA at ``scale`` of its strength.
+def load_trained(family: Family, place: Path) -> None:
+    """Put what ``place`` holds on the family, frozen.
 
     ``place`` is a model's folder, or one of its files.
 
@@ -92,7 +92,7 @@ def load_trained(family: Family, place: Path, scale: float = 1.0) -> None:
         if PLACEHOLDER_METADATA in read_metadata(file):
             load_token_vectors(family, file)
         else:
-            load_lora(family, file, scale)
+            load_lora(family, file)
 
 
 def remove_trained(family: Family) -> None:

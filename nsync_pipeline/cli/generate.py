@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,14 @@ class Scheduler(StrEnum):
     PNDM = "pndm"
 
 
+class GuidanceForm(StrEnum):
+    """What ``--guidance-form`` takes, as `generation.guidance.form` in params.yaml."""
+
+    ORDINARY = "ordinary"
+    BASE_EMPTY = "base_empty"
+    DIFFERENCE = "difference"
+
+
 PromptsOption = Annotated[
     Path | None,
     typer.Option(
@@ -46,9 +55,23 @@ SeedsOption = Annotated[
 ]  # fmt: skip
 StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.")]
 SchedulerOption = Annotated[Scheduler | None, typer.Option(help="dpm is DPM-Solver++ 2M.")]
-ScaleOption = Annotated[float, typer.Option(min=-100, max=100, help="1 as trained, 0 not at all.")]
+ScaleOption = Annotated[
+    float | None,
+    typer.Option(min=-100, max=100, help="Of the LoRA: 1 as trained, 0 not at all."),
+]
 GuidanceOption = Annotated[
     float | None, typer.Option(help="Of classifier-free guidance; 1 is none.")
+]
+FormOption = Annotated[
+    GuidanceForm | None,
+    typer.Option(
+        "--guidance-form",
+        help="base_empty: the empty prompt by the frozen base; difference: the base's own guidance "
+        "and --guidance-weight times what the LoRA changes.",
+    ),
+]
+WeightOption = Annotated[
+    float | None, typer.Option("--guidance-weight", help="Of the form difference.")
 ]
 SizeOption = Annotated[
     str | None, typer.Option(metavar="HxW", help="Pixels; else the base's square.")
@@ -69,7 +92,7 @@ def generate(
         Path | None,
         typer.Option(help="A LoRA's file (ours, diffusers', kohya's), instead of a variant."),
     ] = None,
-    lora_scale: ScaleOption = 1.0,
+    lora_scale: ScaleOption = None,
     scale_sweep: Annotated[
         str | None,
         typer.Option(metavar="0,0.5,1", help="Each picture at each strength, on one sheet."),
@@ -79,6 +102,8 @@ def generate(
     steps: StepsOption = None,
     scheduler: SchedulerOption = None,
     guidance: GuidanceOption = None,
+    guidance_form: FormOption = None,
+    guidance_weight: WeightOption = None,
     size: SizeOption = None,
     again: Annotated[
         Path | None, typer.Option(metavar="PICTURE", help="Draw a picture of generate's again.")
@@ -102,10 +127,12 @@ def generate(
     from nsync_pipeline.params import read_params
 
     params = read_params(place.params_file)
-    strengths = strengths_of(scale_sweep, lora_scale)
-    manner = manner_of(params, steps, scheduler, guidance, size, strengths)
     asked = asked_for(prompt or [], prompts, seed, seeds, params.seed)
     model = drawing_model(place, params, style, variant, lora, training_seed)
+    manner = manner_of(
+        params, steps, scheduler, guidance, size, strengths_of(scale_sweep, lora_scale),
+        guidance_form, guidance_weight, of_base=model.place is None,
+    )  # fmt: skip
     with shown_progress("generate", None) as progress:
         drawn = draw(params, model, asked, folder, manner=manner, progress=progress)
     print(f"{len(drawn.files)} pictures in {folder}; side by side on {drawn.contact_sheet}")
@@ -149,12 +176,14 @@ def compare(
         typer.Option(metavar="base,lora,nsync", help="The columns; else all that are trained."),
     ] = None,
     training_seed: TrainingSeedOption = None,
-    lora_scale: ScaleOption = 1.0,
+    lora_scale: ScaleOption = None,
     seed: SeedOption = None,
     seeds: SeedsOption = 1,
     steps: StepsOption = None,
     scheduler: SchedulerOption = None,
     guidance: GuidanceOption = None,
+    guidance_form: FormOption = None,
+    guidance_weight: WeightOption = None,
     size: SizeOption = None,
     output: Annotated[
         Path | None,
@@ -169,7 +198,10 @@ def compare(
     from nsync_pipeline.params import read_params
 
     params = read_params(place.params_file)
-    manner = manner_of(params, steps, scheduler, guidance, size, (lora_scale,))
+    manner = manner_of(
+        params, steps, scheduler, guidance, size, strengths_of(None, lora_scale), guidance_form,
+        guidance_weight,
+    )  # fmt: skip
     asked = asked_for(prompt or [], prompts, seed, seeds, params.seed)
     file = output or next_free(Path("comparisons"), style, ".png")
     names = [name.strip() for name in (variants or "").split(",") if name.strip()]
@@ -213,38 +245,57 @@ def manner_of(
     scheduler: Scheduler | None,
     guidance: float | None,
     size: str | None,
-    strengths: tuple[float, ...] = (1.0,),
+    strengths: tuple[float, ...] | None = None,
+    form: GuidanceForm | None = None,
+    weight: float | None = None,
+    of_base: bool = False,
 ) -> "Manner":
-    """How to draw: ``generation.sampler`` of params.yaml, but for what is given.
+    """How to draw: ``generation`` of params.yaml, but for what is given.
+
+    Of the base, which nothing was put on, its guidance does not count.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: a value is out of range, or has no effect.
     """
     from pydantic import ValidationError
 
-    from nsync_pipeline.drawing.config import SamplerConfig
     from nsync_pipeline.generate.pictures import Manner
+    from nsync_pipeline.samples.config import GenerationConfig
 
+    settings = params.generation.model_dump()
     named = None if scheduler is None else scheduler.value
     given = {"steps": steps, "scheduler": named, "guidance_scale": guidance}
-    settings = params.generation.sampler.model_dump()
-    settings |= {name: value for name, value in given.items() if value is not None}
+    settings["sampler"] |= {name: value for name, value in given.items() if value is not None}
+    if of_base:
+        del settings["guidance"]
+    own = {} if of_base else settings["guidance"]
+    if form is not None and form.value != own.get("form"):
+        own = {"lora_strength": own.get("lora_strength", 1.0), "form": form.value}
+    settings["guidance"] = own | ({} if weight is None else {"weight": weight})
     try:
-        sampler = SamplerConfig.model_validate(settings)
+        manner = Manner.of(GenerationConfig.model_validate(settings))
     except ValidationError as error:
-        told = "; ".join(f"{one['loc'][0]}: {one['msg'].lower()}" for one in error.errors())
+        told = "; ".join(
+            f"{'.'.join(map(str, one['loc'][1:] or one['loc']))}: "
+            f"{one['msg'].removeprefix('Value error, ').lower()}".lstrip(": ")
+            for one in error.errors()
+        )
         raise UserError(f"the sampler cannot be set so: {told}") from error
-    return Manner(sampler, None if size is None else _size(size), strengths)
+    return replace(
+        manner,
+        size=None if size is None else _size(size),
+        strengths=manner.strengths if strengths is None else strengths,
+    )
 
 
-def strengths_of(sweep: str | None, single: float) -> tuple[float, ...]:
-    """The strengths of a sweep such as ``0,0.5,1``; without one, the single one.
+def strengths_of(sweep: str | None, single: float | None) -> tuple[float, ...] | None:
+    """The strengths of a sweep such as ``0,0.5,1``, else the single one; None where neither is.
 
     Raises:
         UserError: it is not such a list.
     """
     if sweep is None:
-        return (single,)
+        return None if single is None else (single,)
     try:
         values = tuple(dict.fromkeys(float(part) for part in sweep.split(",")))
     except ValueError as error:

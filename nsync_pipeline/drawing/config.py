@@ -1,8 +1,8 @@
-"""How pictures are drawn: the negatives and the results share it."""
+"""How pictures are drawn: the negatives and the results share it, but for the guidance."""
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nsync_pipeline.settings import Section
 
@@ -23,3 +23,53 @@ class SamplerConfig(Section):
         le=4096,
         description="pictures drawn at once; part of what makes a picture, so part of its inputs",
     )
+
+
+GuidanceForm = Literal["ordinary", "base_empty", "difference"]
+
+
+class GuidanceConfig(Section):
+    """How what was trained takes part in guidance; the negatives, of the base alone, have none.
+
+    With ``b`` the frozen base's prediction, ``l`` that with what was trained, ``c`` the prompt,
+    ``0`` the empty one, ``g`` the sampler's ``guidance_scale`` and ``w`` the ``weight``, a step
+    goes along
+
+    - ordinary: ``l(0) + g (l(c) - l(0))``, two predictions;
+    - base_empty: ``b(0) + g (l(c) - b(0))``, two;
+    - difference: ``b(0) + g (b(c) - b(0)) + w (l(c) - b(c))``, three.
+    """
+
+    form: GuidanceForm = Field(
+        default="ordinary",
+        description="base_empty: the empty prompt is predicted without what was trained; "
+        "difference: the base's own guidance, and `weight` times what training changed",
+    )
+    weight: float = Field(
+        default=1.5, ge=0.0, le=50.0, description="of difference: 1 adds the change as it is"
+    )
+    lora_strength: float = Field(
+        default=1.0, ge=-100.0, le=100.0, description="of the LoRA: 1 as trained, 0 not at all"
+    )
+
+    @model_validator(mode="after")
+    def _the_weight_has_an_effect(self) -> "GuidanceConfig":
+        default = type(self).model_fields["weight"].default
+        if self.form != "difference" and self.weight != default:
+            raise ValueError(
+                f"weight has no effect with form {self.form}: leave it out, or set form to "
+                "difference"
+            )
+        return self
+
+
+ORDINARY = GuidanceConfig()
+
+
+def require_guidance(guidance: GuidanceConfig, guidance_scale: float) -> None:
+    """Raise ``ValueError`` where the form has no effect at the sampler's scale."""
+    if guidance.form == "base_empty" and guidance_scale == 1.0:
+        raise ValueError(
+            "guidance.form base_empty has no effect with guidance_scale 1, where nothing is "
+            "predicted at the empty prompt: raise guidance_scale, or take ordinary or difference"
+        )

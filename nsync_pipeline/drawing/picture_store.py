@@ -23,7 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from nsync_pipeline.determinism import deterministic_algorithms
-from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig, SamplerConfig
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.drawing.sampling import (
     PictureRequest,
@@ -105,6 +105,7 @@ def draw_into_store(
     store: PictureStore,
     progress: Callable[[int, int], None],
     lora_sha256: str | None = None,
+    guidance: GuidanceConfig = ORDINARY,
 ) -> Mapping[str, Path]:
     """Draw those of ``requests`` that ``store`` lacks; the files of all of them by id.
 
@@ -116,7 +117,7 @@ def draw_into_store(
         BaseModelError: as ``draw_pictures``.
         OSError: a batch could not be stored.
     """
-    keys = {r.id: picture_key(family, r, sampler, lora_sha256) for r in requests}
+    keys = {r.id: picture_key(family, r, sampler, lora_sha256, guidance) for r in requests}
     there = store.pictures()
     missing = [request for request in requests if keys[request.id] not in there]
     done = len(requests) - len(missing)
@@ -125,7 +126,7 @@ def draw_into_store(
     def keep(batch: Sequence[SampledPicture]) -> None:
         store.put({keys[picture.request.id]: picture.pixels for picture in batch})
 
-    for batch in written_behind(draw_pictures(family, missing, sampler), keep):
+    for batch in written_behind(draw_pictures(family, missing, sampler, guidance), keep):
         done += len(batch)
         progress(done, len(requests))
     there = store.pictures()
@@ -135,7 +136,11 @@ def draw_into_store(
 
 
 def picture_key(
-    family: Family, request: PictureRequest, sampler: SamplerConfig, lora_sha256: str | None
+    family: Family,
+    request: PictureRequest,
+    sampler: SamplerConfig,
+    lora_sha256: str | None,
+    guidance: GuidanceConfig = ORDINARY,
 ) -> str:
     """32 hex digits of the SHA-256 of all that decides a picture's pixels."""
     recipe: dict[str, object] = {
@@ -152,6 +157,8 @@ def picture_key(
     }
     if (size := latent_size(family, request)) != family.latent_shape[1:]:
         recipe["latent_size"] = size
+    if guidance != ORDINARY:
+        recipe["guidance"] = guidance.model_dump()
     if family.vae_tiling:
         recipe["vae_tiling"] = True
     return _digest(recipe)
@@ -190,6 +197,7 @@ def draw_captions(
     stage: str,
     stream: str,
     lora_sha256: str | None = None,
+    guidance: GuidanceConfig = ORDINARY,
 ) -> list[tuple[RealPicture, dict[str, Any]]]:
     """Draw the captions of ``pictures`` in ``style`` into ``context.folder``; a row of each.
 
@@ -217,7 +225,9 @@ def draw_captions(
     store = PictureStore(context.workspace.scratch(*slot))
     tell = partial(context.progress, "pictures")
     with deterministic_algorithms():
-        drawn = draw_into_store(family, list(requests.values()), sampler, store, tell, lora_sha256)
+        drawn = draw_into_store(
+            family, list(requests.values()), sampler, store, tell, lora_sha256, guidance
+        )
     (context.folder / "images").mkdir()
     rows = []
     for (picture, k), request in requests.items():

@@ -1,7 +1,7 @@
 """Drawing pictures: seeded one by one, computed in batches of one shape."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.adaptation.in_use import as_base, at_strength, changes_prompts, has_trained
+from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig, SamplerConfig
+from nsync_pipeline.drawing.guidance import EncodedPrompts, Guidance
 from nsync_pipeline.drawing.schedulers import build_scheduler, denoiser_input, starting_latents
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family, PromptEmbeds
@@ -40,9 +42,15 @@ class SampledPicture:
 
 
 def draw_pictures(
-    family: Family, requests: Sequence[PictureRequest], sampler: SamplerConfig
+    family: Family,
+    requests: Sequence[PictureRequest],
+    sampler: SamplerConfig,
+    guidance: GuidanceConfig = ORDINARY,
 ) -> Iterator[list[SampledPicture]]:
     """Draw ``requests``, a batch at a time: in order, those of one size after another.
+
+    ``guidance`` says how what the family holds of trained weights takes part; of a base that holds
+    none it says nothing.
 
     A batch is of one size; sizes come in the order in which they are first asked for.
 
@@ -60,23 +68,38 @@ def draw_pictures(
         by_size.setdefault(latent_size(family, request), []).append(request)
     count = sampler.batch_size
     ahead = count * max(1, PROMPTS_AHEAD // count)  # whole batches
+    guided = Guidance(guidance if has_trained(family) else ORDINARY, sampler.guidance_scale)
     for size, same_size in by_size.items():
         for group in _batches(same_size, ahead):
-            embeds = _encoded(family, group, sampler)
+            with at_strength(family, guided.config.lora_strength):
+                embeds = _encoded(family, group, sampler, guided)
             for batch in _batches(group, count):
-                yield _drawn(family, batch, size, embeds, sampler)
+                with at_strength(family, guided.config.lora_strength):
+                    pictures = _drawn(family, batch, size, embeds, sampler, guided)
+                yield pictures
 
 
 def _encoded(
-    family: Family, requests: Sequence[PictureRequest], sampler: SamplerConfig
-) -> dict[str, PromptEmbeds]:
-    """Each prompt of ``requests``, and the empty one where guidance needs it, encoded once.
-
-    Every batch has one shape, so that a prompt does not depend on others.
-    """
+    family: Family,
+    requests: Sequence[PictureRequest],
+    sampler: SamplerConfig,
+    guidance: Guidance,
+) -> EncodedPrompts:
+    """Each prompt of ``requests``, and the empty one where guidance needs it, encoded once."""
     prompts = list(dict.fromkeys(request.prompt for request in requests))
-    if sampler.guidance_scale > 1.0 and "" not in prompts:
+    if guidance.needs_empty and "" not in prompts:
         prompts.append("")
+    own = base = _by_text(family, prompts, sampler)
+    if guidance.by_base and changes_prompts(family):
+        with as_base(family):
+            base = _by_text(family, prompts, sampler)
+    return EncodedPrompts(own, base)
+
+
+def _by_text(
+    family: Family, prompts: Sequence[str], sampler: SamplerConfig
+) -> dict[str, PromptEmbeds]:
+    """Every batch has one shape, so that a prompt does not depend on others."""
     found: dict[str, PromptEmbeds] = {}
     for batch in _batches(prompts, sampler.batch_size):
         rows = family.encode_prompts(_filled(batch, sampler.batch_size))
@@ -97,10 +120,12 @@ def _drawn(
     family: Family,
     batch: Sequence[PictureRequest],
     size: tuple[int, int],
-    embeds: Mapping[str, PromptEmbeds],
+    embeds: EncodedPrompts,
     sampler: SamplerConfig,
+    guidance: Guidance,
 ) -> list[SampledPicture]:
-    latents = _sample(family, _filled(batch, sampler.batch_size), size, embeds, sampler)
+    filled = _filled(batch, sampler.batch_size)
+    latents = _sample(family, filled, size, embeds, sampler, guidance)
     finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
     pictures = _decode(family, latents)
     for request, is_finite, pixels in zip(batch, finite, pictures, strict=False):
@@ -131,13 +156,11 @@ def _sample(
     family: Family,
     batch: Sequence[PictureRequest],
     size: tuple[int, int],
-    embeds: Mapping[str, PromptEmbeds],
+    embeds: EncodedPrompts,
     sampler: SamplerConfig,
+    guidance: Guidance,
 ) -> Tensor:
-    """Denoised latents (B, C, h, w) of ``batch``.
-
-    Classifier-free guidance: ``e(empty) + scale * (e(prompt) - e(empty))``, both in one pass.
-    """
+    """Denoised latents (B, C, h, w) of ``batch``."""
     scheduler = build_scheduler(family, sampler)
     streams = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
     shape = (1, family.latent_shape[0], *size)
@@ -145,21 +168,16 @@ def _sample(
     # Schedulers that add noise on the way take it from each picture's own stream.
     noisy = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": streams} if noisy else {}
-    guided = sampler.guidance_scale > 1.0
-    conditions = [embeds[request.prompt] for request in batch]
-    if guided:
-        conditions = [embeds[""]] * len(batch) + conditions
-    prompt_embeds = PromptEmbeds.cat(conditions)
+    prompt_embeds = embeds.of(guidance.parts, [request.prompt for request in batch])
 
     latents = starting_latents(scheduler, noise.to(family.device))
-    for timestep in scheduler.timesteps:
-        scaled = denoiser_input(scheduler, latents, timestep)
-        inputs = torch.cat([scaled, scaled]) if guided else scaled
-        prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
-        if guided:
-            empty, prompted = prediction.chunk(2)
-            prediction = empty + sampler.guidance_scale * (prompted - empty)
-        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
+    with guidance.in_one_pass(family):
+        for timestep in scheduler.timesteps:
+            scaled = denoiser_input(scheduler, latents, timestep)
+            inputs = torch.cat([scaled] * len(guidance.parts))
+            prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
+            direction = guidance.direction(prediction)
+            latents = scheduler.step(direction, timestep, latents, **extra).prev_sample
     return latents
 
 

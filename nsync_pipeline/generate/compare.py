@@ -61,7 +61,7 @@ def compare(
         MissingArtifactError: a variant is not trained.
         BaseModelError: as ``generate``.
     """
-    manner = manner or Manner(params.generation.sampler)
+    manner = manner or Manner.of(params.generation)
     (strength,) = manner.strengths
     seed = params.training_seed(training_seed)
     params.style(style)
@@ -86,12 +86,12 @@ def compare(
     with deterministic_algorithms():
         for model in models:
             remove_trained(family)
-            model.put_on(family, strength)
+            model.put_on(family)
             requests = [
                 PictureRequest(str(row), model.prompt(text), seed, manner.size)
                 for row, (text, seed) in enumerate(rows)
             ]
-            for batch in draw_pictures(family, requests, sampler):
+            for batch in draw_pictures(family, requests, sampler, manner.at(strength)):
                 for picture in batch:
                     key = (model.name, int(picture.request.id))
                     drawn[key] = Image.fromarray(picture.pixels)

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsync_pipeline.adaptation.foreign_lora import is_foreign, load_foreign_lora
-from nsync_pipeline.adaptation.lora import lora_layers
 from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.adaptation.trained_weights import adapted_models_of
 from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.families.family import Family
@@ -33,8 +31,8 @@ class DrawingModel:
         """Of what is put on the base; None where that is nothing."""
         return None if self.place is None else _sha256_of(self.place)
 
-    def put_on(self, family: Family, strength: float = 1.0) -> None:
-        """Put it on ``family``, frozen, its LoRA at ``strength``.
+    def put_on(self, family: Family) -> None:
+        """Put it on ``family``, frozen.
 
         Raises:
             BaseModelError: it does not fit.
@@ -46,7 +44,6 @@ class DrawingModel:
             load_foreign_lora(family, self.place)
         else:
             load_trained(family, self.place)
-        set_strength(family, strength)
 
 
 def drawing_model(
@@ -103,17 +100,3 @@ def training_with(
 
 def _sha256_of(place: Path) -> str:
     return "+".join(file_sha256(file) for file in trained_files(place))
-
-
-def set_strength(family: Family, strength: float) -> None:
-    """Let the LoRA on ``family`` act at ``strength``: 1 as trained, 0 not at all.
-
-    Between them the low-rank part is multiplied by it. Of a DoRA, the trained lengths stay as they
-    are at any strength but 0. Token vectors have no strength: they act wherever a prompt has them.
-    """
-    for model in adapted_models_of(family):
-        for _, layer in lora_layers(model.model):
-            for adapter in layer.active_adapters:
-                layer.set_scale(adapter, strength)
-            layer.enable_adapters(strength != 0.0)
-            layer.requires_grad_(False)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from nsync_pipeline.determinism import deterministic_algorithms
-from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig, SamplerConfig
 from nsync_pipeline.drawing.picture_store import png_bytes, written_behind
 from nsync_pipeline.drawing.sampling import PictureRequest, SampledPicture, draw_pictures
 from nsync_pipeline.errors import PictureError, UserError
@@ -21,11 +21,12 @@ from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.files import write_whole
-from nsync_pipeline.generate.model import DrawingModel, set_strength
+from nsync_pipeline.generate.model import DrawingModel
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.pixels import open_picture
+from nsync_pipeline.samples.config import GenerationConfig
 from nsync_pipeline.stage import Progress, silent_progress
 
 SHEET_FILE = "contact_sheet.png"
@@ -51,6 +52,20 @@ class PictureSettings:
     style: str | None
     weights_sha256: str | None  # of what was put on the base; None: nothing
     strength: float
+    guidance_form: str = ORDINARY.form
+    guidance_weight: float = ORDINARY.weight
+
+    def text(self) -> str:
+        """As it stands in the picture's file, without a guidance that is the ordinary one."""
+        said = asdict(self)
+        for name in LATER:
+            if said[name] == getattr(PictureSettings, name):
+                del said[name]
+        return json.dumps(said, sort_keys=True, ensure_ascii=False)
+
+
+LATER = ("guidance_form", "guidance_weight")
+"""What files do not say that are older than it."""
 
 
 def read_settings(path: Path) -> PictureSettings:
@@ -62,7 +77,10 @@ def read_settings(path: Path) -> PictureSettings:
     try:
         with Image.open(path) as image:
             content: dict[str, Any] = json.loads(image.info[PNG_TEXT])
-        return PictureSettings(**{f.name: content[f.name] for f in fields(PictureSettings)})
+        names = [
+            f.name for f in fields(PictureSettings) if f.name in content or f.name not in LATER
+        ]
+        return PictureSettings(**{name: content[name] for name in names})
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise PictureError(
             f"{path} does not say how it was drawn: only pictures of `nsync generate` do. ({error})"
@@ -76,6 +94,18 @@ class Manner:
     sampler: SamplerConfig
     size: tuple[int, int] | None = None  # (height, width) in pixels; None: the family's square
     strengths: tuple[float, ...] = (1.0,)  # of the LoRA; several: each picture at each of them
+    guidance: GuidanceConfig = ORDINARY  # but for its strength
+
+    @classmethod
+    def of(cls, generation: GenerationConfig) -> "Manner":
+        """As ``generation`` draws what was trained."""
+        guidance = generation.guidance
+        plain = guidance.model_copy(update={"lora_strength": 1.0})
+        return cls(generation.sampler, strengths=(guidance.lora_strength,), guidance=plain)
+
+    def at(self, strength: float) -> GuidanceConfig:
+        """The guidance of pictures at ``strength``."""
+        return self.guidance.model_copy(update={"lora_strength": strength})
 
 
 @dataclass(frozen=True)
@@ -104,11 +134,15 @@ def generate(
         BaseModelError: the base or the LoRA cannot be loaded, the base cannot draw in this manner,
             or a picture comes out broken; what was drawn before is kept.
     """
-    manner = manner or Manner(params.generation.sampler)
+    if manner is None:
+        of_base = model.place is None
+        manner = Manner(params.generation.sampler) if of_base else Manner.of(params.generation)
     if not prompts:
         raise UserError("generate needs at least one prompt")
-    if model.place is None and manner.strengths != (1.0,):
-        raise UserError("the base has no strength: give a variant or a LoRA's file")
+    if model.place is None and (manner.strengths, manner.guidance) != ((1.0,), ORDINARY):
+        raise UserError(
+            "the base has no strength, and no guidance but its own: give a variant or a LoRA's file"
+        )
     asked = list(_asked(model, prompts, manner, folder))
     sheet = folder / SHEET_FILE
     taken = [file for file in (*(one.file for one in asked), sheet) if file.exists()]
@@ -154,13 +188,11 @@ def _drawn(
     def batches() -> Iterator[_Batch]:
         for strength in manner.strengths:
             by_name = {one.request.id: one for one in asked if one.strength == strength}
-            set_strength(family, strength)
             # A few pictures are not worth a whole batch: their last bits may be other ones.
             size = min(sampler.batch_size, len(by_name))
             requests = [one.request for one in by_name.values()]
-            for batch in draw_pictures(
-                family, requests, sampler.model_copy(update={"batch_size": size})
-            ):
+            small = sampler.model_copy(update={"batch_size": size})
+            for batch in draw_pictures(family, requests, small, manner.at(strength)):
                 yield [(by_name[drawn.request.id], drawn) for drawn in batch]
 
     def write(batch: _Batch) -> None:
@@ -179,9 +211,10 @@ def _drawn(
                 style=model.style,
                 weights_sha256=weights_sha256,
                 strength=one.strength,
+                guidance_form=manner.guidance.form,
+                guidance_weight=manner.guidance.weight,
             )
-            text = json.dumps(asdict(settings), sort_keys=True, ensure_ascii=False)
-            write_whole(one.file, png_bytes(drawn.pixels, {PNG_TEXT: text}))
+            write_whole(one.file, png_bytes(drawn.pixels, {PNG_TEXT: settings.text()}))
 
     return written_behind(batches(), write)
 
@@ -215,7 +248,10 @@ def draw_again(
     own = {name: getattr(settings, name) for name in ("scheduler", "steps", "guidance_scale")}
     sampler = params.generation.sampler.model_dump() | own
     size = (settings.height, settings.width)
-    manner = Manner(SamplerConfig.model_validate(sampler), size, (settings.strength,))
+    guidance = GuidanceConfig.model_validate(
+        {"form": settings.guidance_form, "weight": settings.guidance_weight}
+    )
+    manner = Manner(SamplerConfig.model_validate(sampler), size, (settings.strength,), guidance)
     drawn = generate(
         params,
         replace(model, words=None),  # the prompt names the style already

@@ -1,14 +1,14 @@
 """Which pictures are drawn of the captions that were held out."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.config import GuidanceConfig, SamplerConfig, require_guidance
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section, StageSettings, of_params
+from nsync_pipeline.settings import Section, StageSettings, later, of_params
 
 
-class GenerationConfig(Section):
-    """``generation`` in params.yaml."""
+class DrawnCaptions(Section):
+    """What of ``generation`` the base's samples have, too."""
 
     prompts: int | None = Field(
         default=None,
@@ -18,6 +18,17 @@ class GenerationConfig(Section):
     )
     images_per_prompt: int = Field(default=1, ge=1, le=1000, description="pictures a test caption")
     sampler: SamplerConfig = SamplerConfig()
+
+
+class GenerationConfig(DrawnCaptions):
+    """``generation`` in params.yaml."""
+
+    guidance: GuidanceConfig = later(GuidanceConfig())
+
+    @model_validator(mode="after")
+    def _the_guidance_has_an_effect(self) -> "GenerationConfig":
+        require_guidance(self.guidance, self.sampler.guidance_scale)
+        return self
 
 
 class SamplesSettings(StageSettings):
@@ -35,4 +46,4 @@ class BaseSamplesSettings(StageSettings):
     seed: int = of_params("seed")
     generic_style: str = of_params("styles.{style}.generic_style")
     base_model: BaseModelConfig = of_params("base_model")
-    generation: GenerationConfig = of_params("generation")
+    generation: DrawnCaptions = of_params("generation")

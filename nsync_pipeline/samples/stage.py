@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
+from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig
 from nsync_pipeline.drawing.picture_store import draw_captions, sheet
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.family import Family
@@ -41,7 +42,8 @@ def run(context: StageContext[SamplesSettings]) -> StageResult:
     family = load_family(context.settings.base_model)
     load_trained(family, model)
     lora_sha256 = "+".join(file_sha256(file) for file in trained)
-    return _drawn(context, family, words, f"{variant}-{training_seed}", lora_sha256)
+    guidance = context.settings.generation.guidance
+    return _drawn(context, family, words, f"{variant}-{training_seed}", lora_sha256, guidance)
 
 
 def run_base(context: StageContext[BaseSamplesSettings]) -> StageResult:
@@ -56,13 +58,14 @@ def _drawn(
     words: str,
     drawn_by: str,
     lora_sha256: str | None = None,
+    guidance: GuidanceConfig = ORDINARY,
 ) -> StageResult:
     """``images_per_prompt`` pictures of each test caption, in the style that ``words`` name."""
     settings = context.settings.generation
     chosen = captioned_split(context.workspace, context.style, "test")[: settings.prompts]
     drawn = draw_captions(
         context, family, chosen, words, settings.images_per_prompt, settings.sampler,
-        stage="generation", stream="sample", lora_sha256=lora_sha256,
+        stage="generation", stream="sample", lora_sha256=lora_sha256, guidance=guidance,
     )  # fmt: skip
     rows = [
         {**row, "prompt_id": p.id, "caption": p.caption, "variant": context.variant}

@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.contrast.config import BranchMode, ContrastConfig, UpdateRule, require_meaning
 from nsync_pipeline.diffusion.config import ObjectiveConfig
+from nsync_pipeline.drawing.config import GuidanceConfig, require_guidance
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section, StageSettings, changes_of, of_params
+from nsync_pipeline.settings import Section, StageSettings, changes_of, later, of_params
 
 
 class WatchConfig(Section):
@@ -35,6 +36,7 @@ class WatchConfig(Section):
     guidance_scale: float = Field(
         default=5.0, ge=1.0, le=50.0, description="of classifier-free guidance; 1 is none"
     )
+    guidance: GuidanceConfig = later(GuidanceConfig())
     extractor: str | None = Field(
         default="sketchbook",
         min_length=1,
@@ -42,6 +44,11 @@ class WatchConfig(Section):
         "score",
     )
     extractor_revision: str | None = Field(default=None, description="the hub revision to pin")
+
+    @model_validator(mode="after")
+    def _the_guidance_has_an_effect(self) -> "WatchConfig":
+        require_guidance(self.guidance, self.guidance_scale)
+        return self
 
 
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from nsync_pipeline.contrast.branch_gradients import out_of_memory
-from nsync_pipeline.drawing.config import SamplerConfig
+from nsync_pipeline.drawing.config import ORDINARY, SamplerConfig
 from nsync_pipeline.drawing.picture_store import png_bytes
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.errors import BaseModelError, EvaluationError
@@ -147,7 +147,10 @@ class Looks:
         )
         # A look is used again wherever it would come out the same, whatever else is changed.
         pictures = [(request.prompt, request.seed) for request in self._requests]
-        drawn_from = json.dumps([self.weights, pictures, self._sampler.model_dump()])
+        how = [self._sampler.model_dump()]
+        if settings.guidance != ORDINARY:
+            how.append(settings.guidance.model_dump())
+        drawn_from = json.dumps([self.weights, pictures, *how])
         self._folder = self.kept / hashlib.sha256(drawn_from.encode()).hexdigest()[:16]
 
     def __call__(self, done: int) -> float | None:
@@ -205,7 +208,9 @@ class Looks:
         """Draw the pictures of a look, and keep them; False where the model draws none."""
         try:
             with whole_folder(self._place(done)) as folder, _undisturbed(self.family):
-                for batch in draw_pictures(self.family, self._requests, self._sampler):
+                for batch in draw_pictures(
+                    self.family, self._requests, self._sampler, self._settings.guidance
+                ):
                     for picture in batch:
                         png = png_bytes(picture.pixels)
                         (folder / f"{picture.request.id}.png").write_bytes(png)

@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 
 from nsync_pipeline.cli.generate import (
+    GuidanceForm,
     Scheduler,
     asked_for,
     manner_of,
     next_free,
     strengths_of,
 )
+from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.generate.pictures import Manner
 from nsync_pipeline.generate.prompts import AskedPrompt
 from tests.support.command_line import nsync
 from tests.support.drawing_workspace import drawing_params
@@ -53,8 +56,46 @@ def test_a_sampler_out_of_range_is_explained(given: Any, message: str) -> None:
         manner_of(drawing_params(Path("base")), *given)
 
 
+DIFFERENCE = {"form": "difference", "weight": 2.0, "lora_strength": 1.2}
+
+
+def guided(guidance: dict[str, Any], **given: Any) -> Manner:
+    """As ``generation.guidance`` of params.yaml says, but for what is given."""
+    section = {"sampler": {"guidance_scale": given.pop("scale", 4.0)}, "guidance": guidance}
+    params = drawing_params(Path("base"), generation=section)
+    return manner_of(params, None, None, None, None, **given)
+
+
+def test_guidance_is_as_in_params_but_for_what_is_given() -> None:
+    found = guided(DIFFERENCE)
+    assert found.strengths == (1.2,)
+    assert found.at(1.2) == GuidanceConfig.model_validate(DIFFERENCE)
+    found = guided(DIFFERENCE, form=GuidanceForm.BASE_EMPTY, strengths=(0.0, 1.0))
+    assert (found.guidance, found.strengths) == (GuidanceConfig(form="base_empty"), (0.0, 1.0))
+    assert guided(DIFFERENCE, weight=3.0).guidance.weight == 3.0
+
+
+def test_the_guidance_of_what_was_trained_is_not_the_bases() -> None:
+    found = guided(DIFFERENCE, of_base=True)
+    assert (found.guidance, found.strengths) == (ORDINARY, (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"weight": 2.0}, "weight has no effect with form ordinary"),
+        ({"form": GuidanceForm.BASE_EMPTY, "scale": 1.0}, "base_empty has no effect"),
+    ],
+)
+def test_a_guidance_without_effect_is_explained_in_a_line(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        guided({}, **given)
+    assert "\n" not in str(error.value)
+
+
 def test_a_sweep_is_a_list_of_numbers() -> None:
     assert strengths_of(None, 0.5) == (0.5,)
+    assert strengths_of(None, None) is None
     assert strengths_of("0,0.25, 1,0", 0.5) == (0.0, 0.25, 1.0)
     for sweep in ("0,a", "", "1,,2", "nan", "1,1000"):
         with pytest.raises(UserError, match="--scale-sweep"):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.adaptation.safetensors_file import read_safetensors, write_safetensors
+from nsync_pipeline.drawing.config import GuidanceConfig
 from nsync_pipeline.errors import (
     BaseModelError,
     MissingArtifactError,
@@ -196,12 +197,14 @@ def test_a_picture_says_all_it_was_drawn_from(
 def test_a_picture_is_drawn_again_from_its_own_file(
     workspace: Workspace, params: Params, tmp_path: Path
 ) -> None:
-    """One of a sweep, of another size, steps and scheduler than params.yaml says."""
+    """One of a sweep, of another size, steps, scheduler and guidance than params.yaml says."""
     sampler = params.generation.sampler.model_copy(update={"steps": 2, "scheduler": "ddim"})
-    manner = Manner(sampler, (48, 32), (0.25, 0.75))
+    guidance = GuidanceConfig(form="difference", weight=2.0)
+    manner = Manner(sampler, (48, 32), (0.25, 0.75), guidance)
     made = drawn(workspace, params, tmp_path / "one", manner=manner, style=STYLE, variant="nsync")
     picture = made.files[1]
     settings = read_settings(picture)
+    assert (settings.guidance_form, settings.guidance_weight) == ("difference", 2.0)
     model = drawing_model(workspace, params, settings.style, settings.model)
     again = draw_again(params, settings, picture, model, tmp_path / "again")
     assert again.same_base
