@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nsync_pipeline.blind.choices import preferences, read_choices
+from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.evaluation.record import PICTURES_FILE, EvaluationRecord, read_evaluation
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
@@ -24,7 +25,13 @@ from nsync_pipeline.report.trainings import (
     training_notes,
     write_training_table,
 )
-from nsync_pipeline.report.words import headline, way_to_real, what_is_compared
+from nsync_pipeline.report.words import (
+    cannot_be_judged,
+    headline,
+    leader,
+    way_to_real,
+    what_is_compared,
+)
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, training_runs
 
@@ -66,9 +73,15 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     kept = read_choices(workspace, style, variants, seeds)
     preferred = preferences(kept, style, params.seed, params.bootstrap_draws)
     asks = not workspace.of_ablation  # blind pages are about the workspace's own variants
-    shares = _shares(evaluation)
-    head = headline(evaluation.against_base, evaluation.comparisons, shares)
     of_real = not params.source.startswith(SKETCHBOOK_PREFIX)
+    blind_base = of_real and pictures.base_model == SKETCHBOOK
+    blind_features = of_real and evaluation.extractors["CLIP"][0] == SKETCHBOOK
+    # Of real pictures the embedded models know nothing: what they say of the style is left out.
+    judged = not (blind_base or blind_features)
+    shares = _shares(evaluation) if judged else {}
+    head = headline(evaluation.against_base, evaluation.comparisons, shares)
+    if not judged:
+        head = cannot_be_judged(blind_base)
     enough = evaluation.counts["trainings"] >= ENOUGH_TRAININGS
     html = render(
         style=style.replace("_", " "),
@@ -76,8 +89,8 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         base_model=public_name(pictures.base_model),
         compared=what_is_compared(evaluation.counts["trainings"]),
         ribbon=shown_pictures.ribbon(),
-        real_on_embedded_base=of_real and pictures.base_model == SKETCHBOOK,
-        real_on_embedded_features=of_real and evaluation.extractors["CLIP"][0] == SKETCHBOOK,
+        real_on_embedded_base=blind_base,
+        real_on_embedded_features=blind_features,
         warnings=evaluation.warnings,
         training_seeds=seeds,
         generic_style=params.generic_style,
@@ -85,7 +98,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         variants={name: way_of_training(s["settings"]) for name, s in shown_summaries.items()},
         rows=shown_pictures.rows(params.report.rows),
         progress=[(name, variants.index(name), share) for name, share in shares.items()],
-        comparisons=[*evaluation.comparisons, *evaluation.against_base],
+        comparisons=[*evaluation.comparisons, *evaluation.against_base] if judged else [],
         resampled="training seeds and captions" if enough else "captions",
         primary=primary_charts(measured, evaluation.floor),
         choices=choices_section(style, variants, preferred, kept.set_aside, asks),
@@ -101,6 +114,16 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         facts=lineage(workspace, style, pictures, evaluation, summaries),
         settings=settings_text(shown_summaries),
         picture_side=params.report.picture_side,
+        of_ablation=workspace.of_ablation,
+        style_key=style,
+        leader=leader(variants, evaluation.comparisons),
+        models={
+            run.variant: workspace.model(style, run.variant, run.training_seed)
+            .relative_to(workspace.root)
+            .as_posix()
+            for run in shown_runs
+        },
+        trigger=style_phrase(params.placeholder),
     )
     (folder / REPORT_FILE).write_text(html, encoding="utf-8", newline="\n")
     write_training_table(

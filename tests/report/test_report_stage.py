@@ -310,6 +310,11 @@ def test_report_without_choices_says_how_to_ask_people(
 ) -> None:
     html = page(made[0])
     assert html.count("nsync blind make woodblock --between nsync,lora") == 1
+    end = html[html.index("What to do next") :]
+    assert "nsync blind make" in end
+    assert "nsync export woodblock --variant " in end
+    assert f"models/{STYLE}/nsync/0" in end
+    assert "in the style of sks" in end
     assert "What people chose" not in html
 
 
@@ -334,8 +339,12 @@ def test_a_drawn_style_needs_no_note_on_the_base(
 
 def test_real_pictures_on_the_embedded_base_are_reported_honestly(workspace: Workspace) -> None:
     evaluate(workspace, style_params(source="folder"))
-    write_report(workspace, style_params(source="folder"))
+    said = write_report(workspace, style_params(source="folder"))
     html = page(workspace)
+    assert str(said.figures["verdict"]).startswith("This base model cannot show it")
+    assert set(said.figures) == {"verdict"}  # no share of the way
+    assert "of the way" not in html
+    assert '<div class="verdict ' not in html
     assert "Read this first" in html
     assert "It draws 64 pixels a side" in html
     assert "it has never seen a real picture" in html
