@@ -66,7 +66,9 @@ def run(
     variant: Annotated[
         str | None,
         typer.Option(
-            "--variant", "-v", help="For stages that run once a training.",
+            "--variant",
+            "-v",
+            help="For stages that run once a training.",
             autocompletion=variant_names,
         ),
     ] = None,
@@ -318,9 +320,7 @@ def promote(
     style: StyleArgument,
     variant: VariantOption,
     training_seed: TrainingSeedOption = None,
-    alias: Annotated[
-        str, typer.Option(help="Which version it is to be from now on.")
-    ] = "champion",
+    alias: Annotated[str, typer.Option(help="Which version it is to be from now on.")] = "champion",
     workspace: WorkspaceOption = None,
 ) -> None:
     """Register a trained variant's model in MLflow, and give it an alias."""

@@ -5,7 +5,12 @@ from typing import Annotated
 
 import typer
 
-from nsync_pipeline.cli.options import StyleArgument, TrainingSeedOption, WorkspaceOption, find_workspace
+from nsync_pipeline.cli.options import (
+    StyleArgument,
+    TrainingSeedOption,
+    WorkspaceOption,
+    find_workspace,
+)
 from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.workspace import BASE
 

@@ -73,9 +73,7 @@ def generate(
     ] = None,
     variant: Annotated[
         str | None,
-        typer.Option(
-            "--variant", "-v", help="A variant, or base.", autocompletion=variant_names
-        ),
+        typer.Option("--variant", "-v", help="A variant, or base.", autocompletion=variant_names),
     ] = None,
     training_seed: TrainingSeedOption = None,
     lora: Annotated[

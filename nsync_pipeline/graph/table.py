@@ -94,14 +94,14 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="evaluation", asset="evaluation", room="evaluation", settings=EvaluationSettings,
             says="How near each variant comes to the style, what content it keeps, what it copies.",
-            recipe=1, folder="evaluation/{style}",
+            recipe=2, folder="evaluation/{style}",
             needs=("style_set", "captions", "negative_set", "base_generation", "generation"),
             on_device=True, kinds=("json",),
         ),
         Stage(
             name="report", asset="report", room="report", settings=ReportSettings,
             says="One page a style: pictures side by side, figures, choices, where all came from.",
-            recipe=1, folder="reports/{style}",
+            recipe=2, folder="reports/{style}",
             needs=(
                 "style_set", "captions", "negative_set", "training", "base_generation",
                 "generation", "evaluation",

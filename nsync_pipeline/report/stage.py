@@ -18,12 +18,12 @@ from nsync_pipeline.report.figures import Measured, digits_for, figures_table, s
 from nsync_pipeline.report.lineage import lineage, settings_text
 from nsync_pipeline.report.page import render
 from nsync_pipeline.report.pictures import ReportPictures
+from nsync_pipeline.report.plots import write_plots
 from nsync_pipeline.report.trainings import (
     film_strips,
     read_training,
     training_charts,
     training_notes,
-    write_training_table,
 )
 from nsync_pipeline.report.words import (
     cannot_be_judged,
@@ -33,7 +33,12 @@ from nsync_pipeline.report.words import (
     what_is_compared,
 )
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, training_runs
+from nsync_pipeline.workspace import (
+    PLOTS_FOLDER,
+    SKETCHBOOK,
+    SKETCHBOOK_PREFIX,
+    training_runs,
+)
 
 REPORT_FILE = "report.html"
 
@@ -60,7 +65,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     runs = training_runs(variants, seeds)
     pictures = read_style_pictures(workspace, style, runs)
     evaluation = read_evaluation(workspace.evaluation(style))
-    values = workspace.evaluation(style) / PICTURES_FILE
+    rows_of_pictures = pq.read_table(workspace.evaluation(style) / PICTURES_FILE).to_pylist()
     trainings = {run: read_training(workspace, style, run) for run in runs}
     summaries = {run: summary for run, (_, summary) in trainings.items()}
     # Curves of several trainings in one colour would hide one another: pictures and curves are of
@@ -109,7 +114,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         charts=training_charts([trainings[run][0] for run in shown_runs]),
         training_notes=training_notes(summaries, variants),
         strips=film_strips(workspace, style, summaries, seeds[0]),
-        copies=shown_pictures.copies(pq.read_table(values).to_pylist()),
+        copies=shown_pictures.copies(rows_of_pictures),
         copy_threshold=shown(evaluation.copy_threshold, digits_for([evaluation.copy_threshold])),
         facts=lineage(workspace, style, pictures, evaluation, summaries),
         settings=settings_text(shown_summaries),
@@ -126,9 +131,8 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         trigger=style_phrase(params.placeholder),
     )
     (folder / REPORT_FILE).write_text(html, encoding="utf-8", newline="\n")
-    write_training_table(
-        folder / "plots" / "training.csv",
-        {run: training for run, (training, _) in trainings.items()},
+    write_plots(
+        folder / PLOTS_FOLDER, measured, [trainings[run][0] for run in shown_runs], rows_of_pictures
     )
     figures: dict[str, int | float | str] = {"verdict": head}
     figures |= {f"{name}, share of the way": round(share, 3) for name, share in shares.items()}

@@ -85,13 +85,15 @@ def _write(folder: Path, source: Source, model_id: str, run_id: str) -> None:
     from mlflow.types import ColSpec, Schema
 
     inputs = [ColSpec("string", "prompt"), ColSpec("long", "seed", required=False)]
-    with tempfile.TemporaryDirectory() as data:
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch, "lora")  # in the model it is data/lora
+        data.mkdir()
         for file in (*trained_files(source.folder), source.folder / DESCRIPTION):
-            shutil.copyfile(file, Path(data, file.name))
+            shutil.copyfile(file, data / file.name)
         save_model(
             folder,
             loader_module=LOADER,
-            data_path=data,
+            data_path=str(data),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
             signature=ModelSignature(Schema(inputs), Schema([ColSpec("binary", "png")])),
             input_example=pandas.DataFrame(EXAMPLE),
@@ -113,12 +115,11 @@ def register(client: Any, run: Any, source: Source, alias: str) -> Promoted:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = [
-        v for v in client.search_model_versions(f"name = '{name}'") if v.model_id == model_id
-    ]
+    place, every = f"models:/{model_id}", client.search_model_versions(f"name = '{name}'")
+    versions = [version for version in every if version.source == place]
     tags = {"variant": said["variant"], "training_seed": str(said["training_seed"])}
     version = versions[0] if versions else client.create_model_version(
-        name, f"models:/{model_id}", run.info.run_id, tags, model_id=model_id,
+        name, place, run.info.run_id, tags, model_id=model_id,
         description=json.dumps(dict(said["figures"])),
     )  # fmt: skip
     client.set_registered_model_alias(name, alias, version.version)

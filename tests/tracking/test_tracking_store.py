@@ -139,7 +139,7 @@ def test_a_training_logs_its_weights_as_a_model_once_whole(
     assert example["columns"] == ["prompt", "seed"]
     trained = workspace.model("ink", "nsync", 0)
     for name in ("pytorch_lora_weights.safetensors", "made.json"):
-        assert (folder / "data" / name).read_bytes() == (trained / name).read_bytes()
+        assert (folder / "data" / "lora" / name).read_bytes() == (trained / name).read_bytes()
 
 
 def test_a_promoted_training_has_the_alias_and_the_one_before_it_no_longer(
@@ -155,7 +155,7 @@ def test_a_promoted_training_has_the_alias_and_the_one_before_it_no_longer(
 
     assert versions == ["1", "1", "2", "1"]
     found = client_of(workspace).get_model_version_by_alias("nsync-ink", "champion")
-    assert (found.version, found.tags["training_seed"]) == ("1", "0")
+    assert (str(found.version), found.tags["training_seed"]) == ("1", "0")
 
 
 def test_the_trainings_of_a_variant_lie_below_one_run_with_their_means(
