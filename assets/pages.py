@@ -2,16 +2,19 @@
 
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import ParamsError, UserError
 from nsync_pipeline.graph.processes import die_with_parent
-from nsync_pipeline.tracking.destination import configured_uri, is_remote, masked, resolved_uri
+from nsync_pipeline.params import read_params
+from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked, resolved_uri
+from nsync_pipeline.tracking.projection import experiment_of
 from nsync_pipeline.workspace import Workspace
 
 from .daemon import end, environment_of, start_daemon
@@ -19,6 +22,8 @@ from .daemon import end, environment_of, start_daemon
 HOST = "127.0.0.1"
 DAGSTER_PORT = 3000
 MLFLOW_PORT = 5000
+TRIED = 20  # ports, where the first is taken
+LINKS = 5  # of styles
 LOOK_EVERY = 1.0  # seconds
 
 
@@ -32,20 +37,18 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    ports = (DAGSTER_PORT,) if is_remote(uri) else (DAGSTER_PORT, MLFLOW_PORT)
-    taken = [port for port in ports if _is_taken(port)]
-    if taken:
-        print(f"Something already listens on port {taken[0]} of {HOST}: stop it first.")
-        return 2
+    dagster, mlflow = _free(DAGSTER_PORT), _free(MLFLOW_PORT)
     workspace = Workspace(Path.cwd().resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as until_end:
-            servers = [_dagster(workspace, until_end)]
+            servers = [_dagster(workspace, dagster, until_end)]
+            page = masked(uri) if is_remote(uri) else f"http://{HOST}:{mlflow}"
             if not is_remote(uri):
-                servers.append(_mlflow(workspace, uri, until_end))
-            print(f"Dagster  http://{HOST}:{DAGSTER_PORT}")
-            print(f"MLflow   {masked(uri) if is_remote(uri) else f'http://{HOST}:{MLFLOW_PORT}'}")
+                servers.append(_mlflow(workspace, uri, mlflow, until_end))
+            print(f"Dagster  http://{HOST}:{dagster}")
+            for line in mlflow_links(workspace, uri, page):
+                print(f"MLflow   {line}")
             print("They need a few seconds to start; Ctrl-C ends them.", flush=True)
             _until_one_ends(workspace, servers, until_end)
     except KeyboardInterrupt:
@@ -64,18 +67,35 @@ def _until_one_ends(
         time.sleep(LOOK_EVERY)
 
 
-def _dagster(workspace: Workspace, until_end: ExitStack) -> "subprocess.Popen[bytes]":
-    arguments = ["-w", "workspace.yaml", "--host", HOST, "--port", str(DAGSTER_PORT)]
+def mlflow_links(workspace: Workspace, uri: str, page: str) -> Iterator[str]:
+    """Where the runs of each style are, of the own store; else MLflow's page."""
+    with suppress(ParamsError, sqlite3.Error):
+        styles = read_params(workspace.params_file).styles if uri == OWN else ()
+        database = f"file:{workspace.tracking / 'mlflow.db'}?mode=ro"
+        with closing(sqlite3.connect(database, uri=True)) as store:
+            known = dict(store.execute("SELECT name, experiment_id FROM experiments"))
+        found = [(style, known.get(experiment_of(workspace, style))) for style in styles]
+        links = [f"{page}/#/experiments/{of}/runs  ({s})" for s, of in found if of is not None]
+        if links:
+            yield from links[:LINKS]
+            return
+    yield page
+
+
+def _dagster(workspace: Workspace, port: int, until_end: ExitStack) -> "subprocess.Popen[bytes]":
+    arguments = ["-w", "workspace.yaml", "--host", HOST, "--port", str(port)]
     arguments += ["--log-level", "warning", "--dagster-log-level", "warning"]
     return _start(workspace, until_end, {}, "dagster-webserver", *arguments)
 
 
-def _mlflow(workspace: Workspace, uri: str, until_end: ExitStack) -> "subprocess.Popen[bytes]":
+def _mlflow(
+    workspace: Workspace, uri: str, port: int, until_end: ExitStack
+) -> "subprocess.Popen[bytes]":
     workspace.tracking.mkdir(parents=True, exist_ok=True)
     store = resolved_uri(uri, workspace.tracking)
     # The job workers that this server would start take a gigabyte, and nothing here uses them.
     own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    arguments = ["server", "--host", HOST, "--port", str(MLFLOW_PORT)]
+    arguments = ["server", "--host", HOST, "--port", str(port)]
     arguments += ["--backend-store-uri", store, "--workers", "1"]
     arguments += ["--default-artifact-root", str(workspace.tracking / "artifacts")]
     return _start(workspace, until_end, own, "mlflow", *arguments)
@@ -98,9 +118,13 @@ def _start(
     return server
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
+def _free(port: int) -> int:
+    """The first port from ``port`` on that nothing listens on."""
+    for other in range(port, port + TRIED):
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, other)) != 0:
+                return other
+    raise UserError(f"something listens on each of the ports {port} to {port + TRIED - 1}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from nsync_pipeline.style_set.ingestion import figures, ingest, refuse_bad_files
 from nsync_pipeline.style_set.source_copy import README, CopyPlan, copy_in, files_of, plan_copy
 from nsync_pipeline.style_set.source_folder import SourceFolder, read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
-from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
+from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, Workspace
 
 
 def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
@@ -118,6 +118,7 @@ class AddedStyle:
     copied: int  # files, captions among them
     figures: Mapping[str, int | float | str]  # of the pictures brought, as the style set has them
     described_by: str | None = None  # the model that describes pictures without a caption, if any
+    on_embedded_base: bool = False  # real pictures, on a base that has never seen one
 
 
 def add_style(workspace: Workspace, asked: NewStyle, progress: Progress) -> AddedStyle:
@@ -203,7 +204,10 @@ def _add_folder(
         copy_in(plan, folder)
     if text is not None:
         write_whole(workspace.params_file, text)
-    return AddedStyle(folder, True, len(plan.new), figures(ingestion), described_by)
+    return AddedStyle(
+        folder, True, len(plan.new), figures(ingestion), described_by,
+        on_embedded_base=params.base_model.name == SKETCHBOOK,
+    )  # fmt: skip
 
 
 def _read(asked: NewStyle, source: Path) -> SourceFolder:

@@ -19,6 +19,8 @@ MANIFEST_FILE = "manifest.parquet"
 ABLATIONS = "ablations"  # the folder of all of them
 STRIP_FILE = "looks.jpg"
 """What a training drew on the way, side by side."""
+FIGURES_FOLDER = "figures"  # of an evaluation: a small file a metric, for `dvc metrics show`
+PLOTS_FOLDER = "plots"  # of a report: pictures for `dvc plots show`
 BASE = "base"
 """The name that stands for the untrained base model where a variant is asked for."""
 SKETCHBOOK = "sketchbook"

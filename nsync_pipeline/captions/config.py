@@ -20,6 +20,13 @@ QUESTION = (
 """As the paper asks: briefly, in at most 25 words, in the form of a prompt."""
 
 
+WAYS_OUT = (
+    "write their captions in the studio (`nsync studio`), or in sources/{style} (picture.txt "
+    "beside picture.jpg), or name the folder of a local model in captioning.model.name"
+)
+"""What can be done where no model can be asked."""
+
+
 class CaptionModelConfig(Section):
     """``captioning.model`` in params.yaml: who describes the pictures that have no caption."""
 

@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from nsync_pipeline.captions.answers import AnswerStore, answer_key
-from nsync_pipeline.captions.config import CaptionModelConfig, CaptionsSettings
-from nsync_pipeline.errors import BaseModelError, CaptionError, bullet_list
+from nsync_pipeline.captions.config import WAYS_OUT, CaptionModelConfig, CaptionsSettings
+from nsync_pipeline.errors import BaseModelError, CaptionError, short_list
 from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import hub_errors, is_hub_id
 from nsync_pipeline.families.placement import choose_device, choose_dtype
@@ -334,10 +334,7 @@ def _answers(
 
 def _cannot_be_asked(error: BaseModelError, rows: Sequence[Mapping[str, Any]], style: str) -> str:
     return (
-        f"style {style!r}: {len(rows)} pictures have no caption, and the model that would describe "
-        f"them cannot be asked: {error}\nThe pictures:\n"
-        f"{bullet_list(sorted(row['origin'] for row in rows))}\n"
-        f"Either write their captions in sources/{style} (picture.txt beside picture.jpg, or "
-        "metadata.jsonl); or connect this machine once, so that the model is downloaded; or name a "
-        "local folder in captioning.model.name; or leave them out: style_set.uncaptioned: skip."
+        f"style {style!r}: {len(rows)} pictures have no caption "
+        f"({short_list(sorted(row['origin'] for row in rows), most=3)}), and the model that would "
+        f"describe them cannot be asked: {error} Either {WAYS_OUT.format(style=style)}."
     )

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nsync_pipeline.cli.options import WorkspaceOption, find_workspace
+from nsync_pipeline.cli.options import StyleArgument, WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.workspace import BASE
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    style: Annotated[str, typer.Argument(help="A style of params.yaml.")],
+    style: StyleArgument,
     only: Annotated[
         str | None, typer.Option(metavar="V,V", help="Only these variants, with commas between.")
     ] = None,

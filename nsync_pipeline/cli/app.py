@@ -13,7 +13,17 @@ from nsync_pipeline import __version__
 from nsync_pipeline.cli.ablate import ablate
 from nsync_pipeline.cli.blind import blind
 from nsync_pipeline.cli.generate import compare, generate
-from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
+from nsync_pipeline.cli.options import (
+    StyleArgument,
+    StyleOption,
+    TrainingSeedOption,
+    VariantOption,
+    WorkspaceOption,
+    find_workspace,
+    stage_names,
+    style_names,
+    variant_names,
+)
 from nsync_pipeline.errors import UserError
 
 app = typer.Typer(
@@ -21,11 +31,8 @@ app = typer.Typer(
     help="Teach a text-to-image model a style by contrast with negative synthetic images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(blind, name="blind")
-
-StyleOption = Annotated[str, typer.Option("--style", "-s", help="A style of params.yaml.")]
 
 
 def main() -> None:
@@ -51,10 +58,19 @@ def nsync(
 
 @app.command()
 def run(
-    stage: Annotated[str, typer.Argument(help="A stage; a wrong name lists them.")],
+    stage: Annotated[
+        str,
+        typer.Argument(help="A stage; a wrong name lists them.", autocompletion=stage_names),
+    ],
     style: StyleOption,
     variant: Annotated[
-        str | None, typer.Option("--variant", "-v", help="For stages that run once a training.")
+        str | None,
+        typer.Option(
+            "--variant",
+            "-v",
+            help="For stages that run once a training.",
+            autocompletion=variant_names,
+        ),
     ] = None,
     training_seed: TrainingSeedOption = None,
     processes: Annotated[
@@ -94,7 +110,10 @@ def run(
 
 @app.command()
 def status(
-    style: Annotated[str | None, typer.Argument(help="A style; all of them where none.")] = None,
+    style: Annotated[
+        str | None,
+        typer.Argument(help="A style; all of them where none.", autocompletion=style_names),
+    ] = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="Of the ablation.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
@@ -149,8 +168,11 @@ def add_style(
     place = find_workspace(workspace)
     from nsync_pipeline.add_style import NewStyle
     from nsync_pipeline.add_style import add_style as bring_in
+    from nsync_pipeline.captions.config import WAYS_OUT
+    from nsync_pipeline.doctor.findings import captioner_finding
     from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file, version_source
     from nsync_pipeline.graph.progress import shown_progress
+    from nsync_pipeline.params import read_params
 
     asked = NewStyle(
         name, source, placeholder, generic_style, tuple(style_word or ()), pictures,
@@ -165,6 +187,15 @@ def add_style(
         print(
             f"Pictures without a caption are described by {added.described_by} (captioning.model); "
             f"what you write in {added.folder} (picture.txt beside picture.jpg) goes before it"
+        )
+        captioner = captioner_finding(read_params(place.params_file))
+        if captioner.advice:  # it is not here
+            print(f"{captioner.found}: without a network, {WAYS_OUT.format(style=name)}")
+    if added.on_embedded_base:
+        print(
+            "Before you train: the embedded base has never seen a real picture, so this shows that "
+            "the pipeline runs, and not the style. Name a Stable Diffusion model as base_model in "
+            "params.yaml, and a full CLIP as evaluation.extractor"
         )
     lines = sync_dvc_file(place) if (place.root / DVC_FILE).is_file() else []
     lines += version_source(place, added.folder) if added.is_folder else []
@@ -187,8 +218,8 @@ class ExportForm(StrEnum):
 
 @app.command()
 def export(
-    style: Annotated[str, typer.Argument(help="A style of params.yaml.")],
-    variant: Annotated[str, typer.Option("--variant", "-v", help="A trained variant.")],
+    style: StyleArgument,
+    variant: VariantOption,
     training_seed: TrainingSeedOption = None,
     form: Annotated[
         ExportForm, typer.Option("--format", help="kohya is ComfyUI's and A1111's, too.")
@@ -282,6 +313,27 @@ def deliver(
             "Nothing is lost: run `nsync deliver` when the server answers."
         )
     print(f"{outcome.sent} figures, files and settings delivered to MLflow")
+
+
+@app.command()
+def promote(
+    style: StyleArgument,
+    variant: VariantOption,
+    training_seed: TrainingSeedOption = None,
+    alias: Annotated[str, typer.Option(help="Which version it is to be from now on.")] = "champion",
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Register a trained variant's model in MLflow, and give it an alias."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.params import read_params
+    from nsync_pipeline.tracking.sender import promote as register
+
+    params = read_params(place.params_file)
+    params.style(style)
+    params.variant(variant)
+    promoted = register(place, style, variant, params.training_seed(training_seed), alias)
+    print(f"{promoted.name}: version {promoted.version} is {promoted.alias}")
+    print(f'To draw with it: mlflow.pyfunc.load_model("{promoted.uri}")')
 
 
 @app.command()

@@ -5,7 +5,12 @@ from typing import Annotated
 
 import typer
 
-from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
+from nsync_pipeline.cli.options import (
+    StyleArgument,
+    TrainingSeedOption,
+    WorkspaceOption,
+    find_workspace,
+)
 from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.workspace import BASE
 
@@ -18,7 +23,7 @@ blind = typer.Typer(
 
 @blind.command("make")
 def make(
-    style: Annotated[str, typer.Argument(help="A style of params.yaml.")],
+    style: StyleArgument,
     between: Annotated[
         str, typer.Option(help="Two variants, or a variant and `base`, with a comma between.")
     ] = "nsync,lora",

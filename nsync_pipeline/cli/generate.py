@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nsync_pipeline.cli.options import TrainingSeedOption, WorkspaceOption, find_workspace
+from nsync_pipeline.cli.options import (
+    StyleOption,
+    TrainingSeedOption,
+    WorkspaceOption,
+    find_workspace,
+    style_names,
+    variant_names,
+)
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.workspace import Workspace
 
@@ -83,9 +90,13 @@ def generate(
         list[str] | None, typer.Argument(help="What to draw; several are a row each.")
     ] = None,
     prompts: PromptsOption = None,
-    style: Annotated[str | None, typer.Option("--style", "-s", help="A style.")] = None,
+    style: Annotated[
+        str | None,
+        typer.Option("--style", "-s", help="A style.", autocompletion=style_names),
+    ] = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", "-v", help="A variant, or base.")
+        str | None,
+        typer.Option("--variant", "-v", help="A variant, or base.", autocompletion=variant_names),
     ] = None,
     training_seed: TrainingSeedOption = None,
     lora: Annotated[
@@ -165,7 +176,7 @@ def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path
 
 
 def compare(
-    style: Annotated[str, typer.Option("--style", "-s", help="A style of params.yaml.")],
+    style: StyleOption,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", "-p", help="What to draw, without the style; several times."),

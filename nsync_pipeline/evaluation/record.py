@@ -1,13 +1,12 @@
 """What an evaluation leaves behind.
 
-``metrics.json`` holds plain numbers only, so that ``dvc metrics diff`` reads well: ``variants`` are
-means over their trainings, ``trainings`` each by its seed;
+``figures/`` has a small file for each metric a person sees first, a number a variant: the table
+that ``dvc metrics show`` prints. ``metrics.json`` holds all numbers: ``variants`` are means over
+their trainings, ``trainings`` each by its seed;
 ``evaluation.json`` everything the report tells: intervals, comparisons, warnings, settings;
-``pictures.parquet`` a row a generated picture; ``plots/`` tables for ``dvc plots``. All figures are
-rounded to six significant digits.
+``pictures.parquet`` a row a generated picture. All figures are rounded to six significant digits.
 """
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,16 +19,19 @@ from pydantic import TypeAdapter
 
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.metrics.bootstrap import Interval
-from nsync_pipeline.metrics.catalogue import METRICS
 from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.scores import PictureScores, Reference
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.style_pictures import StylePictures
-from nsync_pipeline.workspace import BASE, TrainingRun
+from nsync_pipeline.workspace import BASE, FIGURES_FOLDER, TrainingRun
 
 METRICS_FILE = "metrics.json"
 EVALUATION_FILE = "evaluation.json"
 PICTURES_FILE = "pictures.parquet"
+FIRST_METRICS = (
+    "style_margin", "cmmd", "prompt_fidelity", "style_recognised", "content_recognised", "leak",
+)  # fmt: skip
+"""The metrics a person sees first."""
 
 PICTURES = pa.schema(
     [
@@ -103,7 +105,11 @@ def write_evaluation(
     _write_json(folder / EVALUATION_FILE, {"sets": sets, **content})
     table = pa.Table.from_pylist(list(pictures), schema=PICTURES)
     pq.write_table(table, folder / PICTURES_FILE)
-    _write_plots(folder / "plots", {BASE: record.base, **record.variants}, pictures)
+    (folder / FIGURES_FOLDER).mkdir()
+    shown = {BASE: record.base, **record.variants, "real": record.ceiling}
+    for metric in (metric for metric in FIRST_METRICS if metric in record.base):
+        of_all = {name: f[metric].value for name, f in shown.items() if metric in f}
+        _write_json(folder / FIGURES_FOLDER / f"{metric}.json", _rounded(of_all), sort=False)
 
 
 def picture_rows(
@@ -131,30 +137,8 @@ def picture_rows(
         }
 
 
-def _write_plots(
-    folder: Path, sets: Mapping[str, Mapping[str, Interval]], rows: Sequence[Mapping[str, Any]]
-) -> None:
-    """``summary.csv``: a row a variant. ``pictures.csv``: a row a picture, for a scatter."""
-    folder.mkdir()
-    metrics = [metric.name for metric in METRICS if metric.name in sets[BASE]]
-    summary = [
-        {"variant": name, **{m: _digits(figures[m].value) for m in metrics if m in figures}}
-        for name, figures in sets.items()
-    ]
-    _write_csv(folder / "summary.csv", ["variant", *metrics], summary)
-    columns = ["variant", "training_seed", "id", "style_margin", "prompt_fidelity", "distance"]
-    _write_csv(folder / "pictures.csv", columns, [{c: row[c] for c in columns} for row in rows])
-
-
-def _write_csv(path: Path, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def _write_json(path: Path, content: Mapping[str, Any], sort: bool = True) -> None:
+    text = json.dumps(content, indent=2, sort_keys=sort, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 

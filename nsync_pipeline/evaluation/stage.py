@@ -8,7 +8,12 @@ import numpy as np
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.evaluation.config import EvaluationConfig, EvaluationSettings
 from nsync_pipeline.evaluation.features import FeatureReader, drawn_world_judge, load_extractors
-from nsync_pipeline.evaluation.record import EvaluationRecord, picture_rows, write_evaluation
+from nsync_pipeline.evaluation.record import (
+    FIRST_METRICS,
+    EvaluationRecord,
+    picture_rows,
+    write_evaluation,
+)
 from nsync_pipeline.families.placement import choose_device
 from nsync_pipeline.metrics.bootstrap import prompt_draws
 from nsync_pipeline.metrics.distances import Floats
@@ -33,9 +38,6 @@ ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
 ENOUGH_FOR_KID = 100
 ENOUGH_FOR_FID = 10_000  # and as many as twice the features
-
-FIGURES = ("style_margin", "cmmd", "prompt_fidelity", "style_recognised", "leak")
-"""The metrics a person sees first."""
 
 
 def run(context: StageContext[EvaluationSettings]) -> StageResult:
@@ -141,7 +143,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
 def _figures(record: EvaluationRecord) -> dict[str, int | float | str]:
     figures: dict[str, int | float | str] = {"pictures": record.counts["pictures"]}
     for name, measured in {BASE: record.base, **record.variants}.items():
-        for metric in FIGURES:
+        for metric in FIRST_METRICS:
             if metric in measured:
                 figures[f"{name} {metric}"] = float(f"{measured[metric].value:.4g}")
     for compared in record.comparisons:

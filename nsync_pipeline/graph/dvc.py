@@ -26,7 +26,13 @@ from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import read_yaml
-from nsync_pipeline.workspace import ABLATIONS, SKETCHBOOK_PREFIX, Workspace
+from nsync_pipeline.workspace import (
+    ABLATIONS,
+    FIGURES_FOLDER,
+    PLOTS_FOLDER,
+    SKETCHBOOK_PREFIX,
+    Workspace,
+)
 
 DVC_FILE = "dvc.yaml"
 HEADER = """\
@@ -71,10 +77,9 @@ def dvc_text(graph: Graph, of_ablation: bool = False) -> str:
             lines.append("\n")
     if not of_ablation:
         lines.append("metrics:\n")
-        lines += [f"  - evaluation/{style}/metrics.json\n" for style in params.styles]
+        lines += [f"  - evaluation/{style}/{FIGURES_FOLDER}\n" for style in params.styles]
         lines.append("plots:\n")
-        for style in params.styles:
-            lines.extend(_plot_lines(graph, style))
+        lines += [f"  - reports/{style}/{PLOTS_FOLDER}\n" for style in params.styles]
     return "".join(lines)
 
 
@@ -192,20 +197,6 @@ def tracked_keys(stage: Stage, style: str, variant: str | None, of_ablation: boo
             made_by_grid = of_ablation and key in ("variants.{variant}", "training_seeds")
             keys.append("ablation" if made_by_grid else key.format(style=style, variant=variant))
     return list(dict.fromkeys(keys))
-
-
-def _plot_lines(graph: Graph, style: str) -> Iterator[str]:
-    """Two with the curves of the first training of each variant, two of the evaluation."""
-    seed = graph.params.training_seeds[0]
-    for title, column in {"loss": "loss_positive", "gradient norm": "norm_refined"}.items():
-        yield f"  - '{style}: {title}':\n      x: step\n      y:\n"
-        for variant in graph.params.variants:
-            yield f"        models/{style}/{variant}/{seed}/history.csv: {column}\n"
-    table = f"evaluation/{style}/plots"
-    yield f"  - '{style}: style margin':\n      x: style_margin\n      y:\n"
-    yield f"        {table}/summary.csv: variant\n      template: bar_horizontal\n"
-    yield f"  - '{style}: style and content of each picture':\n      x: prompt_fidelity\n      y:\n"
-    yield f"        {table}/pictures.csv: style_margin\n      template: scatter\n"
 
 
 def _left_out(graph: Graph) -> list[str]:

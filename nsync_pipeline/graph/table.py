@@ -102,7 +102,7 @@ STAGES: dict[str, Stage] = {
             name="evaluation", asset="evaluation", group="results",
             room="evaluation", settings=EvaluationSettings,
             says="How near each variant comes to the style, what content it keeps, what it copies.",
-            recipe=1, folder="evaluation/{style}",
+            recipe=2, folder="evaluation/{style}",
             needs=("style_set", "captions", "negative_set", "base_generation", "generation"),
             on_device=True, kinds=("json",),
         ),
@@ -110,7 +110,7 @@ STAGES: dict[str, Stage] = {
             name="report", asset="report", group="results",
             room="report", settings=ReportSettings,
             says="One page a style: pictures side by side, figures, choices, where all came from.",
-            recipe=1, folder="reports/{style}",
+            recipe=2, folder="reports/{style}",
             needs=(
                 "style_set", "captions", "negative_set", "training", "base_generation",
                 "generation", "evaluation",

@@ -19,6 +19,7 @@ class ReportSettings(StageSettings):
 
     seed: int = of_params("seed")
     source: str = of_params("styles.{style}.source")
+    placeholder: str = of_params("styles.{style}.placeholder")
     generic_style: str = of_params("styles.{style}.generic_style")
     variants: tuple[str, ...] = of_params("variants")
     training_seeds: tuple[int, ...] = of_params("training_seeds")

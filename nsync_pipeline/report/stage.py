@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nsync_pipeline.blind.choices import preferences, read_choices
+from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.evaluation.record import PICTURES_FILE, EvaluationRecord, read_evaluation
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
@@ -17,16 +18,27 @@ from nsync_pipeline.report.figures import Measured, digits_for, figures_table, s
 from nsync_pipeline.report.lineage import lineage, settings_text
 from nsync_pipeline.report.page import render
 from nsync_pipeline.report.pictures import ReportPictures
+from nsync_pipeline.report.plots import write_plots
 from nsync_pipeline.report.trainings import (
     film_strips,
     read_training,
     training_charts,
     training_notes,
-    write_training_table,
 )
-from nsync_pipeline.report.words import headline, way_to_real, what_is_compared
+from nsync_pipeline.report.words import (
+    cannot_be_judged,
+    headline,
+    leader,
+    way_to_real,
+    what_is_compared,
+)
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, training_runs
+from nsync_pipeline.workspace import (
+    PLOTS_FOLDER,
+    SKETCHBOOK,
+    SKETCHBOOK_PREFIX,
+    training_runs,
+)
 
 REPORT_FILE = "report.html"
 
@@ -53,7 +65,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     runs = training_runs(variants, seeds)
     pictures = read_style_pictures(workspace, style, runs)
     evaluation = read_evaluation(workspace.evaluation(style))
-    values = workspace.evaluation(style) / PICTURES_FILE
+    rows_of_pictures = pq.read_table(workspace.evaluation(style) / PICTURES_FILE).to_pylist()
     trainings = {run: read_training(workspace, style, run) for run in runs}
     summaries = {run: summary for run, (_, summary) in trainings.items()}
     # Curves of several trainings in one colour would hide one another: pictures and curves are of
@@ -66,9 +78,15 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     kept = read_choices(workspace, style, variants, seeds)
     preferred = preferences(kept, style, params.seed, params.bootstrap_draws)
     asks = not workspace.of_ablation  # blind pages are about the workspace's own variants
-    shares = _shares(evaluation)
-    head = headline(evaluation.against_base, evaluation.comparisons, shares)
     of_real = not params.source.startswith(SKETCHBOOK_PREFIX)
+    blind_base = of_real and pictures.base_model == SKETCHBOOK
+    blind_features = of_real and evaluation.extractors["CLIP"][0] == SKETCHBOOK
+    # Of real pictures the embedded models know nothing: what they say of the style is left out.
+    judged = not (blind_base or blind_features)
+    shares = _shares(evaluation) if judged else {}
+    head = headline(evaluation.against_base, evaluation.comparisons, shares)
+    if not judged:
+        head = cannot_be_judged(blind_base)
     enough = evaluation.counts["trainings"] >= ENOUGH_TRAININGS
     html = render(
         style=style.replace("_", " "),
@@ -76,8 +94,8 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         base_model=public_name(pictures.base_model),
         compared=what_is_compared(evaluation.counts["trainings"]),
         ribbon=shown_pictures.ribbon(),
-        real_on_embedded_base=of_real and pictures.base_model == SKETCHBOOK,
-        real_on_embedded_features=of_real and evaluation.extractors["CLIP"][0] == SKETCHBOOK,
+        real_on_embedded_base=blind_base,
+        real_on_embedded_features=blind_features,
         warnings=evaluation.warnings,
         training_seeds=seeds,
         generic_style=params.generic_style,
@@ -85,7 +103,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         variants={name: way_of_training(s["settings"]) for name, s in shown_summaries.items()},
         rows=shown_pictures.rows(params.report.rows),
         progress=[(name, variants.index(name), share) for name, share in shares.items()],
-        comparisons=[*evaluation.comparisons, *evaluation.against_base],
+        comparisons=[*evaluation.comparisons, *evaluation.against_base] if judged else [],
         resampled="training seeds and captions" if enough else "captions",
         primary=primary_charts(measured, evaluation.floor),
         choices=choices_section(style, variants, preferred, kept.set_aside, asks),
@@ -96,16 +114,25 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         charts=training_charts([trainings[run][0] for run in shown_runs]),
         training_notes=training_notes(summaries, variants),
         strips=film_strips(workspace, style, summaries, seeds[0]),
-        copies=shown_pictures.copies(pq.read_table(values).to_pylist()),
+        copies=shown_pictures.copies(rows_of_pictures),
         copy_threshold=shown(evaluation.copy_threshold, digits_for([evaluation.copy_threshold])),
         facts=lineage(workspace, style, pictures, evaluation, summaries),
         settings=settings_text(shown_summaries),
         picture_side=params.report.picture_side,
+        of_ablation=workspace.of_ablation,
+        style_key=style,
+        leader=leader(variants, evaluation.comparisons),
+        models={
+            run.variant: workspace.model(style, run.variant, run.training_seed)
+            .relative_to(workspace.root)
+            .as_posix()
+            for run in shown_runs
+        },
+        trigger=style_phrase(params.placeholder),
     )
     (folder / REPORT_FILE).write_text(html, encoding="utf-8", newline="\n")
-    write_training_table(
-        folder / "plots" / "training.csv",
-        {run: training for run, (training, _) in trainings.items()},
+    write_plots(
+        folder / PLOTS_FOLDER, measured, [trainings[run][0] for run in shown_runs], rows_of_pictures
     )
     figures: dict[str, int | float | str] = {"verdict": head}
     figures |= {f"{name}, share of the way": round(share, 3) for name, share in shares.items()}

@@ -4,16 +4,12 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.pictures.embedded import Picture, as_stored
 from nsync_pipeline.report.charts import Chart, Line, line_chart
 from nsync_pipeline.workspace import STRIP_FILE, TrainingRun, Workspace
-
-PLOTTED = ("loss_positive", "norm_refined")
-"""The columns of ``history.csv`` that the table for ``dvc plots`` has."""
 
 Summaries = Mapping[TrainingRun, Mapping[str, Any]]
 """``training.json`` of each training."""
@@ -57,18 +53,6 @@ def shown_names(runs: Sequence[TrainingRun]) -> dict[TrainingRun, str]:
     """What each training is called on a page: by its variant alone where that has only one."""
     seeds = {run.training_seed for run in runs}
     return {run: run.variant if len(seeds) == 1 else run.name for run in runs}
-
-
-def write_training_table(path: Path, trainings: Mapping[TrainingRun, Training]) -> None:
-    """All trainings' curves as one table that ``dvc plots`` reads: a row a training and step."""
-    path.parent.mkdir()
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("variant", "training_seed", "step", *PLOTTED))
-        for run, training in trainings.items():
-            for row in training.history:
-                values = (row[column] for column in PLOTTED)
-                writer.writerow((run.variant, run.training_seed, int(row["step"] or 0), *values))
 
 
 def training_notes(summaries: Summaries, variants: Sequence[str]) -> list[tuple[str, int, str]]:

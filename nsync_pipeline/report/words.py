@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
-from nsync_pipeline.metrics.verdict import SIGNIFICANCE, Comparison
+from nsync_pipeline.metrics.verdict import SEEN, SIGNIFICANCE, Comparison, alike
 from nsync_pipeline.report.figures import digits_for, shown
 
 GUARDRAILS = {
     "prompt_fidelity": "shows less of what the captions ask for",
+    "content_recognised": "shows less of what the captions ask for",
     "copy_rate": "repeats training pictures more often",
     "diversity": "is further from the variety of real pictures",
 }
@@ -27,7 +28,7 @@ METHODS = (
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TOOK_ON = 0.5
 """The share of the way to real pictures from which a style counts as taken on."""
-MOVED = 0.05
+MOVED = SEEN
 """Below this share a variant stands where the base does, however surely it is told apart."""
 
 
@@ -59,6 +60,28 @@ def headline(
     return " ".join(sentences)
 
 
+def cannot_be_judged(by_the_base: bool) -> str:
+    """What stands in the headline's place of real pictures on embedded models."""
+    if by_the_base:
+        return (
+            "This base model cannot show it: the embedded one has never seen a real picture. For "
+            "your own pictures name a Stable Diffusion model as base_model."
+        )
+    return (
+        "These features cannot judge it: they know a drawn world only. For real pictures name a "
+        "full CLIP as evaluation.extractor."
+    )
+
+
+def leader(variants: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+    """The variant that beats most others; of several, the first."""
+    wins = dict.fromkeys(variants, 0)
+    for c in comparisons:
+        if c.verdict in ("better", "worse"):
+            wins[c.a if c.verdict == "better" else c.b] += 1
+    return max(wins, key=lambda name: wins[name])
+
+
 def nearer_to_style(against_base: Comparison) -> bool:
     """By both primary measures ``a`` is nearer to the style than the untrained base."""
     return against_base.verdict == "better" or (
@@ -69,6 +92,8 @@ def nearer_to_style(against_base: Comparison) -> bool:
 def explained(comparison: Comparison) -> str:
     """Why the verdict on ``comparison`` is what it is."""
     a, b = comparison.a, comparison.b
+    if alike(comparison):
+        return _alike(comparison)
     if comparison.verdict in ("better", "worse"):
         first = a if comparison.verdict == "better" else b
         return (
@@ -82,6 +107,16 @@ def explained(comparison: Comparison) -> str:
             return f"Only one of the two measures, the {name}, tells them apart beyond chance."
     others = "captions or training seeds" if comparison.of_methods else "captions"
     return f"Neither measure tells them apart: other {others} could turn the order round."
+
+
+def _alike(comparison: Comparison) -> str:
+    text = "By both measures they differ by less than anyone could see"
+    for name, broken in (
+        (comparison.a, comparison.a_breaks), (comparison.b, comparison.b_breaks)
+    ):  # fmt: skip
+        if broken:
+            text += f", but {name} {_listed([GUARDRAILS[one] for one in broken])}"
+    return f"{text}."
 
 
 def difference(value: Interval) -> str:
@@ -146,6 +181,10 @@ def _between(comparisons: Sequence[Comparison]) -> str:
     torn = [c for c in comparisons if c.verdict == "trade-off"]
     verdicts = [f"{first} beats {second}" for first, second in sorted(beats)]
     verdicts += [f"{c.a} against {c.b} is a trade-off" for c in torn]
+    same = [c for c in comparisons if c.verdict == "as good"]
+    if same and len(same) == len(comparisons):
+        return "They are as good as each other: nobody could see a difference."
+    verdicts += [f"{c.a} is as good as {c.b}" for c in same]
     if not verdicts:
         return "Which of them is best cannot be told."
     rest = "; the rest cannot be told apart" if len(verdicts) < len(comparisons) else ""

@@ -19,6 +19,7 @@ from nsync_pipeline.workspace import ABLATIONS, BASE, Workspace
 
 ARTEFACT = "nsync.artefact"  # the tag with the digest of what a run made
 MADE_OF = "nsync.inputs"  # the digest of what it is made of: finds a run that is not done yet
+DVC_EXPERIMENT = "dvc.exp"  # the tag with the name of DVC's experiment
 ABLATION = "nsync.ablation"  # holds together what an ablation's last evaluation compared
 NOTE = "mlflow.note.content"  # MLflow shows it as a run's description
 
@@ -62,6 +63,8 @@ class Run:
     metrics: Mapping[tuple[str, int], float] = field(default_factory=dict)  # by name and step
     datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # path: digest, context
     looks: Mapping[int, Path] = field(default_factory=dict)  # pictures by step
+    parent: Mapping[str, str] = field(default_factory=dict)  # the tags that find its parent's run
+    model: "Source | None" = None  # a training whose weights are logged as a model
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ def _own(source: Source) -> Run:
         "base": "@".join(base[part] for part in ("name", "revision") if base.get(part)) or None,
     }  # fmt: skip
     name = f"{variant}-{said['training_seed']}" if stage == "training" else variant or stage
+    experiment = record.get("tags", {}).get(DVC_EXPERIMENT)  # two of one training differ in name
     note = ", ".join(f"{key} `{value}`" for key, value in known.items() if value is not None)
     tags = {
         **known, "stage": stage, NOTE: f"{stage.capitalize()}: {note}",
@@ -209,7 +213,7 @@ def _own(source: Source) -> Run:
         files[file] = source.folder / preview["file"]
     return Run(
         experiment=experiment_of(source.workspace, said["style"]),
-        name=f"{name} · {said['style']}",
+        name=" · ".join(filter(None, (name, said["style"], experiment))),
         match=match,
         tags={k: str(v) for k, v in tags.items() if v is not None},
         started=record.get("started", ended),
@@ -265,6 +269,7 @@ def _training(source: Source) -> Run:
         metrics=metrics,
         datasets={p: (said["inputs"][p], of) for p, of in read.items() if of and of not in unread},
         looks={int(path.stem): path for path in sorted(folder.glob("looks/*.jpg"))},
+        model=source if said.get("content") else None,
     )
 
 
@@ -281,10 +286,34 @@ def _evaluation(source: Source) -> Iterator[Run]:
     yield replace(own, tags={**own.tags, **group, NOTE: note})
     for drawn in source.needs("base_generation"):
         yield _added(drawn, source, group, scores[BASE])
-    for drawn in source.needs("generation"):
-        of_seeds = scores["trainings"][drawn.said["variant"]]
-        for model in drawn.needs("training"):
-            yield _added(model, source, group, of_seeds[str(model.said["training_seed"])])
+    models = [model for drawn in source.needs("generation") for model in drawn.needs("training")]
+    above = own.match if source.workspace.of_ablation else {}
+    parents: dict[str, Mapping[str, str]] = {}  # by variant
+    for model in models:
+        variant, seed = model.said["variant"], str(model.said["training_seed"])
+        of_seeds = scores["trainings"][variant]
+        if len(of_seeds) > 1 and variant not in parents:
+            means = _variant(model, source, scores["variants"][variant])
+            parents[variant] = means.match
+            yield replace(means, tags={**means.tags, **group}, parent=above)
+        added = _added(model, source, group, of_seeds[seed])
+        yield replace(added, parent=parents.get(variant, above))
+
+
+def _variant(model: Source, evaluation: Source, means: Said) -> Run:
+    """The run above those of a variant's trainings, with the means of their figures."""
+    run, seedless = _own(model), made_of({**model.said, "training_seed": None})
+    said, hidden = model.said, ("training_seed", NOTE, "warnings", "dvc.stage", "dagster.run_id")
+    return replace(
+        run,
+        name=f"{said['variant']} · {said['style']}",
+        match={ARTEFACT: f"variant:{seedless}"},
+        tags={k: v for k, v in run.tags.items() if k not in hidden} | {"stage": "variant"},
+        metrics=_figures(evaluation, means),
+        files={},
+        status=None,
+        mark={"mlflow.nsync.variant": str(evaluation.said["content"])},
+    )
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:

@@ -4,6 +4,7 @@ A stage's process writes small local files and starts that process: no mlflow, n
 waiting. What a run has is asked of the server before anything is added: telling twice adds nothing.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -23,10 +24,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.tracking import destination, projection
 from nsync_pipeline.tracking.destination import configured_uri, masked
+from nsync_pipeline.tracking.models import Promoted, log_model, register
 from nsync_pipeline.tracking.projection import ARTEFACT, Run, Said, sources
 from nsync_pipeline.workspace import Workspace
 
@@ -61,8 +63,7 @@ def recorded(workspace: Workspace, plan: Said, tags: Mapping[str, str]) -> Itera
         notify(workspace)
         return
     folder, lock = projection.live_folder(workspace, plan), projection.life(workspace, plan)
-    of_dvc = {"dvc.stage": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}
-    record = {**plan, "started": _now(), "tags": {**of_dvc, **tags}}
+    record = {**plan, "started": _now(), "tags": {**_provenance(workspace), **tags}}
     with suppress(OSError, Timeout):  # the sender tries it for an instant now and then
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=5)
@@ -83,6 +84,19 @@ def recorded(workspace: Workspace, plan: Said, tags: Mapping[str, str]) -> Itera
     finally:
         _write(workspace, folder, {**record, "ended": _now()})
         lock.release()
+
+
+def _provenance(workspace: Workspace) -> dict[str, str]:
+    """Who makes it, at which commit, and for which stage and experiment of DVC."""
+    of_dvc = {"dvc.stage": "DVC_STAGE", projection.DVC_EXPERIMENT: "DVC_EXP_NAME"}
+    found = {tag: os.environ[name] for tag, name in of_dvc.items() if os.environ.get(name)}
+    with suppress(OSError, KeyError):  # there may be no name for who runs it
+        found["mlflow.user"] = getpass.getuser()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(workspace.root), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        found["mlflow.source.git.commit"] = done.stdout.strip()
+    return found
 
 
 def _write(workspace: Workspace, folder: Path, record: Said) -> None:
@@ -164,12 +178,16 @@ class Server:
         params = [Param(_allowed(k), v[:5000]) for k, v in part.params.items()]
         params = [param for param in params if param.key not in there.params]
         tags = [RunTag(_allowed(k), v[:5000]) for k, v in {**part.tags, **part.match}.items()]
+        if part.parent and (above := self._searched(run.info.experiment_id, part.parent)):
+            tags.append(RunTag("mlflow.parentRunId", above[0].info.run_id))
         tags = [tag for tag in tags if there.tags.get(tag.key) != tag.value]
         for kind, new in (("params", params), ("metrics", metrics), ("tags", tags)):
             self._log(run, kind, new)
         if part.datasets and not (run.inputs and run.inputs.dataset_inputs):
             self._add_datasets(part, run_id)
         files = self._add_files(part, run_id)
+        if part.model is not None:
+            files += log_model(self.client, run, part.model).is_new
         if part.status == "RUNNING":
             client.update_run(run_id, part.status)
             self.told[run_id] = told | values.keys()
@@ -177,6 +195,10 @@ class Server:
             client.set_terminated(run_id, part.status, part.ended)
         self._log(run, "tags", [RunTag(*tag) for tag in part.mark.items()])
         return len(params) + len(metrics) + len(tags) + files
+
+    def run_of(self, part: Run) -> Any:
+        """The run of what is made already, as it is now."""
+        return self.client.get_run(self._found(part).info.run_id)
 
     def _found(self, part: Run) -> Any:
         """Its run, found or made; None where what is not done yet has been done before."""
@@ -189,9 +211,9 @@ class Server:
             of = experiment.experiment_id
             if experiment.lifecycle_stage == "deleted":
                 self.client.restore_experiment(of)
-        made, newest = part.match.get(ARTEFACT), ["attributes.start_time DESC"]
-        for tag, value in part.match.items():
-            found = self.client.search_runs([of], f"tags.`{tag}` = '{value}'", order_by=newest)
+        made = part.match.get(ARTEFACT)
+        for match in part.match.items():
+            found = self._searched(of, dict([match]))
             for run in found:
                 if run.data.tags.get(ARTEFACT) in (None, made):
                     return run
@@ -201,6 +223,12 @@ class Server:
         if part.status is None:  # nobody else would end it
             self.client.set_terminated(run.info.run_id, "FINISHED", part.started)
         return run
+
+    def _searched(self, experiment_id: str, match: Mapping[str, str]) -> Any:
+        """The runs with all of these tags, newest first."""
+        wanted = " AND ".join(f"tags.`{tag}` = '{value}'" for tag, value in match.items())
+        newest = ["attributes.start_time DESC"]
+        return self.client.search_runs([experiment_id], wanted, order_by=newest)
 
     def _log(self, run: Any, kind: str, values: Sequence[Any]) -> None:
         """In as many requests as are needed; what the server refuses for good is put aside."""
@@ -274,6 +302,33 @@ def deliver(workspace: Workspace, to: str | None = None) -> Outcome:
     uri = configured_uri() if to is None else destination.usable_uri(to)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # seconds: nothing else waits
     return send(workspace, Server(workspace.tracking, uri), {})
+
+
+def promote(
+    workspace: Workspace, style: str, variant: str, training_seed: int, alias: str
+) -> Promoted:
+    """Register a training's model at the configured server, and give it the ``alias``.
+
+    Raises:
+        MissingArtifactError: it is not trained.
+        UserError: the server does not answer, or refuses.
+    """
+    folder = workspace.model(style, variant, training_seed)
+    found = [one for one in sources(workspace) if one.folder == folder]
+    if not found:
+        raise MissingArtifactError(f"{folder} is not there: run the training stage first")
+    server = Server(workspace.tracking, configured_uri())
+    workspace.tracking.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(workspace.tracking / "sending.lock").acquire(timeout=60):
+            (part,) = found[0].runs()
+            server.tell(part)
+            import mlflow
+
+            mlflow.set_tracking_uri(server.client.tracking_uri)  # its registry looks there
+            return register(server.client, server.run_of(part), found[0], alias)
+    except Exception as error:
+        raise UserError(f"MLflow did not take it: {masked(str(error))}") from error
 
 
 def send(workspace: Workspace, server: Server, told: dict[str, str]) -> Outcome:

@@ -1,6 +1,5 @@
 """What a training scores depends on that training, the real pictures, the base and the settings."""
 
-import csv
 import json
 from itertools import combinations, permutations
 from typing import Any
@@ -50,8 +49,10 @@ def evaluated(workspace: Workspace, variants: tuple[str, ...]) -> dict[str, Any]
     metrics = json.loads((folder / "metrics.json").read_text())
     record = json.loads((folder / "evaluation.json").read_text())
     rows = pq.read_table(folder / "pictures.parquet").to_pylist()
-    with (folder / "plots" / "summary.csv").open() as file:
-        summary = {row["variant"]: row for row in csv.DictReader(file)}
+    summary = {
+        name: {file.stem: json.loads(file.read_text())[name] for file in folder.glob("figures/*")}
+        for name in (BASE, *variants)
+    }
     own: dict[str, Any] = {
         name: [
             *(found["variants"][name] for found in (metrics, record["sets"])),

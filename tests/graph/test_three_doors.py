@@ -51,7 +51,7 @@ def test_three_doors_make_the_same_bytes(tmp_path: Path) -> None:
         assert {name for name in kept if now[name] != before[root][name]} == set()
     changed = {name for name in made if after[name] != made[name]}
     assert f"models/{STYLE}/nsync/0/pytorch_lora_weights.safetensors" in changed
-    assert f"evaluation/{STYLE}/metrics.json" in changed
+    assert f"evaluation/{STYLE}/figures/style_margin.json" in changed
     assert not changed & kept
 
 

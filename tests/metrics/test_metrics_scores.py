@@ -193,3 +193,52 @@ def test_many_comparisons_ask_for_more(reference: Reference) -> None:
     among = compare([("a", "b")] * 3, scores, REAL, GuardrailConfig())[0]
     assert among.p_style_margin == pytest.approx(3 * alone.p_style_margin)
     assert among.p_cmmd == pytest.approx(3 * alone.p_cmmd)
+
+
+def seen_by_judge(scores: VariantScores, content: float) -> VariantScores:
+    return replace(scores, figures={**scores.figures, "content_recognised": Interval(content)})
+
+
+def test_what_a_judge_sees_of_the_content_is_the_guardrail_of_the_drawn_world(
+    reference: Reference,
+) -> None:
+    """By CLIP-T nothing is lost; the judge sees a tenth less of what was asked for."""
+    any_set = once(scored(reference, pictures(STYLE, 6)))
+    whole, less = seen_by_judge(any_set, 0.96), seen_by_judge(any_set, 0.86)
+    assert broken_guardrails(less, whole, REAL, GuardrailConfig()) == ("content_recognised",)
+    assert broken_guardrails(whole, less, REAL, GuardrailConfig()) == ()
+
+
+def apart(by: float, content: tuple[float, float] = (0.9, 0.9)) -> Comparison:
+    """``a`` is ``by`` of the way from the base to real pictures behind ``b``, beyond chance."""
+
+    def at(share: float, content: float) -> VariantScores:
+        values = {"style_margin": share - 0.5, "cmmd": 10 - 10 * share, "copy_rate": 0.0}
+        values |= {"diversity": 1.0, "content_recognised": content}
+        draws = np.linspace(-0.001, 0.001, 200)
+        return VariantScores(
+            {name: Interval(value) for name, value in values.items()},
+            {"style_margin": share - 0.5 + draws, "cmmd": 10 - 10 * share - 10 * draws},
+            1,
+        )
+
+    scores = {"a": at(0.8 - by, content[0]), "b": at(0.8, content[1]), "base": at(0.0, 0.9)}
+    scores["b"].draws.update({name: 0 * d + d.mean() for name, d in scores["b"].draws.items()})
+    real = at(1.0, 1.0).figures
+    (found,) = compare([("a", "b")], scores, real, GuardrailConfig())
+    assert found.p_style_margin < 0.05
+    return found
+
+
+@pytest.mark.parametrize(
+    ("by", "verdict"), [(0.01, "as good"), (0.04, "as good"), (0.06, "worse"), (0.5, "worse")]
+)
+def test_what_nobody_could_see_makes_none_worse(by: float, verdict: str) -> None:
+    assert apart(by).verdict == verdict
+    assert apart(-by).verdict == verdict.replace("worse", "better")
+
+
+def test_of_two_as_near_to_the_style_the_one_that_lost_content_is_worse() -> None:
+    assert apart(0.01, content=(0.86, 0.96)).verdict == "worse"
+    assert apart(0.01, content=(0.96, 0.86)).verdict == "better"
+    assert apart(-0.5, content=(0.86, 0.96)).verdict == "trade-off"

@@ -1,6 +1,5 @@
 """Evaluation and report on a small workspace as the earlier stages leave it."""
 
-import csv
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from nsync_pipeline.blind.choices import take_choices
 from nsync_pipeline.blind.page import FORMAT, blind_page
@@ -27,8 +26,16 @@ from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
+from nsync_pipeline.report.plots import COLOURS
 from nsync_pipeline.stage import StageResult
-from nsync_pipeline.workspace import BASE, MANIFEST_FILE, STRIP_FILE, Workspace
+from nsync_pipeline.workspace import (
+    BASE,
+    FIGURES_FOLDER,
+    MANIFEST_FILE,
+    PLOTS_FOLDER,
+    STRIP_FILE,
+    Workspace,
+)
 from tests.support.contexts import stage_context
 from tests.support.style_workspace import STYLE, VARIANTS, build_style_workspace, style_params
 
@@ -130,27 +137,30 @@ def test_a_row_a_generated_picture_that_averages_to_the_figures(
     assert mean == pytest.approx(metrics["variants"]["nsync"]["style_margin"], rel=1e-4)
 
 
-def test_plots_are_tables_dvc_reads(made: tuple[Workspace, StageResult, StageResult]) -> None:
-    with (made[0].evaluation(STYLE) / "plots" / "summary.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["variant"] for row in rows] == [BASE, *VARIANTS]
-    assert all(float(row["cmmd"]) == float(row["cmmd"]) for row in rows)
-
-
-def test_the_curves_of_all_trainings_are_one_table(
+def test_a_small_file_a_metric_has_a_number_a_variant(
     made: tuple[Workspace, StageResult, StageResult],
 ) -> None:
-    with (made[0].report(STYLE) / "plots" / "training.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["variant", "training_seed", "step", "loss_positive", "norm_refined"]
-    assert [(row["variant"], row["training_seed"], row["step"]) for row in rows] == [
-        (name, "0", str(step)) for name in VARIANTS for step in range(1, 31)
-    ]
-    with (made[0].model(STYLE, "nsync", 0) / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
-    for column in ("loss_positive", "norm_refined"):
-        of_nsync = [float(row[column]) for row in rows if row["variant"] == "nsync"]
-        assert of_nsync == [float(row[column]) for row in history]
+    metrics = json.loads((made[0].evaluation(STYLE) / "metrics.json").read_text())
+    files = {file.stem: file for file in (made[0].evaluation(STYLE) / FIGURES_FOLDER).iterdir()}
+    assert {"style_margin", "cmmd", "prompt_fidelity", "content_recognised"} <= set(files)
+    for name, file in files.items():
+        told = json.loads(file.read_text())
+        assert list(told) == [BASE, *VARIANTS, "real"]
+        assert told["nsync"] == metrics["variants"]["nsync"][name]
+
+
+def test_plots_are_pictures_in_the_colours_of_the_variants(
+    made: tuple[Workspace, StageResult, StageResult],
+) -> None:
+    files = sorted((made[0].report(STYLE) / PLOTS_FOLDER).iterdir())
+    assert [file.name for file in files] == [
+        "loss_positive.png", "norm_refined.png", "style_and_content.png", "style_margin.png",
+    ]  # fmt: skip
+    for file in files:
+        with Image.open(file) as picture:
+            found = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or ()}
+        for colour in COLOURS[: len(VARIANTS)]:
+            assert ImageColor.getrgb(colour) in found, file
 
 
 def test_stages_say_their_figures_and_verdict(
@@ -158,7 +168,7 @@ def test_stages_say_their_figures_and_verdict(
 ) -> None:
     _, evaluated, reported = made
     assert evaluated.figures["nsync against lora"] in {
-        "better", "worse", "trade-off", "inconclusive",
+        "better", "worse", "trade-off", "as good", "inconclusive",
     }  # fmt: skip
     assert isinstance(evaluated.figures["nsync style_margin"], float)
     assert "checkpoint" in str(reported.figures["verdict"])
@@ -310,6 +320,11 @@ def test_report_without_choices_says_how_to_ask_people(
 ) -> None:
     html = page(made[0])
     assert html.count("nsync blind make woodblock --between nsync,lora") == 1
+    end = html[html.index("What to do next") :]
+    assert "nsync blind make" in end
+    assert "nsync export woodblock --variant " in end
+    assert f"models/{STYLE}/nsync/0" in end
+    assert "in the style of sks" in end
     assert "What people chose" not in html
 
 
@@ -334,8 +349,12 @@ def test_a_drawn_style_needs_no_note_on_the_base(
 
 def test_real_pictures_on_the_embedded_base_are_reported_honestly(workspace: Workspace) -> None:
     evaluate(workspace, style_params(source="folder"))
-    write_report(workspace, style_params(source="folder"))
+    said = write_report(workspace, style_params(source="folder"))
     html = page(workspace)
+    assert str(said.figures["verdict"]).startswith("This base model cannot show it")
+    assert set(said.figures) == {"verdict"}  # no share of the way
+    assert "of the way" not in html
+    assert '<div class="verdict ' not in html
     assert "Read this first" in html
     assert "It draws 64 pixels a side" in html
     assert "it has never seen a real picture" in html

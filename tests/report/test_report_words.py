@@ -11,6 +11,7 @@ from nsync_pipeline.report.words import (
     difference,
     explained,
     headline,
+    leader,
     way_to_real,
     what_is_compared,
 )
@@ -85,6 +86,25 @@ def test_headline_claims_nothing_it_cannot_tell() -> None:
     assert headline(LEARNED[:2], found, SHARES) == (
         "Both checkpoints took on the style. Which of them is best cannot be told."
     )
+
+
+def test_what_nobody_could_see_is_no_order() -> None:
+    same = replace(
+        NEARER, a="b", b="a", verdict="as good", seen_style_margin=0.05, seen_cmmd=1.0
+    )  # fmt: skip
+    assert headline(LEARNED[:2], [same], SHARES).endswith(
+        "They are as good as each other: nobody could see a difference."
+    )
+    others = [replace(NEARER, a="c", b=name) for name in "ab"]
+    assert headline(LEARNED, [same, *others], SHARES).endswith(
+        "Between them, c beats a, c beats b and b is as good as a."
+    )
+    assert explained(same) == "By both measures they differ by less than anyone could see."
+    assert explained(replace(same, verdict="worse", a_breaks=("content_recognised",))) == (
+        "By both measures they differ by less than anyone could see, but b shows less of what the "
+        "captions ask for."
+    )
+    assert [leader("abc", found) for found in ([same], [same, *others])] == ["a", "c"]
 
 
 def test_headline_makes_no_order_of_checkpoints_that_learned_nothing() -> None:

@@ -23,7 +23,7 @@ from nsync_pipeline.graph.made import describe
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, write_manifest
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.workspace import MANIFEST_FILE
+from nsync_pipeline.workspace import FIGURES_FOLDER, MANIFEST_FILE, PLOTS_FOLDER
 
 SMALL_PARAMS = """\
 seed: 0
@@ -126,9 +126,11 @@ def _write_more(name: str, context: StageContext[Any], text: str) -> None:
     if name == "evaluation":
         figure = int(hashlib.sha256(text.encode()).hexdigest()[:6], 16)
         (folder / "metrics.json").write_text(json.dumps({"of_what_was_read": figure}))
-        (folder / "plots").mkdir()
-        (folder / "plots" / "summary.csv").write_text("variant,style_margin\nbase,0.5\n")
-        (folder / "plots" / "pictures.csv").write_text("prompt_fidelity,style_margin\n20,0.5\n")
+        (folder / FIGURES_FOLDER).mkdir()
+        (folder / FIGURES_FOLDER / "style_margin.json").write_text(json.dumps({"lora": figure}))
+    if name == "report":
+        (folder / PLOTS_FOLDER).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / PLOTS_FOLDER / "loss_positive.png")
     schemas = {"style_set": STYLE_SET, "negative_set": NEGATIVE_SET}
     schema = schemas.get(name, SAMPLES if "generation" in name else None)
     if schema is None:

@@ -14,9 +14,11 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from PIL import Image
 
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.tracking import destination
 from nsync_pipeline.tracking.destination import OWN, resolved_uri
-from nsync_pipeline.tracking.sender import deliver, recorded
+from nsync_pipeline.tracking.models import LOADER
+from nsync_pipeline.tracking.sender import deliver, promote, recorded
 from nsync_pipeline.workspace import BASE, Workspace
 from tests.support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
@@ -58,6 +60,13 @@ def runs_of(workspace: Workspace, experiment: str = "nsync/ink") -> dict[str, An
     return runs
 
 
+def models_of(workspace: Workspace) -> list[Any]:
+    client = client_of(workspace)
+    return list(
+        client.search_logged_models([client.get_experiment_by_name("nsync/ink").experiment_id])
+    )
+
+
 def figures(workspace: Workspace, run: Any) -> list[tuple[str, int, float]]:
     client = client_of(workspace)
     return [
@@ -94,6 +103,96 @@ def test_the_whole_story_is_told_once_however_often_it_is_delivered(workspace: W
             "evaluation.jpg", "evaluation.json", "metrics.json", "report.html", "report.jpg",
         ],
     }  # fmt: skip
+
+
+def test_a_training_logs_its_weights_as_a_model_once_whole(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+    def cut_off(*arguments: Any) -> None:
+        raise ConnectionError("cut off")
+
+    with recorded(workspace, training_plan("nsync"), {}):
+        train(workspace, "nsync")
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_model_artifacts", cut_off)
+        assert "cut off" in str(deliver(workspace).problem)
+    assert deliver(workspace).left == {}
+    assert deliver(workspace).sent == 0
+    (model,) = models_of(workspace)
+    (run,) = runs_of(workspace).values()
+
+    assert (str(model.status), model.name, model.source_run_id) == (
+        "READY", "nsync-0", run.info.run_id
+    )  # fmt: skip
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert model.tags["dataset.style_set"] == f"{'style_set':0<36}"
+    assert model.tags["mlflow.user"] == run.data.tags["mlflow.user"]
+    folder = Path(unquote(urlsplit(model.artifact_location).path))
+    said = Model.load(str(folder))
+    assert said.signature.inputs.input_names() == ["prompt", "seed"]
+    assert said.signature.outputs.input_names() == ["png"]
+    assert said.flavors["python_function"]["loader_module"] == LOADER
+    example = json.loads((folder / "input_example.json").read_text())
+    assert example["columns"] == ["prompt", "seed"]
+    trained = workspace.model("ink", "nsync", 0)
+    for name in ("pytorch_lora_weights.safetensors", "made.json"):
+        assert (folder / "data" / "lora" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_promoted_training_has_the_alias_and_the_one_before_it_no_longer(
+    workspace: Workspace,
+) -> None:
+    for seed in (0, 1):
+        train(workspace, "nsync", seed)
+    with pytest.raises(MissingArtifactError, match="run the training stage first"):
+        promote(workspace, "ink", "lora", 0, "champion")
+    versions = [
+        promote(workspace, "ink", "nsync", seed, "champion").version for seed in (0, 0, 1, 0)
+    ]
+
+    assert versions == ["1", "1", "2", "1"]
+    found = client_of(workspace).get_model_version_by_alias("nsync-ink", "champion")
+    assert (str(found.version), found.tags["training_seed"]) == ("1", "0")
+
+
+def test_the_trainings_of_a_variant_lie_below_one_run_with_their_means(
+    workspace: Workspace,
+) -> None:
+    own = replace(workspace, of_ablation=True)
+    for place in (workspace, own):
+        draw(place, BASE)
+        for variant, seed in (("lora", 0), ("lora", 1), ("nsync", 0)):
+            train(place, variant, seed)
+            draw(place, variant, seed)
+        evaluate(place, [("lora", 0), ("lora", 1), ("nsync", 0)])
+    assert deliver(workspace).left == {}
+    assert deliver(workspace).sent == 0
+    for experiment, top in (("nsync/ink", None), ("nsync/ink/ablation", "evaluation · ink")):
+        runs = runs_of(workspace, experiment)
+        names = {run.info.run_id: name for name, run in runs.items()}
+        above = {n: names.get(r.data.tags.get("mlflow.parentRunId")) for n, r in runs.items()}
+        assert above == {
+            "lora-0 · ink": "lora · ink", "lora-1 · ink": "lora · ink", "lora · ink": top,
+            "nsync-0 · ink": top, "base · ink": None, "evaluation · ink": None,
+        }  # fmt: skip
+        assert runs["lora · ink"].data.metrics == {"eval/style_margin": 0.25}
+
+
+def test_two_experiments_of_one_training_differ_in_name_and_tag(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for steps, name in ((3, "wet-ink"), (4, "dry-ink")):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        with recorded(workspace, training_plan("nsync", steps=steps), {}):
+            train(workspace, "nsync", steps=steps)
+        deliver(workspace)
+    runs = runs_of(workspace)
+
+    assert set(runs) == {"nsync-0 · ink · wet-ink", "nsync-0 · ink · dry-ink"}
+    assert {run.data.tags["dvc.exp"] for run in runs.values()} == {"wet-ink", "dry-ink"}
 
 
 def test_a_look_is_a_picture_of_its_step(workspace: Workspace) -> None:
@@ -315,6 +414,10 @@ def require_files_in(workspace: Workspace) -> None:
         folder = Path(unquote(urlsplit(run.info.artifact_uri).path))
         assert folder.is_relative_to(workspace.tracking)
         assert client_of(workspace).list_artifacts(run.info.run_id)
+    for model in models_of(workspace):
+        folder = Path(unquote(urlsplit(model.artifact_location).path))
+        assert folder.is_relative_to(workspace.tracking)
+        assert (folder / "MLmodel").is_file()
 
 
 @pytest.mark.parametrize("kind", ["cut off", "half of it", "no database"])
