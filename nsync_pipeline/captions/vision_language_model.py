@@ -28,11 +28,11 @@ from transformers import (
 
 from nsync_pipeline.captions.answers import AnswerStore, answer_key
 from nsync_pipeline.captions.config import CaptionModelConfig, CaptionsSettings
-from nsync_pipeline.errors import BaseModelError, CaptionError, bullet_list
+from nsync_pipeline.errors import BaseModelError, CaptionError
 from nsync_pipeline.families.pipeline_folder import hub_errors, is_hub_id
 from nsync_pipeline.families.placement import choose_device, choose_dtype
 from nsync_pipeline.families.weights import loading_errors, quiet_libraries
-from nsync_pipeline.files import file_sha256
+from nsync_pipeline.files import file_sha256, named_list
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import StageContext
 
@@ -291,7 +291,8 @@ def model_captions(
         files = find_model(config)
         answers = _answers(context, rows, config, files)
     except BaseModelError as error:
-        raise CaptionError(_cannot_be_asked(error, rows, context.style)) from error
+        listing = context.workspace.listing(context.style, "without_caption")
+        raise CaptionError(_cannot_be_asked(error, rows, context.style, listing)) from error
     return answers, f"{files.name}@{files.revision}"
 
 
@@ -331,11 +332,13 @@ def _answers(
     return {name: known[key] for name, key in keys.items()}
 
 
-def _cannot_be_asked(error: BaseModelError, rows: Sequence[Mapping[str, Any]], style: str) -> str:
+def _cannot_be_asked(
+    error: BaseModelError, rows: Sequence[Mapping[str, Any]], style: str, listing: Path
+) -> str:
     return (
         f"style {style!r}: {len(rows)} pictures have no caption, and the model that would describe "
         f"them cannot be asked: {error}\nThe pictures:\n"
-        f"{bullet_list(sorted(row['origin'] for row in rows))}\n"
+        f"{named_list(sorted(row['origin'] for row in rows), listing)}\n"
         f"Either write their captions in sources/{style} (picture.txt beside picture.jpg, or "
         "metadata.jsonl); or connect this machine once, so that the model is downloaded; or name a "
         "local folder in captioning.model.name; or leave them out: style_set.uncaptioned: skip."
