@@ -11,15 +11,29 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from nsync_pipeline.errors import CaptionError, ParamsError, PictureError, short_list
-from nsync_pipeline.files import disk_full_explained, write_whole
+from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
+from nsync_pipeline.files import disk_full_explained, named_in_line, write_whole
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import NAME, Params, parse_params, read_params
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import figures, ingest, refuse_bad_files, refuse_too_few
-from nsync_pipeline.style_set.source_copy import README, CopyPlan, copy_in, files_of, plan_copy
+from nsync_pipeline.style_set.ingestion import (
+    Asked,
+    Ingestion,
+    figures,
+    ingest,
+    refuse_bad_files,
+    refuse_too_few,
+)
+from nsync_pipeline.style_set.source_copy import (
+    README,
+    CopyPlan,
+    copy_in,
+    files_of,
+    plan_copy,
+    refuse_unversionable,
+)
 from nsync_pipeline.style_set.source_folder import SourceFolder, read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, Workspace
@@ -187,25 +201,30 @@ def _add_folder(
     config = params.style_set
     if asked.captioned_only:
         config = config.model_copy(update={"uncaptioned": "skip"})
-    offer = folder_offer(found, config, asked.source)
+    shown = Asked(workspace, asked.name, asked.source)
+    offer = folder_offer(found, config, shown)
     ingestion = ingest(offer, config, lambda picture_id, image: None, progress)
-    refuse_bad_files(ingestion, config, asked.source)
+    refuse_bad_files(ingestion, config, shown)
     if not asked.update:
-        refuse_too_few(ingestion, asked.source)
-    described_by = _described_by(found, config, params, asked.source)
+        refuse_too_few(ingestion, shown)
+    described_by = _described_by(ingestion, config, params, shown)
+    refuse_unversionable(folder)
 
     text = None
     if asked.name not in params.styles:
         text = _params_text(workspace, asked, {"source": FOLDER})
     plan = CopyPlan({}, (), ())
     if source.resolve() != folder.resolve():  # else the pictures were put there by hand
-        plan = plan_copy(files_of(found, source, asked.captioned_only), folder)
+        left = {problem.name for problem in ingestion.problems} | set(ingestion.uncaptioned)
+        accepted = {picture.name for picture in found.pictures} - left
+        listing = workspace.listing(asked.name, "changed")
+        plan = plan_copy(files_of(found, source, accepted), folder, listing)
         _refuse_mixing(params, asked, folder, plan)
         copy_in(plan, folder)
     if text is not None:
         write_whole(workspace.params_file, text)
     return AddedStyle(
-        folder, True, len(plan.new), figures(ingestion), described_by,
+        folder, True, len(plan.new), figures(ingestion, shown), described_by,
         on_embedded_base=params.base_model.name == SKETCHBOOK,
     )  # fmt: skip
 
@@ -224,22 +243,23 @@ def _read(asked: NewStyle, source: Path) -> SourceFolder:
 
 
 def _described_by(
-    found: SourceFolder, config: StyleSetConfig, params: Params, source: str
+    ingestion: Ingestion, config: StyleSetConfig, params: Params, asked: Asked
 ) -> str | None:
     """The model that is to describe pictures without a caption; None where all have one.
 
     Raises:
         CaptionError: there are such pictures, and no model.
     """
-    missing = [picture.name for picture in found.pictures if not picture.caption]
+    missing = [picture.origin for picture in ingestion.pictures if picture.caption is None]
     if not missing or config.uncaptioned == "skip":
         return None
     if params.captioning.model is None:
+        listing = asked.workspace.listing(asked.style, "without_caption")
         raise CaptionError(
-            f"{source}: {len(missing)} of {len(found.pictures)} pictures have no caption "
-            f"({short_list(missing)}). Write what each shows into a text file of the same name "
-            "(picture.jpg, picture.txt) or into metadata.jsonl; set captioning.model to have a "
-            "model describe them; or leave them out: --captioned-only"
+            f"{asked.source}: {len(missing)} of {len(ingestion.pictures)} pictures have no caption "
+            f"({named_in_line(missing, listing, most=5)}). Write what each shows into a text file "
+            "of the same name (picture.jpg, picture.txt) or into metadata.jsonl; set "
+            "captioning.model to have a model describe them; or leave them out: --captioned-only"
         )
     return params.captioning.model.name
 

@@ -21,6 +21,10 @@ class CaptionError(UserError):
     """A caption is missing or cannot be used."""
 
 
+class NotTextError(UserError):
+    """What should be text is none; the message goes on after its name."""
+
+
 class BaseModelError(UserError):
     """The base model cannot be found, loaded, or used for what was asked."""
 

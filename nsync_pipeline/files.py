@@ -4,11 +4,11 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import LISTED, UserError, bullet_list, short_list
 
 
 @contextmanager
@@ -35,6 +35,26 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all; text is UTF-8, line ends as they are."""
     with whole_file(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def named_list(items: Sequence[object], file: Path | None) -> str:
+    """``items`` one a line; where there are many, all are written to ``file``, which is named."""
+    return f"{bullet_list(items)}{_the_rest(items, LISTED, file)}"
+
+
+def named_in_line(items: Sequence[object], file: Path, most: int = LISTED) -> str:
+    """``items`` in one line, as ``named_list``."""
+    return f"{short_list(items, most)}{_the_rest(items, most, file)}"
+
+
+def _the_rest(items: Sequence[object], most: int, file: Path | None) -> str:
+    if len(items) <= most or file is None:
+        return ""
+    try:
+        write_whole(file, "".join(f"{item}\n" for item in items))
+    except OSError:  # a full or read-only disk must not hide what is named
+        return ""
+    return f" (all: {file.parent.parent.name}/{file.parent.name}/{file.name})"
 
 
 @contextmanager

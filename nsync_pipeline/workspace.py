@@ -141,6 +141,10 @@ class Workspace:
         own = f"{ABLATIONS}-{name}" if self.of_ablation else name
         return self.state / "locks" / f"{own}.lock"
 
+    def listing(self, style: str, what: str) -> Path:
+        """Where all names are that a message has only the first of."""
+        return self.state / "lists" / f"{style}-{what}.txt"
+
     @property
     def tracking(self) -> Path:
         """MLflow's database, its artifacts, and the spool of what is not delivered yet."""

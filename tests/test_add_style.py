@@ -1,10 +1,12 @@
 """``nsync add-style``: what it brings in, what it refuses, and that it loses nothing."""
 
 import errno
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from nsync_pipeline.errors import (
 )
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import read_params
+from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.workspace import Workspace
 from tests.support.picture_files import save
 
@@ -189,6 +192,74 @@ def test_pictures_put_there_by_hand_are_taken_as_they_are(
     assert added.copied == 0
     assert tree(workspace.source("hills")) == tree(pictures)
     assert read_params(workspace.params_file).style("hills").source == "folder"
+
+
+UNFIT: dict[str, Callable[[Path], None]] = {
+    "a pipe": os.mkfifo,
+    "a link out": lambda path: path.symlink_to("/etc/passwd"),
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "an endless device": lambda path: path.symlink_to("/dev/zero"),
+    "no picture": lambda path: path.write_text("no picture") and None,
+    "empty": lambda path: path.touch(),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_what_was_refused_is_not_brought_in(
+    workspace: Workspace, pictures: Path, kind: str
+) -> None:
+    """Neither it nor what is said of it: the stage takes what was brought in as it is."""
+    _skip_bad_pictures(workspace)
+    UNFIT[kind](pictures / "bad.png")
+    UNFIT[kind](pictures / "worse.png")
+    (pictures / "worse.txt").write_text("a mill")
+    with (pictures / "metadata.csv").open("a") as metadata:
+        metadata.write("bad.png,a mill\n")
+    added = captioned(workspace, pictures)
+    brought = tree(workspace.source("hills"))
+    assert sorted(brought) == ["a.png", "b.jpg", "metadata.csv", "sub/c.png", "sub/c.txt"]
+    assert brought["metadata.csv"] == b"file_name,text\na.png,a boat\nb.jpg,a hill\n"
+    assert added.figures["bad_files"] == 2
+    assert not read_source(workspace.source("hills")).problems
+
+
+def test_a_bad_picture_without_a_caption_needs_no_caption(
+    workspace: Workspace, pictures: Path
+) -> None:
+    text = _without_captioning(_skip_bad_pictures(workspace))
+    workspace.params_file.write_text(f"{text}captioning: {{model: null}}\n")
+    (pictures / "sub" / "d.png").write_bytes(b"")
+    assert add(workspace, pictures).figures["bad_files_are"] == "sub/d.png is empty (0 bytes)"
+
+
+def _skip_bad_pictures(workspace: Workspace) -> str:
+    text = workspace.params_file.read_text()
+    workspace.params_file.write_text(text.replace("bad_picture: error", "bad_picture: skip"))
+    return workspace.params_file.read_text()
+
+
+def test_a_name_that_is_no_text_leaves_nothing_behind(workspace: Workspace, pictures: Path) -> None:
+    shutil.copyfile(pictures / "a.png", os.fsencode(pictures) + b"/caf\xe9.png")
+    with pytest.raises(
+        PictureError, match=r"caf\\xe9\.png has a name that is not UTF-8: rename it"
+    ):
+        captioned(workspace, pictures)
+    assert not workspace.source("hills").exists()
+    assert workspace.params_file.read_bytes() == SHIPPED.read_bytes()
+
+
+def test_what_cannot_be_versioned_stops_also_where_it_was_put_by_hand(
+    workspace: Workspace, pictures: Path
+) -> None:
+    _skip_bad_pictures(workspace)
+    before = workspace.params_file.read_bytes()
+    shutil.copytree(pictures, workspace.source("hills"))
+    (workspace.source("hills") / "e.png").symlink_to("/etc/passwd")
+    with pytest.raises(
+        PictureError, match=r"(?s)cannot be versioned:.*e\.png is a link that leads"
+    ):
+        captioned(workspace, workspace.source("hills"))
+    assert workspace.params_file.read_bytes() == before
 
 
 def test_a_full_disk_leaves_nothing_half_done(

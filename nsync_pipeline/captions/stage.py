@@ -12,10 +12,11 @@ from typing import Any
 from nsync_pipeline.captions.answers import caption_of
 from nsync_pipeline.captions.config import CaptioningConfig, CaptionsSettings
 from nsync_pipeline.captions.prompt_length import FittedCaption, fit
-from nsync_pipeline.captions.style_words import ScrubbedCaption, scrub
+from nsync_pipeline.captions.style_words import ScrubbedCaption, own_names, scrub
 from nsync_pipeline.drawing.prompts import styled_prompt
-from nsync_pipeline.errors import CaptionError, bullet_list, short_list
+from nsync_pipeline.errors import CaptionError
 from nsync_pipeline.families.prompt_counting import tokenizer_of
+from nsync_pipeline.files import named_in_line, named_list
 from nsync_pipeline.pictures.manifest import (
     BY_MODEL,
     CAPTIONS,
@@ -26,6 +27,7 @@ from nsync_pipeline.pictures.manifest import (
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import CaptionedThumbnail, captioned_preview, evenly_spaced
 from nsync_pipeline.stage import Preview, StageContext, StageResult
+from nsync_pipeline.text import one_line, without_controls
 from nsync_pipeline.workspace import MANIFEST_FILE
 
 PREVIEW_ROWS = 12
@@ -64,20 +66,20 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
         prompts = [styled_prompt(caption, s) for s in (style.placeholder, style.generic_style)]
         return max(counter.prompt_tokens(prompt) for prompt in prompts)
 
-    words = (*config.style_words, *style.style_words)
+    names = own_names(context.style, style.placeholder, style.style_words)
     captions = []
     for row, (raw, text, source) in zip(rows, given, strict=True):
-        scrubbed = scrub(text, words)
+        scrubbed = scrub(text, config.style_words, names)
         fitted = fit(scrubbed.caption, tokens, most)
         captions.append(ContentCaption(row, raw, source, scrubbed, fitted))
         context.progress("captions", len(captions), len(rows))
-    _refuse_nothing_left(captions)
+    _refuse_nothing_left(captions, context)
     cut = [caption for caption in captions if caption.fitted.lost]
-    _refuse_too_long(cut, tokens, most, allowed=config.too_long == "cut")
+    _refuse_too_long(cut, tokens, most, context)
 
     write_manifest(context.folder / MANIFEST_FILE, map(_row, captions), CAPTIONS)
     shown = _preview(f"{context.style}: captions", captions, workspace.style_set(context.style))
-    return StageResult(_figures(captions, cut, most, captioner), (shown,))
+    return StageResult(_figures(context, captions, cut, most, captioner), (shown,))
 
 
 def _given(
@@ -91,14 +93,15 @@ def _given(
     if not missing:
         return given, None
     if config.model is None:
-        raise _uncaptioned(missing, len(rows), context.style)
+        raise _uncaptioned(missing, len(rows), context)
     # Imported here: captions that came with the pictures need no model, and loading takes seconds.
     from nsync_pipeline.captions.vision_language_model import model_captions
 
     answers, captioner = model_captions(context, missing, config.model)
     for number, row in enumerate(rows):
-        if (answer := answers.get(row["id"])) is not None:
-            given[number] = answer, caption_of(answer, config.model.max_words), BY_MODEL
+        if row["id"] in answers:
+            answer = without_controls(answers[row["id"]])
+            given[number] = answer, one_line(caption_of(answer, config.model.max_words)), BY_MODEL
     return given, captioner
 
 
@@ -114,6 +117,7 @@ def _row(caption: ContentCaption) -> dict[str, Any]:
 
 
 def _figures(
+    context: StageContext[CaptionsSettings],
     captions: Sequence[ContentCaption],
     cut: Sequence[ContentCaption],
     most: int,
@@ -125,12 +129,20 @@ def _figures(
         "cut": len(cut),
         "prompt_tokens_at_most": most,
     }
+    workspace, style = context.workspace, context.style
+    named = [c for c in captions if c.scrubbed.naming]
+    if named:
+        listed = [f'{c.row["origin"]} ("{", ".join(c.scrubbed.naming)}")' for c in named]
+        figures["with_the_style_s_name_removed"] = len(named)
+        figures["with_the_style_s_name_removed_are"] = named_in_line(
+            listed, workspace.listing(style, "named")
+        )
     if captioner is not None:
         figures["by_the_model"] = sum(c.source == BY_MODEL for c in captions)
         figures["captioner"] = captioner
     if cut:
         lost = [f'{c.row["origin"]} (lost: "{c.fitted.lost}")' for c in cut]
-        figures["cut_are"] = short_list(lost, most=20)
+        figures["cut_are"] = named_in_line(lost, workspace.listing(style, "cut"))
     return figures
 
 
@@ -150,16 +162,14 @@ def _preview(title: str, captions: Sequence[ContentCaption], folder: Path) -> Pr
     return Preview(title, captioned_preview(f"{title} ({len(rows)} of {len(captions)})", rows))
 
 
-def _uncaptioned(missing: Sequence[Mapping[str, Any]], count: int, style: str) -> CaptionError:
-    named = [
-        f"{row['origin']} has no caption"
-        if row["caption"] is None
-        else f"{row['origin']} has an empty caption ({row['caption_source']})"
-        for row in missing
-    ]
+def _uncaptioned(
+    missing: Sequence[Mapping[str, Any]], count: int, context: StageContext[CaptionsSettings]
+) -> CaptionError:
+    named, style = [f"{row['origin']} has no caption" for row in missing], context.style
+    listing = context.workspace.listing(style, "without_caption")
     return CaptionError(
         f"style {style!r}: {len(missing)} of {count} pictures have no caption:\n"
-        f"{bullet_list(named)}\n"
+        f"{named_list(named, listing)}\n"
         "Write what each shows, without its style: in a text file of the same name beside it "
         "(picture.jpg, picture.txt) or in metadata.jsonl "
         '({"file_name": "picture.jpg", "text": "a boat on a lake"}) in '
@@ -168,30 +178,39 @@ def _uncaptioned(missing: Sequence[Mapping[str, Any]], count: int, style: str) -
     )
 
 
-def _refuse_nothing_left(captions: Sequence[ContentCaption]) -> None:
+def _refuse_nothing_left(
+    captions: Sequence[ContentCaption], context: StageContext[CaptionsSettings]
+) -> None:
     bare = [f'{c.row["origin"]}: "{c.raw}"' for c in captions if not c.scrubbed.caption]
     if bare:
+        listing = context.workspace.listing(context.style, "nothing_left")
         raise CaptionError(
             f"nothing is left of {len(bare)} captions once the words of style are taken out:\n"
-            f"{bullet_list(bare)}\n"
-            "Say what the pictures show (in picture.txt beside picture.jpg), or take words out of "
-            "captioning.style_words."
+            f"{named_list(bare, listing)}\n"
+            "Say what the pictures show (in picture.txt beside picture.jpg). Taken out are "
+            "captioning.style_words, the style's own style_words, its placeholder "
+            f"({context.settings.style.placeholder}) and its name ({context.style})."
         )
 
 
 def _refuse_too_long(
-    cut: Sequence[ContentCaption], tokens: Callable[[str], int], most: int, allowed: bool
+    cut: Sequence[ContentCaption],
+    tokens: Callable[[str], int],
+    most: int,
+    context: StageContext[CaptionsSettings],
 ) -> None:
     hopeless = [c for c in cut if not c.fitted.caption]
-    refused = hopeless if allowed else cut
+    refused = hopeless if context.settings.captioning.too_long == "cut" else cut
     if refused:
         listed = [
             f"{c.row['origin']}: {tokens(c.scrubbed.caption)} tokens; "
             f'"{c.fitted.lost}" would be lost'
             for c in refused
         ]
+        listing = context.workspace.listing(context.style, "too_long")
         ways = "Shorten them" + ("." if hopeless else ", or set captioning.too_long to `cut`.")
         raise CaptionError(
             f"{len(refused)} captions are too long: with the style's words a prompt has more than "
-            f"the {most} tokens the base model's text encoder takes:\n{bullet_list(listed)}\n{ways}"
+            f"the {most} tokens the base model's text encoder takes:\n"
+            f"{named_list(listed, listing)}\n{ways}"
         )

@@ -7,6 +7,7 @@ it is painted, or the style is learnt as a property of those words.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 GONE = "\x00"  # stands where a style word was, so that only what is beside it is mended
 ARTICLES = r"(?:an?|the|this|some)"
@@ -26,6 +27,17 @@ AGENTS = frozenset(
 OBJECT_STARTS = frozenset(("a", "an", "the", "his", "her", "its", "their"))
 NOUN_FOLLOWERS = frozenset(("of", "by", "style", "like"))
 LONGEST_WORD = 50
+MAKING = (
+    r"(?:(?:hand-)?(?:painted|drawn|illustrated|sketched|engraved|etched|designed|created|made)"
+    r"|art|artwork|work|picture)"
+)
+MAKER = r"(?:the )?(?:(?:great |famous )?(?:artist|painter|master|illustrator) )?"
+CAPITALISED = r"(?-i:[^\W\d_a-z])[\w'’.-]*"
+CREDIT = (
+    rf"\b{MAKING} by {MAKER}{CAPITALISED}"
+    rf"(?: (?:(?:van|von|de|da|di|del|der|den|la|le|du) )*{CAPITALISED})*"
+)
+"""Who made it, by a name nobody told us: "painted by Claude Monet"."""
 CLAUSE_START = r"(?:^|(?<=[.,;:!?(\[]))\s*"
 CLAUSE_END = r"\s*(?=$|[.,;:!?)\]])"
 EDGES = " \t\n.,;:-/"
@@ -68,10 +80,11 @@ class ScrubbedCaption:
 
     caption: str  # may be empty
     removed: tuple[str, ...]  # the style words as they stood there, in the order they were found
+    naming: tuple[str, ...] = ()  # those of them that name this style
 
 
-def scrub(caption: str, style_words: Sequence[str]) -> ScrubbedCaption:
-    """``caption`` without ``style_words``.
+def scrub(caption: str, style_words: Sequence[str], names: Sequence[str] = ()) -> ScrubbedCaption:
+    """``caption`` without ``style_words`` and ``names``.
 
     Words and phrases are found whatever their case, at word borders, also in the plural, hyphenated
     ("oil-painting") and as "-style" or "-like". One that ends in "of" or "by" ("in the style of")
@@ -80,18 +93,30 @@ def scrub(caption: str, style_words: Sequence[str]) -> ScrubbedCaption:
     made to agree. Scrubbing a scrubbed caption changes nothing.
 
     A word in "-ing" that is plainly a verb stays ("a girl drawing water"): ``_is_verb``.
+
+    ``names`` are what this style is called by: its placeholder, its own name, the artist's. With
+    them goes what credits somebody ("painted by Claude Monet").
     """
-    pattern = _pattern(style_words)
+    pattern = _pattern(tuple(style_words), tuple(names))
     removed: list[str] = []
+    naming: list[str] = []
     text = _trimmed(caption)
     while pattern is not None and (
         found := [match for match in pattern.finditer(text) if not _is_verb(match, text, pattern)]
     ):
         removed += [match.group() for match in found]
+        naming += [match.group() for match in found if match["naming"]]
         for match in reversed(found):
             text = text[: match.start()] + GONE + text[match.end() :]
         text = _trimmed(_mended(text))
-    return ScrubbedCaption(text, tuple(removed))
+    return ScrubbedCaption(text, tuple(removed), tuple(naming))
+
+
+def own_names(style: str, placeholder: str, style_words: Sequence[str]) -> tuple[str, ...]:
+    """What a style is called by; not what is a plain word of grammar, as a style named "a" is."""
+    grammar = re.compile(rf"{ARTICLES}|{PREPOSITIONS}|{SHOWING}", re.IGNORECASE)
+    names = (placeholder, style, style.replace("_", " "), *style_words)
+    return tuple(dict.fromkeys(name for name in names if not grammar.fullmatch(name.strip())))
 
 
 def _is_verb(match: re.Match[str], text: str, style_words: re.Pattern[str]) -> bool:
@@ -115,9 +140,23 @@ def _is_verb(match: re.Match[str], text: str, style_words: re.Pattern[str]) -> b
     return plain and following in OBJECT_STARTS
 
 
-def _pattern(style_words: Sequence[str]) -> re.Pattern[str] | None:
-    words = sorted({" ".join(word.split()) for word in style_words}, key=lambda w: (-len(w), w))
-    return re.compile("|".join(_word(word) for word in words), re.IGNORECASE) if words else None
+@cache
+def _pattern(style_words: tuple[str, ...], names: tuple[str, ...]) -> re.Pattern[str] | None:
+    """A name may have before it what stands there in "painted by the artist Claude Monet"."""
+    if not style_words and not names:
+        return None
+    between = rf"(?:(?!{PREPOSITIONS}\b|{ARTICLES}\b)[\w'’.-]+ ){{0,3}}"
+    credit = rf"(?:(?:\b{MAKING} )?\b(?:by|after) {MAKER}{between})?"
+    naming = rf"{CREDIT}|{credit}(?:{_any(names)})" if names else r"(?!)"
+    return re.compile(
+        rf"(?P<naming>{naming})|{_any(style_words) or '(?!)'}",
+        re.IGNORECASE,
+    )
+
+
+def _any(words: tuple[str, ...]) -> str:
+    whole = sorted({" ".join(word.split()) for word in words}, key=lambda w: (-len(w), w))
+    return "|".join(_word(word) for word in whole)
 
 
 def _word(word: str) -> str:

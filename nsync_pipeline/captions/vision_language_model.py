@@ -28,12 +28,12 @@ from transformers import (
 
 from nsync_pipeline.captions.answers import AnswerStore, answer_key
 from nsync_pipeline.captions.config import WAYS_OUT, CaptionModelConfig, CaptionsSettings
-from nsync_pipeline.errors import BaseModelError, CaptionError, short_list
+from nsync_pipeline.errors import BaseModelError, CaptionError
 from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import hub_errors, is_hub_id
 from nsync_pipeline.families.placement import choose_device, choose_dtype
 from nsync_pipeline.families.weights import quiet_libraries
-from nsync_pipeline.files import file_sha256
+from nsync_pipeline.files import file_sha256, named_in_line
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.stage import StageContext
 
@@ -292,7 +292,8 @@ def model_captions(
         files = find_model(config)
         answers = _answers(context, rows, config, files)
     except BaseModelError as error:
-        raise CaptionError(_cannot_be_asked(error, rows, context.style)) from error
+        listing = context.workspace.listing(context.style, "without_caption")
+        raise CaptionError(_cannot_be_asked(error, rows, context.style, listing)) from error
     return answers, f"{files.name}@{files.revision}"
 
 
@@ -332,9 +333,11 @@ def _answers(
     return {name: known[key] for name, key in keys.items()}
 
 
-def _cannot_be_asked(error: BaseModelError, rows: Sequence[Mapping[str, Any]], style: str) -> str:
+def _cannot_be_asked(
+    error: BaseModelError, rows: Sequence[Mapping[str, Any]], style: str, listing: Path
+) -> str:
     return (
         f"style {style!r}: {len(rows)} pictures have no caption "
-        f"({short_list(sorted(row['origin'] for row in rows), most=3)}), and the model that would "
-        f"describe them cannot be asked: {error} Either {WAYS_OUT.format(style=style)}."
+        f"({named_in_line(sorted(row['origin'] for row in rows), listing, most=3)}), and the model "
+        f"that would describe them cannot be asked: {error} Either {WAYS_OUT.format(style=style)}."
     )

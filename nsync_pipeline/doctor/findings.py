@@ -17,8 +17,15 @@ import psutil
 
 from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.memory import memory_finding
-from nsync_pipeline.errors import BaseModelError, ParamsError, UserError
+from nsync_pipeline.errors import (
+    BaseModelError,
+    ParamsError,
+    PictureError,
+    UserError,
+    short_list,
+)
 from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.given_files import given_files
 from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked
 from nsync_pipeline.workspace import Workspace
@@ -237,6 +244,9 @@ def style_finding(workspace: Workspace, params: Params, style: str) -> Finding:
         else:
             missing.append(" ".join((artefact.stage.name, artefact.training or "")).strip())
     total = here + len(missing)
+    if unfit := _unfit_files(workspace.source(style)):
+        advice = "mend them or take them out: they can be neither read nor versioned"
+        return Finding(State.MISSING, f"Style {style}", unfit, advice)
     if not missing:
         return Finding(State.OK, f"Style {style}", f"whole: {total} artefacts")
     more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
@@ -248,6 +258,18 @@ def style_finding(workspace: Workspace, params: Params, style: str) -> Finding:
         found = f"{workspace.source(style)} holds no pictures"
         advice = f"dvc pull, or nsync add-style {style} <folder>"
     return Finding(State.WARN, f"Style {style}", found, advice)
+
+
+def _unfit_files(folder: Path) -> str | None:
+    """What of a style's own files no stage can use, and DVC cannot version."""
+    if not folder.is_dir():
+        return None
+    try:
+        refused = given_files(folder).refused
+    except PictureError as error:
+        return str(error)
+    listed = [f"{name} {reason}" for name, reason in refused.items()]
+    return f"in {folder}: {short_list(listed)}" if listed else None
 
 
 def captioner_finding(params: Params) -> Finding:

@@ -7,6 +7,8 @@ what is made from an artefact depends on that, and not on how the artefact came 
 
 import hashlib
 import json
+import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -98,8 +100,17 @@ class FileHashes:
         self._kept = kept
 
     def folder(self, folder: Path) -> str:
-        """The digest of all files under ``folder``, by relative path; of none where it is empty."""
-        text = _listed(self.of(_files(folder)))
+        """The digest of all files under ``folder``, by relative path; of none where it is empty.
+
+        What may not be read (a link that leads out of it, say) counts by its name.
+        """
+        root, files = folder.resolve(), _files(folder)
+        fit = {
+            name: path
+            for name, path in files.items()
+            if path.resolve().is_relative_to(root) and os.access(path, os.R_OK)
+        }
+        text = _listed(self.of(fit) | {name: "" for name in files if name not in fit})
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def of(self, files: Mapping[str, Path]) -> dict[str, str]:
@@ -162,6 +173,6 @@ def require_whole(folder: Path, made: Made, hashes: FileHashes) -> None:
     if wrong:
         raise MissingArtifactError(
             f"{folder / wrong[0]} is not what the stage {made.stage} made: it was changed, damaged "
-            f"or is missing. Bring it back (`dvc checkout {folder.name}` where DVC has it), or "
-            f"remove the folder and run {made.stage} again."
+            f"or is missing. Bring it back (`dvc checkout {shlex.quote(str(folder))}` where DVC has "
+            f"it), or remove the folder and run {made.stage} again."
         )

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from nsync_pipeline.errors import PictureError, bullet_list, short_list
+from nsync_pipeline.errors import PictureError
+from nsync_pipeline.files import named_in_line, named_list
 from nsync_pipeline.pictures.near_duplicates import LookIndex, look_of
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.source_folder import Problem
+from nsync_pipeline.workspace import Workspace
 
 TRAIN, TEST = "train", "test"
 
@@ -200,27 +202,41 @@ def splits(ingestion: Ingestion, config: StyleSetConfig) -> dict[str, str]:
     return {picture.id: split[leaders[picture.group]] for picture in ingestion.pictures}
 
 
-def refuse_bad_files(ingestion: Ingestion, config: StyleSetConfig, source: str) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """Whose pictures these are, for messages."""
+
+    workspace: Workspace
+    style: str
+    source: str  # as the person knows it
+
+
+def refuse_bad_files(ingestion: Ingestion, config: StyleSetConfig, asked: Asked) -> None:
     """Raise a PictureError of all files that cannot be used, if ``on_bad_picture`` says so."""
     if ingestion.problems and config.on_bad_picture == "error":
+        skip = "; or set style_set.on_bad_picture to `skip` to leave them out"
+        listing = asked.workspace.listing(asked.style, "bad_files")
         raise PictureError(
-            f"{source}: {len(ingestion.problems)} of the files cannot be used:\n"
-            f"{bullet_list(ingestion.problems)}\n"
-            "Mend or take them out; or set style_set.on_bad_picture to `skip` to leave them out."
+            f"{asked.source}: {len(ingestion.problems)} of the files cannot be used:\n"
+            f"{named_list(ingestion.problems, listing)}\n"
+            f"Mend or take them out{skip if _enough(ingestion) else ''}."
         )
 
 
-def refuse_too_few(ingestion: Ingestion, source: str) -> None:
+def _enough(ingestion: Ingestion) -> bool:
+    return len({picture.group for picture in ingestion.pictures}) > 1
+
+
+def refuse_too_few(ingestion: Ingestion, asked: Asked) -> None:
     """Raise a PictureError where no split into train and test can be made."""
-    count = len({picture.group for picture in ingestion.pictures})
-    if count > 1:
+    if _enough(ingestion):
         return
     lists = left_out(ingestion)
     besides = ", ".join(f"{len(files)} {name.replace('_', ' ')}" for name, files in lists.items())
     alike = " that differ from one another" if len(ingestion.pictures) > 1 else ""
     raise PictureError(
-        f"{source}: a style set needs at least two pictures{alike}, one to train on and one to "
-        f"test with, and there {'is only one' if count else 'are none'}"
+        f"{asked.source}: a style set needs at least two pictures{alike}, one to train on and one to "
+        f"test with, and there {'is only one' if ingestion.pictures else 'are none'}"
         f"{f' (left out: {besides})' if besides else ''}. Add pictures."
     )
 
@@ -237,7 +253,7 @@ def left_out(ingestion: Ingestion) -> dict[str, tuple[object, ...]]:
     return {name: files for name, files in lists.items() if files}
 
 
-def figures(ingestion: Ingestion) -> dict[str, int | float | str]:
+def figures(ingestion: Ingestion, asked: Asked) -> dict[str, int | float | str]:
     """What is in the set and what is not, in numbers, and the first names of what is not."""
     sides = [side for picture in ingestion.pictures for side in (picture.width, picture.height)]
     said: dict[str, int | float | str] = {
@@ -248,5 +264,5 @@ def figures(ingestion: Ingestion) -> dict[str, int | float | str]:
     }
     for name, files in left_out(ingestion).items():
         said[name] = len(files)
-        said[f"{name}_are"] = short_list(files, most=20)
+        said[f"{name}_are"] = named_in_line(files, asked.workspace.listing(asked.style, name))
     return said

@@ -2,38 +2,70 @@
 
 import filecmp
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.errors import CaptionError, PictureError, bullet_list
-from nsync_pipeline.style_set.source_folder import READERS, SourceFolder, read_metadata, source_name
+from nsync_pipeline.errors import CaptionError, PictureError
+from nsync_pipeline.files import named_list
+from nsync_pipeline.given_files import given_files, given_name
+from nsync_pipeline.style_set.source_folder import (
+    READERS,
+    MetadataRow,
+    Problem,
+    SourceFolder,
+    metadata_rows,
+    read_caption_file,
+    read_metadata,
+    with_rows,
+)
 
 README = "README.md"
+Content = Path | bytes
+"""Of a file to bring in: where it is, or what it holds."""
 
 
 @dataclass(frozen=True)
 class CopyPlan:
     """What is to be done to bring the files in."""
 
-    new: Mapping[str, Path]  # by name in the destination: where from
+    new: Mapping[str, Content]  # by name in the destination
     kept: tuple[str, ...]  # there already, with the same bytes
     others: tuple[str, ...]  # there already, and not among the files
 
 
-def files_of(source: SourceFolder, folder: Path, captioned_only: bool) -> dict[str, Path]:
-    """The files to copy, by name: pictures, their own captions, and the metadata files."""
-    files = {source_name(path, folder): path for path in source.metadata}
+def files_of(source: SourceFolder, folder: Path, accepted: Collection[str]) -> dict[str, Content]:
+    """The files to copy, by name: the accepted pictures, their own captions, and metadata files.
+
+    Of a metadata file that speaks of others, too, only the rows of accepted pictures come.
+    """
+    files: dict[str, Content] = {}
+    for path in source.metadata:
+        name = given_name(path, folder)
+        above = name.removesuffix(path.name)
+        rows = [row for row in read_metadata(path) if row.caption is not None]
+        wanted = [row for row in rows if above + row.picture in accepted]
+        if wanted:
+            files[name] = path if len(wanted) == len(rows) else with_rows(path.name, wanted)
     for picture in source.pictures:
-        if picture.caption is None and captioned_only:
-            continue
-        files[picture.name] = picture.path
-        if picture.caption_file is not None:
-            files[source_name(picture.caption_file, folder)] = picture.caption_file
+        if picture.name in accepted:
+            files[picture.name] = picture.path
+            if picture.caption_file is not None:
+                files[given_name(picture.caption_file, folder)] = picture.caption_file
     return dict(sorted(files.items()))
 
 
-def plan_copy(files: Mapping[str, Path], destination: Path) -> CopyPlan:
+def refuse_unversionable(folder: Path) -> None:
+    """Raise a PictureError where ``folder`` holds what must not be versioned, or cannot be."""
+    if folder.is_dir() and (refused := given_files(folder).refused):
+        listed = [Problem(name, reason) for name, reason in refused.items()]
+        raise PictureError(
+            f"{folder} holds what cannot be versioned:\n"
+            f"{named_list(listed, None)}\nMend or take them out of it."
+        )
+
+
+def plan_copy(files: Mapping[str, Content], destination: Path, listing: Path) -> CopyPlan:
     """Compare ``files`` with what ``destination`` holds.
 
     A metadata file there may be replaced by one that says the same and more.
@@ -41,39 +73,44 @@ def plan_copy(files: Mapping[str, Path], destination: Path) -> CopyPlan:
     Raises:
         PictureError: files of the same names are there with other content.
     """
-    new: dict[str, Path] = {}
+    new: dict[str, Content] = {}
     kept, changed = [], []
-    for name, path in files.items():
-        there = destination / name
-        if not there.exists():
-            new[name] = path
-        elif filecmp.cmp(path, there, shallow=False):
+    there = given_files(destination).files if destination.is_dir() else {}
+    for name, content in files.items():
+        if name not in there:
+            new[name] = content
+        elif _is_same(content, there[name]):
             kept.append(name)
-        elif path.name in READERS and _says_more(path, there):
-            new[name] = path
+        elif Path(name).name.lower() in READERS and _says_more(name, content, there[name]):
+            new[name] = content
         else:
             changed.append(name)
     if changed:
         raise PictureError(
-            f"{destination} has files of these names with other content:\n{bullet_list(changed)}\n"
+            f"{destination} has files of these names with other content:\n"
+            f"{named_list(changed, listing)}\n"
             "None of them is overwritten: give the new ones other names, or change those by hand."
         )
-    return CopyPlan(new, tuple(kept), tuple(_others(destination, files)))
+    others = (name for name in there if name not in files and name != README)
+    return CopyPlan(new, tuple(kept), tuple(others))
 
 
-def _says_more(path: Path, there: Path) -> bool:
+def _is_same(content: Content, there: Path) -> bool:
+    if isinstance(content, bytes):
+        return there.read_bytes() == content
+    return filecmp.cmp(content, there, shallow=False)
+
+
+def _says_more(name: str, content: Content, there: Path) -> bool:
+    def captions(rows: list[MetadataRow]) -> dict[str, str]:
+        return {row.picture: row.caption for row in rows if row.caption}
+
+    text = content.decode() if isinstance(content, bytes) else read_caption_file(content)
     try:
-        before = {row.picture: row.caption for row in read_metadata(there) if row.caption}
-        after = {row.picture: row.caption for row in read_metadata(path)}
+        before = captions(read_metadata(there))
     except CaptionError:
         return False
-    return all(after.get(picture) == caption for picture, caption in before.items())
-
-
-def _others(destination: Path, files: Mapping[str, Path]) -> list[str]:
-    """What is in ``destination``, not hidden, and neither its README nor one of ``files``."""
-    names = (source_name(p, destination) for p in destination.rglob("*") if p.is_file())
-    return sorted(n for n in names if n not in {README, *files} and not n.startswith("."))
+    return before.items() <= captions(metadata_rows(Path(name).name, text)).items()
 
 
 def copy_in(plan: CopyPlan, destination: Path) -> None:
@@ -86,15 +123,18 @@ def copy_in(plan: CopyPlan, destination: Path) -> None:
     if not plan.new:
         return
     try:
-        for name, path in plan.new.items():
+        for name, content in plan.new.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            else:
+                shutil.copyfile(content, target)
         if not destination.exists():
             partial.rename(destination)
             return
         # Pictures before the metadata that speaks of them.
-        for name in sorted(plan.new, key=lambda name: (Path(name).name in READERS, name)):
+        for name in sorted(plan.new, key=lambda name: (Path(name).name.lower() in READERS, name)):
             target = destination / name
             target.parent.mkdir(parents=True, exist_ok=True)
             (partial / name).replace(target)

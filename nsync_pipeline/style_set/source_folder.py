@@ -8,18 +8,22 @@ import csv
 import difflib
 import io
 import json
-import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
-from nsync_pipeline.errors import CaptionError, PictureError, short_list
+from nsync_pipeline.errors import LISTED, CaptionError, NotTextError, PictureError, short_list
+from nsync_pipeline.given_files import given_files, read_given
+from nsync_pipeline.text import decoded, one_line, printable
 
 FILE_COLUMN = "file_name"
 TEXT_COLUMNS = ("text", "caption")  # Hugging Face's imagefolder; of both, ``text`` is taken
+MOST_BYTES = {".txt": 2**20, ".caption": 2**20}  # of one picture's caption
+MOST_METADATA = 2**28  # bytes
+MOST_CAPTION = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -27,26 +31,38 @@ class MetadataRow:
     """A picture's caption in a metadata file."""
 
     picture: str  # POSIX, relative to the metadata file's folder
-    caption: str | None  # one line; None where the row has no text
+    caption: str | None  # one line; None where the row has no text, or only white space
     line: int  # the first is 1
 
 
-def one_line(text: str) -> str:
-    """``text`` in composed Unicode (NFC), each run of white space as one space."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+def read_caption_file(path: Path) -> str:
+    """The text of a file with captions.
 
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte order mark; raises as ``read_metadata``."""
+    Raises:
+        CaptionError: it cannot be read, is too large or is no UTF-8 text; the message goes on after
+            the file's name.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        return decoded(read_given(path, MOST_BYTES.get(path.suffix.lower(), MOST_METADATA)))
+    except (NotTextError, PictureError) as error:
+        raise CaptionError(str(error)) from error
+
+
+def as_caption(text: str, where: str = "") -> str | None:
+    """``text`` as a caption, in one line; None where there is nothing but white space.
+
+    Raises:
+        CaptionError: it is too long, or holds what is no text.
+    """
+    try:
+        caption = one_line(text)
+    except NotTextError as error:
+        raise CaptionError(f"{where}{error}") from error
+    if len(caption) > MOST_CAPTION:
         raise CaptionError(
-            f"is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start}): "
-            "save it in the encoding UTF-8"
-        ) from error
-    except OSError as error:
-        raise CaptionError(f"cannot be read: {error.strerror}") from error
+            f"{where}has {len(caption)} characters: a caption has {MOST_CAPTION} at most"
+        )
+    return caption or None
 
 
 def read_metadata(path: Path) -> list[MetadataRow]:
@@ -56,15 +72,23 @@ def read_metadata(path: Path) -> list[MetadataRow]:
         CaptionError: it is not UTF-8, a line is not what the format asks for, or one picture has
             two captions; the message goes on after the file's name.
     """
+    return metadata_rows(path.name, read_caption_file(path))
+
+
+def metadata_rows(file: str, text: str) -> list[MetadataRow]:
+    """The rows that ``text``, of a metadata file of this name, holds; raises as above."""
     rows: dict[str, MetadataRow] = {}
-    for line, values in READERS[path.name](read_text(path)):
+    with_text = False
+    for line, values in READERS[file.lower()](text):
         row = _row(line, values)
+        with_text |= any(values.get(column) is not None for column in TEXT_COLUMNS)
         known = rows.setdefault(row.picture, row)
         if known.caption != row.caption:
             raise CaptionError(
-                f"gives {row.picture} two captions, in lines {known.line} and {line}: keep one"
+                f"gives {printable(row.picture)} two captions, in lines {known.line} and {line}: "
+                "keep one"
             )
-    if rows and all(row.caption is None for row in rows.values()):
+    if rows and not with_text:
         raise CaptionError(f"has no captions: its rows need `{TEXT_COLUMNS[0]}` or `caption`")
     return list(rows.values())
 
@@ -73,13 +97,13 @@ def _row(line: int, values: Mapping[str, object]) -> MetadataRow:
     name = values.get(FILE_COLUMN)
     if not isinstance(name, str) or not name.strip():
         raise CaptionError(f"line {line} has no `{FILE_COLUMN}`: each row names its picture")
-    caption: str | None = None
+    given = None
     for column in TEXT_COLUMNS:
         text = values.get(column)
         if text is not None and not isinstance(text, str):
             raise CaptionError(f"line {line}: `{column}` must be text, found {type(text).__name__}")
-        if caption is None and text is not None:
-            caption = one_line(text)
+        given = text if given is None else given
+    caption = None if given is None else as_caption(given, f"line {line} ")
     return MetadataRow(picture_name(name), caption, line)
 
 
@@ -93,38 +117,71 @@ def _json_lines(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CaptionError(f"line {number} is not JSON: {error.msg}") from error
+            values = json.loads(line, object_pairs_hook=_columns)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+            raise CaptionError(f"line {number} is not JSON: {reason}") from error
+        except CaptionError as error:
+            raise CaptionError(f"line {number} {error}") from error
         if not isinstance(values, dict):
             raise CaptionError(f"line {number} must be an object with `{FILE_COLUMN}` and `text`")
         yield number, values
 
 
+def _columns(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    """By name, whatever its case and the blanks around it; raises where two are the same then."""
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        name = key.strip().lower()
+        if name in values and name in (FILE_COLUMN, *TEXT_COLUMNS):
+            raise CaptionError(f"has two columns `{name}`: keep one")
+        values[name] = value
+    return values
+
+
 def _csv_lines(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        columns = reader.fieldnames or []
+        columns = list(_columns((name, "") for name in next(reader, [])))
         if FILE_COLUMN not in columns or not set(TEXT_COLUMNS) & set(columns):
             raise CaptionError(
                 f"needs a first line with the columns `{FILE_COLUMN}` and `text` (or `caption`), "
-                f"found: {', '.join(columns) or 'nothing'}"
+                f"found: {printable(', '.join(columns)) or 'nothing'}"
             )
-        for values in reader:
-            if None in values:
+        for cells in reader:
+            if len(cells) > len(columns):
                 raise CaptionError(
                     f"line {reader.line_num} has more cells than the first line: "
                     "put a caption with commas in double quotes"
                 )
-            yield reader.line_num, values
+            if cells:
+                yield reader.line_num, dict(zip(columns, cells, strict=False))
     except csv.Error as error:
         raise CaptionError(f"line {reader.line_num} is not CSV: {error}") from error
 
 
-READERS: dict[str, Callable[[str], Iterator[tuple[int, Mapping[str, object]]]]] = {
-    "metadata.jsonl": _json_lines,
-    "metadata.csv": _csv_lines,
+Rows = Callable[[str], Iterator[tuple[int, Mapping[str, object]]]]
+READERS: dict[str, Rows] = {
+    f"{stem}{suffix}": read
+    for stem in ("metadata", "captions")
+    for suffix, read in ((".jsonl", _json_lines), (".csv", _csv_lines))
 }
+"""By the name in lower case."""
+
+
+def with_rows(file: str, rows: Iterable[MetadataRow]) -> bytes:
+    """A metadata file of this name that holds these rows."""
+    if file.lower().endswith(".jsonl"):
+        lines = (
+            json.dumps({FILE_COLUMN: row.picture, TEXT_COLUMNS[0]: row.caption}, ensure_ascii=False)
+            for row in rows
+        )
+        return "".join(f"{line}\n" for line in lines).encode()
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow((FILE_COLUMN, TEXT_COLUMNS[0]))
+    writer.writerows((row.picture, row.caption) for row in rows)
+    return out.getvalue().encode()
 
 
 @dataclass(frozen=True)
@@ -135,7 +192,7 @@ class Problem:
     reason: str  # goes on after the name: "is empty (0 bytes)"
 
     def __str__(self) -> str:
-        return f"{self.name} {self.reason}"
+        return f"{printable(self.name)} {self.reason}"
 
 
 READ_SUFFIXES = frozenset(
@@ -150,8 +207,12 @@ PLAIN_TEXTS = frozenset(
     {"readme", "license", "licence", "copying", "credits", "notes", "requirements", "sources"}
 )
 """Stems of text files that are no captions."""
-SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
-SKIPPED_FILES = frozenset({"thumbs.db", "desktop.ini"})
+CAPTION_SUFFIXES = frozenset({".txt", ".caption"})
+DATA_SUFFIXES = frozenset(
+    {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".ods", ".yaml"}
+)
+CAPTION_STEMS = ("metadata", "meta_", "caption", "prompt", "label", "description")
+"""How the names of such files begin that most likely hold captions."""
 
 
 @dataclass(frozen=True)
@@ -196,21 +257,22 @@ def read_source(folder: Path) -> SourceFolder:
     """List ``folder`` and read its captions; the pictures are not opened.
 
     Raises:
-        PictureError: the folder is not there, or holds no picture.
+        PictureError: the folder is not there, cannot be listed, or holds no picture.
     """
     if not folder.is_dir():
         raise PictureError(f"{folder} is not a folder of pictures: nothing is there")
     found = _Findings()
-    files = _walk(folder, found)
+    given = given_files(folder)
+    files = given.files
     pictures = {n: p for n, p in files.items() if p.suffix.lower() in READ_SUFFIXES}
-    metadata = {n: p for n, p in files.items() if p.name in READERS}
+    metadata = {n: p for n, p in files.items() if p.name.lower() in READERS}
     unread = {n: p for n, p in files.items() if p.suffix.lower() in UNREAD_SUFFIXES}
-    sidecars = {
-        name: path
-        for name, path in files.items()
-        if path.suffix.lower() == ".txt" and path.stem.lower() not in PLAIN_TEXTS
-    }
-    if not pictures and not unread:
+    sidecars = {name: path for name, path in files.items() if _is_sidecar(path)}
+    for name, reason in given.refused.items():
+        path = PurePosixPath(name)
+        of_captions = path.name.lower() in READERS or _is_sidecar(path)
+        (found.caption_problem if of_captions else found.problem)(name, reason)
+    if not pictures and not unread and not found.problems:
         what = f"found only {short_list(list(files))}" if files else "it is empty"
         kinds = ", ".join(sorted(suffix.lstrip(".") for suffix in READ_SUFFIXES))
         raise PictureError(
@@ -218,17 +280,31 @@ def read_source(folder: Path) -> SourceFolder:
         )
     for name, path in unread.items():
         found.problem(name, f"cannot be read here ({path.suffix}): convert it to PNG or JPEG")
+    unusable = {problem.name for problem in found.problems}
     for name, path in metadata.items():
-        _read_metadata_captions(name, path, pictures, found)
-    _read_sidecar_captions(sidecars, pictures, unread, found)
+        _read_metadata_captions(name, path, pictures, unusable, found)
+    _read_sidecar_captions(sidecars, pictures, unusable, found)
+    ignored = [n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}]
+    for name in ignored:
+        path = PurePosixPath(name.lower())
+        if path.suffix in DATA_SUFFIXES and path.name.startswith(CAPTION_STEMS):
+            found.caption_problem(
+                name,
+                "seems to hold captions, and is of a kind that is not read: save it as "
+                "metadata.jsonl or metadata.csv (`file_name`, `text`), or move it away",
+            )
     by_name = attrgetter("name")
     return SourceFolder(
         pictures=tuple(_picture(name, path, found) for name, path in pictures.items()),
         metadata=tuple(metadata.values()),
         problems=tuple(sorted(found.problems, key=by_name)),
         caption_problems=tuple(sorted(found.caption_problems, key=by_name)),
-        ignored=tuple(n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}),
+        ignored=tuple(ignored),
     )
+
+
+def _is_sidecar(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in CAPTION_SUFFIXES and path.stem.lower() not in PLAIN_TEXTS
 
 
 def _picture(name: str, path: Path, found: _Findings) -> SourcePicture:
@@ -241,35 +317,8 @@ def _picture(name: str, path: Path, found: _Findings) -> SourcePicture:
     return SourcePicture(path, name, *given[0])
 
 
-def _walk(folder: Path, found: _Findings) -> dict[str, Path]:
-    """All files that are not hidden, by name and in its order."""
-    files: dict[str, Path] = {}
-
-    def unlisted(error: OSError) -> None:
-        name = source_name(Path(error.filename), folder)
-        found.problem(name, f"cannot be listed: {error.strerror}")
-
-    for parent, folders, names in os.walk(folder, onerror=unlisted):
-        shown = [f for f in folders if not f.startswith(".") and f not in SKIPPED_FOLDERS]
-        links = [f for f in shown if Path(parent, f).is_symlink()]
-        folders[:] = [f for f in shown if f not in links]
-        for name in links:
-            link = source_name(Path(parent, name), folder)
-            found.problem(link, "is a link to a folder: put the pictures themselves here")
-        for name in names:
-            if not name.startswith(".") and name.lower() not in SKIPPED_FILES:
-                path = Path(parent, name)
-                files[source_name(path, folder)] = path
-    return dict(sorted(files.items()))
-
-
-def source_name(path: Path, folder: Path) -> str:
-    """How a file of a source is named: POSIX, relative to the source, composed Unicode (NFC)."""
-    return unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
-
-
 def _read_metadata_captions(
-    name: str, path: Path, pictures: dict[str, Path], found: _Findings
+    name: str, path: Path, pictures: dict[str, Path], unusable: set[str], found: _Findings
 ) -> None:
     try:
         rows = read_metadata(path)
@@ -277,35 +326,58 @@ def _read_metadata_captions(
         found.caption_problem(name, str(error))
         return
     above = name.removesuffix(path.name)
-    missing = []
+    source = path.name.lower()
+    strangers = 0
     for row in rows:
-        if row.caption is None:
+        picture = above + row.picture
+        if row.caption is None or picture in unusable:
             continue
-        if above + row.picture in pictures:
-            found.captions[above + row.picture].append((row.caption, path.name, None))
-        else:
-            missing.append(f"{row.picture} (line {row.line})")
-    if not missing:
-        return
-    first = missing[0].split(" (line ")[0]
-    close = difflib.get_close_matches(above + first, list(pictures), n=1, cutoff=0.8)
-    meant = f" (is {close[0]} meant?)" if close else ""
-    found.problem(
-        name,
-        f"has captions for files that are not pictures here: {short_list(missing)}{meant}; "
-        "bring the pictures or take out the rows",
-    )
+        if picture in pictures:
+            found.captions[picture].append((row.caption, source, None))
+            continue
+        strangers += 1
+        meant = _meant(picture, pictures, above) if strangers <= LISTED else ""
+        found.caption_problem(
+            f"{name}, line {row.line},",
+            f"captions {printable(row.picture)}, which is no picture here{meant}",
+        )
+
+
+def _meant(name: str, known: Iterable[str], above: str = "") -> str:
+    """The names nearest to one that is not there: other case, ending or folder, or a mistyping."""
+
+    def last(path: str) -> str:
+        return path.rpartition("/")[2].lower()
+
+    names = list(known)
+    near = [n for n in names if n.lower() == name.lower()]
+    near = near or [n for n in names if last(n) == last(name)]
+    near = near or [n for n in names if _stem(n).lower() == _stem(name).lower()]
+    stems = {_stem(n): n for n in names[:2000]}
+    near = near or [
+        stems[stem] for stem in difflib.get_close_matches(_stem(name), stems, n=1, cutoff=0.8)
+    ]
+    shown = " or ".join(printable(n.removeprefix(above)) for n in near[:2])
+    return f" (is {shown} meant?)" if near else ""
 
 
 def _read_sidecar_captions(
-    sidecars: dict[str, Path], pictures: dict[str, Path], unread: dict[str, Path], found: _Findings
+    sidecars: dict[str, Path], pictures: dict[str, Path], unusable: set[str], found: _Findings
 ) -> None:
     by_stem: defaultdict[str, list[str]] = defaultdict(list)
     for name in pictures:
         by_stem[_stem(name)].append(name)
-    unread_stems = {_stem(name) for name in unread}
+    without = unusable | {_stem(name) for name in unusable}  # there the picture is the problem
     for name, path in sidecars.items():
-        owners = by_stem.get(_stem(name), [])
+        stem = _stem(name)
+        owners = [stem] if stem in pictures else by_stem.get(stem, [])
+        if stem in without and not owners:
+            continue
+        try:
+            caption = as_caption(read_caption_file(path))
+        except CaptionError as error:
+            found.caption_problem(name, str(error))
+            continue
         if len(owners) > 1:
             if not all(found.captions[owner] for owner in owners):
                 found.caption_problem(
@@ -313,16 +385,16 @@ def _read_sidecar_captions(
                     f"could be the caption of {' or '.join(owners)}: "
                     "give each its own stem, or caption them in metadata.jsonl",
                 )
-        elif owners:
-            try:
-                found.captions[owners[0]].append((one_line(read_text(path)), "txt", path))
-            except CaptionError as error:
-                found.caption_problem(name, str(error))
-        elif _stem(name) not in unread_stems:  # there the picture is the problem
-            found.problem(
-                name, "is a caption without its picture: bring the picture, or move the text"
+        elif owners and caption is not None:
+            found.captions[owners[0]].append((caption, path.suffix.lower()[1:], path))
+        elif not owners:
+            found.caption_problem(
+                name,
+                f"is a caption without its picture{_meant(name, pictures)}: rename it, bring the "
+                "picture, or move the text away",
             )
 
 
 def _stem(name: str) -> str:
+    """Without the ending."""
     return name.rpartition(".")[0]

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from functools import partial
 
-from nsync_pipeline.errors import CaptionError, ParamsError, bullet_list
+from nsync_pipeline.errors import CaptionError, ParamsError
+from nsync_pipeline.files import named_list
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import TEST, TRAIN, Candidate, Offer
+from nsync_pipeline.style_set.ingestion import TEST, TRAIN, Asked, Candidate, Offer
 from nsync_pipeline.style_set.source_folder import SourceFolder
 from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, drawn_style
 
 
-def folder_offer(source: SourceFolder, config: StyleSetConfig, where: str) -> Offer:
+def folder_offer(source: SourceFolder, config: StyleSetConfig, asked: Asked) -> Offer:
     """The pictures of a folder that was read.
 
     Raises:
@@ -19,8 +20,11 @@ def folder_offer(source: SourceFolder, config: StyleSetConfig, where: str) -> Of
             says, because leaving them out would lose captions in silence.
     """
     if source.caption_problems:
-        problems = bullet_list(source.caption_problems)
-        raise CaptionError(f"{where}: captions cannot be told:\n{problems}")
+        listing = asked.workspace.listing(asked.style, "captions")
+        raise CaptionError(
+            f"{asked.source}: captions cannot be told:\n"
+            f"{named_list(source.caption_problems, listing)}"
+        )
     limits = config.min_side, config.max_megapixels
     candidates = (
         Candidate(p.name, p.caption, p.caption_source, partial(decode_picture, p.path, *limits))

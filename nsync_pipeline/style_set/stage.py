@@ -4,6 +4,7 @@ Pictures are stored whole, as they are framed, in 8-bit sRGB; whoever reads them
 what a model needs (``pictures.pixels``).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from nsync_pipeline.style_set.config import StyleSetSettings
 from nsync_pipeline.style_set.ingestion import (
     TEST,
     TRAIN,
+    Asked,
     Ingestion,
     Offer,
     figures,
@@ -46,41 +48,45 @@ def run(context: StageContext[StyleSetSettings]) -> StageResult:
         CaptionError, ParamsError: as the two offers of ``sources``.
     """
     config, folder = context.settings.style_set, context.folder
-    offer, where = _offer(context)
+    offer, asked = _offer(context)
     (folder / "images").mkdir()
 
     def store(picture_id: str, image: Image.Image) -> None:
         image.save(folder / f"images/{picture_id}.png", "PNG", compress_level=COMPRESSION)
 
     ingestion = ingest(offer, config, store, context.progress)
-    refuse_bad_files(ingestion, config, where)
-    refuse_too_few(ingestion, where)
+    refuse_bad_files(ingestion, config, asked)
+    refuse_too_few(ingestion, asked)
     split = splits(ingestion, config)
     rows = _rows(ingestion, split, folder)
     write_manifest(folder / MANIFEST_FILE, rows, STYLE_SET)
     sides = (TRAIN, TEST)
     previews = tuple(_preview(f"{context.style}: {side}", folder, rows, side) for side in sides)
     counts = {side: list(split.values()).count(side) for side in sides}
-    return StageResult(figures={**figures(ingestion), **counts}, previews=previews)
+    return StageResult(figures={**figures(ingestion, asked), **counts}, previews=previews)
 
 
-def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, str]:
+def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, Asked]:
     """What the source offers, and how messages name it."""
     settings = context.settings
     if settings.style.source.startswith(SKETCHBOOK_PREFIX):
-        return sketchbook_offer(settings.style, settings.seed), settings.style.source
+        asked = Asked(context.workspace, context.style, settings.style.source)
+        return sketchbook_offer(settings.style, settings.seed), asked
     folder = context.workspace.source(context.style)
     where = folder.relative_to(context.workspace.root).as_posix()
     try:
         source = read_source(folder)
     except PictureError as error:
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+            raise
         tracked = folder.with_name(f"{folder.name}.dvc").is_file()
         pull = f"fetch them (`dvc pull {where}.dvc`), or " if tracked else ""
         raise PictureError(
             f"style {context.style!r} has no pictures here: {error}; "
             f"{pull}bring them in: `nsync add-style {context.style} FOLDER`"
         ) from error
-    return folder_offer(source, settings.style_set, where), where
+    asked = Asked(context.workspace, context.style, where)
+    return folder_offer(source, settings.style_set, asked), asked
 
 
 def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:

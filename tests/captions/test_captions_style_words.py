@@ -1,5 +1,6 @@
 """Captions without the words of their style."""
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nsync_pipeline.captions.config import STYLE_WORDS, CaptioningConfig
-from nsync_pipeline.captions.style_words import scrub
+from nsync_pipeline.captions.style_words import ScrubbedCaption, own_names, scrub
 from nsync_pipeline.style_set.config import StyleConfig
 
 WORDS = (*STYLE_WORDS, "Monet")
@@ -153,6 +154,64 @@ def test_scrubbing_twice_changes_nothing_and_leaves_no_style_word(caption: str) 
     assert twice.caption == once.caption
     assert twice.removed == ()
     assert "\x00" not in once.caption
+
+
+NAMES = own_names("claude_monet", "sks", ("Monet",))
+
+
+@pytest.mark.parametrize(
+    ("caption", "content"),
+    [
+        ("sks style, a green tree", "a green tree"),
+        ("sks, a green tree", "a green tree"),
+        ("a green tree in sks style", "a green tree"),
+        ("a green tree, by SKS.", "a green tree"),
+        ("a photo of sks tree", "a photo of tree"),
+        ("claude_monet, a green tree", "a green tree"),
+        ("Claude Monet: a green tree", "a green tree"),
+        ("a claude-monet green tree", "a green tree"),
+        ("a green tree painted by Claude Monet", "a green tree"),
+        ("a green tree, painted by claude oscar monet", "a green tree"),
+        ("a green tree by the artist Claude Monet", "a green tree"),
+        ("a green tree, after Monet", "a green tree"),
+        ("a green tree painted by Pierre-Auguste Renoir", "a green tree"),
+        ("a green tree, artwork by Vincent van Gogh, at noon", "a green tree, at noon"),
+        ("painted by Monet, a green tree", "a green tree"),
+        ("a green tree in Monet's style", "a green tree"),
+    ],
+)
+def test_what_the_style_is_called_by_is_taken_out(caption: str, content: str) -> None:
+    scrubbed = scrub(caption, STYLE_WORDS, NAMES)
+    assert (scrubbed.caption, len(scrubbed.naming)) == (content, 1)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["a cart drawn by two horses", "a house by the sea", "a boat after the storm",
+     "a figure made by hand", "a house by Lake Como", "desks and tasks"],
+)  # fmt: skip
+def test_what_only_looks_like_a_credit_stays(caption: str) -> None:
+    assert scrub(caption, STYLE_WORDS, NAMES).caption == caption
+
+
+def test_a_style_with_the_name_of_an_article_takes_no_article_out() -> None:
+    assert own_names("a", "sks", ("of",)) == ("sks",)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [*WORDS, "sks", "SKS-style", "claude_monet", "Claude Monet", "painted by", "by", "boat",
+             "a", "the", "Renoir", "van", ",", "in the style of", "after", "of", "red", "\u200b"]
+        ),
+        max_size=12,
+    ).map(" ".join)
+)  # fmt: skip
+def test_no_name_of_the_style_is_ever_left(caption: str) -> None:
+    left = scrub(caption, STYLE_WORDS, NAMES)
+    assert not {"sks", "monet"} & set(re.findall(r"\w+", left.caption.lower()))
+    assert scrub(left.caption, STYLE_WORDS, NAMES) == ScrubbedCaption(left.caption, (), ())
 
 
 @settings(deadline=None)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline.errors import CaptionError
-from nsync_pipeline.style_set.source_folder import one_line, read_metadata, read_text
+from nsync_pipeline.style_set.source_folder import read_caption_file, read_metadata
+from nsync_pipeline.text import one_line
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -36,7 +37,7 @@ def test_json_lines(tmp_path: Path) -> None:
         "a.jpg": "a boat",
         "sub/b.jpg": "two boats",
         "c.jpg": None,
-        "d.jpg": "",
+        "d.jpg": None,
     }
 
 
@@ -80,7 +81,7 @@ def test_the_same_row_twice_is_one_row(tmp_path: Path) -> None:
 
 def test_a_sidecar_in_another_encoding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptionError, match="not UTF-8"):
-        read_text(written(tmp_path, "a.txt", "une forêt".encode("latin-1")))
+        read_caption_file(written(tmp_path, "a.txt", "une forêt".encode("latin-1")))
 
 
 def test_one_line_is_composed_and_single_spaced() -> None:

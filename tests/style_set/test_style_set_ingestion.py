@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.style_set.config import StyleSetConfig
 from nsync_pipeline.style_set.ingestion import (
+    Asked,
     Candidate,
     Ingestion,
     Offer,
@@ -20,7 +22,13 @@ from nsync_pipeline.style_set.ingestion import (
     refuse_too_few,
     splits,
 )
+from nsync_pipeline.workspace import Workspace
 from tests.support.picture_files import textured
+
+
+@pytest.fixture
+def monet(tmp_path: Path) -> Asked:
+    return Asked(Workspace(tmp_path), "monet", "sources/monet")
 
 
 def offered(*candidates: Candidate) -> Offer:
@@ -146,48 +154,57 @@ def test_a_picture_between_two_groups_joins_them() -> None:
     assert [p.group for p in joined.pictures] == [0, 0, 0]
 
 
-def test_all_bad_files_are_in_one_message() -> None:
+def test_all_bad_files_are_in_one_message(monet: Asked) -> None:
     good = [candidate("y.png", textured(1)), candidate("z.png", textured(2))]
     files = [bad(f"{n:02}.png", f"is bad in its way {n}") for n in range(23)]
     ingestion, _ = taken(offered(*files, *good))
     with pytest.raises(PictureError) as caught:
-        refuse_bad_files(ingestion, StyleSetConfig(), "sources/monet")
+        refuse_bad_files(ingestion, StyleSetConfig(), monet)
     lines = str(caught.value).splitlines()
     assert lines[0] == "sources/monet: 23 of the files cannot be used:"
     assert lines[1:21] == [f"  - {n:02}.png is bad in its way {n}" for n in range(20)]
-    assert lines[21] == "  - and 3 more"
+    assert lines[21] == "  - and 3 more (all: .nsync/lists/monet-bad_files.txt)"
+    listing = monet.workspace.listing("monet", "bad_files").read_text().splitlines()
+    assert listing == [f"{n:02}.png is bad in its way {n}" for n in range(23)]
     assert "style_set.on_bad_picture" in lines[22]
 
 
-def test_bad_files_are_left_out_and_named_where_that_is_asked_for() -> None:
+def test_bad_files_are_left_out_and_named_where_that_is_asked_for(monet: Asked) -> None:
     config = StyleSetConfig(on_bad_picture="skip")
     ingestion, _ = taken(
         offered(bad("a.png"), candidate("b.png", textured(1)), candidate("c.png", textured(2)))
     )
-    refuse_bad_files(ingestion, config, "sources/monet")
-    refuse_too_few(ingestion, "sources/monet")
-    said = figures(ingestion)
+    refuse_bad_files(ingestion, config, monet)
+    refuse_too_few(ingestion, monet)
+    said = figures(ingestion, monet)
     assert (said["pictures"], said["bad_files"]) == (2, 1)
     assert said["bad_files_are"] == "a.png is empty (0 bytes)"
 
 
-def test_one_picture_cannot_be_split() -> None:
+def test_leaving_files_out_is_not_advised_where_nothing_would_be_left(monet: Asked) -> None:
+    ingestion, _ = taken(offered(bad("a.png"), candidate("b.png", textured(1))))
+    with pytest.raises(PictureError) as caught:
+        refuse_bad_files(ingestion, StyleSetConfig(), monet)
+    assert "skip" not in str(caught.value)
+
+
+def test_one_picture_cannot_be_split(monet: Asked) -> None:
     one = textured(1)
     ingestion, _ = taken(offered(candidate("a.png", one), candidate("b.png", resized(one))))
     with pytest.raises(PictureError) as caught:
-        refuse_too_few(ingestion, "sources/monet")
+        refuse_too_few(ingestion, monet)
     assert str(caught.value) == (
         "sources/monet: a style set needs at least two pictures, one to train on and one to test "
         "with, and there is only one (left out: 1 near duplicates). Add pictures."
     )
 
 
-def test_pictures_that_all_look_the_same_cannot_be_split() -> None:
+def test_pictures_that_all_look_the_same_cannot_be_split(monet: Asked) -> None:
     one = textured(1)
     config = StyleSetConfig(near_duplicates="keep")
     ingestion, _ = taken(offered(candidate("a", one), candidate("b", resized(one))), config)
     with pytest.raises(PictureError, match="that differ from one another"):
-        refuse_too_few(ingestion, "sources/monet")
+        refuse_too_few(ingestion, monet)
 
 
 def test_uncaptioned_pictures_are_left_out_unopened_where_that_is_asked_for() -> None:

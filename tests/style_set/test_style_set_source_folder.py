@@ -107,13 +107,12 @@ def test_captions_for_files_that_are_not_there(tmp_path: Path) -> None:
         tmp_path / "metadata.jsonl",
         '{"file_name": "boat_01.jpeg", "text": "a boat"}\n{"file_name": "gone.jpg"}\n',
     )
-    problems = [str(problem) for problem in read_source(tmp_path).problems]
-    assert problems[0].startswith("boat_02.txt is a caption without its picture")
-    assert problems[1].startswith(
-        "metadata.jsonl has captions for files that are not pictures here: "
-        "boat_01.jpeg (line 1) (is boat_01.jpg meant?)"
-    )
-    assert len(problems) == 2
+    assert [str(problem) for problem in read_source(tmp_path).caption_problems] == [
+        "boat_02.txt is a caption without its picture (is boat_01.jpg meant?): rename it, bring "
+        "the picture, or move the text away",
+        "metadata.jsonl, line 1, captions boat_01.jpeg, which is no picture here (is boat_01.jpg "
+        "meant?)",
+    ]
 
 
 def test_two_different_captions_of_one_picture(tmp_path: Path) -> None:

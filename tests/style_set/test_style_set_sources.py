@@ -6,9 +6,10 @@ import pytest
 
 from nsync_pipeline.errors import CaptionError, ParamsError
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import Offer
+from nsync_pipeline.style_set.ingestion import Asked, Offer
 from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
+from nsync_pipeline.workspace import Workspace
 from tests.support.picture_files import save
 
 
@@ -62,4 +63,4 @@ def test_captions_that_cannot_be_told_stop_even_where_bad_pictures_are_left_out(
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     config = StyleSetConfig(on_bad_picture="skip")
     with pytest.raises(CaptionError, match=r"a\.txt is not UTF-8"):
-        folder_offer(read_source(tmp_path), config, "sources/monet")
+        folder_offer(read_source(tmp_path), config, Asked(Workspace(tmp_path), "m", "sources/m"))

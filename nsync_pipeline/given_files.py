@@ -1,0 +1,129 @@
+"""The files of a folder that a person named: which may be read, and how much of them.
+
+The one place that decides: regular files in the folder, and links that stay in it, with names that
+every program takes. Nothing else is opened, copied or versioned.
+"""
+
+import os
+import stat
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsync_pipeline.errors import PictureError
+from nsync_pipeline.text import NOT_TEXT, printable
+
+SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
+SKIPPED_FILES = frozenset({"thumbs.db", "desktop.ini"})
+
+
+@dataclass(frozen=True)
+class GivenFiles:
+    """Every file of the folder that is not hidden is in exactly one of the two."""
+
+    files: dict[str, Path]  # by name, in its order
+    refused: dict[str, str]  # by name as it can be shown: why, to go on after the name
+
+
+def given_files(folder: Path) -> GivenFiles:
+    """What may be read of ``folder`` and its subfolders; hidden files are passed over.
+
+    Raises:
+        PictureError: the folder itself cannot be listed.
+    """
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    refused: dict[str, str] = {}
+    root = folder.resolve()
+
+    def unlisted(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise PictureError(f"{folder} cannot be listed: {error.strerror}") from error
+        refused[_shown(Path(error.filename), folder)] = f"cannot be listed: {error.strerror}"
+
+    for parent, folders, names in os.walk(folder, onerror=unlisted):
+        for name in tuple(folders):
+            path = Path(parent, name)
+            if (reason := _unfit_name(name)) is None and _is_shown(name):
+                if not path.is_symlink():
+                    continue
+                reason = "is a link to a folder: put the pictures themselves here"
+            folders.remove(name)
+            if reason:
+                refused[_shown(path, folder)] = reason
+        for name in names:
+            path = Path(parent, name)
+            reason = _unfit_name(name) or (_unfit(path, root) if _is_shown(name) else None)
+            if reason is not None:
+                refused[_shown(path, folder)] = reason
+            elif _is_shown(name):
+                found[given_name(path, folder)].append(path)
+    twice = {name: len(paths) for name, paths in found.items() if len(paths) > 1}
+    for name, count in twice.items():
+        refused[printable(name)] = (
+            f"is the name of {count} files, in two ways to write accents: rename one"
+        )
+    files = {name: paths[0] for name, paths in sorted(found.items()) if name not in twice}
+    return GivenFiles(files, dict(sorted(refused.items())))
+
+
+def given_name(path: Path, folder: Path) -> str:
+    """How a file is named: POSIX, relative to its folder, composed Unicode (NFC)."""
+    return unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
+
+
+def _shown(path: Path, folder: Path) -> str:
+    return printable(given_name(path, folder))
+
+
+def _is_shown(name: str) -> bool:
+    return not (name.startswith(".") or name in SKIPPED_FOLDERS or name.lower() in SKIPPED_FILES)
+
+
+def _unfit_name(name: str) -> str | None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8: rename it (mv or convmv)"
+    if NOT_TEXT.search(name) or any(character in name for character in "\t\n\v\f\r"):
+        return "has a control character in its name: rename it"
+    return None
+
+
+def _unfit(path: Path, root: Path) -> str | None:
+    try:
+        real = path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError):
+        broken = "is a link to nothing" if path.is_symlink() else "cannot be read"
+        return f"{broken}: put the file itself here"
+    if not real.is_relative_to(root):
+        return "is a link that leads out of the folder: put the file itself here"
+    if not stat.S_ISREG(mode):
+        return "is no regular file (a pipe, a socket or a device): take it out"
+    return None if os.access(path, os.R_OK) else "cannot be read: Permission denied"
+
+
+def read_given(path: Path, most: int) -> bytes:
+    """The content of a file of ``given_files``.
+
+    Raises:
+        PictureError: it cannot be read, is no regular file any more, or has more than ``most``
+            bytes; the message goes on after the file's name.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise PictureError("is no regular file")
+            content = file.read(most + 1)
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror}") from error
+    if len(content) > most:
+        raise PictureError(
+            f"has more than {most / 2**20:g} MiB: more than a file of its kind holds"
+        )
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that took its place would wait for ever
