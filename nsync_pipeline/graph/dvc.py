@@ -18,14 +18,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from nsync_pipeline.errors import ParamsError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
-from nsync_pipeline.params import read_yaml
+from nsync_pipeline.settings_file import read_settings, round_trip_yaml
 from nsync_pipeline.workspace import ABLATIONS, SKETCHBOOK_PREFIX, Workspace
 
 DVC_FILE = "dvc.yaml"
@@ -170,9 +168,10 @@ def _stage_lines(graph: Graph, stage: Stage, of_ablation: bool) -> Iterator[str]
     matrix: dict[str, Sequence[object]] = {"style": list(params.styles)}
     if stage.per_training:
         matrix |= {"variant": list(params.variants), "training_seed": params.training_seeds}
-    for key, section in zip(matrix, ("styles", "variants", "training_seeds"), strict=False):
-        values = f"[{', '.join(map(str, matrix[key]))}]" if of_ablation else f"${{{section}}}"
-        yield f"      {key}: {values}\n"
+    for key, values in matrix.items():
+        # Written out, and not left to DVC to read: it would give a shell whatever stands there.
+        listed = (f"'{value}'" if isinstance(value, str) else str(value) for value in values)
+        yield f"      {key}: [{', '.join(listed)}]\n"
     yield f"    cmd: ${{nsync}} run {stage.name} {options} --recipe {stage.recipe}\n"
     yield "    params:\n"
     yield from (f"      - {key}\n" for key in tracked_keys(stage, STYLE, VARIANT, of_ablation))
@@ -210,7 +209,7 @@ def _plot_lines(graph: Graph, style: str) -> Iterator[str]:
 
 def _left_out(graph: Graph) -> list[str]:
     """The keys that DVC tracks and ``params.yaml`` does not hold."""
-    content = read_yaml(graph.workspace.params_file)
+    content = read_settings(graph.workspace.params_file)
     keys = {
         key
         for stage in STAGES.values()
@@ -233,7 +232,7 @@ def _write_left_out(graph: Graph) -> list[str]:
     missing = _left_out(graph)
     if not missing:
         return []
-    yaml = YAML()
+    yaml = round_trip_yaml()
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
