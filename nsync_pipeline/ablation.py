@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ from nsync_pipeline.training.config import TrainingConfig, VariantConfig
 
 Value = bool | int | float | str | None
 """What a grid can set: everything but lists and sections."""
+
+MOST_COMBINATIONS = 500  # of a grid: each is a training, and every command reads them
+
+MOST_TRAININGS = 10_000
 
 Flat = dict[str, Any]
 """Settings by dotted name; a section that is null is one value."""
@@ -99,15 +104,17 @@ def _names(prefix: str, section: type[BaseModel]) -> Iterator[str]:
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    twice = [seed for place, seed in enumerate(seeds) if seed in seeds[:place]]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice: each training has a seed of its own")
+    seen: set[int] = set()
+    for seed in seeds:
+        if seed in seen:
+            raise ValueError(f"{seed} is named twice: each training has a seed of its own")
+        seen.add(seed)
     return seeds
 
 
 TrainingSeeds = Annotated[
     tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...],
-    Field(min_length=1),
+    Field(min_length=1, max_length=1000),
     AfterValidator(_distinct),
 ]
 
@@ -146,6 +153,15 @@ class AblationConfig(Section):
 
     @model_validator(mode="after")
     def _something_is_compared(self) -> "AblationConfig":
+        combinations = math.prod(map(len, self.grid.values()))
+        if combinations > MOST_COMBINATIONS:
+            raise ValueError(
+                f"the grid has {combinations} combinations, and {MOST_COMBINATIONS} are allowed: "
+                "name fewer values"
+            )
+        trainings = (combinations + len(self.variants)) * len(self.training_seeds)
+        if trainings > MOST_TRAININGS:
+            raise ValueError(f"{trainings} trainings are asked for: more than {MOST_TRAININGS}")
         if not self.variants and not self.grid:
             raise ValueError("neither variants nor a grid: nothing would be trained")
         return self

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
 
 from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
 from nsync_pipeline.files import disk_full_explained, named_in_line, write_whole
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import NAME, Params, parse_params, read_params
+from nsync_pipeline.settings_file import parse_settings, round_trip_yaml
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
 from nsync_pipeline.style_set.ingestion import (
@@ -48,7 +47,7 @@ def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
         ParamsError: the styles are not written as a block, a style a line; the message has the
             lines to put in by hand.
     """
-    loaded = YAML().load(text)
+    loaded = round_trip_yaml().load(text)
     styles = loaded["styles"]
     first = next(iter(styles))
     line, column = styles.lc.key(first)
@@ -73,7 +72,7 @@ def with_style(text: str, name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _written(name: str, entry: Mapping[str, Any], column: int, indent: int) -> list[str]:
-    yaml = YAML()
+    yaml = round_trip_yaml()
     yaml.indent(mapping=indent, sequence=indent + 2, offset=indent)
     yaml.width = 4096
     out = io.StringIO()
@@ -96,12 +95,12 @@ def _end_of_block(lines: list[str], first: int, column: int) -> int:
 
 def _is(changed: str, before: Any, name: str, entry: Mapping[str, Any]) -> bool:
     try:
-        after = YAML(typ="safe", pure=True).load(changed)
-    except YAMLError:
+        after = parse_settings(changed, "params.yaml")
+    except ParamsError:
         return False
     out = io.StringIO()
-    YAML().dump(before, out)
-    plain = YAML(typ="safe", pure=True).load(out.getvalue())
+    round_trip_yaml().dump(before, out)
+    plain = parse_settings(out.getvalue(), "params.yaml")
     plain["styles"][name] = {k: list(v) if isinstance(v, tuple) else v for k, v in entry.items()}
     return bool(after == plain) and list(after["styles"]) == list(plain["styles"])
 
@@ -295,5 +294,5 @@ def _params_text(workspace: Workspace, asked: NewStyle, source: Mapping[str, Any
     if asked.style_words:
         entry["style_words"] = list(asked.style_words)
     text = with_style(workspace.params_file.read_bytes().decode("utf-8"), asked.name, entry)
-    parse_params(YAML(typ="safe", pure=True).load(text))
+    parse_params(parse_settings(text, "params.yaml"))
     return text

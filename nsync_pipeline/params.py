@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from nsync_pipeline.ablation import AblationConfig, Matrix, TrainingSeeds, make_matrix
+from nsync_pipeline.ablation import MOST_TRAININGS, AblationConfig, Matrix, TrainingSeeds, make_matrix
 from nsync_pipeline.captions.config import CaptioningConfig
-from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.errors import LISTED, ParamsError
 from nsync_pipeline.evaluation.config import EvaluationConfig
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.negative_set.config import NegativeSetConfig
 from nsync_pipeline.report.config import ReportConfig
 from nsync_pipeline.samples.config import GenerationConfig
 from nsync_pipeline.settings import Section
+from nsync_pipeline.settings_file import read_settings
 from nsync_pipeline.style_set.config import StyleConfig, StyleSetConfig
+from nsync_pipeline.text import printable
 from nsync_pipeline.training.config import TrainingConfig, VariantConfig
 from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
 """A style's or variant's name: it becomes a folder, a DVC matrix key and a Dagster partition."""
+
+LONGEST_LINE = 1500  # characters of a message: the longest list of allowed keys has 1,000
 
 
 class Params(Section):
@@ -69,6 +71,12 @@ class Params(Section):
     def _together(self) -> "Params":
         if BASE in self.variants:
             raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
+        if len(self.styles) * len(self.training_runs()) > MOST_TRAININGS:
+            raise ValueError(
+                f"styles, variants and training_seeds ask for {len(self.styles)} x "
+                f"{len(self.variants)} x {len(self.training_seeds)} trainings: more than "
+                f"{MOST_TRAININGS}"
+            )
         for name, style in self.styles.items():
             if style.source == "folder":
                 for key in ("pictures", "test_pictures"):
@@ -163,8 +171,7 @@ def _settings_of(variant: VariantConfig, training: TrainingConfig, *key: str) ->
     try:
         return variant.settings(training)
     except ValidationError as error:
-        lines = (_explained("params.yaml", e, key) for e in error.errors())
-        raise ParamsError("\n".join(lines)) from error
+        raise ParamsError(_lines("params.yaml", error, key)) from error
 
 
 def read_params(path: Path) -> Params:
@@ -174,20 +181,7 @@ def read_params(path: Path) -> Params:
         ParamsError: it is missing, is not YAML, or has an unknown key, a wrong type or a value out
             of range; the message names each such key, its value and what is allowed, a line each.
     """
-    return parse_params(read_yaml(path), path.name)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """``params.yaml`` as it is written, defaults not filled in; raises as ``read_params``."""
-    if not path.is_file():
-        raise ParamsError(f"{path} is not there: run this in the folder that holds params.yaml")
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ParamsError(f"{path} must be a mapping of sections, found {type(content).__name__}")
-    return content
+    return parse_params(read_settings(path), path.name)
 
 
 def parse_params(content: dict[str, Any], where: str = "params.yaml") -> Params:
@@ -196,12 +190,20 @@ def parse_params(content: dict[str, Any], where: str = "params.yaml") -> Params:
         # As JSON, so that strictness is JSON's: a list is a tuple, 1 is a float, "1" is no number.
         params = Params.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        raise ParamsError("\n".join(_explained(where, e) for e in error.errors())) from error
+        raise ParamsError(_lines(where, error)) from error
     for name in params.variants:
         params.variant(name)
     if params.ablation is not None:
         params.ablation_matrix()
     return params
+
+
+def _lines(where: str, error: ValidationError, section: tuple[str, ...] = ()) -> str:
+    """A line a mistake."""
+    lines = [_explained(where, one, section) for one in error.errors()[: LISTED + 1]]
+    if error.error_count() > LISTED:
+        lines[LISTED:] = [f"{where}: and {error.error_count() - LISTED} more mistakes"]
+    return "\n".join(printable(line, most=LONGEST_LINE) for line in lines)
 
 
 def _explained(where: str, error: Any, section: tuple[str, ...] = ()) -> str:
@@ -220,7 +222,7 @@ def _explained(where: str, error: Any, section: tuple[str, ...] = ()) -> str:
         return f"{where}: {message}"
     if error["type"] == "value_error":
         return f"{where}: {key}: {message}"
-    return f"{where}: {key}: {error['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
+    return f"{where}: {key}: {printable(repr(error['input']))} is not allowed: {message[0].lower()}{message[1:]}"
 
 
 def _allowed_keys(location: tuple[Any, ...]) -> list[str]:

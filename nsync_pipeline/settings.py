@@ -4,7 +4,31 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    create_model,
+    model_serializer,
+)
+
+from nsync_pipeline.errors import NotTextError
+from nsync_pipeline.text import one_line
+
+
+def _one_line(value: str) -> str:
+    try:
+        text = one_line(value)
+    except NotTextError as error:
+        raise ValueError(str(error)) from error
+    if not text:
+        raise ValueError("it must have letters in it; found an empty one")
+    return text
+
+
+Phrase = Annotated[str, AfterValidator(_one_line)]
+"""Words that go into prompts: one line, composed, with nothing invisible in it."""
 
 
 class Section(BaseModel):

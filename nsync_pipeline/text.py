@@ -36,7 +36,7 @@ def require_text(text: str) -> str:
     if (found := NOT_TEXT.search(text)) is not None:
         raise NotTextError(
             f"holds U+{ord(found[0]):04X} in line {text.count(chr(10), 0, found.start()) + 1}, "
-            "which is no text: take it out, or save it again in the encoding UTF-8"
+            "which is no text: take it out"
         )
     return text
 

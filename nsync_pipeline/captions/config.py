@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section, StageSettings, of_params
+from nsync_pipeline.settings import Phrase, Section, StageSettings, of_params
 
 STYLE_WORDS = (
     "oil on canvas", "oil painting", "painting", "watercolor", "watercolour", "illustration",
@@ -83,7 +83,7 @@ class CaptioningConfig(Section):
         default=CaptionModelConfig(),
         description="captions the pictures that have none; null: such pictures are refused",
     )
-    style_words: tuple[str, ...] = Field(
+    style_words: tuple[Phrase, ...] = Field(
         default=STYLE_WORDS,
         description="words and phrases that name a style or a medium, taken out of every caption",
     )
@@ -92,13 +92,6 @@ class CaptioningConfig(Section):
         description="a caption with more words than the text encoder takes together with the "
         "style: cut after the last word that fits, or refused",
     )
-
-    @field_validator("style_words")
-    @classmethod
-    def _words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(word.strip() for word in value):
-            raise ValueError("a style word must have letters in it; found an empty one")
-        return value
 
 
 class CaptionedStyle(Section):

@@ -235,6 +235,23 @@ class Graph:
             artefact.training_seed, settings=self.identity(artefact), inputs=inputs,
         )  # fmt: skip
 
+    def require_of_one_piece(self, artefact: Artefact, plan: Made) -> None:
+        """Check that what it is made from was itself made from the same things.
+
+        Raises:
+            MissingArtifactError: a picture was taken out, say, and only some stages ran since.
+        """
+        for need in self.needs(artefact):
+            made = self.made(need)
+            assert made is not None, "the plan has its digest"
+            for path, digest in made.inputs.items():
+                if plan.inputs.get(path, digest) != digest:
+                    raise MissingArtifactError(
+                        f"{need.title} was made from another {path} than the one that is there "
+                        f"now, and {artefact.title} would mix the two: run {need.stage.name} again "
+                        "first (`dvc repro` runs all that is out of date)."
+                    )
+
     def made(self, artefact: Artefact) -> Made | None:
         """What it says of itself; None where it is not there. Read once until ``refresh``."""
         if artefact.path not in self._made:

@@ -18,14 +18,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from nsync_pipeline.errors import ParamsError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
-from nsync_pipeline.params import read_yaml
+from nsync_pipeline.settings_file import read_settings, round_trip_yaml
 from nsync_pipeline.workspace import (
     ABLATIONS,
     FIGURES_FOLDER,
@@ -175,9 +173,10 @@ def _stage_lines(graph: Graph, stage: Stage, of_ablation: bool) -> Iterator[str]
     matrix: dict[str, Sequence[object]] = {"style": list(params.styles)}
     if stage.per_training:
         matrix |= {"variant": list(params.variants), "training_seed": params.training_seeds}
-    for key, section in zip(matrix, ("styles", "variants", "training_seeds"), strict=False):
-        values = f"[{', '.join(map(str, matrix[key]))}]" if of_ablation else f"${{{section}}}"
-        yield f"      {key}: {values}\n"
+    for key, values in matrix.items():
+        # Written out, and not left to DVC to read: it would give a shell whatever stands there.
+        listed = (f"'{value}'" if isinstance(value, str) else str(value) for value in values)
+        yield f"      {key}: [{', '.join(listed)}]\n"
     yield f"    cmd: ${{nsync}} run {stage.name} {options} --recipe {stage.recipe}\n"
     yield "    params:\n"
     yield from (f"      - {key}\n" for key in tracked_keys(stage, STYLE, VARIANT, of_ablation))
@@ -201,7 +200,7 @@ def tracked_keys(stage: Stage, style: str, variant: str | None, of_ablation: boo
 
 def _left_out(graph: Graph) -> list[str]:
     """The keys that DVC tracks and ``params.yaml`` does not hold."""
-    content = read_yaml(graph.workspace.params_file)
+    content = read_settings(graph.workspace.params_file)
     keys = {
         key
         for stage in STAGES.values()
@@ -224,7 +223,7 @@ def _write_left_out(graph: Graph) -> list[str]:
     missing = _left_out(graph)
     if not missing:
         return []
-    yaml = YAML()
+    yaml = round_trip_yaml()
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -129,6 +129,7 @@ def bring_up_to_date(
         made = graph.made(artefact)
         if made is not None and not force and _is_whole(made, plan, place, graph, say):
             return Outcome(artefact, made, is_new=False)
+        graph.require_of_one_piece(artefact, plan)
         _require_place(place)
         kept = _kept_folder(graph, artefact)
         earlier = None if kept is None or force else read_made(kept / plan.digest())

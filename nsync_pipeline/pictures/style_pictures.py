@@ -94,6 +94,12 @@ def read_style_pictures(
     negatives = read_manifest(negative_folder / MANIFEST_FILE, NEGATIVE_SET)
     if not negatives:
         raise MissingArtifactError(f"{negative_folder} is empty: run the negative_set stage again.")
+    strangers = {row["positive_id"] for row in negatives} - {one.id for one in real["train"]}
+    if strangers:
+        raise MissingArtifactError(
+            f"{style}: negatives were drawn for {len(strangers)} pictures that are no longer in "
+            "the train split: run the negative_set stage again."
+        )
     samples = {BASE: _samples(workspace.samples(style, BASE))}
     for run in runs:
         samples[run.name] = _samples(workspace.samples(style, run.variant, run.training_seed))

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from nsync_pipeline.settings import Section, StageSettings, of_params
+from nsync_pipeline.settings import Phrase, Section, StageSettings, of_params
 
 
 class StyleSource(Section):
@@ -34,19 +34,19 @@ class StyleSource(Section):
 class StyleConfig(StyleSource):
     """One entry of ``styles`` in params.yaml."""
 
-    placeholder: str = Field(
+    placeholder: Phrase = Field(
         default="sks",
         min_length=1,
         max_length=64,
         description="the word that names the style in prompts",
     )
-    generic_style: str = Field(
+    generic_style: Phrase = Field(
         default="painting",
         min_length=1,
         max_length=64,
         description="the class word the negatives are drawn in: painting, illustration, animation",
     )
-    style_words: tuple[str, ...] = Field(
+    style_words: tuple[Phrase, ...] = Field(
         default=(),
         description="words taken out of this style's captions besides captioning.style_words",
     )
@@ -63,13 +63,6 @@ class StyleConfig(StyleSource):
         max_length=64,
         description="of what is exported, as the hub names it: cc-by-4.0, openrail, other",
     )
-
-    @field_validator("style_words")
-    @classmethod
-    def _words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(word.strip() for word in value):
-            raise ValueError("a style word must have letters in it; found an empty one")
-        return value
 
 
 class StyleSetConfig(Section):

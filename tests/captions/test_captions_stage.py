@@ -89,9 +89,20 @@ def test_missing_and_empty_captions_are_named_together(tmp_path: Path, tiny_base
         run(tmp_path, tiny_base, ["a tree", None, "", "a boat"])
     lines = str(caught.value).splitlines()
     assert lines[0] == "style 'hills': 2 of 4 pictures have no caption:"
-    assert lines[1:3] == ["  - 1.png has no caption", "  - 2.png has an empty caption (txt)"]
+    assert lines[1:3] == ["  - 1.png has no caption", "  - 2.png has no caption"]
     assert "sources/hills" in lines[3]
     assert "style_set.uncaptioned" in lines[3]
+
+
+def test_what_the_style_is_called_by_is_taken_out_and_said(tmp_path: Path, tiny_base: Path) -> None:
+    """Or the negatives would be drawn by it, too."""
+    texts: list[str | None] = ["sks style, a tree", "a boat painted by Katsushika Hokusai", "a cow"]
+    result, rows = run(tmp_path, tiny_base, texts)
+    assert [row["caption"] for row in rows] == ["a tree", "a boat", "a cow"]
+    assert result.figures["with_the_style_s_name_removed"] == 2
+    assert result.figures["with_the_style_s_name_removed_are"] == (
+        '0.png ("sks style"), 1.png ("painted by Katsushika Hokusai")'
+    )
 
 
 def test_a_caption_of_style_words_alone_is_refused(tmp_path: Path, tiny_base: Path) -> None:

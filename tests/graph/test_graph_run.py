@@ -175,6 +175,26 @@ def test_a_missing_input_says_which_stage_makes_it(fakes: Fakes, workspace: Work
         run(workspace, "captions")
 
 
+def test_what_was_made_from_different_things_is_not_mixed(
+    fakes: Fakes, workspace: Workspace
+) -> None:
+    """The captions of the pictures as they were, and the pictures as they are."""
+    for stage in ("style_set", "captions", "negative_set"):
+        run(workspace, stage)
+    edit(workspace, "seed: 0", "seed: 1")
+    run(workspace, "style_set")
+    said = r"captions · ink was made from another data/ink/style_set .* run captions again first"
+    for stage in ("negative_set", "base_generation"):
+        with pytest.raises(MissingArtifactError, match=said):
+            run(workspace, stage)
+    run(workspace, "captions")
+    said = "negative_set · ink was made from another data/ink/"
+    with pytest.raises(MissingArtifactError, match=said):
+        run(workspace, "training", variant="nsync")
+    run(workspace, "negative_set")
+    assert run(workspace, "training", variant="nsync").is_new
+
+
 def test_a_report_needs_no_choices(fakes: Fakes, workspace: Workspace) -> None:
     make_all(workspace)
     assert not workspace.choices("ink").exists()

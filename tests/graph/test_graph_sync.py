@@ -1,15 +1,18 @@
 """``nsync sync`` brings dvc.yaml and what belongs to it in order, and changes nothing else."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.graph.artefacts import Graph
-from nsync_pipeline.graph.dvc import check_dvc_file, sync_dvc_file
-from nsync_pipeline.params import read_params
+from nsync_pipeline.graph.dvc import check_dvc_file, dvc_text, sync_dvc_file
+from nsync_pipeline.params import parse_params, read_params
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_workspace import REPOSITORY, FakeWorkspace
 
@@ -47,6 +50,46 @@ def test_a_second_time_changes_nothing(synced: Workspace) -> None:
     assert sync_dvc_file(synced) == []
     assert files(synced) == before
     check(synced)
+
+
+NAMES = st.from_regex(r"[a-z0-9][a-z0-9_]{0,9}", fullmatch=True) | st.sampled_from(
+    ["null", "true", "no", "1e5", "0x1f", "0o7", "1_0", "007"]
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+def test_dvc_is_given_every_name_as_it_is_written(names: list[str]) -> None:
+    """And nothing of params.yaml that it would put into a shell's line by itself."""
+    params = parse_params(
+        {
+            "styles": {name: {"source": "folder"} for name in names},
+            "variants": {name: {"update_rule": "none"} for name in names if name != "base"} or {
+                "lora": {"update_rule": "none"}
+            },
+            "ablation": {"grid": {"steps": [1, 2]}},
+        }
+    )  # fmt: skip
+    for of_ablation in (False, True):
+        text = dvc_text(Graph(Workspace(Path("/nowhere")), params), of_ablation)
+        content = YAML(typ="safe", pure=True).load(text)
+        expanded = re.findall(r"\$\{(.*?)\}", text)
+        assert set(expanded) == {
+            "nsync", "item.style", "item.variant", "item.training_seed",
+        }  # fmt: skip
+        for stage in content["stages"].values():
+            assert stage["matrix"]["style"] == names
+            assert all(isinstance(v, str) for v in stage["matrix"].get("variant", ()))
+
+
+def test_a_name_that_a_shell_would_expand_reaches_no_file(synced: Workspace) -> None:
+    before = files(synced)
+    text = synced.params_file.read_text()
+    synced.params_file.write_text(text.replace("  woodblock:", '  "x$(touch F)":'))
+    with pytest.raises(ParamsError, match="is not a name"):
+        sync_dvc_file(synced)
+    assert files(synced).keys() == before.keys()
+    assert files(synced)["dvc.yaml"] == before["dvc.yaml"]
 
 
 def test_a_first_time_says_what_it_wrote(tmp_path: Path) -> None:
