@@ -69,6 +69,11 @@ class Params(Section):
     def _together(self) -> "Params":
         if BASE in self.variants:
             raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
+        if self.negative_set.resolution is not None and self.base_model.aspect_buckets:
+            raise ValueError(
+                "negative_set.resolution is for square pictures: set base_model.aspect_buckets to "
+                "false, or leave it out"
+            )
         for name, style in self.styles.items():
             if style.source == "folder":
                 for key in ("pictures", "test_pictures"):
