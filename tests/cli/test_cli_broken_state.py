@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +101,8 @@ def quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(of_run.UNDER_DVC, raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("NSYNC_TRACKING", "off")
+    monkeypatch.setattr("nsync_pipeline.tracking.sender.Server.tell", lambda server, run: 1)
+    monkeypatch.setattr("nsync_pipeline.cli.doctor.machine_findings", lambda folder: ())
 
 
 def said(command: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -151,3 +155,76 @@ def test_no_command_ends_in_a_traceback(
     error = said(command, root, capsys)
     shutil.rmtree(root)
     assert "Traceback" not in error
+
+
+def deep(inner: str) -> bytes:
+    return ("[" * 100_000 + inner).encode()
+
+
+@pytest.mark.usefixtures("quietly")
+@pytest.mark.parametrize(
+    ("command", "file", "content"),
+    [
+        (["status"], "models/woodblock/nsync/0/made.json", b""),
+        (["run", "report", "-s", STYLE], "evaluation/woodblock/made.json", b"[1]"),
+        (["run", "report", "-s", STYLE], "evaluation/woodblock/SHA256SUMS", b"\xff"),
+        (["blind", "read", "mine.json"], "mine.json", deep("")),
+        (["blind", "read", "mine.json"], "mine.json", b'{"choices": [["a", "left"]]}'),
+        (["doctor"], "dvc.lock", MERGED),
+        (["doctor"], ".dvc/config", b"[core"),
+        (["doctor"], ".env", b"\xff"),
+        (["doctor"], "dvc.yaml", b"\xff"),
+        (["sync"], "dvc.yaml", MERGED),
+        (["sync"], "dvc.yaml", b"\xff"),
+        (["deliver"], "models/woodblock/lora/0/training.json", deep("")),
+        (["deliver"], "evaluation/woodblock/made.json", b'{"stage": []}'),
+        (["export", STYLE, "-v", "nsync"], "models/woodblock/nsync/0/training.json", b"[]"),
+        (["generate", "--prompts", "mine.jsonl"], "mine.jsonl", deep("")),
+    ],
+)
+def test_what_was_broken_once_is_told(
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    file: str,
+    content: bytes,
+) -> None:
+    """What is said is short, and names a file where something is wrong with one."""
+    shutil.copytree(whole, tmp_path / "workspace")
+    break_it(tmp_path / "workspace" / file, content)
+    error = said(command, tmp_path / "workspace", capsys)
+    assert len(error.splitlines()) <= 1
+    assert len(error) < 1000
+
+
+def ends(call: Any, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """How the command line ends where a command does this."""
+    monkeypatch.setattr(cli, "app", call)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_what_the_machine_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only() -> None:
+        raise OSError(30, "Read-only file system", "/here/.nsync/locks")
+
+    assert ends(read_only, monkeypatch) == 2
+    assert capsys.readouterr().err == "nsync: /here/.nsync/locks: Read-only file system\n"
+
+
+def test_a_command_that_is_stopped_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["nsync"])
+    assert ends(app, monkeypatch) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err
