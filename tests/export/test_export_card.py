@@ -185,7 +185,7 @@ def card(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return found[0]
 
 
-@settings(max_examples=80, deadline=None, database=None, derandomize=True)
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
 @given(data=st.data())
 def test_texts_of_others_are_only_words_on_the_card(
     card: dict[str, Any], data: st.DataObject
