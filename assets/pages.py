@@ -39,7 +39,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     dagster, mlflow = _free(DAGSTER_PORT), _free(MLFLOW_PORT)
-    if ENDS_WITH_PARENT in os.environ:
+    if os.environ.pop(ENDS_WITH_PARENT, None):  # for this process; it ends the servers itself
         die_with_parent()
     workspace = Workspace(Path.cwd().resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)

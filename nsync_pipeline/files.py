@@ -79,7 +79,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     with partial_folder(folder) as partial:
         yield partial
         put_in_place(partial, folder)
-    shutil.rmtree(replaced(folder), ignore_errors=True)
+    forget_replaced(folder)
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def put_in_place(written: Path, folder: Path) -> None:
     All of it is on the disk before it has its name: no power cut leaves an empty file in it.
     """
     settle(written)
-    shutil.rmtree(replaced(folder), ignore_errors=True)
+    forget_replaced(folder)
     if folder.exists():
         folder.rename(replaced(folder))
     written.rename(folder)
@@ -119,6 +119,13 @@ def put_in_place(written: Path, folder: Path) -> None:
 def replaced(folder: Path) -> Path:
     """Where what was in the place of ``folder`` is, until who replaced it has done with it."""
     return folder.with_name(f".{folder.name}.replaced")
+
+
+def forget_replaced(folder: Path) -> None:
+    """Remove it."""
+    if replaced(folder).is_symlink():  # the folder was a link to one
+        replaced(folder).unlink()
+    shutil.rmtree(replaced(folder), ignore_errors=True)
 
 
 def mend(folder: Path) -> None:

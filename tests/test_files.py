@@ -150,3 +150,15 @@ def test_json_beyond_all_bounds_is_not_read(
     (tmp_path / "a.json").write_text('"more than ten"')
     with pytest.raises(ValueError, match="more than 10 bytes"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a").touch()
+    (tmp_path / "set").symlink_to(tmp_path / "there")
+    for _ in range(2):
+        with whole_folder(tmp_path / "set") as written:
+            (written / "b").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "there"]
+    assert not (tmp_path / "set").is_symlink()
+    assert (tmp_path / "there" / "a").exists()

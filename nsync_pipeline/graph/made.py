@@ -56,6 +56,10 @@ class Made:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+_MADE = TypeAdapter(Made)
+_KNOWN = TypeAdapter(dict[str, tuple[list[int], str]])
+
+
 def describe(folder: Path, made: Made, result: StageResult) -> Made:
     """Write previews, ``SHA256SUMS`` and ``made.json`` into the whole ``folder``."""
     previews = []
@@ -88,7 +92,7 @@ def _content(folder: Path) -> dict[str, Path]:
 def read_made(folder: Path) -> Made | None:
     """What the artefact in ``folder`` says of itself; None where there is none that can be read."""
     try:
-        return TypeAdapter(Made).validate_python(read_json(folder / MADE_FILE))
+        return _MADE.validate_python(read_json(folder / MADE_FILE))
     except (OSError, ValueError):
         return None
 
@@ -138,7 +142,7 @@ class FileHashes:
 
 def _read_known(place: Path) -> dict[str, tuple[list[int], str]]:
     try:
-        return TypeAdapter(dict[str, tuple[list[int], str]]).validate_python(read_json(place))
+        return _KNOWN.validate_python(read_json(place))
     except (OSError, ValueError):
         return {}
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import nsync_pipeline
 from nsync_pipeline.errors import InputsChangedError, ParamsError, UserError
-from nsync_pipeline.files import disk_full_explained, mend, put_in_place, replaced, sweep
+from nsync_pipeline.files import (
+    disk_full_explained,
+    forget_replaced,
+    mend,
+    put_in_place,
+    replaced,
+    sweep,
+)
 from nsync_pipeline.graph.artefacts import Artefact, Graph, difference
 from nsync_pipeline.graph.dvc import check_dvc_file
 from nsync_pipeline.graph.locks import leased_devices, sole_writer, visible_devices
@@ -248,13 +255,13 @@ def _publish(written: Path, place: Path, kept: Path | None) -> None:
     # Where they are alike, the old one was damaged, or is made again on demand.
     if kept and before and now and before.digest() != now.digest():
         _keep(replaced(place), kept / before.digest())
-    shutil.rmtree(replaced(place), ignore_errors=True)
+    forget_replaced(place)
 
 
 def _clear(place: Path) -> None:
     """Remove what a killed process left beside ``place``; who calls it writes there alone."""
     mend(place)
-    shutil.rmtree(replaced(place), ignore_errors=True)
+    forget_replaced(place)
     if place.parent.is_dir():
         _partial_folder(place)
 

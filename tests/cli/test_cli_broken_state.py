@@ -47,6 +47,7 @@ COMMANDS = (
     ["blind", "read", "mine.json"], ["ablate", STYLE, "--dry-run"],
     ["generate", "--prompts", "mine.jsonl", "-o", "drawn"],
     ["generate", "--again", "mine.json"],
+    ["add-style", "new", "sketchbook:mosaic", "--pictures", "3"],
 )  # fmt: skip
 
 
