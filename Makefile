@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m assets.instance
 	@touch $@
 
+# What they start ends with make, however that ends.
+demo ui: export NSYNC_ENDS_WITH_PARENT := 1
+
 demo: setup ## Run the whole pipeline on the embedded style, through Dagster
 	@$(BIN)/python -m assets.demo --style woodblock
 

@@ -5,7 +5,6 @@ partitions at once: outside of runs Dagster takes the result of a check for one 
 """
 
 import csv
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from dagster import (
 )
 from PIL import Image
 
+from nsync_pipeline.files import read_json
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, read_manifest
@@ -89,7 +89,7 @@ def losses_finite(graph: Graph, artefact: Artefact) -> AssetCheckResult:
 def without_warnings(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     """Nothing in the training's course should make a person look up (docs/watching.md)."""
     summary = graph.workspace.root / artefact.path / "training.json"
-    found = json.loads(summary.read_text(encoding="utf-8"))["warnings"]
+    found = read_json(summary)["warnings"]
     return AssetCheckResult(
         passed=not found,
         severity=AssetCheckSeverity.WARN,

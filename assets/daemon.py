@@ -13,7 +13,7 @@ from typing import IO
 
 from nsync_pipeline.errors import WorkspaceBusyError
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
+from nsync_pipeline.graph.processes import ENDS_WITH_PARENT
 from nsync_pipeline.workspace import Workspace
 
 from .instance import VARIABLE, write_home
@@ -29,6 +29,11 @@ def environment_of(workspace: Workspace) -> dict[str, str]:
     return {**os.environ, VARIABLE: home, "PATH": path}
 
 
+def kept(*command: str) -> list[str]:
+    """``command`` as it is started here: all that it starts ends with this process."""
+    return [sys.executable, "-m", f"{__package__}.kept", *command]
+
+
 def start_daemon(
     workspace: Workspace, until: ExitStack, output: IO[bytes] | None = None
 ) -> "subprocess.Popen[bytes] | None":
@@ -40,9 +45,8 @@ def start_daemon(
     own = {ENDS_WITH_PARENT: "1", ATTEMPT_VARIABLE: str(int(time.time()))}
     program = Path(sys.executable).with_name("dagster-daemon")
     daemon = subprocess.Popen(
-        [str(program), "run", "-w", "workspace.yaml", "--log-level", "warning"],
+        kept(str(program), "run", "-w", "workspace.yaml", "--log-level", "warning"),
         cwd=workspace.root, env=environment_of(workspace) | own, stdout=output, stderr=output,
-        preexec_fn=die_with_parent,
     )  # fmt: skip
     until.callback(end, daemon)
     return daemon

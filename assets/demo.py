@@ -3,10 +3,21 @@
 The daemon of the pages does it where they are open; else one is started for as long as it takes.
 """
 
-import argparse
 import os
-import subprocess
+import signal
 import sys
+
+STOPPED = "Stopped; the same command goes on from here."
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
+
+if __name__ == "__main__":  # what is imported below takes seconds, and nothing is started yet
+    signal.signal(
+        signal.SIGINT, lambda *_: (print(STOPPED, file=sys.stderr), os._exit(INTERRUPTED))
+    )
+
+import argparse
+import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +27,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import running
 from nsync_pipeline.workspace import Workspace
 
@@ -35,6 +47,9 @@ QUIET = 180.0
 
 def main() -> int:
     """Make what is out of date of one style, then say where everything is."""
+    if ENDS_WITH_PARENT in os.environ:
+        die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--style", required=True, help="a style of params.yaml")
     style = parser.parse_args().style
@@ -50,8 +65,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
+        print(STOPPED, file=sys.stderr)
+        return INTERRUPTED
     seconds = time.monotonic() - began
     print(f"{len(stale)} artefacts made" if stale else "Everything is fresh", f"({seconds:.0f} s)")
     _say_where(graph, style)

@@ -7,6 +7,7 @@ in the workspace, and ``.env`` tells ``dagster dev`` where, for which the path m
 import sys
 from pathlib import Path
 
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.locks import visible_devices
 from nsync_pipeline.workspace import Workspace
 
@@ -48,7 +49,7 @@ def write_home(workspace: Workspace) -> Path:
     settings = home / "dagster.yaml"
     if not settings.is_file():
         devices = max(1, len(visible_devices()))
-        settings.write_text(SETTINGS.format(devices=devices), encoding="utf-8")
+        write_whole(settings, SETTINGS.format(devices=devices))
     _name_in_environment_file(workspace.root / ".env", home)
     return home
 
@@ -59,7 +60,7 @@ def _name_in_environment_file(path: Path, home: Path) -> None:
     after = [line for line in before if not line.startswith(f"{VARIABLE}=")]
     after.append(f"{VARIABLE}={home}")
     if after != before:
-        path.write_text("\n".join(after) + "\n", encoding="utf-8")
+        write_whole(path, "\n".join(after) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """``make ui``: the Dagster and MLflow pages of this workspace, until Ctrl-C."""
 
+import os
 import signal
 import socket
 import sqlite3
@@ -11,13 +12,13 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from nsync_pipeline.errors import ParamsError, UserError
-from nsync_pipeline.graph.processes import die_with_parent
+from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.params import read_params
 from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked, resolved_uri
 from nsync_pipeline.tracking.projection import experiment_of
 from nsync_pipeline.workspace import Workspace
 
-from .daemon import end, environment_of, start_daemon
+from .daemon import end, environment_of, kept, start_daemon
 
 HOST = "127.0.0.1"
 DAGSTER_PORT = 3000
@@ -38,6 +39,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     dagster, mlflow = _free(DAGSTER_PORT), _free(MLFLOW_PORT)
+    if os.environ.pop(ENDS_WITH_PARENT, None):  # for this process; it ends the servers itself
+        die_with_parent()
     workspace = Workspace(Path.cwd().resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -85,7 +88,8 @@ def mlflow_links(workspace: Workspace, uri: str, page: str) -> Iterator[str]:
 def _dagster(workspace: Workspace, port: int, until_end: ExitStack) -> "subprocess.Popen[bytes]":
     arguments = ["-w", "workspace.yaml", "--host", HOST, "--port", str(port)]
     arguments += ["--log-level", "warning", "--dagster-log-level", "warning"]
-    return _start(workspace, until_end, {}, "dagster-webserver", *arguments)
+    command = [sys.executable, "-m", f"{__package__}.webserver", *arguments]
+    return _start(workspace, until_end, {}, *command)
 
 
 def _mlflow(
@@ -98,21 +102,18 @@ def _mlflow(
     arguments = ["server", "--host", HOST, "--port", str(port)]
     arguments += ["--backend-store-uri", store, "--workers", "1"]
     arguments += ["--default-artifact-root", str(workspace.tracking / "artifacts")]
-    return _start(workspace, until_end, own, "mlflow", *arguments)
+    program = str(Path(sys.executable).with_name("mlflow"))
+    return _start(workspace, until_end, own, program, *arguments)
 
 
 def _start(
     workspace: Workspace,
     until_end: ExitStack,
     own: Mapping[str, str],
-    program: str,
-    *arguments: str,
+    *command: str,
 ) -> "subprocess.Popen[bytes]":
     server = subprocess.Popen(
-        [str(Path(sys.executable).with_name(program)), *arguments],
-        cwd=workspace.root,
-        env={**environment_of(workspace), **own},
-        preexec_fn=die_with_parent,
+        kept(*command), cwd=workspace.root, env={**environment_of(workspace), **own}
     )
     until_end.callback(end, server)
     return server

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.workspace import Workspace
 
 ATTEMPT_VARIABLE = "NSYNC_ATTEMPT"
@@ -65,7 +65,7 @@ def asked_for(workspace: Workspace, demo: Demo) -> Iterator[None]:
 def demo_under_way(workspace: Workspace) -> Demo | None:
     """What is asked for now."""
     try:
-        demo = Demo(**json.loads(_demo_file(workspace).read_bytes()))
+        demo = Demo(**read_json(_demo_file(workspace)))
         os.kill(demo.process, 0)
     except (OSError, ValueError, TypeError):  # nothing is, or who asked was killed
         return None

@@ -77,6 +77,11 @@ class Params(Section):
                 f"{len(self.variants)} x {len(self.training_seeds)} trainings: more than "
                 f"{MOST_TRAININGS}"
             )
+        if self.negative_set.resolution is not None and self.base_model.aspect_buckets:
+            raise ValueError(
+                "negative_set.resolution is for square pictures: set base_model.aspect_buckets to "
+                "false, or leave it out"
+            )
         for name, style in self.styles.items():
             if style.source == "folder":
                 for key in ("pictures", "test_pictures"):

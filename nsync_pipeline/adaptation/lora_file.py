@@ -39,6 +39,7 @@ from nsync_pipeline.adaptation.trained_weights import AdaptedModel, adapted_mode
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import draw_as_trained
+from nsync_pipeline.files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
     """
     file = read_safetensors(path)
     try:
-        settings: dict[str, Any] = json.loads(file.metadata[DIFFUSERS_METADATA])
+        settings: dict[str, Any] = parse_json(file.metadata[DIFFUSERS_METADATA])
         adapters = {
             component: AdapterHeader(
                 rank=settings[f"{component}.r"],
@@ -110,7 +111,7 @@ def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
             )
             for component in dict.fromkeys(key.split(".", 1)[0] for key in file.tensors)
         }
-        header = LoraHeader(adapters, json.loads(file.metadata[OWN_METADATA]))
+        header = LoraHeader(adapters, parse_json(file.metadata[OWN_METADATA]))
     except (KeyError, ValueError, TypeError) as error:
         raise not_ours(path, error) from error
     return header, file.tensors

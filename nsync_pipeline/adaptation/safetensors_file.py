@@ -18,6 +18,8 @@ from torch import Tensor
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.files import write_whole
 
+TYPES = {torch.float32: ("F32", "<f4"), torch.float16: ("F16", "<f2")}
+
 
 @dataclass(frozen=True)
 class SafetensorsFile:
@@ -33,19 +35,20 @@ def write_safetensors(
     """Write the file, all keys sorted: header length, JSON header, then the numbers.
 
     Raises:
-        ValueError: a tensor is not float32.
+        ValueError: a tensor is neither float32 nor float16.
     """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     parts: list[bytes] = []
     offset = 0
     for name in sorted(tensors):
         tensor = tensors[name]
-        if tensor.dtype != torch.float32:
+        if tensor.dtype not in TYPES:
             raise ValueError(f"{name} is {tensor.dtype}; what is trained is saved in float32")
-        numbers = tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
+        called, as_numpy = TYPES[tensor.dtype]
+        numbers = tensor.detach().cpu().contiguous().numpy().astype(as_numpy).tobytes()
         end = offset + len(numbers)
         shape = list(tensor.shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
+        header[name] = {"dtype": called, "shape": shape, "data_offsets": [offset, end]}
         parts.append(numbers)
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -34,6 +34,7 @@ from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.clip_tokenizers import placeholder_tokens
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.noise_schedules import draw_as_trained
+from nsync_pipeline.files import parse_json
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import trained_files
 
@@ -203,7 +204,7 @@ def load_token_vectors(family: Family, path: Path) -> None:
     file = read_safetensors(path)
     try:
         word = file.metadata[PLACEHOLDER_METADATA]
-        origin = json.loads(file.metadata[OWN_METADATA])
+        origin = parse_json(file.metadata[OWN_METADATA])
     except (KeyError, ValueError) as error:
         raise not_ours(path, error) from error
     encoders = _encoders(family)

@@ -5,7 +5,6 @@ aside: they count again once the pictures are back.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from nsync_pipeline.blind.page import FORMAT
 from nsync_pipeline.blind.preference import LOST, TIED, WON, Preference, preference
 from nsync_pipeline.blind.questions import DrawnPages, Question, Questions, picture_digests
 from nsync_pipeline.errors import ChoicesError
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.workspace import BASE, MANIFEST_FILE, Workspace, training_runs
@@ -224,7 +223,7 @@ def _holds(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(file)
         whole = (
             content["format"] in FORMATS
             and isinstance(content["style"], str)
@@ -233,8 +232,8 @@ def _read(file: Path) -> dict[str, Any]:
             and all(ID.fullmatch(content[key]) is not None for key in ("page", "sitting"))
             and len(content["choices"]) > 0
         )
-        sides = dict(content["choices"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        sides = dict(content["choices"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ChoicesError(f"{file} is no choices file: {error}") from error
     if not whole:
         raise ChoicesError(f"{file} is no choices file of this version, or holds no choice")

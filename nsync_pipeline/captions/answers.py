@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nsync_pipeline.captions.prompt_length import without_dangling_end
+from nsync_pipeline.files import parse_json
 
 THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 BULLET = re.compile(r"^\s*(?:[-*•>#]+|\d+[.)])\s+")
@@ -101,7 +102,7 @@ class AnswerStore:
         known: dict[str, str] = {}
         for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 known[str(entry["key"])] = str(entry["answer"])
             except (ValueError, KeyError, TypeError):
                 continue  # cut off in the middle of writing

@@ -34,9 +34,15 @@ app = typer.Typer(
 )
 app.add_typer(blind, name="blind")
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
+
 
 def main() -> None:
-    """Run the command; a mistake of the user's is one message, not a traceback."""
+    """Run the command; a mistake of the user's is one message, not a traceback.
+
+    So is what the machine refuses: a disk that is read-only, a file that is another user's.
+    """
     try:
         app()
     except UserError as error:
@@ -45,6 +51,14 @@ def main() -> None:
     except BrokenPipeError:  # what reads this output has ended, as `head` does
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        print(f"nsync: {error.filename or 'the system'}: {reason}", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("nsync: stopped; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -229,6 +243,9 @@ def export(
         typer.Option("--output", "-o", help="Folder; else exports/<style>/<variant>."),
     ] = None,
     workspace: WorkspaceOption = None,
+    author: Annotated[
+        str | None, typer.Option(help="Who shares it, for the metadata of its files.")
+    ] = None,
 ) -> None:
     """Write a trained variant's LoRA for diffusers, ComfyUI and A1111, with a model card."""
     place = find_workspace(workspace)
@@ -237,10 +254,12 @@ def export(
 
     params = read_params(place.params_file)
     folder = output or default_folder(place, style, variant, training_seed)
-    exported = export_model(place, params, style, variant, form.value, folder, training_seed)
+    exported = export_model(
+        place, params, style, variant, form.value, folder, training_seed, author
+    )
     print(f"{folder}: {len(exported.files)} files")
     for name in exported.files:
-        print(f"  {name}")
+        print(f"  {name}" + (f": {exported.readers[name]}" if name in exported.readers else ""))
     for note in exported.notes:
         print(note)
     if params.style(style).rights is None:

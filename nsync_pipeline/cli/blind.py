@@ -12,6 +12,7 @@ from nsync_pipeline.cli.options import (
     find_workspace,
 )
 from nsync_pipeline.errors import ChoicesError
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.workspace import BASE
 
 blind = typer.Typer(
@@ -49,8 +50,7 @@ def make(
     file = output or Path(f"blind-{style}-{page.page_id}.html")
     if file.exists():
         raise ChoicesError(f"{file} is there already: name another by --output")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render_blind_page(page), encoding="utf-8", newline="\n")
+    write_whole(file, render_blind_page(page))
     print(f"{len(page.pairs)} pairs in {file}")
     print("Open it, choose, save; then: nsync blind read <the saved file>")
 

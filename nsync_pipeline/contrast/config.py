@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nsync_pipeline.settings import Section
+from nsync_pipeline.settings import Section, later
 
 UpdateRule = Literal["none", "orthogonal", "orthogonal_anchor", "mean", "released"]
 
@@ -55,6 +55,11 @@ class ContrastConfig(Section):
     anchor: bool = Field(
         default=False, description="the form with the anchor of the rules mean and released"
     )
+    released_form: Literal["projection", "mean"] = later(
+        "projection",
+        description="of the rule released: which of the authors' versions, the projection or the "
+        "mean, each as their loop computes it",
+    )
     negative_estimate: NegativeEstimateKind = Field(
         default="step",
         description="what is projected out: the step's own g-, the running mean of its direction, "
@@ -69,6 +74,8 @@ class ContrastConfig(Section):
 
     @model_validator(mode="after")
     def _estimates_settings_belong_to_it(self) -> "ContrastConfig":
+        if self.released_form == "mean" and self.scope != "global":
+            raise ValueError("scope has no effect with released_form mean: leave it out")
         kinds = {"running_decay": "running_mean", "basis_size": "running_basis"}
         for field, kind in kinds.items():
             if self.negative_estimate != kind and field in self.changed():
@@ -124,10 +131,11 @@ class Branches:
 
 
 def branches_of(rule: UpdateRule, contrast: ContrastConfig) -> Branches:
-    """The branches of ``rule``; ``released`` takes no anchor's gradient in either form."""
+    """The branches of ``rule``; ``released`` takes the anchor's gradient for a mean alone."""
     if rule == "none":
         return Branches(0, anchor=False)
-    anchor = rule == "orthogonal_anchor" or (rule == "mean" and contrast.anchor)
+    takes_mean = rule == "mean" or (rule == "released" and contrast.released_form == "mean")
+    anchor = rule == "orthogonal_anchor" or (takes_mean and contrast.anchor)
     return Branches(contrast.negatives, anchor)
 
 
@@ -143,7 +151,7 @@ SETTINGS: dict[UpdateRule, frozenset[str]] = {
     "orthogonal": _PROJECTION,
     "orthogonal_anchor": _PROJECTION,
     "mean": frozenset({"negatives", "negative_prompt", "anchor"}),
-    "released": frozenset({"scope", "negatives", "negative_prompt", "anchor"}),
+    "released": frozenset({"scope", "negatives", "negative_prompt", "anchor", "released_form"}),
 }
 """The settings of ``training.contrast`` that have a meaning for each rule."""
 

@@ -12,7 +12,7 @@ With directions ``d_1..d_m``, their inner products ``C_jk = <d_j, d_k>`` and tho
 Both take any inner product, as they see nothing else of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import nnls
@@ -100,6 +100,13 @@ def averaged(products: InnerProducts, branches: int) -> Update:
     weights[:, :branches] = 1 / branches
     nothing = torch.zeros(scopes, dtype=torch.float64)
     return Update(weights, nothing, nothing)
+
+
+def accumulated(products: InnerProducts, branches: int) -> Update:
+    """``g' = (v_1 + (v_1 + v_2) + .. + (v_1 + .. + v_n)) / n``: ``released`` as a mean."""
+    mean = averaged(products, branches)
+    sums_with_it = torch.arange(products.plain.shape[1], dtype=torch.float64)
+    return replace(mean, weights=mean.weights * (branches - sums_with_it).clamp(min=0.0))
 
 
 def without_projection(

@@ -30,6 +30,7 @@ from nsync_pipeline.contrast.projection import (
     ABSENT_ESTIMATE,
     InnerProducts,
     Update,
+    accumulated,
     averaged,
     project,
     with_anchor,
@@ -196,7 +197,7 @@ class Refiner:
 
     def _further(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """The vectors beside the branches' gradients."""
-        if self._rule == "released":
+        if self._rule == "released" and self._contrast.released_form == "projection":
             # Added up in the gradients' own number type, as gradients that are not set to zero are.
             return [torch.stack(list(vectors)).sum(dim=0)]
         self._estimate.rows = [row.to(vectors[0].device) for row in self._estimate.rows]
@@ -207,6 +208,8 @@ class Refiner:
         count = products.plain.shape[-1]
         if self._rule in ("none", "mean"):
             return averaged(products, branches)
+        if self._rule == "released" and contrast.released_form == "mean":
+            return accumulated(products, branches)
         if self._rule == "released":
             last = torch.eye(count, dtype=torch.float64)[-1:]
             update = without_projection(products, last, unit=False, strength=1.0, cone=False)

@@ -9,7 +9,8 @@ A training computes the same from the vectors' inner products (``gram``, ``proje
 estimates as combinations of vectors (``negative_estimate``); the tests hold the two equal.
 
 Source: NSYNC, arXiv 2511.01517 (``orthogonal``); the anchor term as its readers implement it;
-``mean`` is the authors' ablation; ``released`` is what their released loop computes. Scopes,
+``mean`` is the authors' ablation; ``released`` and ``released_mean`` are what their released loop
+computes of the two, run as it is. Scopes,
 strength, positive part, metric, several negatives and running estimates are this project's own.
 """
 
@@ -75,6 +76,16 @@ def released(positive: Tensor, negatives: Vectors, anchor: bool = False) -> Tens
     accumulated = torch.stack([positive, *negatives]).sum(dim=0)
     refined = positive - on_span(positive, [accumulated])
     return refined + positive if anchor else refined
+
+
+def released_mean(positive: Tensor, negatives: Vectors, anchor: Tensor | None = None) -> Tensor:
+    """``g' = (2 g+ + g-) / 2``, with the anchor ``(3 g+ + 2 g- + ga) / 3``.
+
+    The mean of ``g+``, ``g+ + g-`` [and ``g+ + g- + ga``]: in the released loop gradients are not
+    set to zero between the branches whose mean it takes.
+    """
+    branches = [positive, *negatives, *([] if anchor is None else [anchor])]
+    return torch.stack(branches).cumsum(dim=0).mean(dim=0)
 
 
 def on_span(vector: Tensor, directions: Vectors, metric: Tensor | None = None) -> Tensor:

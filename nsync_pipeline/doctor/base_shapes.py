@@ -1,6 +1,5 @@
 """A base model as its headers and settings tell it, without loading or downloading anything."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from typing import Any
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig, FamilyName
-from nsync_pipeline.families.pipeline_folder import WEIGHTS
+from nsync_pipeline.families.pipeline_folder import variant_of, weight_files
+from nsync_pipeline.files import parse_json, read_json
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -50,7 +50,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length if length <= LONGEST_HEADER else 0))
+            header = parse_json(file.read(length if length <= LONGEST_HEADER else 0))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         return {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
@@ -68,7 +68,7 @@ def components_in_folder(folder: Path, names: Sequence[str]) -> tuple[Component,
     for name in names:
         if not (folder / name / "config.json").is_file():
             continue  # a scheduler, a tokenizer, a text encoder that the pipeline does without
-        files = _weight_files(folder / name)
+        files = weight_files(folder / name, variant_of(folder / name) or "")
         if not files:
             raise BaseModelError(f"{folder / name} has no safetensors weights on this machine")
         shapes = {key: shape for file in files for key, shape in read_shapes(file).items()}
@@ -88,16 +88,6 @@ def components_in_checkpoint(path: Path) -> tuple[Component, ...]:
             if key.startswith(prefix):
                 parts.setdefault(name, {})[key.removeprefix(prefix)] = shape
     return tuple(Component(name, shapes) for name, shapes in parts.items())
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that are loaded: whole or in shards, never another precision's."""
-    for file in WEIGHTS:
-        if (folder / file).is_file():
-            return [folder / file]
-    stems = [Path(file).stem for file in WEIGHTS]
-    shards = [shard for stem in stems for shard in folder.glob(f"{stem}-*-of-*.safetensors")]
-    return sorted(shard for shard in shards if ".fp16" not in shard.name)
 
 
 NATIVE: dict[FamilyName, int] = {
@@ -166,7 +156,7 @@ def _settings(folder: Path, *components: str) -> dict[str, Any]:
         file = folder / component / "config.json"
         if file.is_file():
             try:
-                return dict(json.loads(file.read_text(encoding="utf-8")))
-            except ValueError as error:
+                return dict(read_json(file))
+            except (OSError, ValueError, TypeError) as error:
                 raise BaseModelError(f"{file} cannot be read: {error}") from error
     return {}

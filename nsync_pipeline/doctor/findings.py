@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,6 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.memory import memory_finding
@@ -28,7 +31,7 @@ from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.given_files import given_files
 from nsync_pipeline.params import Params, read_params
 from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked
-from nsync_pipeline.workspace import Workspace
+from nsync_pipeline.workspace import ABLATIONS, Workspace
 
 NEEDED = ("torch", "diffusers", "transformers", "peft", "mlflow")
 DOORS = ("dagster", "dvc")
@@ -109,6 +112,7 @@ ANSWER_WITHIN = 1.0  # seconds
 
 def service_findings(workspace: Workspace) -> Iterator[Finding]:
     yield _dvc(workspace)
+    yield from _dvc_locks(workspace)
     yield _mlflow()
     yield from _refused(workspace)
     if find_spec("dagster") is not None:
@@ -120,13 +124,46 @@ def _dvc(workspace: Workspace) -> Finding:
     if not config.parent.is_dir():
         advice = "git init && dvc init; `nsync run` works without"
         return Finding(State.WARN, "DVC", f"{workspace.root} is no DVC repository", advice)
-    parser = configparser.ConfigParser()
-    parser.read([config, config.with_name("config.local")])
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read([config, config.with_name("config.local")], encoding="utf-8")
+    except (configparser.Error, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        advice = "correct it, or bring it back: `git checkout .dvc/config`"
+        return Finding(State.MISSING, "DVC", f"{config} cannot be read: {reason}", advice)
     remotes = re.findall(r'remote "(.+?)"', " ".join(parser.sections()))
     if not remotes:
         advice = "dvc remote add -d <name> <url>, to share artefacts"
         return Finding(State.OK, "DVC", "repository without a remote", advice)
     return Finding(State.OK, "DVC", f"remote {', '.join(remotes)}")
+
+
+def _dvc_locks(workspace: Workspace) -> Iterator[Finding]:
+    """Where one cannot be read, DVC runs nothing, and says so in many lines."""
+    for folder in (workspace.root, workspace.root / ABLATIONS):
+        lock = folder / "dvc.lock"
+        if not lock.is_file():
+            continue
+        try:
+            whole = isinstance(YAML(typ="safe").load(lock.read_bytes()), dict)
+        except (YAMLError, ValueError, RecursionError):
+            whole = False
+        if not whole:
+            advice = (
+                "`git checkout dvc.lock` brings the last one back; without one `dvc repro` makes "
+                "nothing anew that is up to date"
+            )
+            yield Finding(State.MISSING, "DVC", f"{lock} is damaged, or of a merge", advice)
+
+
+def _writable(folder: Path) -> Finding:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = f"{folder} cannot be written to: {error.strerror}"
+        return Finding(State.MISSING, "Workspace", found, "no stage can run here")
+    return Finding(State.OK, "Workspace", f"{folder}")
 
 
 def _mlflow() -> Finding:
@@ -157,7 +194,7 @@ def _refused(workspace: Workspace) -> Iterator[Finding]:
     refused = workspace.tracking / "refused.jsonl"
     if refused.is_file():
         advice = f"MLflow refused them; {refused} says why, and can be deleted"
-        lines = len(refused.read_text(encoding="utf-8").splitlines())
+        lines = len(refused.read_bytes().splitlines())
         yield Finding(State.WARN, "MLflow", f"{lines} batches of values refused", advice)
 
 
@@ -165,7 +202,7 @@ def _dagster(workspace: Workspace) -> Finding:
     home, dotenv = os.environ.get("DAGSTER_HOME"), workspace.root / ".env"
     if not home and dotenv.is_file():
         line = r"^\s*DAGSTER_HOME\s*=\s*(.+?)\s*$"
-        found = re.search(line, dotenv.read_text(encoding="utf-8"), re.M)
+        found = re.search(line, dotenv.read_text(encoding="utf-8", errors="replace"), re.M)
         home = found[1].strip("'\"") if found else None
     if not home:
         advice = "make setup writes it to .env; without it Dagster forgets its history"
@@ -184,6 +221,7 @@ def workspace_findings(workspace: Workspace) -> Iterator[Finding]:
         return
     names = f"styles: {', '.join(params.styles)}; variants: {', '.join(params.variants)}"
     yield Finding(State.OK, "Settings", f"{workspace.params_file} ({names})")
+    yield _writable(workspace.root)
     yield base_model_finding(params.base_model)
     yield memory_finding(params)
     yield captioner_finding(params)

@@ -198,8 +198,11 @@ def draw_captions(
     stream: str,
     lora_sha256: str | None = None,
     guidance: GuidanceConfig = ORDINARY,
+    side: int | None = None,
 ) -> list[tuple[RealPicture, dict[str, Any]]]:
     """Draw the captions of ``pictures`` in ``style`` into ``context.folder``; a row of each.
+
+    All are squares of ``side`` pixels, or where None, of the size their picture is trained at.
 
     A seed depends on ``stream``, the caption's picture and the number (``k``) alone. Drawn pictures
     are kept in the workspace's scratch, one set a stage, style and training.
@@ -214,7 +217,7 @@ def draw_captions(
             id=f"{picture.id}_{k}",
             prompt=styled_prompt(picture.caption, style),
             seed=stream_seed(settings.seed, stream, picture.id, k),
-            size=sizes.asked_for(picture.width, picture.height),
+            size=(side, side) if side else sizes.asked_for(picture.width, picture.height),
         )
         for picture in pictures
         for k in range(per_caption)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.files import read_json
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.scores import PictureScores, Reference
@@ -86,10 +87,10 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
     """
     path = folder / EVALUATION_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         sets = content.pop("sets")
         return TypeAdapter(EvaluationRecord).validate_python({**sets, **content})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingArtifactError(
             f"{path} is not there or does not fit this version: run the evaluation stage. ({error})"
         ) from error

@@ -10,8 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from nsync_pipeline.evaluation.record import EVALUATION_FILE, EvaluationRecord, read_evaluation
+from nsync_pipeline.export.markdown import cell, code, code_block, plain, quoted
 from nsync_pipeline.export.model import TrainedVariant, embeddings_name
+from nsync_pipeline.export.snippet import Shared, snippet
 from nsync_pipeline.families.config import public_name
+from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.pictures.pixels import open_picture
@@ -30,7 +33,7 @@ JPEG_QUALITY = 90
 @dataclass(frozen=True)
 class CardFile:
     name: str
-    what: str
+    what: str  # what it is, and which programs read it
 
 
 def render(card: dict[str, Any]) -> str:
@@ -42,8 +45,10 @@ def render(card: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     environment.filters |= {"explained": explained, "public_name": public_name}
+    environment.filters |= {
+        "cell": cell, "plain": plain, "quoted": quoted, "code": code, "code_block": code_block
+    }  # fmt: skip
     return environment.get_template("model_card.md").render(card)
 
 
@@ -56,21 +61,27 @@ def card_of(
     evaluation = _evaluation(workspace, trained)
     against_base = [] if evaluation is None else evaluation.against_base
     names = [file.name for file in files]
-    embeddings = embeddings_name(model)
+    embeddings = embeddings_name(model) if embeddings_name(model) in names else ""
     hub_base = None if model.base_revision.startswith("sha256:") else model.base_model
     samples = _samples(workspace, trained, folder)
+    shared = Shared(
+        base=hub_base or model.base_model,
+        embedded=embedded,
+        weights=LORA_FILE if LORA_FILE in names else "",
+        embeddings=embeddings,
+        word=trained.word,
+        vectors=trained.vectors,
+        zero_terminal_snr=trained.summary["origin"].get(ORIGIN_KEY) == "true",
+        prompt=next(iter(samples.values()), f"a house on grass {model.trigger_phrase}"),
+    )
     return {
         "model": model,
         "metadata": _metadata(trained, hub_base, samples, embedded),
-        "embedded": embedded,
         "on_embedded_base": model.base_model == SKETCHBOOK,
-        "two_encoders": not (embedded or model.architecture.startswith("stable-diffusion-v")),
         "hub_base": hub_base,
         "rule": trained.rule,
         "files": files,
-        "weights_file": LORA_FILE if LORA_FILE in names else "",
-        "embeddings": embeddings if embeddings in names else "",
-        "word": trained.word,
+        "snippet": snippet(model, shared) if shared.weights or shared.embeddings else "",
         "has_vectors": trained.embeddings is not None,
         "comparison": _comparison(workspace, trained, folder),
         "samples": samples,

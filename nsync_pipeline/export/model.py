@@ -45,6 +45,7 @@ class TrainedVariant:
     model: SharedModel
     lora: tuple[LoraHeader, dict[str, Tensor]] | None
     embeddings: Path | None  # the file of token vectors
+    vectors: int  # of a text encoder
     word: str  # what prompts call the style
     rule: str  # the update rule, and what it does
     summary: Mapping[str, Any]  # training.json
@@ -52,9 +53,14 @@ class TrainedVariant:
 
 
 def read_trained_variant(
-    workspace: Workspace, params: Params, style: str, variant: str, training_seed: int
+    workspace: Workspace,
+    params: Params,
+    style: str,
+    variant: str,
+    training_seed: int,
+    author: str | None = None,
 ) -> TrainedVariant:
-    """Read what the training stage left.
+    """Read what the training stage left; ``author`` is who shares it.
 
     Raises:
         ParamsError: there is no such style, variant or training seed.
@@ -91,13 +97,17 @@ def read_trained_variant(
         trigger_phrase=style_phrase(word),
         rights=settings.rights,
         license=settings.license,
+        author=author,
         lora=None if lora is None else _shape(*lora),
         pictures=summary["pictures"],
         batch_size=training.batch_size,
         settings=_kohya_settings(training, origin),
     )
-    vectors = embeddings if embeddings.is_file() else None
-    return TrainedVariant(model, lora, vectors, word, rule, summary, run.training_seed)
+    inversion = training.textual_inversion
+    return TrainedVariant(
+        model, lora, embeddings if embeddings.is_file() else None,
+        0 if inversion is None else inversion.vectors, word, rule, summary, run.training_seed,
+    )  # fmt: skip
 
 
 def embeddings_name(model: SharedModel) -> str:

@@ -1,7 +1,10 @@
 """Single-file checkpoints in the layout their authors released: what one is, by its key names."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import codecs
+import re
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,11 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import FamilyName
 
 DENOISER = "model.diffusion_model."
+VAE = "first_stage_model."
+WRAPPERS = ("model.", "module.", "state_dict.")
+"""What some tools put before every key."""
+NESTED = ("state_dict", "model_state_dict", "model", "module")
+"""Under which of its keys a pickled checkpoint may hold its tensors."""
 T5 = "text_encoders.t5xxl.transformer.shared.weight"
 
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "vae")
@@ -29,11 +37,16 @@ class CheckpointKind:
     components: tuple[str, ...]  # of that
     undecided: str = ""  # why it cannot be told
     absent: tuple[str, ...] = ()  # components that the family can do without, and the file does
+    parts: Mapping[str, str] = field(default_factory=dict)  # what a whole one has, by key start
+    lacks: tuple[str, ...] = ()  # of these, what the file does not have
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the scheduler that the file itself says, over those that are published."""
 
 
 V1 = CheckpointKind(
-    "stable_diffusion", "stable-diffusion-v1-5/stable-diffusion-v1-5", (*COMPONENTS, "unet")
-)
+    "stable_diffusion", "stable-diffusion-v1-5/stable-diffusion-v1-5", (*COMPONENTS, "unet"),
+    parts={VAE: "VAE", "cond_stage_model.": "text encoder"},
+)  # fmt: skip
 V2 = replace(
     V1,
     settings=None,
@@ -41,11 +54,19 @@ V2 = replace(
     "(512 pixels) or v (768 pixels).",
 )
 XL = CheckpointKind(
-    "stable_diffusion_xl", "stabilityai/stable-diffusion-xl-base-1.0", XL_COMPONENTS
-)
+    "stable_diffusion_xl", "stabilityai/stable-diffusion-xl-base-1.0", XL_COMPONENTS,
+    parts={
+        VAE: "VAE", "conditioner.embedders.0.": "first text encoder",
+        "conditioner.embedders.1.": "second text encoder",
+    },
+)  # fmt: skip
 SD3_MEDIUM = CheckpointKind(
-    "stable_diffusion_3", "stabilityai/stable-diffusion-3-medium-diffusers", SD3_COMPONENTS
-)
+    "stable_diffusion_3", "stabilityai/stable-diffusion-3-medium-diffusers", SD3_COMPONENTS,
+    parts={
+        VAE: "VAE", "text_encoders.clip_l.": "first text encoder",
+        "text_encoders.clip_g.": "second text encoder",
+    },
+)  # fmt: skip
 SD35_MEDIUM = replace(SD3_MEDIUM, settings="stabilityai/stable-diffusion-3.5-medium")
 SD35_LARGE = replace(SD3_MEDIUM, settings="stabilityai/stable-diffusion-3.5-large")
 
@@ -61,37 +82,97 @@ FOREIGN = {  # what else is often at hand, by a part of its keys, the first that
 }
 
 
+ZERO_TERMINAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+class _NotRead:
+    """In the place of an object beside a checkpoint's tensors that only its trainer needed."""
+
+
+def _harmless() -> list[Any]:
+    """All else but tensors and plain values that may be in a pickled checkpoint.
+
+    Trainers' callbacks, which become nothing here, and numpy's numbers.
+    """
+    import numpy as np
+
+    number = np.float64(0).__reduce__()[0]  # numpy's own way from a type and bytes to a number
+    trainers = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+    callbacks = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
+    return [
+        *((_NotRead, f"{trainer}.callbacks.{name}") for trainer in trainers for name in callbacks),
+        *((OrderedDict, f"{trainer}.utilities.parsing.AttributeDict") for trainer in trainers),
+        *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        np.dtype, *(getattr(np.dtypes, name) for name in np.dtypes.__all__), codecs.encode,
+    ]  # fmt: skip
+
+
 def kind_of_checkpoint(path: Path, allow_pickle: bool) -> CheckpointKind:
     """What the checkpoint at ``path`` is.
 
     Raises:
-        BaseModelError: it cannot be read, is pickled and that is not allowed, or is of a kind that
-            is not taken; the message says which, where that can be told.
+        BaseModelError: it cannot be read, is pickled and that is not allowed, is of a kind that is
+            not taken, or lacks a part; the message says which, where that can be told.
     """
-    keys = _keys(path, allow_pickle)
+    keys, metadata = _keys(path, allow_pickle)
 
     def has(start: str) -> bool:
         return any(key.startswith(start) for key in keys)
 
-    if has("conditioner.embedders.1."):
-        return XL
+    kind = None
     if has(f"{DENOISER}joint_blocks."):
         kind = SD3_MEDIUM
         if any(".x_block.attn2." in key for key in keys):
             kind = SD35_MEDIUM
         elif f"{DENOISER}joint_blocks.37.x_block.mlp.fc1.weight" in keys:
             kind = SD35_LARGE
-        return kind if T5 in keys else replace(kind, absent=("text_encoder_3", "tokenizer_3"))
-    if has(f"{DENOISER}input_blocks."):
-        if has("cond_stage_model.model."):
-            return V2
-        if has("cond_stage_model.transformer."):
-            return V1
-    found = next((what for part, what in FOREIGN.items() if any(part in key for key in keys)), None)
-    raise BaseModelError(
-        f"base_model.name: {path} is {found or 'of an unknown kind'}. Taken are whole checkpoints "
-        "of Stable Diffusion 1, 2, XL (base) and 3 in their authors' layout."
-    )
+        if T5 not in keys:
+            kind = replace(kind, absent=("text_encoder_3", "tokenizer_3"))
+    elif has("conditioner.embedders.1.") or (
+        has(f"{DENOISER}label_emb.0.") and not has("conditioner.") and not has("cond_stage_")
+    ):
+        kind = XL
+    elif has(f"{DENOISER}input_blocks.") and not has("conditioner."):
+        kind = V2 if has("cond_stage_model.model.") else V1
+    if kind is None:
+        found = next((w for part, w in FOREIGN.items() if any(part in key for key in keys)), None)
+        raise BaseModelError(
+            f"base_model.name: {path} is {found or 'of an unknown kind'}. Taken are whole "
+            "checkpoints of Stable Diffusion 1, 2, XL (base) and 3 in their authors' layout."
+        )
+    lacks = ["denoiser"] if not has(DENOISER) else []
+    lacks += [what for start, what in kind.parts.items() if not has(start)]
+    kind = replace(kind, lacks=tuple(lacks))
+    if kind.family == "stable_diffusion_3":
+        return kind
+    return replace(kind, scheduler=_said_of_scheduler(path, keys, metadata))
+
+
+def _said_of_scheduler(
+    path: Path, keys: Collection[str], metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the checkpoint predicts, and how its schedule ends, where it says so itself.
+
+    Empty tensors called ``v_pred`` and ``ztsnr`` are how checkpoints of Stable Diffusion XL say it;
+    others say it in ModelSpec's metadata.
+
+    Raises:
+        BaseModelError: it was trained on another kind of schedule.
+    """
+    if any(key.startswith("edm_") for key in keys):
+        raise BaseModelError(
+            f"base_model.name: {path} was trained on EDM's noise levels, which are not taken."
+        )
+    # Of "epsilon" nothing follows: tools write it where they know nothing.
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    predicts_v = "v_pred" in keys or said in ("v", "v_prediction")
+    if "ztsnr" in keys and not predicts_v:
+        raise BaseModelError(
+            f"base_model.name: {path} is marked for a zero terminal SNR (ztsnr) and not as "
+            "predicting v (v_pred), which do not go together."
+        )
+    settings: dict[str, Any] = {"prediction_type": "v_prediction"} if predicts_v else {}
+    return settings | (ZERO_TERMINAL if "ztsnr" in keys else {})
 
 
 def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
@@ -109,24 +190,52 @@ def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_harmless()):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what unpickling raises has no common class
+        if (unknown := UNKNOWN.search(str(error))) is not None:
+            raise BaseModelError(
+                f"base_model.name: {path} holds an object of {unknown[1]} beside its tensors, and "
+                "reading it could run its code. Convert the file to .safetensors where it was made."
+            ) from error
         raise _unreadable(path, error) from error
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    while isinstance(content, dict):
+        inner = next((content[n] for n in NESTED if isinstance(content.get(n), dict)), None)
+        if inner is None:
+            break
+        content = inner
     if not isinstance(content, dict):
         raise BaseModelError(f"base_model.name: {path} holds no tensors by name.")
-    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    wrapper = _wrapper(content)
+    return {
+        str(name).removeprefix(wrapper): value
+        for name, value in content.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
-def _keys(path: Path, allow_pickle: bool) -> Collection[str]:
+UNKNOWN = re.compile(r"GLOBAL ([\w.]+) (?:was not an allowed global|whose module)")
+
+
+def _wrapper(keys: Collection[str]) -> str:
+    """What a tool put before every key; empty where none did."""
+    for wrapper in WRAPPERS:
+        if any(str(key).startswith((wrapper + DENOISER, wrapper + VAE)) for key in keys):
+            return wrapper
+    return ""
+
+
+def _keys(path: Path, allow_pickle: bool) -> tuple[Collection[str], Mapping[str, str]]:
+    """The names of its tensors, and the metadata of a safetensors file."""
     if path.suffix != ".safetensors":
-        return read_tensors(path, allow_pickle).keys()
+        return read_tensors(path, allow_pickle).keys(), {}
     try:
         with safe_open(path, framework="np") as file:
-            return set(file.keys())
+            keys, metadata = set(file.keys()), dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
+    wrapper = _wrapper(keys)
+    return {key.removeprefix(wrapper) for key in keys}, metadata
 
 
 def _unreadable(path: Path, error: Exception) -> BaseModelError:

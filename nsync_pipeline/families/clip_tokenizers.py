@@ -1,6 +1,5 @@
 """CLIP's tokenizers: the one place where prompts become token numbers."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from transformers import CLIPTokenizer
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
+from nsync_pipeline.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,5 +98,5 @@ def _load(folder: PipelineFolder, suffix: str) -> PromptTokenizer:
         tokenizer = CLIPTokenizer.from_pretrained(folder.path, subfolder=name)
     settings_file = folder.path / f"text_encoder{suffix}" / "config.json"
     with loading_errors(settings_file.parent):
-        positions = int(json.loads(settings_file.read_text("utf-8"))["max_position_embeddings"])
+        positions = int(read_json(settings_file)["max_position_embeddings"])
     return PromptTokenizer(tokenizer, min(int(tokenizer.model_max_length), positions))

@@ -29,14 +29,22 @@ def load_scheduler(folder: PipelineFolder) -> Any:
         if scheduler.config.get("clip_sample"):
             # Made for pixels in [-1, 1]; latents go beyond, and the pipeline clears it too.
             scheduler = kind.from_config(scheduler.config, clip_sample=False)
-    return scheduler
+    said = {} if folder.checkpoint_kind is None else dict(folder.checkpoint_kind.scheduler)
+    if unknown := said.keys() - scheduler.config.keys():
+        raise BaseModelError(
+            f"{folder.name} says of itself {said}, and {name}, the scheduler of its settings, "
+            f"knows no {min(unknown)}: give settings with DDIMScheduler or EulerDiscreteScheduler "
+            "in base_model.config."
+        )
+    return kind.from_config(scheduler.config, **said) if said else scheduler
 
 
 def diffusion_schedule(name: str, scheduler: Any) -> NoiseSchedule:
     """Of a model trained on ``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e``, a_t from its betas.
 
     Raises:
-        BaseModelError: the model predicts something else than the noise or ``v``.
+        BaseModelError: the model predicts something else than the noise or ``v``, or its scheduler
+            does not go by betas.
     """
     prediction_type = scheduler.config.get("prediction_type", "epsilon")
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
@@ -45,8 +53,18 @@ def diffusion_schedule(name: str, scheduler: Any) -> NoiseSchedule:
         raise BaseModelError(
             f"{name} predicts {prediction_type!r}; taken are {' and '.join(PREDICTION_TYPES)}."
         )
-    training = DDPMScheduler.from_config(scheduler.config)
-    alphas = training.alphas_cumprod.double()
+    try:
+        alphas = DDPMScheduler.from_config(scheduler.config).alphas_cumprod.double()
+        own = torch.as_tensor(scheduler.alphas_cumprod).double()
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        own = torch.empty(0)
+    # Where they are not the same, what is drawn would not be what is trained.
+    if own.shape != alphas.shape or not torch.allclose(own, alphas, atol=1e-6):
+        raise BaseModelError(
+            f"{name}: its scheduler is {type(scheduler).__name__}, which does not say by betas how "
+            "noisy each step is; taken are those that do, as DDIMScheduler, EulerDiscreteScheduler "
+            "and DPMSolverMultistepScheduler."
+        )
     # In float64: near t = 0, 1 - a_t loses most of its float32 digits.
     return NoiseSchedule(
         prediction_type, alphas.sqrt(), (1.0 - alphas).sqrt(), torch.arange(len(alphas))

@@ -24,7 +24,7 @@ from nsync_pipeline import sketchbook
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import CheckpointKind, kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.files import file_sha256, write_whole
+from nsync_pipeline.files import file_sha256, read_json, write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def hub_errors(where: str, name: str) -> Iterator[None]:
 SKETCHBOOK = "sketchbook"
 INDEX = "model_index.json"
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
-"""The weight files of a component that are loaded: never another precision."""
+"""The weight files of a component that are loaded; of another precision only without them."""
 PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin")
 
 
@@ -100,11 +100,44 @@ def downloaded(
             patterns += [f"{component}/{file}", f"{component}/{stem}-*-of-*.{ending}"]
     where = f"{setting}: {name!r}" + (f" at revision {revision!r}" if revision else "")
     with hub_errors(where, name):
-        return Path(
+        path = Path(
             snapshot_download(
                 name, revision=revision, allow_patterns=patterns, ignore_patterns=["*.fp16*"]
             )
         )
+        halves = [
+            pattern
+            for component in components
+            if weights and (path / component / "config.json").is_file()
+            if not (weight_files(path / component) or _pickles(path / component))
+            for pattern in (f"{component}/*.fp16*.safetensors", f"{component}/*.fp16.json")
+        ]
+        if halves:  # it may have no others
+            snapshot_download(name, revision=revision, allow_patterns=halves)
+    return path
+
+
+def weight_files(folder: Path, precision: str = "") -> list[Path]:
+    """The safetensors files of a component, whole or in shards; of no precision, or of ``fp16``."""
+    ending = f".{precision}" if precision else ""
+    for file in WEIGHTS:
+        stem = file.removesuffix(".safetensors")
+        if (whole := folder / f"{stem}{ending}.safetensors").is_file():
+            return [whole]
+        if shards := sorted(folder.glob(f"{stem}{ending}-*-of-*.safetensors")):
+            return shards
+    return []
+
+
+def variant_of(folder: Path, allow_pickle: bool = False) -> str | None:
+    """The precision whose weight files are loaded: fp16 where there are no others."""
+    pickled = allow_pickle and _pickles(folder)
+    there = pickled or weight_files(folder) or not weight_files(folder, "fp16")
+    return None if there else "fp16"
+
+
+def _pickles(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in PICKLES)
 
 
 @dataclass(frozen=True)
@@ -172,7 +205,7 @@ def _remembered_sha256(file: Path) -> str:
     name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
     kept = cache / "nsync-pipeline" / "sha256" / name
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(kept.read_bytes())
+        known = read_json(kept)
         if known["state"] == before:
             return str(known["sha256"])
     digest = file_sha256(file)
@@ -237,6 +270,12 @@ def _with_settings(config: BaseModelConfig, checkpoint: Path) -> PipelineFolder:
             f"base_model.config is needed with {config.name}: {kind.undecided} Give the folder or "
             "hub id of the diffusers pipeline that the checkpoint was made from."
         )
+    if kind.lacks:
+        raise BaseModelError(
+            f"base_model.name: {checkpoint} is of the family {kind.family}, without its "
+            f"{' and '.join(kind.lacks)}: take a file that has all parts, or the folder of a "
+            "diffusers pipeline."
+        )
     path = Path(source).expanduser()
     if not path.is_dir():
         if not is_hub_id(source):
@@ -265,7 +304,7 @@ def _folder(
             f"it has no {INDEX}. {_hint(path, embedded)}"
         )
     try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
+        index = read_json(index_file)
     except (ValueError, OSError) as error:
         raise BaseModelError(f"{index_file} cannot be read: {error}") from error
     if not isinstance(index, dict):

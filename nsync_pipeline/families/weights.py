@@ -16,7 +16,7 @@ from diffusers.loaders.single_file_utils import (
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import read_tensors
 from nsync_pipeline.families.loading_errors import loading_errors
-from nsync_pipeline.families.pipeline_folder import PipelineFolder
+from nsync_pipeline.families.pipeline_folder import PipelineFolder, variant_of
 
 
 @contextmanager
@@ -67,6 +67,7 @@ def _from_folder(
             folder.path,
             subfolder=component,
             use_safetensors=None if folder.allow_pickle else True,
+            variant=variant_of(folder.path / component, folder.allow_pickle),
             torch_dtype=dtype,
             output_loading_info=True,
         )

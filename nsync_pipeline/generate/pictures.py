@@ -5,12 +5,13 @@ Each picture's file says all that it was drawn from: enough to draw it again.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter
 
 from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig, SamplerConfig
@@ -20,7 +21,7 @@ from nsync_pipeline.errors import PictureError, UserError
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import parse_json, write_whole
 from nsync_pipeline.generate.model import DrawingModel
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
@@ -76,11 +77,8 @@ def read_settings(path: Path) -> PictureSettings:
     """
     try:
         with Image.open(path) as image:
-            content: dict[str, Any] = json.loads(image.info[PNG_TEXT])
-        names = [
-            f.name for f in fields(PictureSettings) if f.name in content or f.name not in LATER
-        ]
-        return PictureSettings(**{name: content[name] for name in names})
+            content: dict[str, Any] = parse_json(image.info[PNG_TEXT])
+        return TypeAdapter(PictureSettings).validate_python(content, strict=True)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise PictureError(
             f"{path} does not say how it was drawn: only pictures of `nsync generate` do. ({error})"

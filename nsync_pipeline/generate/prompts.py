@@ -1,11 +1,11 @@
 """Prompts of a person's own: from the command line, or from a file."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.files import parse_json
 
 MOST_SEED = 2**63 - 1
 
@@ -54,7 +54,7 @@ def _objects(
     for number, line in numbered:
         where = f"{path}, line {number}"
         try:
-            content = json.loads(line)
+            content = parse_json(line)
         except ValueError as error:
             raise UserError(f"{where}: not JSON: {error}") from error
         if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):

@@ -91,7 +91,7 @@ def check_dvc_file(graph: Graph) -> None:
     for path, text in _files(graph):
         if not path.is_file():
             raise ParamsError(f"{path} is not there: run this in a workspace ({SYNC}).")
-        if path.read_text(encoding="utf-8") != text:
+        if path.read_bytes() != text.encode():
             raise ParamsError(
                 f"{path.relative_to(graph.workspace.root)} is not what the styles, variants and "
                 f"training_seeds in params.yaml and this version of the engine ask for: {SYNC}."
@@ -115,10 +115,10 @@ def sync_dvc_file(workspace: Workspace, ablation: bool = False) -> list[str]:
     graph = Graph.read(workspace)
     said = _write_left_out(graph)
     for path, text in _files(graph, ablation):
-        before = path.read_text(encoding="utf-8") if path.is_file() else None
-        if before == text:
+        before = path.read_bytes() if path.is_file() else None
+        if before == text.encode():
             continue
-        if before is not None and not before.startswith(HEADER):
+        if before is not None and not before.startswith(HEADER.encode()):
             kept = _free(path.with_name(f"{path.name}.before"))
             write_whole(kept, before)
             said.append(f"{kept.relative_to(workspace.root)}: what it was before, as you wrote it")

@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
-from nsync_pipeline.files import file_sha256, write_whole
+from nsync_pipeline.files import file_sha256, read_json, write_whole
 from nsync_pipeline.stage import Figure, StageResult
 
 MADE_FILE = "made.json"
@@ -54,6 +56,10 @@ class Made:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+_MADE = TypeAdapter(Made)
+_KNOWN = TypeAdapter(dict[str, tuple[list[int], str]])
+
+
 def describe(folder: Path, made: Made, result: StageResult) -> Made:
     """Write previews, ``SHA256SUMS`` and ``made.json`` into the whole ``folder``."""
     previews = []
@@ -86,9 +92,8 @@ def _content(folder: Path) -> dict[str, Path]:
 def read_made(folder: Path) -> Made | None:
     """What the artefact in ``folder`` says of itself; None where there is none that can be read."""
     try:
-        content = json.loads((folder / MADE_FILE).read_bytes())
-        return Made(**{**content, "previews": tuple(content["previews"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return _MADE.validate_python(read_json(folder / MADE_FILE))
+    except (OSError, ValueError):
         return None
 
 
@@ -122,23 +127,22 @@ class FileHashes:
         place = self._kept / f"{hashlib.blake2b(root, digest_size=12).hexdigest()}.json"
         known = _read_known(place)
         digests: dict[str, str] = {}
-        seen: dict[str, Any] = {}
+        seen: dict[str, tuple[list[int], str]] = {}
         for name, path in files.items():
             stat = path.stat()
             state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
             before = known.get(name)
             digest = before[1] if before and before[0] == state else file_sha256(path)
-            digests[name], seen[name] = digest, [state, digest]
+            digests[name], seen[name] = digest, (state, digest)
         if seen != known:
             with suppress(OSError):  # a full or read-only disk costs the time to hash again
                 write_whole(place, json.dumps(seen))
         return digests
 
 
-def _read_known(place: Path) -> dict[str, Any]:
+def _read_known(place: Path) -> dict[str, tuple[list[int], str]]:
     try:
-        content = json.loads(place.read_bytes())
-        return content if isinstance(content, dict) else {}
+        return _KNOWN.validate_python(read_json(place))
     except (OSError, ValueError):
         return {}
 
@@ -161,10 +165,10 @@ def require_whole(folder: Path, made: Made, hashes: FileHashes) -> None:
         MissingArtifactError: a file is missing, changed, or too much; the message names it.
     """
     sums_file = folder / SUMS_FILE
-    text = sums_file.read_text(encoding="utf-8") if sums_file.is_file() else ""
+    sums = sums_file.read_bytes() if sums_file.is_file() else b""
     wrong = [SUMS_FILE]
-    if hashlib.sha256(text.encode()).hexdigest() == made.content:
-        rows = (row.partition("  ") for row in text.splitlines())
+    if hashlib.sha256(sums).hexdigest() == made.content:
+        rows = (row.partition("  ") for row in sums.decode().splitlines())
         listed = {name: digest for digest, _, name in rows}
         there = _content(folder)
         digests = hashes.of({name: path for name, path in there.items() if name in listed})

@@ -117,8 +117,8 @@ def _free_port() -> int:
         return port
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, however that ends (Linux only).
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel end this process when its parent ends, however that ends (Linux only).
 
     Under DVC the parent is ``dvc`` itself: dvc.yaml has the shell in between replace itself.
     """
@@ -126,7 +126,7 @@ def die_with_parent() -> None:
         return
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+    if libc.prctl(PR_SET_PDEATHSIG, by) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it ended before the kernel knew
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), by)

@@ -16,6 +16,7 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.pace import Pace, shown_speed, shown_time
 from nsync_pipeline.stage import Progress as TellProgress
 from nsync_pipeline.workspace import Workspace
@@ -71,20 +72,18 @@ def running(workspace: Workspace) -> dict[str, str]:
     lines = {}
     for path in sorted((workspace.state / RUNNING).glob("*.json")):
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path)
             os.kill(content["process"], 0)
-        except (OSError, ValueError, KeyError):  # it has ended, or was killed
-            continue
-        lines[path.stem] = str(content["line"])
+            lines[path.stem] = str(content["line"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            continue  # it has ended, or was killed
     return lines
 
 
 def _write_line(file: Path, line: str) -> None:
     with suppress(OSError):  # nobody can look, and the work goes on
-        file.parent.mkdir(parents=True, exist_ok=True)
-        written = file.with_suffix(".partial")
-        written.write_text(json.dumps({"process": os.getpid(), "line": line}))
-        written.replace(file)
+        content = json.dumps({"process": os.getpid(), "line": line})
+        write_whole(file, content, lasting=False)
 
 
 def _pace(paces: dict[str, Pace], what: str, done: int, total: int, now: float) -> str:

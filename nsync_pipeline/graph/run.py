@@ -12,7 +12,14 @@ from pathlib import Path
 
 import nsync_pipeline
 from nsync_pipeline.errors import InputsChangedError, ParamsError, UserError
-from nsync_pipeline.files import disk_full_explained
+from nsync_pipeline.files import (
+    disk_full_explained,
+    forget_replaced,
+    mend,
+    put_in_place,
+    replaced,
+    sweep,
+)
 from nsync_pipeline.graph.artefacts import Artefact, Graph, difference
 from nsync_pipeline.graph.dvc import check_dvc_file
 from nsync_pipeline.graph.locks import leased_devices, sole_writer, visible_devices
@@ -71,6 +78,7 @@ def run_stage(workspace: Workspace, asked: Asked) -> Outcome | None:
         die_with_parent()
     require_own_engine(workspace)
     graph = Graph.read(workspace)
+    sweep(workspace.state)
     artefact = graph.artefact(
         asked.stage, asked.style, asked.variant, asked.training_seed, asked.of_ablation
     )
@@ -123,7 +131,7 @@ def bring_up_to_date(
     with ExitStack() as open_until_end:
         open_until_end.enter_context(disk_full_explained(workspace.root))
         open_until_end.enter_context(sole_writer(workspace.lock(artefact.slot), place))
-        _mend(place)
+        _clear(place)
         graph.refresh()
         plan = graph.plan(artefact)
         made = graph.made(artefact)
@@ -243,26 +251,20 @@ def _kept_folder(graph: Graph, artefact: Artefact) -> Path | None:
 def _publish(written: Path, place: Path, kept: Path | None) -> None:
     """Move what was written to its place; what was there before goes to ``kept``, or is gone."""
     _require_place(place)
-    old = _replaced(place)
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    written.rename(place)
-    before, now = read_made(old), read_made(place)
+    put_in_place(written, place)
+    before, now = read_made(replaced(place)), read_made(place)
     # Where they are alike, the old one was damaged, or is made again on demand.
     if kept and before and now and before.digest() != now.digest():
-        _keep(old, kept / before.digest())
-    shutil.rmtree(old, ignore_errors=True)
+        _keep(replaced(place), kept / before.digest())
+    forget_replaced(place)
 
 
-def _replaced(place: Path) -> Path:
-    return place.with_name(f".{place.name}.replaced")
-
-
-def _mend(place: Path) -> None:
-    """Put back what was there, where a process was killed between the two moves."""
-    if not place.exists() and _replaced(place).is_dir():
-        _replaced(place).rename(place)
+def _clear(place: Path) -> None:
+    """Remove what a killed process left beside ``place``; who calls it writes there alone."""
+    mend(place)
+    forget_replaced(place)
+    if place.parent.is_dir():
+        _partial_folder(place)
 
 
 def _keep(old: Path, kept: Path) -> None:

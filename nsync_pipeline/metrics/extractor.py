@@ -1,6 +1,5 @@
 """Feature extractors: what they offer, how a picture becomes their input, how batches are taken."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from nsync_pipeline import files
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.distances import Floats
 
@@ -124,19 +124,24 @@ def unit_rows(features: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Preprocessing:
+    """As transformers and torchvision do it: sizes are cut down to whole pixels."""
+
     side: int  # pixels
     resize: int  # pixels of the short side, before the square is cut out
     mean: tuple[float, ...]  # of each of the three channels, in [0, 1]
     deviation: tuple[float, ...]
+    halves_to_even: bool = False
+    """Of the square's place, as torchvision has it; else they are cut off, as in transformers."""
 
     def pixels(self, image: Image.Image) -> Tensor:
         """(3, side, side) float32."""
         image = image.convert("RGB")
-        scale = self.resize / min(image.size)
-        if scale != 1.0:
-            size = tuple(max(self.side, round(edge * scale)) for edge in image.size)
-            image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-        left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
+        short = min(image.size)
+        if short != self.resize:
+            width, height = (self.resize * edge // short for edge in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        halves = [(edge - self.side) / 2 for edge in image.size]
+        left, top = map(round if self.halves_to_even else int, halves)
         square = image.crop((left, top, left + self.side, top + self.side))
         array = np.asarray(square, dtype=np.float32) / 255.0
         pixels = torch.from_numpy(array).permute(2, 0, 1)
@@ -178,7 +183,7 @@ def read_json(path: Path) -> dict[str, Any]:
         EvaluationError: it is missing or damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content: dict[str, Any] = dict(files.read_json(path))
+    except (OSError, ValueError, TypeError) as error:
         raise EvaluationError(f"{path} is missing or damaged: {error}") from error
     return content

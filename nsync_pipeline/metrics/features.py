@@ -114,7 +114,7 @@ def _csd(
     refuse_misplaced({k for k in own if not k.endswith("position_ids")} ^ set(weights), what)
     model.load_state_dict(weights, strict=False)
     side = int(config.image_size)
-    preprocessing = Preprocessing(side, side, OPENAI_MEAN, OPENAI_DEVIATION)
+    preprocessing = Preprocessing(side, side, OPENAI_MEAN, OPENAI_DEVIATION, halves_to_even=True)
     model = model.eval().requires_grad_(False).to(device)
     projection = state[csd.STYLE].to(device)
     network = PooledVision(model, lambda pooled: pooled @ projection)

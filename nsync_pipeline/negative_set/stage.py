@@ -1,10 +1,10 @@
 """negative_set: for each training picture, what the frozen base draws for its caption.
 
-The prompt is the caption in the generic style, at the size the picture is trained at, so that a
-negative has the positive's content and shape and lacks its style. A negative depends on its
-picture's id, caption and shape and on the settings; adding a picture to the style changes no other
-negative. Drawn pictures stay in the workspace's scratch (one set a style), which is where an
-interrupted run picks up.
+The prompt is the caption in the generic style, at the size the picture is trained at (or the one
+that ``negative_set.resolution`` says), so that a negative has the positive's content and shape and
+lacks its style. A negative depends on its picture's id, caption and shape and on the settings;
+adding a picture to the style changes no other negative. Drawn pictures stay in the workspace's
+scratch (one set a style), which is where an interrupted run picks up.
 """
 
 from nsync_pipeline.drawing.picture_store import draw_captions, sheet
@@ -31,7 +31,7 @@ def run(context: StageContext[NegativeSetSettings]) -> StageResult:
     family = load_family(context.settings.base_model)
     drawn = draw_captions(
         context, family, positives, style, settings.per_positive, settings.sampler,
-        stage="negative_set", stream="negative",
+        stage="negative_set", stream="negative", side=settings.resolution,
     )  # fmt: skip
     provenance: dict[str, int | float | str] = {
         "base_model": family.name,

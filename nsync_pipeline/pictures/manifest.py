@@ -111,11 +111,12 @@ def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             table = file.read()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise MissingArtifactError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): run the stage that makes it again."
+            f"{path} is damaged ({' '.join(str(error).split())[:200]}): run the stage that "
+            "makes it again."
         ) from error
-    if table.schema.names != schema.names:
+    if not table.schema.equals(schema):
         raise MissingArtifactError(
             f"{path} has other columns than this version writes: run the stage that makes it again."
         )

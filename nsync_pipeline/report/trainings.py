@@ -1,12 +1,12 @@
 """How each training went: its curves, its warnings, and what it drew on the way."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.files import read_json
 from nsync_pipeline.pictures.embedded import Picture, as_stored
 from nsync_pipeline.report.charts import Chart, Line, line_chart
 from nsync_pipeline.workspace import STRIP_FILE, TrainingRun, Workspace
@@ -33,7 +33,7 @@ def read_training(
     """
     folder = workspace.model(style, run.variant, run.training_seed)
     try:
-        summary: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
+        summary: dict[str, Any] = read_json(folder / "training.json")
         with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
             history = [
                 {column: float(cell) if cell else None for column, cell in row.items()}
@@ -41,7 +41,7 @@ def read_training(
             ]
         held_out = {int(done): loss for done, loss in summary["held_out_losses"].items()}
         looks = {int(done): look["style_margin"] for done, look in summary["looks"].items()}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise MissingArtifactError(
             f"{folder} holds no whole training: run the training stage of {run.variant!r} at "
             f"training seed {run.training_seed}. ({error})"

@@ -1,6 +1,5 @@
 """The judges: two small classifiers that say what a picture shows and in which style."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nsync_pipeline.files import read_json
 from nsync_pipeline.sketchbook.scene import COLOURS, OBJECTS
 from nsync_pipeline.sketchbook.verdicts import LABELS, Verdicts
 
@@ -89,7 +89,7 @@ def load_judges(folder: Path) -> Judges:
     Raises:
         ValueError: they were trained on labels other than the world's of today.
     """
-    described = json.loads((folder / "judges.json").read_text())
+    described = read_json(folder / "judges.json")
     labels = {name: tuple(values) for name, values in described["labels"].items()}
     if labels != LABELS:
         raise ValueError(f"{folder} holds judges of other labels: {labels}; expected {LABELS}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsync_pipeline.errors import CaptionError, PictureError
-from nsync_pipeline.files import named_list
+from nsync_pipeline.files import named_list, partial_folder, put_in_place, settle
 from nsync_pipeline.given_files import given_files, given_name
 from nsync_pipeline.style_set.source_folder import (
     READERS,
@@ -118,11 +118,9 @@ def copy_in(plan: CopyPlan, destination: Path) -> None:
 
     A new destination then appears whole; in an existing one each file does.
     """
-    partial = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     if not plan.new:
         return
-    try:
+    with partial_folder(destination) as partial:
         for name, content in plan.new.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,12 +129,11 @@ def copy_in(plan: CopyPlan, destination: Path) -> None:
             else:
                 shutil.copyfile(content, target)
         if not destination.exists():
-            partial.rename(destination)
+            put_in_place(partial, destination)
             return
+        settle(partial)
         # Pictures before the metadata that speaks of them.
         for name in sorted(plan.new, key=lambda name: (Path(name).name.lower() in READERS, name)):
             target = destination / name
             target.parent.mkdir(parents=True, exist_ok=True)
             (partial / name).replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

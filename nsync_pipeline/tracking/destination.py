@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.files import whole_file
 
 OWN = ""  # stands for the workspace's own store
 OWN_FILES = "/.nsync/mlflow/artifacts"  # how the place of every own store's files ends
@@ -83,12 +84,9 @@ def _make_store(database: Path) -> None:
 
     if database.is_file():
         database.replace(database.with_suffix(".broken"))
-    partial = database.with_suffix(".partial")
-    for left in database.parent.glob(f"{partial.name}*"):
-        left.unlink()
     location = artifact_location(OWN, database.parent)
-    SqlAlchemyStore(f"sqlite:///{partial}", location).engine.dispose()
-    partial.replace(database)
+    with whole_file(database) as partial:
+        SqlAlchemyStore(f"sqlite:///{partial}", location).engine.dispose()
 
 
 def _bring_files_home(database: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nsync_pipeline.files import read_json
 from nsync_pipeline.workspace import ABLATIONS, BASE, Workspace
 
 ARTEFACT = "nsync.artefact"  # the tag with the digest of what a run made
@@ -126,10 +127,10 @@ def sources(workspace: Workspace) -> Iterator[Source]:
 def read_said(file: Path) -> Said | None:
     """A ``made.json`` or ``run.json``; None where there is none that can be read."""
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and "stage" in content else None
+    return content if isinstance(content, dict) and isinstance(content.get("stage"), str) else None
 
 
 def made_of(said: Said) -> str:
@@ -247,7 +248,7 @@ def _training(source: Source) -> Run:
     settings = dict(said["settings"])
     losses, looks = _rows(folder / "held_out.csv"), _rows(folder / "looks.csv")
     if said.get("content"):
-        told = json.loads((folder / "training.json").read_bytes())
+        told = read_json(folder / "training.json")
         settings["training"] = {**settings["training"], **told.get("settings", {})}
         losses = [{"step": k, "loss": v} for k, v in told.get("held_out_losses", {}).items()]
         looks = [{"step": k, **scores} for k, scores in told.get("looks", {}).items()]
@@ -280,7 +281,7 @@ def _evaluation(source: Source) -> Iterator[Run]:
     if not said.get("content"):
         yield own
         return
-    scores = json.loads((source.folder / "metrics.json").read_bytes())
+    scores = read_json(source.folder / "metrics.json")
     group = {ABLATION: ablation_group(said)} if source.workspace.of_ablation else {}
     note = f"{own.tags[NOTE]}\n\n{scores_table({BASE: scores[BASE], **scores['variants']})}"
     yield replace(own, tags={**own.tags, **group, NOTE: note})

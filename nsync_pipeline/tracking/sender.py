@@ -38,9 +38,11 @@ SWITCH = "NSYNC_TRACKING"
 """In the environment: ``off`` records and sends nothing; ``later`` leaves it to ``deliver``."""
 
 SETTINGS = {  # of MLflow: a server that hangs holds up the sender, and only it, for 15 seconds
-    "HTTP_REQUEST_TIMEOUT": "15", "HTTP_REQUEST_MAX_RETRIES": "1",
-    "HTTP_REQUEST_BACKOFF_FACTOR": "1", "DISABLE_TELEMETRY": "true",
+    "HTTP_REQUEST_TIMEOUT": "15", "DISABLE_TELEMETRY": "true",
 }  # fmt: skip
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+"""None by MLflow, whatever is set: a server may have done what it answered 500 to, and would do it
+again. The next pass asks first what is there."""
 MOST = {"params": 100, "metrics": 1000, "tags": 100}  # of one log_batch
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 PATIENCE = 3  # artefacts in a row that do not get through, before the server is taken to be down
@@ -144,6 +146,7 @@ class Server:
         """Connected to, and mlflow imported, only when there is something to say."""
         for name, value in SETTINGS.items():
             os.environ.setdefault(f"MLFLOW_{name}", value)
+        os.environ[RETRIES] = "0"
         from mlflow import MlflowClient
 
         for name in ("alembic", "mlflow.store.db.utils"):  # each migration of a new store
@@ -344,7 +347,7 @@ def send(workspace: Workspace, server: Server, told: dict[str, str]) -> Outcome:
             if told.get(key) == state:
                 continue
             runs = list(source.runs())
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # what is damaged can raise anything
             left[key] = f"{source.folder} is damaged: {error!r}"
             continue
         try:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nsync_pipeline.contrast.branch_gradients import MemoryPlan
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import parse_json, sweep, write_whole
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
 
@@ -78,8 +78,7 @@ class CheckpointFolder:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write whole or not at all, and drop the ones no longer kept."""
-        for killed in self.path.glob(".*.partial"):
-            killed.unlink()
+        sweep(self.path)
         file = self.path / f"step_{checkpoint.step:08d}.checkpoint"
         write_whole(file, _to_bytes(checkpoint, self.inputs))
         for old in _files(self.path)[KEPT:]:
@@ -171,8 +170,8 @@ def _from_bytes(stored: bytes) -> tuple[Checkpoint, dict[str, Any]]:
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError("its bytes are not those that were written")
     header_size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + header_size])
-    state = json.loads(header["__metadata__"]["state"])
+    header = parse_json(content[8 : 8 + header_size])
+    state = parse_json(header["__metadata__"]["state"])
     checkpoint = Checkpoint(
         step=state["step"],
         tensors=safetensors.torch.load(content),

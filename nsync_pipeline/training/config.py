@@ -87,8 +87,9 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(
         default=0, ge=0, le=1_000_000, description="optimizer steps of linear rise, in any schedule"
     )
-    weight_decay: float = Field(
-        default=0.0, ge=0, le=1.0, description="of AdamW, on the LoRA; token vectors have none"
+    weight_decay: float = Field(default=0.0, ge=0, le=1.0, description="of AdamW, on the LoRA")
+    embedding_weight_decay: float = later(
+        0.0, ge=0, le=1.0, description="of AdamW, on token vectors: towards zero"
     )
     max_gradient_norm: float | None = Field(
         default=1.0, gt=0, description="the refined gradient is clipped to it; null: not clipped"

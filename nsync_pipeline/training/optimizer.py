@@ -57,7 +57,8 @@ def schedule_share(settings: TrainingConfig, step: int) -> float:
 def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW on what is trained and nothing else, a group of weights each with its own rate.
 
-    The LoRA is decayed towards the base; a token vector is not: zero means nothing to it.
+    The LoRA is decayed towards the base; a token vector, unless it is asked for, is not: zero
+    means nothing to it.
 
     Raises:
         TrainingError: the optimizer asked for is not installed.
@@ -66,7 +67,9 @@ def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.o
         {
             "params": [w for w, of in zip(trained.weights, trained.groups, strict=True) if of == g],
             "group": g,
-            "weight_decay": 0.0 if g == "embedding" else settings.weight_decay,
+            "weight_decay": (
+                settings.embedding_weight_decay if g == "embedding" else settings.weight_decay
+            ),
         }
         for g in dict.fromkeys(trained.groups)
     ]

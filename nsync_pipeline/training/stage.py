@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 from nsync_pipeline import __version__
+from nsync_pipeline.adaptation.lora_file import read_lora_file
+from nsync_pipeline.adaptation.other_forms import form_for_others, others_name
+from nsync_pipeline.adaptation.safetensors_file import write_safetensors
 from nsync_pipeline.adaptation.textual_inversion import prompt_tokens, style_word
 from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
 from nsync_pipeline.determinism import deterministic_algorithms
@@ -33,7 +36,7 @@ from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
 from nsync_pipeline.training.looks import Looks
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.processes import Processes, joined_processes
-from nsync_pipeline.workspace import STRIP_FILE
+from nsync_pipeline.workspace import LORA_FILE, STRIP_FILE
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     of = f"{context.style}, {context.variant}-{context.training_seed}"
     previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
     save_trained(family, trained, context.folder, _origin(task))
+    _save_for_others(task)
     write_whole(context.folder / HISTORY_FILE, history_csv(outcome.history))
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     write_whole(context.folder / "training.json", text)
@@ -168,6 +172,17 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     # The live tables stay: the machine's figures are nowhere else.
     leftovers = (checkpoints.path, task.scratch("looks"), context.live / LOOKS)
     return StageResult(figures | watch.figures(), tuple(previews), leftovers)
+
+
+def _save_for_others(task: _Task) -> None:
+    """Beside the LoRA for diffusers, the same as ComfyUI, A1111 and kohya's tools read it."""
+    context = task.context
+    if not (context.folder / LORA_FILE).is_file():
+        return
+    header, tensors = read_lora_file(context.folder / LORA_FILE)
+    if (form := form_for_others(header, tensors, architecture_of(task.family))) is not None:
+        name = others_name(context.style, context.training[0])
+        write_safetensors(context.folder / name, form, {"format": "pt"})
 
 
 def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import parse_json, write_whole
 
 SHARD_BYTES = 32 * 2**20
 """As soon as so much is not written, a shard is: no more is lost by an interruption."""
@@ -154,8 +154,8 @@ def _mapped(file: Path) -> tuple[list[str], dict[str, Floats]]:
         size = int.from_bytes(stream.read(8), "little")
         if size > file.stat().st_size:
             raise ValueError("its header is cut short")
-        header = json.loads(stream.read(size))
-    keys = json.loads(header.pop("__metadata__")["keys"])
+        header = parse_json(stream.read(size))
+    keys = parse_json(header.pop("__metadata__")["keys"])
     arrays: dict[str, Floats] = {}
     for name, entry in header.items():
         if entry["dtype"] != "F32" or entry["shape"][0] != len(keys):

@@ -108,3 +108,18 @@ def test_unknown_style_is_named(fake: FakeWorkspace) -> None:
     done = fake.call(*DEMO[:-1], "oil")
     assert done.returncode == 2
     assert "style 'oil' is not in params.yaml; there are: ink" in done.stderr
+
+
+def test_stopped_before_it_began_says_so_too(tmp_path: Path) -> None:
+    """While Dagster is being imported, which takes seconds."""
+    (tmp_path / "dagster.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"
+    process = subprocess.Popen(
+        DEMO, env={**os.environ, "PYTHONPATH": path}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "Stopped; the same command goes on from here.\n")

@@ -65,7 +65,11 @@ class Plain:
             case "mean":
                 return rules.mean(positive, directions, anchor if contrast.anchor else None)
             case "released":
-                return rules.released(positive, directions, contrast.anchor)
+                if contrast.released_form == "projection":
+                    return rules.released(positive, directions, contrast.anchor)
+                return rules.released_mean(
+                    positive, directions, anchor if contrast.anchor else None
+                )
 
     def _directions(self, positive: Tensor, negatives: list[Tensor]) -> list[Tensor]:
         """What takes the place of the negatives; an estimate takes in those that are there."""
@@ -104,8 +108,11 @@ def options(draw: st.DrawFn, rule: UpdateRule) -> ContrastConfig:
         "positive_part": draw(st.booleans()),
         "negatives": negatives,
         "anchor": draw(st.booleans()),
+        "released_form": draw(st.sampled_from(["projection", "mean"])),
         "negative_estimate": estimate,
     }
+    if rule == "released" and drawn["released_form"] == "mean":
+        del drawn["scope"]
     if estimate == "running_mean":
         drawn["running_decay"] = draw(st.sampled_from([0.5, 0.9]))
     if estimate == "running_basis":

@@ -107,6 +107,36 @@ def test_released_projects_on_the_accumulated_gradient() -> None:
     assert whole(refine("released", gradients, anchor=True).gradient) == pytest.approx([0.5, 3.5])
 
 
+def test_released_mean_is_the_mean_of_gradients_that_were_not_set_to_zero() -> None:
+    """(2 (1, 2) + (2, -1)) / 2 = (2, 1.5); (3 (1, 2) + 2 (2, -1) + (-1, 5)) / 3 = (2, 3)."""
+    gradients = {POSITIVE: parts(1.0, 2.0), NEGATIVE: parts(2.0, -1.0), ANCHOR: parts(-1.0, 5.0)}
+    assert whole(refine("released", gradients, released_form="mean").gradient) == pytest.approx(
+        [2.0, 1.5]
+    )
+    with_anchor = refine("released", gradients, released_form="mean", anchor=True)
+    assert whole(with_anchor.gradient) == pytest.approx([2.0, 3.0])
+
+
+def test_released_mean_is_what_the_released_loop_leaves_in_grad() -> None:
+    """Its backward passes in turn, ``.grad`` never zeroed and copied after each; then the mean."""
+    weight = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 3, generator=generator)
+    copies, own = [], []
+    for row in inputs:
+        loss = (weight * row).sum().square()
+        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        loss.backward()
+        assert weight.grad is not None
+        own.append(gradient)
+        copies.append(weight.grad.clone())
+    for count in (2, 3):
+        branches = dict(zip((POSITIVE, NEGATIVE, ANCHOR), [[g] for g in own], strict=True))
+        found = refine("released", branches, released_form="mean", anchor=count == 3)
+        expected = torch.stack(copies[:count]).mean(dim=0)
+        torch.testing.assert_close(found.gradient[0], expected)
+
+
 def test_released_leaves_the_positive_alone_where_its_sum_is_nothing() -> None:
     gradients = {POSITIVE: parts(0.1, 0.7, -0.3), NEGATIVE: parts(-0.1, -0.7, 0.3)}
     assert whole(refine("released", gradients).gradient) == whole(gradients[POSITIVE])

@@ -29,12 +29,20 @@ def test_branches_are_stacked_positive_negatives_anchor() -> None:
     assert branches_of("mean", anchored).ordered == (POSITIVE, NEGATIVE, ANCHOR)
     # It adds g+, whatever the anchor's gradient is.
     assert branches_of("released", anchored).ordered == (POSITIVE, NEGATIVE)
+    mean = ContrastConfig(anchor=True, released_form="mean")
+    assert branches_of("released", mean).ordered == (POSITIVE, NEGATIVE, ANCHOR)
 
 
 def test_negatives_are_counted_by_the_rules_branches() -> None:
     three = ContrastConfig(negatives=3)
     assert branches_of("none", three).negatives == 0
-    rules: tuple[UpdateRule, ...] = ("orthogonal", "orthogonal_anchor", "mean", "released")
+    rules: tuple[UpdateRule, ...] = (
+        "orthogonal",
+        "orthogonal_anchor",
+        "mean",
+        "released",
+        "released_mean",
+    )
     for rule in rules:
         needed = branches_of(rule, three)
         assert needed.negatives == sum(branch.is_negative for branch in needed.ordered) == 3
@@ -57,6 +65,7 @@ def test_a_branch_is_written_as_it_is_drawn_and_logged() -> None:
         ("mean", {"scope": "block"}),
         ("released", {"metric": "optimizer"}),
         ("released", {"strength": 0.5}),
+        ("mean", {"released_form": "mean"}),
     ],
 )
 def test_a_setting_without_effect_is_refused_and_named(

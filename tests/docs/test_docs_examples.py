@@ -95,6 +95,24 @@ def test_pictures_come_in_as_the_page_says(tmp_path: Path) -> None:
     assert workspace.params_file.read_bytes() == EXAMPLES[0].read_bytes()
 
 
+AUTHORS = ROOT / "docs" / "examples" / "nsync_authors" / "params.yaml"
+
+
+def test_the_authors_setup_is_what_is_said_of_it(tmp_path: Path) -> None:
+    params = read_params(AUTHORS)
+    for name in params.variants:
+        own = params.variant(name)
+        assert (own.lora, own.textual_inversion and own.textual_inversion.vectors) == (None, 1)
+        assert (own.learning_rate, own.schedule, own.warmup_steps) == (1e-3, "constant", 0)
+        assert (own.steps, own.batch_size, own.embedding_weight_decay) == (8000, 2, 0.01)
+    assert params.negative_set.resolution == 256
+    assert not params.base_model.aspect_buckets
+    rules = {name: params.variant(name).update_rule for name in params.variants}
+    assert (rules["plain"], rules["nsync"]) == ("none", "orthogonal")
+    assert {rule for name, rule in rules.items() if "released" in name} == {"released"}
+    test_it_stands_in_for_the_shipped_settings(AUTHORS, tmp_path)
+
+
 @each_example
 def test_its_family_trains_and_draws_with_it(example: Path, tmp_path: Path) -> None:
     """On a tiny model of the family, two steps of the last variant, and without the watch."""

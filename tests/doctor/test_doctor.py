@@ -190,3 +190,36 @@ def test_the_captioner_is_told_and_never_blocks(
     assert "the captions stage then downloads it" in away.advice
     assert "refused" in off.found
     assert "captioning.model" in wrong.advice
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<<<<<<< HEAD\nschema: '2.0'\n=======\n", b"\xff", b"- a"]
+)
+def test_a_lock_that_dvc_cannot_read_blocks(workspace: Workspace, content: bytes) -> None:
+    (workspace.root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    assert not [f for f in service_findings(workspace) if "dvc.lock" in f.found]
+    (workspace.root / "dvc.lock").write_bytes(content)
+    (finding,) = [f for f in service_findings(workspace) if "dvc.lock" in f.found]
+    assert finding.state is State.MISSING
+    assert "git checkout dvc.lock" in finding.advice
+
+
+@pytest.mark.parametrize("content", [b"[core", b"remote = x\n", b"\xff\xfe", b"[a]\n[a]\n"])
+def test_a_configuration_that_dvc_cannot_read_blocks(workspace: Workspace, content: bytes) -> None:
+    (workspace.root / ".dvc").mkdir()
+    (workspace.root / ".dvc" / "config").write_bytes(content)
+    (finding,) = [f for f in service_findings(workspace) if f.subject == "DVC"]
+    assert finding.state is State.MISSING
+    assert "cannot be read" in finding.found
+
+
+def test_a_workspace_that_cannot_be_written_to_blocks(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(**where: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("nsync_pipeline.doctor.findings.tempfile.TemporaryFile", read_only)
+    (finding,) = [f for f in workspace_findings(workspace) if f.subject == "Workspace"]
+    assert finding.state is State.MISSING
+    assert "cannot be written to: Read-only file system" in finding.found

@@ -9,11 +9,13 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
+from nsync_pipeline.adaptation.lora import lora_layers
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.cli.app import ExportForm
 from nsync_pipeline.cli.app import export as export_command
@@ -29,7 +31,7 @@ from nsync_pipeline.workspace import LORA_FILE, Workspace
 from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from tests.support.drawing_workspace import folder_bytes
 from tests.support.shared_variant import RIGHTS, trained_workspace
-from tests.support.tiny_models import save_tiny_stable_diffusion_xl
+from tests.support.tiny_models import save_tiny_stable_diffusion
 from tests.support.tiny_style import STYLE, tiny_family
 
 PROMPTS = ["a red house in the style of sks", "a tree"]
@@ -99,9 +101,10 @@ def test_the_kohya_file_says_what_it_is(exported: Path, tiny_base: Path) -> None
         "modelspec.resolution": "32x32",
         "modelspec.prediction_type": "epsilon",
         "modelspec.license": "cc-by-4.0",
+        "modelspec.hash_sha256": f"0x{metadata['sshs_model_hash']}",
     }
     assert {name: metadata[name] for name in expected} == expected
-    assert "modelspec.date" not in metadata
+    assert {"modelspec.date", "modelspec.author"} & metadata.keys() == set()
 
 
 def test_hashes_are_kohyas(exported: Path) -> None:
@@ -287,12 +290,14 @@ def test_the_command_says_what_it_wrote_and_what_is_missing(
     root = tmp_path / "workspace"
     shutil.copytree(workspace.root, root)
     (root / "params.yaml").write_text(json.dumps(settings))
-    export_command(STYLE, "nsync", None, ExportForm.KOHYA, None, root)
+    export_command(STYLE, "nsync", None, ExportForm.KOHYA, None, root, "A. Painter")
     told = capsys.readouterr().out
     folder = root / "exports" / STYLE / "nsync"
     assert f"{folder}: " in told
-    assert KOHYA_FILE in told
+    assert f"{KOHYA_FILE}: the same in kohya's form: ComfyUI, A1111" in told
     assert LORA_FILE not in told
+    with safe_open(folder / KOHYA_FILE, framework="pt") as file:
+        assert file.metadata()["modelspec.author"] == "A. Painter"
     assert "styles.ink.rights in params.yaml is where to state it" in told
     assert (folder / KOHYA_FILE).is_file()
 
@@ -349,24 +354,70 @@ def test_every_update_rule_is_told_of() -> None:
     assert set(RULES) == set(get_args(UpdateRule))
 
 
-def test_an_export_of_xl_loads_as_its_card_says(tmp_path: Path) -> None:
-    base = save_tiny_stable_diffusion_xl(tmp_path / "xl")
-    workspace, params = trained_workspace(
-        tmp_path / "workspace", base, drawn=False, textual_inversion={"vectors": 1}
-    )
-    folder = tmp_path / "out"
-    export_model(workspace, params, STYLE, "nsync", "all", folder)
-    text = (folder / "README.md").read_text("utf-8")
-    code = text.split("```python\n")[1].split("```")[0]
-    loading = code[: code.index("image =")].splitlines()
-    pipeline = pipeline_of(base)
-    source = "\n".join(line for line in loading if "from_pretrained" not in line)
-    source = source.replace('(".",', f"({str(folder)!r},").replace(
-        f'"{EMBEDDINGS}"', repr(str(folder / EMBEDDINGS))
-    )
-    exec(compile(source, "card", "exec"), {"pipeline": pipeline})
-    family = tiny_family(base)
-    load_trained(family, workspace.model(STYLE, "nsync", 0))
-    prompts = ["a red house in the style of <sks>", "a tree"]
-    theirs = their_pictures(pipeline, family, prompts)
-    assert np.abs(our_pictures(family, prompts) - theirs).max() <= 1
+@pytest.mark.parametrize("name", [".", "/", "..", "workspace"])
+def test_a_folder_that_holds_more_is_never_replaced(
+    made: tuple[Workspace, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    folder = made[0].root if name == "workspace" else Path(name)
+    with pytest.raises(UserError, match=r"takes the place of a whole folder"):
+        export_model(*made, STYLE, "nsync", "kohya", folder)
+    assert (tmp_path / "in").is_dir()
+
+
+def test_a_large_folder_of_other_files_is_not_read(
+    made: tuple[Workspace, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    monkeypatch.setattr("nsync_pipeline.export.folder.file_sha256", None)
+    with pytest.raises(UserError, match=r"a\.txt is not as an export wrote it"):
+        export_model(*made, STYLE, "nsync", "kohya", tmp_path / "mine")
+
+
+def test_a_dora_is_exported_as_each_program_reads_it(tiny_base: Path, tmp_path: Path) -> None:
+    """Its changes are those of the base with the DoRA merged; nothing says that A1111 reads it."""
+    lora = {"rank": 2, "dora": True, "targets": ["to_q", "conv1"]}
+    workspace, params = trained_workspace(tmp_path / "workspace", tiny_base, drawn=False, lora=lora)
+    model = workspace.model(STYLE, "nsync", 0)
+    assert not (model / KOHYA_FILE).exists()  # no program reads its lengths rightly
+    exported = export_model(workspace, params, STYLE, "nsync", "all", tmp_path / "out")
+    changes = load_file(tmp_path / "out" / KOHYA_FILE)
+    family = tiny_family(tiny_base)
+    load_trained(family, model)
+    for name, layer in lora_layers(family.denoiser):
+        before = layer.get_base_layer().weight.clone()
+        layer.merge()
+        change = layer.get_base_layer().weight - before
+        found = changes.pop(f"lora_unet_{name.replace('.', '_')}.diff").float()
+        torch.testing.assert_close(found, change, rtol=1e-3, atol=1e-6)
+        assert change.abs().max() > 0
+    assert changes == {}
+    assert "whole changes of the weights" in exported.readers[KOHYA_FILE]
+    assert "no other program reads its lengths" in exported.readers[LORA_FILE]
+    with safe_open(tmp_path / "out" / KOHYA_FILE, framework="pt") as file:
+        assert json.loads(file.metadata()["ss_network_args"]) == {"algo": "full"}
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "ComfyUI, A1111, Forge and LyCORIS add them" in text
+
+
+def test_a_doras_changes_need_the_base_it_was_trained_on(tiny_base: Path, tmp_path: Path) -> None:
+    lora = {"rank": 2, "dora": True, "targets": ["to_q"]}
+    workspace, params = trained_workspace(tmp_path / "workspace", tiny_base, drawn=False, lora=lora)
+    other = save_tiny_stable_diffusion(tmp_path / "other", seed=5)
+    base = params.base_model.model_copy(update={"name": str(other)})
+    changed = params.model_copy(update={"base_model": base})
+    with pytest.raises(UserError, match="worked out with the base it was trained on"):
+        export_model(workspace, changed, STYLE, "nsync", "all", tmp_path / "out")
+    export_model(workspace, changed, STYLE, "nsync", "diffusers", tmp_path / "out")
+
+
+def test_what_a_training_makes_is_read_by_other_programs_too(
+    made: tuple[Workspace, Params], exported: Path
+) -> None:
+    """Beside the file for diffusers: the tensors of an export in kohya's form."""
+    own = load_file(made[0].model(STYLE, "nsync", 0) / KOHYA_FILE)
+    shared = load_file(exported / KOHYA_FILE)
+    assert own.keys() == shared.keys()
+    assert all(torch.equal(own[key], shared[key]) for key in own)

@@ -1,12 +1,13 @@
 """Other tools' forms of a LoRA: diffusers reads each back, and draws the same pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, lora_layers, remove_lora
@@ -17,9 +18,15 @@ from nsync_pipeline.adaptation.lora_file import (
     read_lora_file,
     save_lora,
 )
+from nsync_pipeline.adaptation.other_forms import (
+    form_for_others,
+    kohya_tensors,
+    scaled_tensors,
+    whole_changes,
+)
 from nsync_pipeline.adaptation.safetensors_file import write_safetensors
+from nsync_pipeline.adaptation.trained_weights import adapted_models_of
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.export.kohya import kohya_tensors, scaled_tensors
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.families.loading import load_family
@@ -153,41 +160,91 @@ def test_keys_are_kohyas() -> None:
     torch.testing.assert_close(found["lora_unet_up_conv1.lora_up.weight"], conv_up * 0.5)
 
 
+Apply = Callable[[Mapping[str, Tensor], str, Tensor], Tensor]
+
+
+def by_comfyui(file: Mapping[str, Tensor], key: str, weight: Tensor) -> Tensor:
+    """How ComfyUI changes a weight, of its ``comfy/lora.py`` and ``weight_adapter``."""
+    if f"{key}.diff" in file:
+        return weight + file[f"{key}.diff"].float()
+    up, down = file[f"{key}.lora_up.weight"], file[f"{key}.lora_down.weight"]
+    scale = file[f"{key}.alpha"].item() / len(down)
+    changed = weight + scale * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    if f"{key}.dora_scale" in file:
+        lengths = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
+        changed = changed * file[f"{key}.dora_scale"] / lengths
+    return changed
+
+
+def by_a1111(file: Mapping[str, Tensor], key: str, weight: Tensor) -> Tensor:
+    """How A1111 does, and Forge: lengths are of the changed weight's columns."""
+    if f"{key}.diff" in file:
+        return weight + file[f"{key}.diff"].float()
+    up, down = file[f"{key}.lora_up.weight"], file[f"{key}.lora_down.weight"]
+    scale = file[f"{key}.alpha"].item() / len(down)
+    changed = weight + scale * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    if f"{key}.dora_scale" in file:
+        columns = changed.transpose(0, 1).flatten(1).norm(dim=1)
+        lengths = columns.reshape(-1, *[1] * (weight.dim() - 1)).transpose(0, 1)
+        changed = changed * file[f"{key}.dora_scale"] / lengths
+    return changed
+
+
 @torch.no_grad()
-def test_dora_scale_is_what_lycoris_multiplies_by(tiny_base: Path, tmp_path: Path) -> None:
-    """``m (W + s B A) / |W + s B A|``, lengths along the inputs: PEFT's own merged weight."""
+@pytest.mark.parametrize("read", [by_comfyui, by_a1111])
+@pytest.mark.parametrize("trained_for", [0, 1])
+def test_a_dora_acts_in_other_programs_as_it_was_trained(
+    tiny_base: Path, tmp_path: Path, read: Apply, trained_for: int
+) -> None:
+    """To float16 of the change; one that was not trained changes nothing."""
     family = tiny_family(tiny_base)
-    options = {"dora": True, "targets": ("to_q", "conv1")}
-    header, tensors = trained(family, options, tmp_path)
-    found = kohya_tensors(header, tensors, architecture_of(family))
+    options = {"dora": True, "targets": ("to_q", "conv1"), "text_encoder": True}
+    if trained_for:
+        trained(family, options, tmp_path)
+    else:
+        settings = LoraSettings.model_validate({"rank": 2, **options})
+        add_lora(family, settings, torch_stream(0, "lora"))
+    models = adapted_models_of(family)
+    layers = [(m.key(name), layer) for m in models for name, layer in lora_layers(m.model)]
+    before = [layer.get_base_layer().weight.clone() for _, layer in layers]
+    file = whole_changes(family, architecture_of(family))
+    assert {key.rpartition(".")[2] for key in file} == {"diff"}
     seen = set()
-    for name, layer in lora_layers(family.denoiser):
-        key = f"lora_unet_{name.replace('.', '_')}"
-        weight = layer.get_base_layer().weight.clone()
-        down, up = found[f"{key}.lora_down.weight"], found[f"{key}.lora_up.weight"]
-        scale = found[f"{key}.alpha"] / len(down)
-        merged = weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
-        lengths = merged.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1))
-        dora_scale = found[f"{key}.dora_scale"]
-        assert dora_scale.shape == lengths.shape
-        layer.merge()
-        torch.testing.assert_close(
-            merged * dora_scale / lengths, layer.get_base_layer().weight, rtol=1e-4, atol=1e-5
-        )
-        seen.add(weight.dim())
-    assert seen == {2, 4}
+    for (name, layer), weight in zip(layers, before, strict=True):
+        component, _, inner = name.partition(".")
+        prefix = {"unet": "lora_unet", "text_encoder": "lora_te"}[component]
+        found = read(file, f"{prefix}_{inner.replace('.', '_')}", weight)
+        meant = layer.get_base_layer().weight  # PEFT's own, merged
+        change = (meant - weight).norm()
+        assert (found - meant).norm() <= 1e-3 * change
+        assert (change > 0) == bool(trained_for)
+        seen.add((component, weight.dim()))
+    assert seen == {("unet", 2), ("unet", 4), ("text_encoder", 2)}
 
 
-def test_what_has_no_such_form_is_refused() -> None:
+def test_a_dora_has_no_form_with_lengths() -> None:
     adapter = AdapterHeader(1, 1.0, ("attn.to_q",), {}, {}, dora=True)
+    for component in ("transformer", "unet"):
+        layer = f"{component}.attn.to_q"
+        tensors = {
+            f"{layer}.lora_A.weight": torch.zeros(1, 3),
+            f"{layer}.lora_B.weight": torch.zeros(3, 1),
+            f"{layer}.lora_magnitude_vector.weight": torch.ones(3),
+        }
+        header = LoraHeader({component: adapter}, {})
+        assert form_for_others(header, tensors, "stable-diffusion-v1") is None
+        with pytest.raises(UserError, match="a DoRA has no such form"):
+            scaled_tensors(header, tensors)
+        with pytest.raises(UserError, match=r"a DoRA has no such form|no transformer"):
+            kohya_tensors(header, tensors, "stable-diffusion-v1")
+
+
+def test_kohyas_form_has_no_transformer() -> None:
+    adapter = AdapterHeader(1, 1.0, ("attn.to_q",), {}, {}, dora=False)
     layer = "transformer.attn.to_q"
     tensors = {
         f"{layer}.lora_A.weight": torch.zeros(1, 3),
         f"{layer}.lora_B.weight": torch.zeros(3, 1),
-        f"{layer}.lora_magnitude_vector.weight": torch.ones(3),
     }
-    header = LoraHeader({"transformer": adapter}, {})
     with pytest.raises(UserError, match="kohya's form has no transformer"):
-        kohya_tensors(header, tensors, "stable-diffusion-3")
-    with pytest.raises(UserError, match="a DoRA on a transformer has no form that ComfyUI reads"):
-        scaled_tensors(header, tensors)
+        kohya_tensors(LoraHeader({"transformer": adapter}, {}), tensors, "stable-diffusion-3")

@@ -4,11 +4,14 @@ import json
 import logging
 import os
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -167,7 +170,7 @@ class Evil:
 
 def test_code_in_a_pickle_never_runs(settings: dict[str, Path], tmp_path: Path) -> None:
     torch.save({"state_dict": {"weight": Evil(tmp_path / "evil")}}, tmp_path / "evil.ckpt")
-    with pytest.raises(BaseModelError, match=r"evil\.ckpt is damaged, or not a checkpoint"):
+    with pytest.raises(BaseModelError, match=r"holds an object of posix\.mkdir beside its tensors"):
         of_file(tmp_path / "evil.ckpt", settings["stable_diffusion"], allow_pickle=True)
     assert not (tmp_path / "evil").exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)  # the danger is real
@@ -299,3 +302,142 @@ def test_an_index_of_no_family_lists_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(BaseModelError, match=r"is a FluxPipeline.*stable_diffusion_3 takes a"):
         tiny_family(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "lacks"),
+    [
+        ("stable_diffusion", "first_stage_model.", "VAE"),
+        ("stable_diffusion", "cond_stage_model.", "text encoder"),
+        ("stable_diffusion_xl", "first_stage_model.", "VAE"),
+        ("stable_diffusion_xl", "conditioner.", "first text encoder and second text encoder"),
+        ("stable_diffusion_3", "first_stage_model.", "VAE"),
+        ("stable_diffusion_3", "text_encoders.", "first text encoder and second text encoder"),
+        ("stable_diffusion_3", "text_encoders.clip_g.", "second text encoder"),
+        ("stable_diffusion", "model.diffusion_model.", None),
+    ],
+)
+def test_a_checkpoint_without_a_part_is_told_which(
+    files: dict[str, Path], settings: dict[str, Path], tmp_path: Path, name: str, prefix: str,
+    lacks: str | None,
+) -> None:  # fmt: skip
+    tensors = load_file(files[name])
+    kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
+    save_file(kept, tmp_path / "part.safetensors")
+    message = "of an unknown kind" if lacks is None else f"family {name}, without its {lacks}:"
+    with pytest.raises(BaseModelError, match=message):
+        of_file(tmp_path / "part.safetensors", settings[name])
+
+
+@pytest.mark.parametrize("wrapper", ["model.", "module.", "state_dict."])
+def test_keys_behind_a_wrapper_are_read(
+    files: dict[str, Path], settings: dict[str, Path], tmp_path: Path, wrapper: str
+) -> None:
+    tensors = load_file(files["stable_diffusion"])
+    save_file({wrapper + key: t for key, t in tensors.items()}, tmp_path / "a.safetensors")
+    family = of_file(tmp_path / "a.safetensors", settings["stable_diffusion"])
+    expected = of_file(files["stable_diffusion"], settings["stable_diffusion"])
+    for key, weight in expected.denoiser.state_dict().items():
+        assert torch.equal(family.denoiser.state_dict()[key], weight)
+
+
+class ModelCheckpoint:
+    """As PyTorch Lightning's, which is not installed."""
+
+
+ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+@pytest.fixture
+def lightning(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Lightning writes beside the weights."""
+    module = types.ModuleType(ModelCheckpoint.__module__)
+    module.ModelCheckpoint = ModelCheckpoint  # type: ignore[attr-defined]
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, ModelCheckpoint.__module__, module)
+    callback = ModelCheckpoint()
+    callback.best = np.float64(0.25)  # type: ignore[attr-defined]
+    return {"callbacks": {ModelCheckpoint: {"best": np.float32(1.5)}}, "made": callback}
+
+
+@pytest.mark.parametrize("nested", ["state_dict", "model", "module"])
+def test_what_a_trainer_left_beside_the_weights_is_passed_over(
+    files: dict[str, Path],
+    settings: dict[str, Path],
+    tmp_path: Path,
+    lightning: dict[str, Any],
+    nested: str,
+) -> None:
+    tensors = load_file(files["stable_diffusion"])
+    torch.save({nested: tensors, **lightning}, tmp_path / "a.ckpt")
+    family = of_file(tmp_path / "a.ckpt", settings["stable_diffusion"], allow_pickle=True)
+    expected = of_file(files["stable_diffusion"], settings["stable_diffusion"])
+    for key, weight in expected.denoiser.state_dict().items():
+        assert torch.equal(family.denoiser.state_dict()[key], weight)
+
+
+def marked(file: Path, to: Path, *markers: str, **metadata: str) -> Path:
+    tensors = load_file(file) | {name: torch.zeros(0) for name in markers}
+    save_file(tensors, to, metadata={f"modelspec.{k}": v for k, v in metadata.items()} or None)
+    return to
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl"])
+def test_a_file_that_says_it_predicts_v_is_trained_so(
+    files: dict[str, Path], settings: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """The settings say epsilon; the file knows better, in its markers or its metadata."""
+    plain = of_file(files[name], settings[name]).noise_schedule
+    assert plain.prediction_type == "epsilon"
+    by_marker = of_file(marked(files[name], tmp_path / "a.safetensors", "v_pred"), settings[name])
+    file = marked(files[name], tmp_path / "b.safetensors", prediction_type="v")
+    by_metadata = of_file(file, settings[name])
+    for family in (by_marker, by_metadata):
+        assert family.noise_schedule.prediction_type == "v_prediction"
+        assert family.scheduler.config.prediction_type == "v_prediction"
+        assert torch.equal(family.noise_schedule.signal, plain.signal)
+
+
+def test_a_file_with_a_zero_terminal_snr_is_trained_and_drawn_so(
+    files: dict[str, Path], settings: dict[str, Path], tmp_path: Path
+) -> None:
+    file = marked(files["stable_diffusion_xl"], tmp_path / "a.safetensors", "v_pred", "ztsnr")
+    family = of_file(file, settings["stable_diffusion_xl"])
+    assert family.noise_schedule.prediction_type == "v_prediction"
+    assert family.noise_schedule.signal[-1] == 0.0
+    assert family.noise_schedule.signal[0] > 0.99
+    assert family.scheduler.config.rescale_betas_zero_snr
+    assert family.scheduler.config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize(
+    ("markers", "message"),
+    [
+        (("edm_mean", "edm_std"), "EDM's noise levels"),
+        (("edm_vpred.sigma_max",), "EDM's noise levels"),
+        (("ztsnr",), r"not as predicting v \(v_pred\)"),
+    ],
+)
+def test_a_file_trained_on_something_else_is_refused(
+    files: dict[str, Path],
+    settings: dict[str, Path],
+    tmp_path: Path,
+    markers: tuple[str, ...],
+    message: str,
+) -> None:
+    file = marked(files["stable_diffusion_xl"], tmp_path / "a.safetensors", *markers)
+    with pytest.raises(BaseModelError, match=message):
+        of_file(file, settings["stable_diffusion_xl"])
+
+
+def test_settings_whose_scheduler_cannot_do_what_the_file_says_are_refused(
+    files: dict[str, Path], settings: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(settings["stable_diffusion_xl"], tmp_path / "settings"))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "PNDMScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    file = marked(files["stable_diffusion_xl"], tmp_path / "a.safetensors", "v_pred", "ztsnr")
+    with pytest.raises(BaseModelError, match=r"PNDMScheduler.*knows no rescale_betas_zero_snr"):
+        of_file(file, folder)

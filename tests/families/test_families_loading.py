@@ -362,6 +362,27 @@ def test_hub_model_is_pinned_downloaded_sparingly_and_kept(
     assert caplog.text == ""
 
 
+def in_halves(folder: Path) -> None:
+    """As some are published: no weights but those in float16."""
+    for file in folder.rglob("*.safetensors"):
+        if file.name in pipeline_folder.WEIGHTS:
+            tensors = {key: tensor.half() for key, tensor in load_file(file).items()}
+            file.unlink()
+            save_file(tensors, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("of_hub", [False, True])
+def test_a_model_in_halves_alone_is_loaded(
+    copy: Path, tiny_base: Path, of_hub: bool, request: pytest.FixtureRequest
+) -> None:
+    if of_hub:
+        request.getfixturevalue("hub")
+    in_halves(copy)
+    family = load_family(config_of("studio/tiny" if of_hub else copy))
+    for key, weight in load_family(config_of(tiny_base)).denoiser.state_dict().items():
+        assert torch.equal(family.denoiser.state_dict()[key], weight.half().float())
+
+
 def test_pickled_weights_are_downloaded_only_where_they_are_allowed(hub: Hub) -> None:
     """And safetensors are what is read of a component that has both."""
     load_family(config_of("studio/tiny"))

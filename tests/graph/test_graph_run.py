@@ -483,3 +483,35 @@ def test_a_kill_between_the_two_moves_loses_nothing(fakes: Fakes, workspace: Wor
     again = run(workspace)
     assert (again.is_new, again.made) == (False, made)
     assert fakes.ran == ["style_set-ink"]
+
+
+def test_what_killed_runs_left_is_gone_where_nothing_is_made_anew(
+    fakes: Fakes, workspace: Workspace
+) -> None:
+    """As where a setting was changed back after the kill."""
+    run(workspace)
+    place = workspace.style_set("ink")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = (
+        place.with_name(f".{place.name}.partial"), place.with_name(f".{place.name}.replaced"),
+        workspace.state / "features" / f".0a.npy.{ended.pid}.partial",
+    )  # fmt: skip
+    for folder in left:
+        (folder / "images").mkdir(parents=True)
+    assert not run(workspace).is_new
+    assert not [folder for folder in left if folder.exists()]
+
+
+def test_an_artefact_is_on_the_disk_before_it_takes_its_place(
+    fakes: Fakes, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, synced = workspace.style_set("ink"), set()
+
+    def fsync(descriptor: int) -> None:
+        if not place.exists():
+            synced.add(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run(workspace)
+    assert {path.name for path in place.rglob("*")} <= synced

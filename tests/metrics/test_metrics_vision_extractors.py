@@ -11,11 +11,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Dinov2Config, Dinov2Model
+from transformers import CLIPImageProcessorPil, Dinov2Config, Dinov2Model
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.metrics.extractor import ClipExtractor, Preprocessing
-from nsync_pipeline.metrics.features import load_clip, load_extractor
+from nsync_pipeline.metrics.features import (
+    OPENAI_DEVIATION,
+    OPENAI_MEAN,
+    load_clip,
+    load_extractor,
+)
 from tests.support.tiny_clip import DEVIATION, MEAN, TINY_SIDE, save_tiny_clip
 
 WIDTH, PATCH, LAYERS, HIDDEN, STYLES = 128, 4, 2, 32, 6
@@ -177,3 +182,43 @@ def test_captions_need_a_clip(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="pictures only"):
         load_clip(str(saved(tmp_path, csd_state())), None, Path(), "cpu")
     assert load_clip(str(save_tiny_clip(tmp_path / "clip")), None, Path(), "cpu")
+
+
+ODD_SIZES = [(640, 427), (427, 640), (333, 500), (501, 499), (37, 91), (224, 224), (225, 224)]
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+@pytest.mark.parametrize(("side", "resize"), [(224, 224), (224, 256), (16, 19)])
+def test_pictures_are_cut_as_transformers_cuts_them(
+    size: tuple[int, int], side: int, resize: int
+) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    theirs = CLIPImageProcessorPil(
+        size={"shortest_edge": resize}, crop_size={"height": side, "width": side}
+    )
+    expected = theirs(image, return_tensors="pt")["pixel_values"][0]
+    ours = Preprocessing(side, resize, tuple(OPENAI_MEAN), tuple(OPENAI_DEVIATION)).pixels(image)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "left"),
+    # 224 * 640 / 427 = 335.7, cut down to 335; (335 - 224) / 2 = 55.5, to even 56; then 107.5, 108.
+    [((640, 427), 56), ((427, 427), 0), ((878, 448), 108)],
+)
+def test_csd_cuts_as_torchvision_does(size: tuple[int, int], left: int) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    width = 224 * size[0] // size[1]
+    square = image.resize((width, 224), Image.Resampling.BICUBIC).crop((left, 0, left + 224, 224))
+    plain = (0.0,) * 3, (1.0,) * 3
+    ours = Preprocessing(224, 224, *plain, halves_to_even=True).pixels(image)
+    expected = torch.from_numpy(np.asarray(square, np.float32) / 255).permute(2, 0, 1)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_csd_is_given_what_its_own_code_gives(tmp_path: Path) -> None:
+    extractor = load_extractor(str(saved(tmp_path, csd_state())), None, Path(), "cpu")
+    assert isinstance(extractor.preprocessing, Preprocessing)
+    assert extractor.preprocessing.halves_to_even

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nsync_pipeline.errors import BaseModelError, MissingArtifactError
+from nsync_pipeline.errors import BaseModelError, MissingArtifactError, ParamsError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.negative_set import stage as negative_set
 from nsync_pipeline.negative_set.config import NegativeSetSettings
-from nsync_pipeline.params import Params
+from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.manifest import CAPTIONS, NEGATIVE_SET, read_manifest, write_manifest
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.stage import StageResult
@@ -203,3 +203,18 @@ def test_a_broken_picture_stops_the_stage(
     with pytest.raises(BaseModelError, match="picture b1_0 came out not finite"):
         run(tmp_path, drawing_params(tiny_base, seed=9))
     assert not folder_bytes(Workspace(tmp_path).negative_set(STYLE))
+
+
+def test_negatives_may_be_of_another_size_than_they_are_trained_at(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    params = drawing_params(tiny_base, seed=3)
+    changed = params.negative_set.model_copy(update={"resolution": 48})
+    run(tmp_path, params.model_copy(update={"negative_set": changed}))
+    rows = rows_of(tmp_path)
+    assert {(row["width"], row["height"]) for row in rows} == {(48, 48)}
+    content = params.model_dump(mode="json", exclude_defaults=True)
+    content["negative_set"]["resolution"] = 48
+    content["base_model"]["aspect_buckets"] = True
+    with pytest.raises(ParamsError, match=r"negative_set\.resolution is for square pictures"):
+        parse_params(content)

@@ -61,7 +61,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, behind: MlflowServer) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = behind.port
-        self.mood = "well"  # or slow, hangs, gone, forgets to answer, 401, 500
+        self.mood = "well"  # or slow, hangs, gone, forgets to answer, done but 500, 401, 500
         self.writes = 0  # requests that change something, so far
         self.falls_ill: tuple[int, str] | None = None  # after so many writes: the next mood
         self.released = threading.Event()
@@ -111,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if proxy.mood == "forgets to answer":  # it has done what was asked
             self.close_connection = True
+            return
+        if proxy.mood == "done but 500":
+            self._answer(500, {}, b"no")
             return
         kind = {"Content-Type": answer.headers.get("Content-Type", "application/json")}
         self._answer(answer.status, kind, content)

@@ -35,7 +35,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 def proxy(behind: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     with Proxy(behind) as found:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
-        for name, value in {"TIMEOUT": "2", "MAX_RETRIES": "0"}.items():
+        for name, value in {"TIMEOUT": "2", "MAX_RETRIES": "3", "BACKOFF_FACTOR": "0"}.items():
             monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
         yield found
 
@@ -88,12 +88,19 @@ def test_a_server_that_fails_gets_everything_once_when_it_is_well_again(
     require_each_figure_once(behind, seed)
 
 
-@pytest.mark.parametrize(("seed", "writes"), [(11, 1), (12, 2), (13, 3), (14, 4), (15, 5)])
+@pytest.mark.parametrize(
+    ("seed", "writes", "mood"),
+    [
+        (10, 0, "forgets to answer"), (11, 1, "forgets to answer"), (12, 2, "forgets to answer"),
+        (13, 3, "forgets to answer"), (14, 4, "forgets to answer"), (15, 5, "forgets to answer"),
+        (16, 0, "done but 500"), (17, 2, "done but 500"),
+    ],
+)  # fmt: skip
 def test_what_was_done_without_an_answer_is_not_done_twice(
-    workspace: Workspace, proxy: Proxy, behind: MlflowServer, seed: int, writes: int
+    workspace: Workspace, proxy: Proxy, behind: MlflowServer, seed: int, writes: int, mood: str
 ) -> None:
     train(workspace, "nsync", seed, STEPS)
-    proxy.falls_ill = (writes, "forgets to answer")
+    proxy.falls_ill = (writes, mood)
     assert deliver(workspace).left
     proxy.mood = "well"
 

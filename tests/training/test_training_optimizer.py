@@ -109,6 +109,12 @@ def test_eight_bit_moments_are_those_of_bitsandbytes(monkeypatch: pytest.MonkeyP
     assert decays == {"embedding": 0.0, "denoiser": 0.5, "text_encoder": 0.5}
 
 
+def test_token_vectors_decay_where_it_is_asked_for() -> None:
+    optimizer = make_optimizer(weights(), settings(embedding_weight_decay=0.25))
+    decays = {group["group"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"embedding": 0.25, "denoiser": 0.0, "text_encoder": 0.0}
+
+
 def test_the_optimizers_metric_needs_its_moments() -> None:
     with pytest.raises(ValidationError, match="which adamw_8bit does not keep"):
         settings(optimizer="adamw_8bit", contrast={"metric": "optimizer"})

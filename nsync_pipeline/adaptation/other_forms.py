@@ -1,0 +1,136 @@
+"""A LoRA in the forms other tools read, as tensors by key.
+
+kohya's form, for the UNets of Stable Diffusion 1, 2 and XL: ``lora_unet_<layer>``, ``lora_te_`` (of
+XL ``lora_te1_`` and ``lora_te2_``) with every ``.`` of the layer's name an ``_``, then
+``.lora_down.weight`` (``A``), ``.lora_up.weight`` (``B``) and ``.alpha``: the layer adds
+``(alpha / rank) B A``. Layers keep their diffusers names in XL, too: ComfyUI, A1111, diffusers and
+kohya's scripts read them beside those of the original code. Convolutions are as in kohya's LoCon:
+``A`` (rank, in, kh, kw), ``B`` (out, rank, 1, 1).
+
+For transformers (Stable Diffusion 3) kohya's names follow another, fused code; there, diffusers'
+keys with the scale multiplied into ``B``, which ComfyUI and diffusers both read.
+
+Of a DoRA's lengths no two programs make the same: LyCORIS divides by those of the changed weight a
+row, A1111, Forge and ComfyUI until 2025 by those a column, later versions of ComfyUI by those of
+the base's own weight. So a DoRA becomes what it changes, whole: ``.diff``, which all of them add.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nsync_pipeline.adaptation.lora import lora_layers
+from nsync_pipeline.adaptation.lora_file import LoraHeader
+from nsync_pipeline.adaptation.trained_weights import adapted_models_of
+from nsync_pipeline.errors import UserError
+from nsync_pipeline.families.family import Family
+
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+MAGNITUDE = ".lora_magnitude_vector.weight"  # DoRA's lengths
+
+
+def others_name(style: str, variant: str) -> str:
+    """What the file is called: one for a folder with many."""
+    return f"{style}_{variant}.safetensors"
+
+
+def form_for_others(
+    header: LoraHeader, tensors: Mapping[str, Tensor], architecture: str
+) -> dict[str, Tensor] | None:
+    """``tensors``, keyed as in diffusers' file, as other programs read them; None of a DoRA."""
+    if any(adapter.dora for adapter in header.adapters.values()):
+        return None
+    if "transformer" in header.adapters:
+        return scaled_tensors(header, tensors)
+    return kohya_tensors(header, tensors, architecture)
+
+
+def kohya_tensors(
+    header: LoraHeader, tensors: Mapping[str, Tensor], architecture: str
+) -> dict[str, Tensor]:
+    """``tensors``, keyed as in diffusers' file, in kohya's form for ``architecture``.
+
+    All layers of a component get one alpha, the usual one; where a layer's scale is another, the
+    difference is multiplied into ``B``: not every reader keeps alphas apart in text encoders.
+
+    Raises:
+        UserError: a component is not one that kohya's form has, or the LoRA is a DoRA.
+    """
+    converted: dict[str, Tensor] = {}
+    for layer, (down, up, scale) in _layers(header, tensors).items():
+        key = _kohya_key(layer, architecture)
+        _refuse_lengths(layer, tensors)
+        alpha = header.adapters[layer.partition(".")[0]].alpha
+        factor = scale * len(down) / alpha
+        converted[f"{key}.lora_down.weight"] = down
+        converted[f"{key}.lora_up.weight"] = up if factor == 1.0 else up * factor
+        converted[f"{key}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
+    return converted
+
+
+def _kohya_key(layer: str, architecture: str) -> str:
+    prefixes = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
+    if architecture.startswith("stable-diffusion-xl"):
+        prefixes["text_encoder"] = "lora_te1"
+    component, _, name = layer.partition(".")
+    if component not in prefixes:
+        raise UserError(f"kohya's form has no {component}: export it as diffusers")
+    return f"{prefixes[component]}_{name.replace('.', '_')}"
+
+
+def _refuse_lengths(layer: str, tensors: Mapping[str, Tensor]) -> None:
+    if f"{layer}{MAGNITUDE}" in tensors:
+        raise UserError(
+            "a DoRA has no such form: no two programs take its lengths alike; "
+            "export it as diffusers"
+        )
+
+
+def scaled_tensors(header: LoraHeader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` with each layer's scale multiplied into ``B``: they act in full as they are.
+
+    Raises:
+        UserError: the LoRA is a DoRA, whose lengths no such form has.
+    """
+    scaled: dict[str, Tensor] = {}
+    for layer, (down, up, scale) in _layers(header, tensors).items():
+        _refuse_lengths(layer, tensors)
+        scaled[f"{layer}{DOWN}"] = down
+        scaled[f"{layer}{UP}"] = up * scale
+    return scaled
+
+
+@torch.no_grad()
+def whole_changes(family: Family, architecture: str) -> dict[str, Tensor]:
+    """What the LoRA on ``family`` changes of each weight, by kohya's name for it: ``.diff``.
+
+    In float16, which the programs that add it compute in; the LoRA is merged into the weights.
+
+    Raises:
+        UserError: a component is not one that kohya's form has.
+    """
+    changes: dict[str, Tensor] = {}
+    for model in adapted_models_of(family):
+        for name, layer in lora_layers(model.model):
+            key = _kohya_key(model.key(name), architecture)
+            before = layer.get_base_layer().weight.detach().clone()
+            layer.merge()
+            changes[f"{key}.diff"] = (layer.get_base_layer().weight - before).half().cpu()
+    return changes
+
+
+def _layers(
+    header: LoraHeader, tensors: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """``A``, ``B`` and the scale of each layer, by ``<component>.<layer>``."""
+    layers = {}
+    for key in sorted(tensors):
+        if key.endswith(DOWN):
+            layer = key.removesuffix(DOWN)
+            component, _, name = layer.partition(".")
+            adapter = header.adapters[component]
+            if name not in adapter.targets:  # as newer versions of transformers call it
+                name = name.removeprefix("text_model.")
+            layers[layer] = (tensors[key], tensors[f"{layer}{UP}"], adapter.scale(name))
+    return layers
