@@ -204,7 +204,7 @@ def test_a_training_goes_along_the_gradient_of_the_published_loss(
     assert expected.norm() > 0
     torch.testing.assert_close(refined, expected, rtol=1e-7, atol=1e-9 * float(expected.norm()))
     if rule == "preference":  # what is shown is the plain loss
-        assert found.losses[POSITIVE] == pytest.approx(float(written.to(written.positive).mean()))
+        assert found.losses[POSITIVE] == pytest.approx(written.to(written.positive).mean().item())
 
 
 def test_a_preference_with_a_margin_is_safeguarded(
@@ -287,7 +287,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
 
 
 def test_a_contrastive_target_is_refused_where_both_targets_are_the_noise(tiny_base: Path) -> None:
-    with pytest.raises(TrainingError, match="has no effect on .* predicts the noise"):
+    with pytest.raises(TrainingError, match=r"has no effect on .* predicts the noise"):
         require_fitting(tiny_family(tiny_base), settings_of("contrastive_target", {}))
 
 
