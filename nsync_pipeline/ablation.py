@@ -39,6 +39,13 @@ Flat = dict[str, Any]
 ONLY_WITH_NEGATIVES = frozenset({"shared_noise", "negatives_of", "branches"})
 """What a training without negatives, which has one branch, does not do differently."""
 
+IDLE_WITH: Mapping[str, frozenset[str]] = {
+    "none": ONLY_WITH_NEGATIVES,
+    "contrastive_target": frozenset({"shared_noise", "branches"}),
+    "class_preservation": frozenset({"shared_noise", "negatives_of"}),
+}
+"""What trainings by these rules do not do differently."""
+
 ONLY_WITH: Mapping[str, tuple[str, str]] = {
     "contrast.running_decay": ("contrast.negative_estimate", "running_mean"),
     "contrast.basis_size": ("contrast.negative_estimate", "running_basis"),
@@ -58,8 +65,7 @@ def idle_settings(settings: Mapping[str, Any]) -> frozenset[str]:
     idle = {
         f"contrast.{name}" for name in ContrastConfig.model_fields if name not in SETTINGS[rule]
     }
-    if rule == "none":
-        idle |= ONLY_WITH_NEGATIVES
+    idle |= IDLE_WITH.get(rule, frozenset())
     idle |= {name for name, (choice, value) in ONLY_WITH.items() if settings[choice] != value}
     if settings.get("textual_inversion", "") is None:
         idle.add("embedding_learning_rate")

@@ -11,8 +11,12 @@ ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
 
 import pytest
+from hypothesis import settings
 
 from tests.support.tiny_models import save_tiny_stable_diffusion
+
+settings.register_profile("no clock", deadline=None)  # a busy machine fails no test
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,7 @@ def base_first(model: nn.Module, parts: int, of: int) -> Iterator[None]:
     once, so that a model with and without its LoRA takes one pass.
     """
     layers = [layer for _, layer in lora_layers(model)] if parts else []
+    hidden = [layer.__dict__.get("forward") for layer in layers]  # a copy a branch may be in use
     try:
         for layer in layers:
             # Past nn.Module.__setattr__: this hides the class's own forward.
@@ -74,8 +75,10 @@ def base_first(model: nn.Module, parts: int, of: int) -> Iterator[None]:
         with torch.compiler.set_stance("force_eager" if layers else "default"):
             yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, hidden, strict=True):
             layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.__dict__["forward"] = forward
 
 
 def _base_first(layer: Any, parts: int, of: int, x: Tensor, *further: Any, **named: Any) -> Tensor:

@@ -112,8 +112,11 @@ class BranchCopies:
             )
 
     @contextmanager
-    def in_use(self, branches: int) -> Iterator[tuple[Tensor, ...]]:
+    def in_use(self, branches: int, mirrored: Sequence[bool] = ()) -> Iterator[tuple[Tensor, ...]]:
         """Let the layers use ``branches`` copies of the weights as they are now.
+
+        A branch that is ``mirrored`` computes ``base(x) - scaling * B A x``: with what is trained
+        taken off instead of added.
 
         Yields the copies, leaves ``(branches, *weight.shape)`` in the order of the weights: ask
         autograd for *their* gradients. Afterwards the layers are as they were.
@@ -124,8 +127,11 @@ class BranchCopies:
         )
         try:
             for layer, places in self._layers:
+                copies = [leaves[i] for i in places]
+                if any(mirrored):
+                    copies = [_mirrored(copies[0], mirrored), *copies[1:]]
                 # Past nn.Module.__setattr__, which is slow: this hides the class's own forward.
-                layer.__dict__["forward"] = self._forward(layer, [leaves[i] for i in places])
+                layer.__dict__["forward"] = self._forward(layer, copies)
             # A model compiled by torch would be compiled again for the copies of every step.
             with torch.compiler.set_stance("force_eager"):
                 yield leaves
@@ -143,6 +149,12 @@ class BranchCopies:
         if isinstance(layer, LoraLinear):
             return partial(_linear, base, scaling, down, up)
         return partial(_convolution, base, layer.base_layer, scaling, down, up)
+
+
+def _mirrored(down: Tensor, mirrored: Sequence[bool]) -> Tensor:
+    """``-A`` in the branches that are mirrored: the product ``B A`` changes its sign."""
+    signs = down.new_tensor([-1.0 if is_mirrored else 1.0 for is_mirrored in mirrored])
+    return down * signs.view(-1, *[1] * (down.dim() - 1))
 
 
 def _require_fusable(name: str, layer: Any, adapter: str) -> None:

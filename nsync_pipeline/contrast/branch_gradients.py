@@ -64,14 +64,18 @@ def gradients_fused(
     branches: Sequence[Branch],
     micro_batches: Sequence[MicroBatch],
     loss_scale: float = 1.0,
+    mirrored: frozenset[Branch] = frozenset(),
 ) -> BranchGradients:
     """One forward and one backward pass a micro-batch for all branches; the same gradients.
+
+    The loss of a branch that is ``mirrored`` is that at mirrored weights, with their gradient.
 
     Each branch's part of the stacked batch is multiplied by that branch's own copy of the trainable
     weights. The loss of a branch then depends on its own copy only, so the gradient of the summed
     losses with respect to the stacked copies holds every branch's gradient, apart.
     """
-    with copies.in_use(len(branches)) as leaves:
+    signs = [branch in mirrored for branch in branches]
+    with copies.in_use(len(branches), signs) as leaves:
         losses, stacked = _accumulated(leaves, branches, micro_batches, loss_scale)
     return BranchGradients(
         dict(zip(branches, losses, strict=True)),
@@ -120,9 +124,11 @@ class BranchPass:
     ``auto`` begins fused. Where that runs out of memory, or a layer cannot hold a copy a branch, it
     goes over to passes in turn, and then halves the micro-batch, for good: the log says so.
     ``modules`` hold the trainable ``weights``; ``micro_batch`` are the samples a pass begins with.
+    The losses of ``mirrored`` branches are taken at mirrored weights, by copies in either way.
 
     Raises:
-        TrainingError: ``fused`` is asked for, and a layer cannot hold a copy a branch.
+        TrainingError: ``fused`` or a mirrored branch is asked for, and a layer cannot hold a copy a
+            branch.
     """
 
     def __init__(
@@ -133,22 +139,30 @@ class BranchPass:
         branches: Sequence[Branch],
         mode: BranchMode,
         micro_batch: int,
+        mirrored: frozenset[Branch] = frozenset(),
     ) -> None:
         self._weights = tuple(weights)
         self._branches = tuple(branches)
+        self._mirrored = mirrored
         self._may_change = mode == "auto"
         self._copies: BranchCopies | None = None
-        if mode != "in_turn" and len(branches) > 1:
+        fused = mode != "in_turn" and len(branches) > 1
+        if fused or mirrored:
             try:
                 self._copies = BranchCopies(modules, weights, adapter)
             except NotFusableError as reason:
+                if mirrored:
+                    raise TrainingError(
+                        "training.update_rule mirrors what is trained in a branch, which training."
+                        f"lora does not allow as it is ({reason})"
+                    ) from reason
                 if not self._may_change:
                     raise TrainingError(
                         "training.branches is fused, which what is trained here does not allow "
                         f"({reason}); set it to auto or in_turn, or change training.lora"
                     ) from reason
                 logger.warning("a pass for each branch in turn: %s", reason)
-        self.plan = MemoryPlan(self._copies is not None, micro_batch)
+        self.plan = MemoryPlan(fused and self._copies is not None, micro_batch)
 
     def __call__(
         self,
@@ -156,15 +170,19 @@ class BranchPass:
         losses_of: Callable[[Sequence[Sample]], BranchLosses],
         total: int,
         loss_scale: float = 1.0,
+        branches: Sequence[Branch] | None = None,
     ) -> BranchGradients:
         """The gradients for ``samples``, which are some of a step's ``total``.
+
+        ``branches`` are those of this step; None: all.
 
         Raises:
             TrainingError: memory runs out, and there is no plan that needs less.
         """
+        taken = self._branches if branches is None else tuple(branches)
         while True:
             try:
-                return self._gradients(samples, losses_of, total, loss_scale)
+                return self._gradients(taken, samples, losses_of, total, loss_scale)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -174,6 +192,7 @@ class BranchPass:
 
     def _gradients(
         self,
+        branches: Sequence[Branch],
         samples: Sequence[Sample],
         losses_of: Callable[[Sequence[Sample]], BranchLosses],
         total: int,
@@ -182,9 +201,21 @@ class BranchPass:
         size = self.plan.micro_batch
         parts = [samples[start : start + size] for start in range(0, len(samples), size)]
         micro_batches = [MicroBatch(losses_of(part), len(part) / total) for part in parts]
-        if self._copies is not None and self.plan.fused:
-            return gradients_fused(self._copies, self._branches, micro_batches, loss_scale)
-        return gradients_in_turn(self._weights, self._branches, micro_batches, loss_scale)
+        if self._copies is not None and self.plan.fused and len(branches) > 1:
+            return gradients_fused(
+                self._copies, branches, micro_batches, loss_scale, self._mirrored
+            )
+        plain = [branch for branch in branches if branch not in self._mirrored]
+        found = gradients_in_turn(self._weights, plain, micro_batches, loss_scale)
+        losses, gradients = dict(found.losses), dict(found.gradients)
+        for branch in branches:
+            if branch in self._mirrored and self._copies is not None:
+                found = gradients_fused(
+                    self._copies, (branch,), micro_batches, loss_scale, self._mirrored
+                )
+                losses |= found.losses
+                gradients |= found.gradients
+        return BranchGradients(losses, gradients)
 
     def _use_less_memory(self, reason: str) -> None:
         plan = self.plan.more_careful() if self._may_change else None

@@ -15,10 +15,10 @@ Both take any inner product, as they see nothing else of it.
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
-from nsync_pipeline.contrast.rules import ABSENT
+from nsync_pipeline.contrast.config import Conflict
+from nsync_pipeline.contrast.rules import ABSENT, nonnegative_least_squares
 
 ABSENT_ESTIMATE = 1e-6
 """Of 1, near which the length of a running estimate's directions is."""
@@ -73,7 +73,8 @@ def _nonnegative(matrices: Tensor, targets: Tensor) -> Tensor:
     if matrices.shape[-1] == 1:
         return (matrices[:, :, 0] * targets).clamp(min=0.0)  # A is 1 or 0
     systems = zip(matrices.numpy(), targets.numpy(), strict=True)
-    return torch.stack([torch.from_numpy(nnls(matrix, target)[0]) for matrix, target in systems])
+    found = [nonnegative_least_squares(matrix, target) for matrix, target in systems]
+    return torch.stack([torch.from_numpy(coefficients) for coefficients in found])
 
 
 @dataclass(frozen=True)
@@ -109,24 +110,59 @@ def accumulated(products: InnerProducts, branches: int) -> Update:
     return replace(mean, weights=mean.weights * (branches - sums_with_it).clamp(min=0.0))
 
 
-def without_projection(
-    products: InnerProducts, directions: Tensor, unit: bool, strength: float, cone: bool
+def weighted(products: InnerProducts, branches: int, weight: float) -> Update:
+    """``g' = v_1 + w (v_2 + .. + v_n) / (n - 1)``."""
+    update = averaged(products, 1)
+    update.weights[:, 1:branches] = weight / max(1, branches - 1)
+    return update
+
+
+def safeguarded(
+    products: InnerProducts, branches: int, margin: float, conflict: Conflict
 ) -> Update:
-    """``g' = g+ - strength * (the projection of g+ on the span, or cone, of the directions)``.
+    """``g' = v_1 - a v``, ``v`` the mean of ``v_2 .. v_n``; ``rules.safeguarded`` says ``a``.
+
+    Removed counts what the positives' descent loses: ``a <v_1, v> / |v_1|``.
+    """
+    update = averaged(products, 1)
+    mean = torch.zeros(products.metric.shape[-1], dtype=torch.float64)
+    mean[1:branches] = 1 / (branches - 1)
+    square, shared = products.metric[:, 0, 0], products.metric[:, 0] @ mean
+    of_mean = (products.metric @ mean) @ mean
+    learnt = torch.where(of_mean > 0, shared / of_mean.clamp(min=1e-300), 0.0)
+    else_ = {"push_away": torch.ones_like(shared), "leave": torch.zeros_like(shared)}
+    capped = ((1 - margin) * square / shared.clamp(min=1e-300)).clamp(max=1.0)
+    factors = torch.where(shared > 0, capped, else_.get(conflict, learnt))
+    update.weights[:, 1:branches] = -(factors[:, None] * mean[None, 1:branches])
+    lost = torch.where(square > 0, factors * shared.clamp(min=0.0) / square.sqrt(), 0.0)
+    return Update(update.weights, lost, update.ranks)
+
+
+def without_projection(
+    products: InnerProducts, directions: Tensor, unit: bool, strength: float, conflict: Conflict
+) -> Update:
+    """``g' = g+ - s r``, ``r`` the projection of ``g+`` that ``rules.orthogonal`` says.
 
     ``directions`` (m, K) float64 are combinations of the vectors, each of a gradient's length, or
-    near the length 1 (``unit``).
+    near the length 1 (``unit``). Removed counts the projection up to a strength of 1.
     """
     lengths = ((directions @ products.plain) * directions).sum(dim=-1).clamp(min=0.0).sqrt()
-    projection = project(
-        directions @ products.metric @ directions.T,
-        products.metric[:, 0] @ directions.T,
-        lengths > (ABSENT_ESTIMATE if unit else _shortest(products)),
-        cone,
-    )
-    weights = -strength * projection.coefficients @ directions
+    between = directions @ products.metric @ directions.T
+    with_positive = products.metric[:, 0] @ directions.T
+    present = lengths > (ABSENT_ESTIMATE if unit else _shortest(products))
+    projection = project(between, with_positive, present, conflict != "learn_from")
+    coefficients = projection.coefficients
+    if conflict == "push_away":
+        coefficients = coefficients + project(between, -with_positive, present, True).coefficients
+    weights = -strength * coefficients @ directions
+    if strength > 1:
+        shared = projection.lengths.square()
+        most = torch.where(
+            shared > 0, products.metric[:, 0, 0] / shared.clamp(min=1e-300), strength
+        )
+        weights = weights * (most.clamp(max=strength) / strength)[:, None]
     weights[:, 0] += 1.0
-    return Update(weights, strength * projection.lengths, projection.ranks)
+    return Update(weights, min(strength, 1.0) * projection.lengths, projection.ranks)
 
 
 def with_anchor(update: Update, products: InnerProducts, anchor: int) -> Update:

@@ -15,6 +15,7 @@ from nsync_pipeline.contrast.config import (
     ContrastConfig,
     UpdateRule,
     branches_of,
+    conflict_of,
     require_meaning,
 )
 from nsync_pipeline.contrast.gram import (
@@ -33,10 +34,17 @@ from nsync_pipeline.contrast.projection import (
     accumulated,
     averaged,
     project,
+    safeguarded,
+    weighted,
     with_anchor,
     without_projection,
 )
 from nsync_pipeline.contrast.rules import ABSENT
+
+ADDING: frozenset[UpdateRule] = frozenset(
+    {"prior_preservation", "class_preservation", "slider", "negative_aware"}
+)
+"""The rules that add the gradient of a second loss."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Diagnostics:
     """
 
     norm_positive: float  # |g+|
-    norm_negative: float | None  # |g-|
+    norm_negative: float | None  # |g-|; None, too, in a step that takes none
     norm_anchor: float | None  # |ga|
     cosine_negative: float | None  # cos(g+, g-)
     cosine_anchor: float | None  # cos(g+, ga)
@@ -139,20 +147,26 @@ class Refiner:
         ``metric`` holds the diagonal weights of the projections' inner product, a positive tensor a
         trained weight; None is the Euclidean one. All sums are in float64. Where a gradient is not
         finite, its norm is not, nor is ``|g'|``, which the caller checks; ``g+`` is given back as
-        it was, and nothing is kept of the step.
+        it was, and nothing is kept of the step. With ``negative_every`` above 1 a step may lack the
+        negatives: the running estimate stands in for them.
 
         Raises:
             ValueError: a branch that the rule needs is missing, or shapes are not the weights'.
         """
         layout, count = self._layout, self._negatives
         self._require_fitting(gradients)
-        vectors = [flat_vector(gradients[branch], layout) for branch in self.branches]
+        taken = {b: flat_vector(gradients[b], layout) for b in self.branches if b in gradients}
+        if len(taken) < len(self.branches):
+            nothing = torch.zeros_like(taken[POSITIVE])
+            taken |= {branch: nothing for branch in self.branches if branch not in taken}
+        vectors = [taken[branch] for branch in self.branches]
         negatives = vectors[1 : 1 + count]
         vectors += self._further(vectors)
         plain = inner_products(vectors, layout)
         squares = plain.diagonal(dim1=1, dim2=2).sum(dim=0)[: len(self.branches)]
         norms = squares.sqrt().tolist()
-        by_branch = dict(zip(self.branches, norms, strict=True))
+        of_all = zip(self.branches, norms, strict=True)
+        by_branch = {branch: norm for branch, norm in of_all if branch in gradients}
         positive = gradients[POSITIVE]
         if not bool(squares.isfinite().all()):  # no figure but the norms means anything
             negative, anchor = _mean(norms[1 : 1 + count]), by_branch.get(ANCHOR)
@@ -171,6 +185,8 @@ class Refiner:
         if self._estimate.kind != "step":
             memory = sum(row.nbytes for row in self._estimate.rows)
             diagnostics = replace(diagnostics, estimate_bytes=memory)
+        if not any(branch.is_negative for branch in by_branch):
+            diagnostics = replace(diagnostics, norm_negative=None)
         return Refinement(tensors_of(vector, layout, positive), diagnostics, by_branch)
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -187,9 +203,11 @@ class Refiner:
 
     def _require_fitting(self, gradients: Mapping[Branch, Gradient]) -> None:
         missing = [str(branch) for branch in self.branches if branch not in gradients]
+        if self._contrast.negative_every > 1 and not any(b.is_negative for b in gradients):
+            missing = [str(b) for b in self.branches if b not in gradients and not b.is_negative]
         if missing:
             raise ValueError(f"rule {self._rule!r} needs the gradient of {', '.join(missing)}")
-        for branch in self.branches:
+        for branch in gradients.keys() & set(self.branches):
             # None is what autograd gives for a weight that a loss does not reach.
             shapes = tuple(None if part is None else part.shape for part in gradients[branch])
             if shapes != self._layout.shapes:
@@ -206,13 +224,20 @@ class Refiner:
     def _update(self, products: InnerProducts, lengths: Sequence[float]) -> Update:
         contrast, branches = self._contrast, len(self.branches)
         count = products.plain.shape[-1]
-        if self._rule in ("none", "mean"):
+        if self._rule in ("none", "mean", "contrastive_target"):
             return averaged(products, branches)
         if self._rule == "released" and contrast.released_form == "mean":
             return accumulated(products, branches)
+        if self._rule in ADDING:
+            return weighted(products, branches, contrast.negative_weight)
+        if self._rule == "preference" and contrast.margin is None:
+            return weighted(products, branches, -1.0)
+        conflict = conflict_of(self._rule, contrast)
+        if self._rule in ("safeguarded", "preference"):
+            return safeguarded(products, branches, contrast.margin or 0.0, conflict)
         if self._rule == "released":
             last = torch.eye(count, dtype=torch.float64)[-1:]
-            update = without_projection(products, last, unit=False, strength=1.0, cone=False)
+            update = without_projection(products, last, False, 1.0, "learn_from")
             update.weights[:, 0] += float(contrast.anchor)
             return update
         estimate = self._estimate.directions(lengths)
@@ -220,9 +245,7 @@ class Refiner:
         directions[:, 1 : 1 + self._negatives] = estimate[:, : self._negatives]
         directions[:, branches:] = estimate[:, self._negatives :]
         unit = self._estimate.kind != "step"
-        update = without_projection(
-            products, directions, unit, contrast.strength, contrast.positive_part
-        )
+        update = without_projection(products, directions, unit, contrast.strength, conflict)
         return update if self._anchor is None else with_anchor(update, products, self._anchor)
 
     def _diagnostics(

@@ -34,6 +34,13 @@ RULES: Mapping[UpdateRule, str] = {
     "gradient, plus its part along the anchor's",
     "mean": "the mean of the branches' gradients",
     "released": "as the code computes it that NSYNC's authors released",
+    "safeguarded": "each gradient less the negatives', as far as leaves the positives' descent",
+    "preference": "Diffusion-DPO with a supervised term: the pictures are preferred to the base's",
+    "prior_preservation": "DreamBooth's prior preservation: the base's pictures at their prompts",
+    "class_preservation": "the base's predictions at the generic prompt are kept",
+    "contrastive_target": "contrastive flow matching, away from the base's picture",
+    "slider": "as a visual concept slider: the base's pictures at mirrored weights",
+    "negative_aware": "as DiffusionNFT: the base's pictures by mirrored predictions",
 }
 """What an update rule does, for somebody who knows no other (``contrast.rules``)."""
 

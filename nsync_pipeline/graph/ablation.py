@@ -27,7 +27,7 @@ def check_ablation(graph: Graph, style: str) -> None:
     params.style(style)
     for name in params.variants:
         settings = params.variant(name)
-        wanted = branches_of(settings.update_rule, settings.contrast).negatives
+        wanted = branches_of(settings.update_rule, settings.contrast).pictures
         drawn = params.negative_set.per_positive
         if wanted > drawn:
             raise TrainingError(

@@ -48,6 +48,13 @@ RULES: dict[str, str] = {
     "orthogonal_anchor": "the same, plus an anchor",
     "mean": "mean with the negatives' gradient",
     "released": "as the released code computes it",
+    "safeguarded": "less the negatives' gradient, as far as is safe",
+    "preference": "Diffusion-DPO: the positives preferred to the negatives",
+    "prior_preservation": "plus the negatives at their own prompt",
+    "class_preservation": "plus what keeps the base's own prompt as it was",
+    "contrastive_target": "away from the negative's target",
+    "slider": "plus the negatives at mirrored weights",
+    "negative_aware": "plus the negatives by mirrored predictions",
 }
 """What an update rule does, in a few words."""
 

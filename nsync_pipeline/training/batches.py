@@ -1,7 +1,7 @@
 """From triplets to the noisy batches of the branches, and their losses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nsync_pipeline.contrast.branch_gradients import BranchLosses
-from nsync_pipeline.contrast.config import ANCHOR, Branch
+from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch, UpdateRule
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.diffusion.draws import SHARED, draw
 from nsync_pipeline.diffusion.objectives import (
@@ -57,6 +57,7 @@ class NoisyBatch:
     geometry: Tensor | None = None  # (B, 6) int64
     weights: Tensor | None = None  # (B,) of each sample's loss
     objective: ObjectiveConfig | None = None  # None: the squared error
+    other_target: Tensor | None = None  # (B, C, h, w) of the negative, noised by the same noise
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class BatchMaker:
     shared_noise: bool  # a triplet's branches share timestep and noise
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     live_prompts: bool = False  # prompts are encoded in the loss: part of their encoder is trained
+    rule: UpdateRule = "orthogonal"
 
     def batch(
         self, branch: Branch, step: int, triplets: Sequence[Triplet]
@@ -85,8 +87,11 @@ class BatchMaker:
 
     def _of_one_shape(self, branch: Branch, step: int, triplets: Sequence[Triplet]) -> NoisyBatch:
         schedule, objective = self.noise_schedule, self.objective
-        latents, geometry = self._latents(branch, triplets)
-        stream = SHARED if self.shared_noise else str(branch)
+        pictures = branch
+        if self.rule == "class_preservation":  # both branches are of the same noisy picture
+            pictures = POSITIVE
+        latents, geometry = self._latents(pictures, triplets)
+        stream = SHARED if self.shared_noise else str(pictures)
         positions, shape = [triplet.position for triplet in triplets], latents.shape[1:]
         draws = draw(self.seed, stream, step, positions, shape, len(schedule), objective)
         entries = draws.entries
@@ -94,9 +99,14 @@ class BatchMaker:
         live = self.live_prompts
         prompts = tuple(texts) if live else self.examples.encoded_prompts.embeds(texts)
         weights = None if self._weights is None else self._weights[entries].float()
-        return noisy_batch(
+        made = noisy_batch(
             schedule, latents, draws.noise, entries, prompts, geometry, weights, objective
         )
+        if self.rule != "contrastive_target":
+            return made
+        others, _ = self._latents(NEGATIVE, triplets)
+        target = noisy_batch(schedule, others, draws.noise, entries, prompts).target
+        return replace(made, other_target=target)
 
     @cached_property
     def _weights(self) -> Tensor | None:
@@ -131,7 +141,9 @@ def batch_maker(
     examples: EncodedSet, family: Family, settings: TrainingConfig, seed: int, live_prompts: bool
 ) -> BatchMaker:
     schedule, shared = family.noise_schedule, settings.shared_noise
-    return BatchMaker(examples, schedule, seed, shared, settings.objective, live_prompts)
+    return BatchMaker(
+        examples, schedule, seed, shared, settings.objective, live_prompts, settings.update_rule
+    )
 
 
 def noisy_batch(
@@ -160,9 +172,18 @@ def noisy_batch(
 
 def sample_losses(family: Family, batch: NoisyBatch) -> Tensor:
     """The loss of each sample, (B,)."""
+    return losses_of(predicted(family, batch), batch)
+
+
+def predicted(family: Family, batch: NoisyBatch) -> Tensor:
+    """What the denoiser says, (B, C, h, w)."""
     prompts = batch.prompts
     embeds = prompts if isinstance(prompts, PromptEmbeds) else family.embed_prompts(prompts)
-    prediction = family.predict(batch.noisy_latents, batch.timesteps, embeds, batch.geometry)
+    return family.predict(batch.noisy_latents, batch.timesteps, embeds, batch.geometry)
+
+
+def losses_of(prediction: Tensor, batch: NoisyBatch) -> Tensor:
+    """The loss of each sample, (B,), of what was predicted."""
     losses = per_sample_loss(prediction, batch.target.to(prediction.device), batch.objective)
     return losses if batch.weights is None else losses * batch.weights.to(losses)
 
@@ -172,13 +193,13 @@ def branch_losses(family: Family, batches: Mapping[Branch, Sequence[NoisyBatch]]
 
     def losses(branches: Sequence[Branch]) -> Tensor:
         count, shapes = len(branches), zip(*(batches[branch] for branch in branches), strict=True)
-        found = [sample_losses(family, _stacked(parts)).view(count, -1) for parts in shapes]
+        found = [sample_losses(family, stacked(parts)).view(count, -1) for parts in shapes]
         return torch.cat(found, dim=1).mean(dim=1)
 
     return losses
 
 
-def _stacked(parts: Sequence[NoisyBatch]) -> NoisyBatch:
+def stacked(parts: Sequence[NoisyBatch]) -> NoisyBatch:
     """One batch of the branches' ``parts``, in their order."""
     embeds = [part.prompts for part in parts if isinstance(part.prompts, PromptEmbeds)]
     texts = [part.prompts for part in parts if not isinstance(part.prompts, PromptEmbeds)]

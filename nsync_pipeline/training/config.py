@@ -5,7 +5,14 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
-from nsync_pipeline.contrast.config import BranchMode, ContrastConfig, UpdateRule, require_meaning
+from nsync_pipeline.contrast.config import (
+    BY_BASE,
+    MIRRORED,
+    BranchMode,
+    ContrastConfig,
+    UpdateRule,
+    require_meaning,
+)
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.drawing.config import GuidanceConfig, require_guidance
 from nsync_pipeline.families.config import BaseModelConfig
@@ -166,6 +173,23 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"contrast.metric optimizer needs AdamW's second moments in full, which "
                 f"{self.optimizer} does not keep: set optimizer to adamw, or leave the metric out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_base_is_beneath(self) -> "TrainingConfig":
+        rule = self.update_rule
+        if rule not in BY_BASE | MIRRORED:
+            return self
+        if self.lora is None or self.textual_inversion is not None:
+            raise ValueError(
+                f"update_rule {rule} compares with the base without its LoRA, which token vectors "
+                "are no part of: set lora, and textual_inversion to null"
+            )
+        if rule in MIRRORED and (self.lora.dora or self.lora.start in ("pissa", "olora")):
+            raise ValueError(
+                f"update_rule {rule} mirrors what the LoRA adds, which must be its two factors "
+                "alone: set lora.dora to false, and lora.start to kaiming, gaussian or orthogonal"
             )
         return self
 

@@ -4,10 +4,11 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.contrast.config import branches_of
+from nsync_pipeline.contrast.config import GENERIC, branches_of
 from nsync_pipeline.drawing.prompts import (
     style_phrase,
     styled_prompt,
@@ -33,9 +34,11 @@ class TrainingInputs:
 
 
 def read_training_inputs(
-    workspace: Workspace, style: str, placeholder: str, settings: TrainingConfig
+    workspace: Workspace, style: str, placeholder: str, settings: TrainingConfig, generic_style: str
 ) -> TrainingInputs:
     """Read and check the manifests of ``style``, for a training with ``settings``.
+
+    ``generic_style`` is what its negatives were drawn in.
 
     Raises:
         MissingArtifactError: a manifest is missing, or the sets do not belong together.
@@ -60,12 +63,20 @@ def read_training_inputs(
     mute = [row["origin"] for row in pictures if not (captions.get(row["id"]) or "").strip()]
     if mute:
         raise CaptionError(f"{style}: no caption for {_some(mute)}: run the captions stage again")
-    wanted = branches_of(settings.update_rule, settings.contrast).negatives
+    needed = branches_of(settings.update_rule, settings.contrast)
+    wanted, branched = needed.pictures, needed.negatives > 0
     negatives = _negatives(workspace, style, train, wanted) if wanted else []
     drawn: dict[str, list[StoredPicture]] = defaultdict(list)
     for row in sorted(negatives, key=lambda row: (row["positive_id"], row["k"])):
         drawn[row["positive_id"]].append(_stored(workspace.negative_set(style), row))
-    unstyled = settings.contrast.negative_prompt == "not_in_style"
+    of_negatives = settings.contrast.negative_prompt
+    if settings.update_rule in GENERIC:
+        of_negatives = "generic"
+    second_prompt, second_phrase = {
+        "same": (None, style_phrase(placeholder)),
+        "not_in_style": (partial(unstyled_prompt, style=placeholder), unstyled_phrase(placeholder)),
+        "generic": (partial(styled_prompt, style=generic_style), style_phrase(generic_style)),
+    }[of_negatives]
 
     def example(row: dict[str, Any]) -> Example:
         caption = captions[row["id"]]
@@ -74,7 +85,7 @@ def read_training_inputs(
             _stored(folder, row),
             styled_prompt(caption, placeholder),
             tuple(drawn[row["id"]]),
-            unstyled_prompt(caption, placeholder) if unstyled and wanted else None,
+            second_prompt(caption) if second_prompt and branched else None,
         )
 
     said = {row["id"]: styled_prompt(captions[row["id"]], placeholder) for row in pictures}
@@ -82,11 +93,10 @@ def read_training_inputs(
         "pictures": [(row["id"], row["sha256"], row["split"], said[row["id"]]) for row in pictures],
         "negatives": [(row["id"], row["sha256"]) for row in negatives],
     }
-    phrase_of_negatives = unstyled_phrase if unstyled else style_phrase
     return TrainingInputs(
         train=tuple(example(row) for row in train),
         held_out=tuple(example(row) for row in test),
-        style_prompts=StylePrompts(style_phrase(placeholder), phrase_of_negatives(placeholder)),
+        style_prompts=StylePrompts(style_phrase(placeholder), second_phrase),
         base_revision=str(negatives[0]["base_revision"]) if negatives else None,
         data_sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_gradients import BranchPass
+from nsync_pipeline.contrast.config import MIRRORED
 from nsync_pipeline.contrast.refiner import Refinement, Refiner
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
@@ -98,10 +99,17 @@ def train(
         weights,
         branches,
         batch_maker(examples, family, settings, seed, trained.encode_prompts),
-        BranchPass(modules, weights, ADAPTER, branches, settings.branches, settings.batch_size),
+        BranchPass(
+            modules, weights, ADAPTER, branches, settings.branches, settings.batch_size,
+            mirrored=frozenset(
+                b for b in branches if b.is_negative and settings.update_rule in MIRRORED
+            ),
+        ),
         processes,
         LossScale() if family.dtype == torch.float16 else None,
-    )
+        settings.update_rule,
+        settings.contrast,
+    )  # fmt: skip
     average = None if settings.ema_decay is None else WeightAverage(weights, settings.ema_decay)
     optimizer = make_optimizer(trained, settings)
     state = TrainingState(trained, optimizer, refiner, gradients, average)

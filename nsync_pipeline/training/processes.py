@@ -128,6 +128,10 @@ class Processes:
             },
         )
 
+    def total(self, value: float) -> float:
+        """The sum of all processes' ``value``; the same bits in each."""
+        return sum(self._gathered(value))
+
     def most_careful(self, plan: MemoryPlan) -> MemoryPlan:
         """The plan that fits in every process, where each says what fits in it."""
         plans = self._gathered(plan)

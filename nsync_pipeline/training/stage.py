@@ -35,6 +35,7 @@ from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
 from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
 from nsync_pipeline.training.looks import Looks
 from nsync_pipeline.training.loop import train
+from nsync_pipeline.training.neighbours import require_fitting
 from nsync_pipeline.training.processes import Processes, joined_processes
 from nsync_pipeline.workspace import LORA_FILE, STRIP_FILE
 
@@ -91,7 +92,9 @@ def run(context: StageContext[TrainingSettings]) -> StageResult:
 def _read(context: StageContext[TrainingSettings]) -> _Task:
     params, settings = context.settings, context.settings.training
     word = style_word(params.placeholder, settings.textual_inversion)
-    inputs = read_training_inputs(context.workspace, context.style, word, settings)
+    inputs = read_training_inputs(
+        context.workspace, context.style, word, settings, params.generic_style
+    )
     family = load_family(params.base_model)
     if inputs.base_revision not in (None, family.revision):
         raise MissingArtifactError(
@@ -99,9 +102,14 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
             f"than {family.name} ({family.revision}): run the negative_set stage again"
         )
     apply_objective(family, settings.objective)
+    require_fitting(family, settings)
     for example in (*inputs.train, *inputs.held_out):
-        longest = example.negative_prompt or example.prompt
-        length = prompt_tokens(family, longest, word, settings.textual_inversion)
+        prompts = (example.prompt, example.negative_prompt or "")
+        lengths = {
+            prompt_tokens(family, prompt, word, settings.textual_inversion): prompt
+            for prompt in prompts
+        }
+        length, longest = max(lengths.items())
         if length > family.max_prompt_tokens:
             raise CaptionError(
                 f"picture {example.id}: its prompt has {length} tokens, and {family.name} takes "

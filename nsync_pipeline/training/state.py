@@ -96,13 +96,14 @@ class TrainingState:
 
     def checkpoint(self) -> Checkpoint:
         """All of it, copied to the CPU."""
-        weights = self.trained.weights
+        weights, size = self.trained.weights, self.gradients.margin_size
         parts = {
             "weight": _numbered([weight.detach() for weight in weights]),
             "average": _numbered(() if self.average is None else self.average.tensors),
             "best": _numbered(self._best_weights),
             "optimizer": of_optimizer.state_tensors(self.optimizer, weights),
             "refiner": self.refiner.state_tensors(),
+            "margin": {} if size is None else {"size": torch.tensor(size, dtype=torch.float64)},
         }
         return Checkpoint(
             step=self.steps,
@@ -135,6 +136,8 @@ class TrainingState:
         _set(weights, saved)
         of_optimizer.restore(self.optimizer, weights, parts["optimizer"])
         self.refiner.restore(parts["refiner"])
+        margin = parts["margin"].get("size")
+        self.gradients.margin_size = None if margin is None else float(margin)
         if self.average is not None:
             _set(self.average.tensors, _in_order(parts["average"]))
         best = _in_order(parts["best"])

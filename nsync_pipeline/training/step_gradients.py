@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsync_pipeline.contrast.branch_gradients import (
     BranchGradients,
@@ -15,10 +15,12 @@ from nsync_pipeline.contrast.branch_gradients import (
     MicroBatch,
     gradients_in_turn,
 )
-from nsync_pipeline.contrast.config import ANCHOR, Branch
+from nsync_pipeline.contrast.config import ANCHOR, Branch, ContrastConfig, UpdateRule
+from nsync_pipeline.contrast.rules import automatic_beta, running_size
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.training.batches import BatchMaker, branch_losses
+from nsync_pipeline.training.neighbours import WITH_OWN_LOSS, NeighbourLosses
 from nsync_pipeline.training.optimizer import LossScale
 from nsync_pipeline.training.processes import Processes
 from nsync_pipeline.training.triplets import Triplet
@@ -40,8 +42,12 @@ class StepGradients:
     branch_pass: BranchPass
     processes: Processes
     loss_scale: LossScale | None  # None: losses are not scaled
+    rule: UpdateRule = "orthogonal"
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
     taken_at: float | None = None  # the scale of the last step; None: not scaled
     overflows: int = 0  # attempts at the last step that were thrown away
+    margin_size: float | None = None  # of preference: the running size of the steps before
+    _margins: dict[int, float] = field(default_factory=dict, init=False)  # by sample, of this step
 
     def __call__(self, step: int, triplets: Sequence[Triplet]) -> BranchGradients:
         """The gradients of optimizer step ``step`` (from 0 on), whose samples are ``triplets``.
@@ -49,20 +55,26 @@ class StepGradients:
         Raises:
             TrainingError: a loss or a gradient is not finite, or memory runs out.
         """
-
-        losses_of = partial(self._losses, step, self.branches)
+        branches = self.branches
+        if step % self.contrast.negative_every:
+            branches = tuple(branch for branch in branches if not branch.is_negative)
+        losses_of = partial(self._losses, step, branches)
+        share, total = self.processes.share(triplets), len(triplets)
         self.overflows = 0
         while True:
             factor = 1.0 if self.loss_scale is None else self.loss_scale.value
-            found = self.processes.summed(
-                self.branch_pass(self.processes.share(triplets), losses_of, len(triplets), factor)
-            )
+            self._margins.clear()
+            found = self.branch_pass(share, losses_of, total, factor, branches)
+            found = self.processes.summed(found)
             self.branch_pass.plan = self.processes.most_careful(self.branch_pass.plan)
             broken = _not_finite(found)
             if broken is None:
                 if self.loss_scale is not None:
                     self.taken_at = factor
                     self.loss_scale = self.loss_scale.after_step()
+                if self.rule == "preference":
+                    mean = self.processes.total(sum(self._margins.values()) / total)
+                    self.margin_size = running_size(self.margin_size, torch.tensor(mean))
                 return found
             kind, branch = broken
             lower = self.loss_scale.after_overflow() if self.loss_scale is not None else None
@@ -83,8 +95,26 @@ class StepGradients:
     def _losses(
         self, step: int, branches: Sequence[Branch], samples: Sequence[Triplet]
     ) -> BranchLosses:
-        batches = {branch: self.maker.batch(branch, step, samples) for branch in branches}
-        return branch_losses(self.family, batches)
+        if self.rule not in WITH_OWN_LOSS:
+            batches = {branch: self.maker.batch(branch, step, samples) for branch in branches}
+            return branch_losses(self.family, batches)
+        positions = [triplet.position for triplet in samples]
+
+        def on_margins(margins: Tensor) -> None:  # over again where a pass is tried again
+            self._margins.update(zip(positions, margins.abs().tolist(), strict=True))
+
+        # A pair's margin is asked for whichever branch's gradient is.
+        batches = {branch: self.maker.batch(branch, step, samples) for branch in self.branches}
+        return NeighbourLosses(
+            self.family, self.rule, self.contrast, batches, self.beta, on_margins
+        )
+
+    @property
+    def beta(self) -> float:
+        """Of preference, at the next step."""
+        if self.contrast.beta is not None:
+            return self.contrast.beta
+        return automatic_beta(self.margin_size or 0.0, math.prod(self.family.latent_shape))
 
     def _is_broken(
         self, kind: str, branch: Branch, step: int, triplet: Triplet, factor: float

@@ -19,7 +19,7 @@ class Triplet:
 
     position: int  # in the batch of the whole optimizer step: it names the sample's random draws
     positive: int  # of the training pictures
-    negatives: tuple[int, ...]  # of the negatives of `negatives_of`; a branch each, all distinct
+    negatives: tuple[int, ...]  # of the negatives of `negatives_of`, all distinct
     negatives_of: int  # of the training pictures: the positive, or another whose content they have
     anchor: int  # of the training pictures; another than the positive where there are two or more
     prompt_form: PromptForm  # of all branches
@@ -40,7 +40,7 @@ class TripletOrder:
     shapes: Sequence[tuple[int, ...]]  # of their latents
     negative_counts: Sequence[int]  # how many negatives each of them has, `negatives` or more
     samples: int  # triplets an optimizer step, over all its micro-batches
-    negatives: int = 1  # branches of negatives
+    negatives: int = 1  # of each triplet
     recombined: bool = False  # negatives are of another picture than the positive
     caption_dropout: float = 0.0  # share of triplets
     content_dropout: float = 0.0  # share of triplets
@@ -137,7 +137,7 @@ def triplet_order(examples: EncodedSet, settings: TrainingConfig, seed: int) -> 
         shapes=examples.shapes,
         negative_counts=examples.negative_counts,
         samples=settings.batch_size * settings.accumulation,
-        negatives=branches_of(settings.update_rule, settings.contrast).negatives,
+        negatives=branches_of(settings.update_rule, settings.contrast).pictures,
         recombined=settings.negatives_of == "other",
         caption_dropout=settings.caption_dropout,
         content_dropout=settings.content_dropout,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nsync_pipeline.contrast import rules
 from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.contrast.refiner import Refinement, Refiner
 
@@ -145,3 +146,22 @@ def test_the_state_of_other_weights_is_refused() -> None:
         refiner(size=4, negative_estimate="running_mean").restore(
             mean_after([1.0, 0.0, 0.0]).state_tensors()
         )
+
+
+@pytest.mark.parametrize("kind", ["running_mean", "running_basis"])
+def test_a_step_without_negatives_takes_the_estimate(kind: Any) -> None:
+    """Its direction is that of the step before; the estimate stays as it was."""
+    generator = torch.Generator().manual_seed(4)
+    first, second, negative = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    contrast = ContrastConfig(negative_every=2, negative_estimate=kind)
+    every_second = Refiner([first.shape], "orthogonal", contrast)
+    every_second((first,), (negative,))
+    kept = every_second.state_tensors()
+    found = every_second((second,))
+    torch.testing.assert_close(found.gradient[0], rules.orthogonal(second, [negative]))
+    assert found.diagnostics.norm_negative is None
+    assert found.diagnostics.cosine_negative is None
+    for name, tensor in every_second.state_tensors().items():
+        assert torch.equal(tensor, kept[name])
+    with pytest.raises(ValueError, match="needs the gradient of negative"):
+        Refiner([first.shape], "orthogonal")((second,))

@@ -1,15 +1,15 @@
 """Projections on spans and cones: what holds for any vectors and any metric."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 from torch import Tensor
 
-from nsync_pipeline.contrast.config import ContrastConfig
+from nsync_pipeline.contrast.config import Conflict, ContrastConfig
 from nsync_pipeline.contrast.refiner import Refiner
 
 SIZE = 6
@@ -58,6 +58,14 @@ def test_what_is_left_is_orthogonal_to_all_negatives_in_the_metric(
 
 
 @given(vectors, st.lists(vectors, min_size=1, max_size=4), st.booleans())
+@example(
+    [-3.0, 0.0, 5.0, 7.0, 9.0, 1.0],
+    [
+        [2.0, 4.0, 0.0, 5.0, -3.0, -2.0], [7.0, 7.0, 1.0, -6.0, 4.0, 0.0],
+        [-4.0, 6.0, 0.0, 3.0, 9.0, 8.0], [-2.0, 5.0, -7.0, -3.0, 0.0, 5.0],
+    ],
+    True,  # scipy's nnls is wrong by more than |g+| here
+)  # fmt: skip
 def test_refining_twice_changes_nothing(
     a: list[float], ns: list[list[float]], positive_part: bool
 ) -> None:
@@ -138,3 +146,51 @@ def test_the_step_of_adamw_is_orthogonal_to_the_negative_in_its_metric() -> None
 
     assert abs(along_the_negative(left(positive, [negative], metric))) < 1e-6
     assert abs(along_the_negative(left(positive, [negative]))) > 1e-2
+
+
+@given(vectors, vectors, st.floats(1.0, 1e3), st.sampled_from(get_args(Conflict)))
+def test_no_strength_raises_the_positives_loss(
+    a: list[float], n: list[float], strength: float, conflict: Conflict
+) -> None:
+    """``g'.g+ >= 0``; of a negative that is shared, it is 0 beyond ``1 / cos^2``."""
+    positive, negative = double(a), double(n)
+    refined = left(positive, [negative], strength=strength, conflict=conflict)
+    square, shared = float(positive @ positive), float(positive @ negative)
+    assert float(refined @ positive) >= -1e-9 * (1 + square)
+    if shared > 0:
+        cosine = shared / float(positive.norm() * negative.norm())
+        kept = square * max(0.0, 1 - strength * cosine**2)
+        assert float(refined @ positive) == pytest.approx(kept, abs=1e-9 * (1 + square))
+    elif conflict == "leave":
+        assert within(refined - positive, positive)
+    elif shared < 0:
+        away = float((refined - positive) @ negative)
+        assert (away < 0) is (conflict == "push_away")
+
+
+@given(vectors, st.lists(vectors, min_size=1, max_size=3), st.floats(0, 1))
+def test_a_safeguard_keeps_its_share_of_the_positives_descent(
+    a: list[float], ns: list[list[float]], margin: float
+) -> None:
+    positive, negatives = double(a), [double(n) for n in ns]
+    settings = ContrastConfig(negatives=len(ns), margin=margin)
+    refiner = Refiner([positive.shape], "safeguarded", settings)
+    refined = refiner((positive,), *[(n,) for n in negatives]).gradient[0]
+    square = float(positive @ positive)
+    assert float(refined @ positive) >= (margin - 1e-9) * square - 1e-9
+
+
+@given(vectors, vectors)
+def test_the_papers_rule_is_a_margin_of_1_less_the_squared_cosine(
+    a: list[float], n: list[float]
+) -> None:
+    """Where the positive shares something with a negative that is as long, or longer."""
+    positive, negative = sorted((double(a), double(n)), key=lambda vector: float(vector.norm()))
+    shared = float(positive @ negative)
+    assume(shared != 0)
+    negative, shared = (negative, shared) if shared > 0 else (-negative, -shared)
+    cosine = shared / float(positive.norm() * negative.norm())
+    settings = ContrastConfig(margin=max(0.0, 1 - cosine**2))
+    refiner = Refiner([positive.shape], "safeguarded", settings)
+    refined = refiner((positive,), (negative,)).gradient[0]
+    assert within(refined - left(positive, [negative]), positive)

@@ -14,10 +14,12 @@ from nsync_pipeline.contrast import rules
 from nsync_pipeline.contrast.config import (
     SETTINGS,
     Branch,
+    Conflict,
     ContrastConfig,
     Scope,
     UpdateRule,
     branches_of,
+    conflict_of,
 )
 from nsync_pipeline.contrast.gram import scope_of
 from nsync_pipeline.contrast.refiner import Refiner
@@ -54,7 +56,8 @@ class Plain:
         positive, anchor, *rest = vectors
         metric, directions = (None, rest) if whole_metric is None else (rest[0], rest[1:])
         contrast = self.contrast
-        options: tuple[Any, ...] = (contrast.strength, contrast.positive_part, metric)
+        conflict = conflict_of(self.rule, contrast)
+        options: tuple[Any, ...] = (contrast.strength, conflict, metric)
         match self.rule:
             case "none":
                 return rules.none(positive)
@@ -70,6 +73,21 @@ class Plain:
                 return rules.released_mean(
                     positive, directions, anchor if contrast.anchor else None
                 )
+            case "safeguarded":
+                return rules.safeguarded(
+                    positive, directions, contrast.margin or 0.0, conflict, metric
+                )
+            case "preference":
+                return rules.preference(positive, directions, contrast.margin, conflict)
+            case "contrastive_target":
+                return rules.contrastive_target(positive)
+            case "class_preservation":
+                (preserved,) = directions
+                return rules.class_preservation(positive, preserved, contrast.negative_weight)
+            case "prior_preservation" | "slider" | "negative_aware":
+                rule = getattr(rules, self.rule)
+                added: Tensor = rule(positive, directions, contrast.negative_weight)
+                return added
 
     def _directions(self, positive: Tensor, negatives: list[Tensor]) -> list[Tensor]:
         """What takes the place of the negatives; an estimate takes in those that are there."""
@@ -104,8 +122,10 @@ def options(draw: st.DrawFn, rule: UpdateRule) -> ContrastConfig:
     negatives = draw(st.integers(1, 3))
     drawn: dict[str, Any] = {
         "scope": draw(st.sampled_from(get_args(Scope))),
-        "strength": draw(st.sampled_from([1.0, 0.3])),
-        "positive_part": draw(st.booleans()),
+        "strength": draw(st.sampled_from([1.0, 0.3, 1.5, 100.0])),
+        "conflict": draw(st.sampled_from([None, *get_args(Conflict)])),
+        "margin": draw(st.sampled_from([None, 0.0, 0.4, 1.0])),
+        "negative_weight": draw(st.sampled_from([1.0, 0.25])),
         "negatives": negatives,
         "anchor": draw(st.booleans()),
         "released_form": draw(st.sampled_from(["projection", "mean"])),
@@ -117,6 +137,10 @@ def options(draw: st.DrawFn, rule: UpdateRule) -> ContrastConfig:
         drawn["running_decay"] = draw(st.sampled_from([0.5, 0.9]))
     if estimate == "running_basis":
         drawn["basis_size"] = draw(st.integers(negatives, 4))
+    if drawn["conflict"] is None:
+        drawn |= {"strength": min(1.0, drawn["strength"]), "positive_part": draw(st.booleans())}
+    if rule == "preference" and drawn["margin"] is None:
+        drawn["conflict"] = None
     allowed = SETTINGS[rule]
     return ContrastConfig(**{name: value for name, value in drawn.items() if name in allowed})
 

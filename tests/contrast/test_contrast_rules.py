@@ -1,10 +1,14 @@
-"""The branches a rule needs, and the settings that mean nothing to it."""
+"""The branches a rule needs, the settings that mean nothing to it, and vectors by hand."""
 
+import math
 from typing import Any, get_args
 
 import pytest
+import torch
 from pydantic import ValidationError
+from torch import Tensor
 
+from nsync_pipeline.contrast import rules
 from nsync_pipeline.contrast.config import (
     ANCHOR,
     NEGATIVE,
@@ -16,6 +20,7 @@ from nsync_pipeline.contrast.config import (
     branches_of,
     require_meaning,
 )
+from nsync_pipeline.contrast.refiner import Refiner
 from nsync_pipeline.training.config import TrainingConfig
 
 
@@ -103,3 +108,71 @@ def test_the_optimizers_metric_needs_its_second_moments() -> None:
     assert TrainingConfig(contrast=contrast).optimizer == "adamw"
     with pytest.raises(ValidationError, match="set optimizer to adamw"):
         TrainingConfig(contrast=contrast, optimizer="adamw_8bit")
+
+
+POSITIVE_GRADIENT = (2.0, -1.0, 3.0)  # |g+|^2 = 14
+SHARED = (-1.0, -2.0, 2.0)  # g+.g- = 6, |g-|^2 = 9: the projection is 2/3 of it, cos^2 = 2/7
+OPPOSED = (1.0, 2.0, -2.0)  # the same, negative
+
+BY_HAND: list[tuple[UpdateRule, dict[str, Any], tuple[float, ...], tuple[float, ...]]] = [
+    # 3/2 of the projection: the negative itself.
+    ("orthogonal", {"strength": 1.5, "conflict": "leave"}, SHARED, (3, 1, 1)),
+    # At most 1 / cos^2 = 7/2 of it, where g'.g+ = 0.
+    ("orthogonal", {"strength": 99.0, "conflict": "leave"}, SHARED, (13 / 3, 11 / 3, -5 / 3)),
+    ("orthogonal", {"conflict": "learn_from"}, OPPOSED, (8 / 3, 1 / 3, 5 / 3)),
+    ("orthogonal", {"conflict": "leave"}, OPPOSED, (2, -1, 3)),
+    ("orthogonal", {"conflict": "push_away"}, OPPOSED, (4 / 3, -7 / 3, 13 / 3)),
+    # (1 - 1/2) 14 / 6 = 7/6: all of the negative. A margin of 3/4 leaves 7/12 of it, g'.g+ = 21/2.
+    ("safeguarded", {"margin": 0.5}, SHARED, (3, 1, 1)),
+    ("safeguarded", {"margin": 0.75}, SHARED, (31 / 12, 1 / 6, 11 / 6)),
+    ("safeguarded", {"margin": 0.75}, OPPOSED, (1, -3, 5)),
+    ("safeguarded", {"margin": 0.75, "conflict": "leave"}, OPPOSED, (2, -1, 3)),
+    ("safeguarded", {"margin": 0.75, "conflict": "learn_from"}, OPPOSED, (8 / 3, 1 / 3, 5 / 3)),
+    ("preference", {}, OPPOSED, (1, -3, 5)),
+    ("preference", {"margin": 0.75}, SHARED, (31 / 12, 1 / 6, 11 / 6)),
+    ("prior_preservation", {"negative_weight": 0.5}, OPPOSED, (2.5, 0, 2)),
+    ("class_preservation", {"negative_weight": 0.5}, OPPOSED, (2.5, 0, 2)),
+    ("slider", {"negative_weight": 0.5}, OPPOSED, (2.5, 0, 2)),
+    ("negative_aware", {"negative_weight": 0.5}, OPPOSED, (2.5, 0, 2)),
+]
+
+
+def vector(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("rule", "contrast", "negative", "expected"), BY_HAND)
+def test_a_rule_gives_what_was_worked_out_by_hand(
+    rule: UpdateRule,
+    contrast: dict[str, Any],
+    negative: tuple[float, ...],
+    expected: tuple[float, ...],
+) -> None:
+    positive = vector(POSITIVE_GRADIENT)
+    refiner = Refiner([positive.shape], rule, ContrastConfig(**contrast))
+    found = refiner((positive,), (vector(negative),)).gradient[0]
+    torch.testing.assert_close(found, vector(expected))
+
+
+def test_a_contrastive_target_refines_nothing() -> None:
+    positive = vector(POSITIVE_GRADIENT)
+    found = Refiner([positive.shape], "contrastive_target")((positive,)).gradient[0]
+    assert torch.equal(found, positive)
+
+
+def test_losses_by_hand() -> None:
+    """``-log sigma(0) = ln 2``; margins of 1/2 weigh 1/5 at ``beta = 2 ln 4 / (1/2)``."""
+    loss = rules.preference_loss(vector((0.0,)), vector((2.0,)), beta=4.0, supervised=0.5)
+    assert float(loss) == pytest.approx(math.log(2) + 1.0)
+    beta = rules.automatic_beta(0.5, numbers=256)
+    assert beta == pytest.approx(4 * math.log(4))
+    assert torch.sigmoid(torch.tensor(-beta / 2 * 0.5)).item() == pytest.approx(0.2)
+    assert rules.automatic_beta(0.0, numbers=256) == 256.0
+    assert rules.automatic_beta(100.0, numbers=256) == 0.256
+    assert rules.running_size(None, vector((-1.0, 3.0))) == 2.0
+    assert rules.running_size(1.0, vector((-1.0, 3.0))) == pytest.approx(1.01)
+    own, other = vector((3.0,)), vector((2.0,))
+    assert rules.contrastive_target_loss(own, other, repulsion=0.5).item() == 2.0
+    base = vector((1.0,))
+    assert rules.mirrored_prediction(own, base, beta=0.5, negative=False).item() == 2.0
+    assert rules.mirrored_prediction(own, base, beta=0.5, negative=True).item() == 0.0

@@ -112,17 +112,19 @@ def test_too_few_negatives_are_told_before_anything_is_encoded(
     params = params_of(tiny_base, True, contrast={"negatives": 2})
     settings = params.variant("nsync")
     with pytest.raises(TrainingError, match=r"asks for 2 negatives.*has 1 of some: set negative_s"):
-        read_training_inputs(bucketed, STYLE, "sks", settings)
+        read_training_inputs(bucketed, STYLE, "sks", settings, "painting")
 
 
 def test_the_negatives_prompt_is_as_the_contrast_says(bucketed: Workspace, tiny_base: Path) -> None:
     params = params_of(tiny_base, True, contrast={"negative_prompt": "not_in_style"})
-    inputs = read_training_inputs(bucketed, STYLE, "sks", params.variant("nsync"))
+    inputs = read_training_inputs(bucketed, STYLE, "sks", params.variant("nsync"), "painting")
     caption = inputs.train[0].prompt.removesuffix(" in the style of sks")
     assert inputs.train[0].negative_prompt == f"{caption} not in the style of sks"
     assert inputs.style_prompts.positive == "in the style of sks"
     assert inputs.style_prompts.negative == "not in the style of sks"
-    same = read_training_inputs(bucketed, STYLE, "sks", params_of(tiny_base, True).variant("nsync"))
+    same = read_training_inputs(
+        bucketed, STYLE, "sks", params_of(tiny_base, True).variant("nsync"), "painting"
+    )
     assert same.train[0].negative_prompt is None
     assert same.style_prompts.negative == "in the style of sks"
 

@@ -152,9 +152,9 @@ def test_micro_batches_of_any_size_are_one_batch(
 
 
 def in_parts_of(size: int) -> Callable[..., Any]:
-    def made(*arguments: Any) -> BranchPass:
+    def made(*arguments: Any, **named: Any) -> BranchPass:
         given: list[Any] = [*arguments[:-1], size]
-        return BranchPass(*given)
+        return BranchPass(*given, **named)
 
     return made
 

@@ -285,7 +285,7 @@ def test_the_model_of_the_kept_step_is_the_one_that_was_looked_at(
     load_trained(family, workspace.model(STYLE, "nsync", 0))
     from nsync_pipeline.training.inputs import read_training_inputs
 
-    inputs = read_training_inputs(workspace, STYLE, "sks", settings.variant("nsync"))
+    inputs = read_training_inputs(workspace, STYLE, "sks", settings.variant("nsync"), "painting")
     now = replace(context(Workspace(tmp_path / "other"), settings), workspace=workspace)
     again = looks.Looks(now, family, inputs.train, tmp_path / "again", "these weights")
     again(5)
