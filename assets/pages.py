@@ -36,10 +36,10 @@ def main() -> int:
     """
     try:
         uri = configured_uri()
+        dagster, mlflow = _free(DAGSTER_PORT), _free(MLFLOW_PORT)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    dagster, mlflow = _free(DAGSTER_PORT), _free(MLFLOW_PORT)
     if os.environ.pop(ENDS_WITH_PARENT, None):  # for this process; it ends the servers itself
         die_with_parent()
     workspace = Workspace(Path.cwd().resolve())
