@@ -180,16 +180,38 @@ def _check(stage: Stage, of_ablation: bool, check: Check, blocking: bool) -> Ass
         partitions_def=partitions_of(stage.per_training, of_ablation),
     )
     def stage_check(context: AssetCheckExecutionContext) -> AssetCheckResult:
-        key = context.partition_key
-        found = check(graph_now(), artefact_of(stage.name, key, of_ablation))
-        return AssetCheckResult(
-            passed=found.passed,
-            severity=found.severity,
-            description=found.description,
-            metadata={"partition": key, **found.metadata},
-        )
+        graph = graph_now()
+        if context.has_partition_key:
+            key = context.partition_key
+            found = check(graph, artefact_of(stage.name, key, of_ablation))
+            return AssetCheckResult(
+                passed=found.passed,
+                severity=found.severity,
+                description=found.description,
+                metadata={"partition": key, **found.metadata},
+            )
+        standings = graph.standings(list(graph.params.styles), of_ablation)
+        made = [a for a, standing in standings.items() if a.stage == stage and standing.made]
+        return _of_all({partition_key(one): check(graph, one) for one in made})
 
     return stage_check
+
+
+def _of_all(found: Mapping[str, AssetCheckResult]) -> AssetCheckResult:
+    """Of every partition that is made: what the page's button asks for, which names none."""
+    wrong = {partition: one for partition, one in found.items() if not one.passed}
+    rows = [TableRecord({"partition": p, "passed": bool(one.passed)}) for p, one in found.items()]
+    said = [f"{p}: {one.description or _first(one)}" for p, one in wrong.items()]
+    return AssetCheckResult(
+        passed=not wrong,
+        severity=next((one.severity for one in wrong.values()), AssetCheckSeverity.WARN),
+        description="; ".join(said[:SHOWN]) or f"{len(found)} partitions looked at",
+        metadata={"partitions": MetadataValue.table(rows[:ROWS])} if rows else {},
+    )
+
+
+def _first(one: AssetCheckResult) -> str:
+    return str(one.metadata["first"].value)
 
 
 def _undecodable(folder: Path, rows: list[dict[str, Any]]) -> list[str]:

@@ -22,7 +22,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from dagster import DagsterEventType, DagsterInstance, DagsterRun
+from dagster import DagsterInstance
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
@@ -33,7 +33,16 @@ from nsync_pipeline.workspace import Workspace
 
 from .daemon import start_daemon
 from .instance import VARIABLE, write_home
-from .runs import ATTEMPT, FAILED, PARTITION, UNFINISHED, Demo, asked_for, runs_of
+from .runs import (
+    ATTEMPT,
+    FAILED,
+    PARTITION,
+    UNFINISHED,
+    Demo,
+    asked_for,
+    reason_of,
+    runs_of,
+)
 
 LOG = "demo.log"
 DEMO = "demo-"
@@ -117,7 +126,7 @@ def _watch(
         if demo.style in [run.tags.get(PARTITION, "").split("|")[0] for run in unfinished]:
             active = time.monotonic()
         elif failed:
-            raise UserError(_reason(instance, failed[0]))
+            raise UserError(reason_of(instance, failed[0]))
         elif not left:
             return
         ended = daemon is not None and daemon.poll() is not None
@@ -128,16 +137,6 @@ def _watch(
 
 def _not_fresh(standings: dict[Artefact, Standing]) -> list[Artefact]:
     return [a for a, standing in standings.items() if standing.state is not State.FRESH]
-
-
-def _reason(instance: DagsterInstance, run: DagsterRun) -> str:
-    """What the failed step said, rather than that it failed."""
-    for record in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
-        if (event := record.dagster_event) is not None:
-            said, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
-            reason = (said and said.description) or (error and error.message.strip())
-            return f"{event.step_key}: {reason}"
-    return f"Dagster's run {run.run_id} failed"
 
 
 def _end_abandoned_runs(instance: DagsterInstance) -> None:

@@ -35,6 +35,7 @@ BUSY = (
 """What DVC and the engine say while another command holds what this one needs."""
 PATIENCE = 24 * 3600.0  # seconds: another training may go first
 LONGEST_PAUSE = 30.0  # seconds between two tries
+TRACEBACK = "Traceback (most recent call last):"
 OURS = "nsync: "
 """How the command line begins what a person should read."""
 
@@ -107,6 +108,10 @@ def _error(ended: _Ended) -> DvcError:
         own = [line for line in lines[said[-1] :] if not line.startswith("ERROR: ")]
         return DvcError("\n".join(own).removeprefix(OURS).strip())
     reasons = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if TRACEBACK in lines:  # a fault of the engine's: first what it was, then where
+        trace = lines[lines.index(TRACEBACK) :]
+        last = [line for line in trace if not line.startswith(("ERROR: ", " "))]
+        reasons = [last[-1], *trace]
     error = DvcError("\n".join(reasons or lines) or f"DVC ended with exit code {ended.code}")
     error.was_killed = ended.code < 0
     return error

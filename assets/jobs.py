@@ -45,4 +45,5 @@ ablation_assess = define_asset_job(
     f"ablation_{ASSESS}", _assets(ASSESS, of_ablation=True),
     description="The comparison of all variants of the section `ablation`, and its report.",
 )  # fmt: skip
-JOBS = [prepare, learn, assess, ablation_learn, ablation_assess]
+JOBS = [prepare, learn, assess]
+ABLATION_JOBS = [ablation_learn, ablation_assess]

@@ -4,6 +4,7 @@ Each asset has DVC run one stage of the engine; what it shows, the artefact says
 """
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from dagster import (
@@ -11,9 +12,11 @@ from dagster import (
     AssetKey,
     AssetsDefinition,
     AssetSpec,
+    AutomationCondition,
     Backoff,
     DataVersion,
     Failure,
+    FreshnessPolicy,
     MaterializeResult,
     RetryPolicy,
     asset,
@@ -24,6 +27,7 @@ from nsync_pipeline.graph.artefacts import Artefact, difference
 from nsync_pipeline.graph.dvc import check_dvc_file, stage_name
 from nsync_pipeline.graph.made import Made
 from nsync_pipeline.graph.table import CHOICES, SOURCES, STAGES, Stage
+from nsync_pipeline.params import DagsterConfig
 
 from .dvc import DvcError, repro
 from .metadata import metadata_of
@@ -61,13 +65,14 @@ def external_assets() -> Iterator[AssetSpec]:
     )  # fmt: skip
 
 
-def stage_assets(of_ablation: bool = False) -> list[AssetsDefinition]:
+def stage_assets(settings: DagsterConfig, of_ablation: bool = False) -> list[AssetsDefinition]:
     """The assets of all stages, or of those that an ablation has of its own."""
     stages = (stage for stage in STAGES.values() if not (of_ablation and stage.shared))
-    return [_stage_asset(stage, of_ablation) for stage in stages]
+    return [_stage_asset(stage, settings, of_ablation) for stage in stages]
 
 
-def _stage_asset(stage: Stage, of_ablation: bool) -> AssetsDefinition:
+def _stage_asset(stage: Stage, settings: DagsterConfig, of_ablation: bool) -> AssetsDefinition:
+    hours = settings.fresh_within_hours
     keys = [asset_key(STAGES[need], of_ablation) for need in stage.needs]
 
     @asset(
@@ -81,6 +86,12 @@ def _stage_asset(stage: Stage, of_ablation: bool) -> AssetsDefinition:
         code_version=str(stage.recipe),
         pool=DEVICES if stage.on_device else None,
         retry_policy=RETRIES,
+        automation_condition=(
+            AutomationCondition.eager() if settings.automation == "eager" else None
+        ),
+        freshness_policy=(
+            FreshnessPolicy.time_window(timedelta(hours=hours)) if hours is not None else None
+        ),
     )
     def stage_asset(context: AssetExecutionContext) -> MaterializeResult[Any]:
         return _materialized(context, artefact_of(stage.name, context.partition_key, of_ablation))

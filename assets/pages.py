@@ -24,6 +24,7 @@ HOST = "127.0.0.1"
 DAGSTER_PORT = 3000
 MLFLOW_PORT = 5000
 TRIED = 20  # ports, where the first is taken
+RUNS = "runs?workflowType=machine_learning"  # else MLflow shows its menu for agents
 LINKS = 5  # of styles
 LOOK_EVERY = 1.0  # seconds
 
@@ -35,10 +36,10 @@ def main() -> int:
     """
     try:
         uri = configured_uri()
+        dagster, mlflow = _free(DAGSTER_PORT), _free(MLFLOW_PORT)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    dagster, mlflow = _free(DAGSTER_PORT), _free(MLFLOW_PORT)
     if os.environ.pop(ENDS_WITH_PARENT, None):  # for this process; it ends the servers itself
         die_with_parent()
     workspace = Workspace(Path.cwd().resolve())
@@ -78,7 +79,7 @@ def mlflow_links(workspace: Workspace, uri: str, page: str) -> Iterator[str]:
         with closing(sqlite3.connect(database, uri=True)) as store:
             known = dict(store.execute("SELECT name, experiment_id FROM experiments"))
         found = [(style, known.get(experiment_of(workspace, style))) for style in styles]
-        links = [f"{page}/#/experiments/{of}/runs  ({s})" for s, of in found if of is not None]
+        links = [f"{page}/#/experiments/{of}/{RUNS}  ({style})" for style, of in found if of]
         if links:
             yield from links[:LINKS]
             return

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunsFilter,
+)
 
 from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.workspace import Workspace
@@ -36,6 +42,16 @@ def runs_of(
     tags = {} if attempt is None else {ATTEMPT: attempt}
     records = instance.get_run_records(RunsFilter(statuses=statuses, tags=tags))
     return [record.dagster_run for record in records]
+
+
+def reason_of(instance: DagsterInstance, run: DagsterRun) -> str:
+    """What the failed step said, rather than that it failed."""
+    for record in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
+        if (event := record.dagster_event) is not None:
+            said, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
+            reason = (said and said.description) or (error and error.message.strip())
+            return f"{event.step_key}: {reason}"
+    return f"Dagster's run {run.run_id} failed"
 
 
 @dataclass(frozen=True)

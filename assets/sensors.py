@@ -7,10 +7,12 @@ turns it on. ``demo`` does so for what ``make demo`` asks for.
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from dagster import (
     AssetCheckEvaluation,
@@ -20,10 +22,15 @@ from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
     DynamicPartitionsDefinition,
+    RunFailureSensorContext,
     RunRequest,
+    ScheduleDefinition,
+    ScheduleEvaluationContext,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
+    run_failure_sensor,
+    schedule,
     sensor,
 )
 
@@ -45,9 +52,10 @@ from .runs import (
     THIS_ATTEMPT,
     UNFINISHED,
     demo_under_way,
+    reason_of,
     runs_of,
 )  # fmt: skip
-from .workspace import graph_now
+from .workspace import dagster_settings, graph_now
 
 DATA_VERSION = "dagster/data_version"
 PORTION = 150
@@ -94,6 +102,37 @@ def demo(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     if asked is None:
         return SkipReason("no demo is under way")
     return _requests(context.instance, asked.style, asked.attempt)
+
+
+def night_schedules(cron: str) -> list[ScheduleDefinition]:
+    """One for each job, off until somebody turns it on; the whole of a style takes all three."""
+    return [_night_schedule(cron, job) for job in JOBS]
+
+
+def _night_schedule(cron: str, job: Any) -> ScheduleDefinition:
+    @schedule(
+        cron_schedule=cron, job=job, name=f"night_{job.name}",
+        description="Requests what is out of date and can be made then: dagster.night says when.",
+    )  # fmt: skip
+    def night(context: ScheduleEvaluationContext) -> list[RunRequest] | SkipReason:
+        found = _requests(context.instance, None, f"{context.scheduled_execution_time:%Y-%m-%d}")
+        if isinstance(found, SkipReason):
+            return found
+        own = [one for one in found.run_requests or () if one.job_name == job.name]
+        return own or SkipReason("nothing to request now")
+
+    return night
+
+
+@run_failure_sensor(default_status=DefaultSensorStatus.RUNNING, minimum_interval_seconds=10)
+def alert(context: RunFailureSensorContext) -> SkipReason | None:
+    """Start the command `dagster.on_failure` of params.yaml for each run that failed."""
+    command = dagster_settings().on_failure
+    if command is None:
+        return SkipReason("dagster.on_failure in params.yaml names no command")
+    text = f"{context.dagster_run.job_name}: {reason_of(context.instance, context.dagster_run)}\n"
+    subprocess.run(command, shell=True, input=text, text=True, timeout=60, check=True)
+    return None
 
 
 def _requests(

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -29,6 +29,37 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
 LONGEST_LINE = 1500  # characters of a message: the longest list of allowed keys has 1,000
 
 
+class DagsterConfig(Section):
+    """``dagster`` in params.yaml: what Dagster does by itself. It decides no artefact.
+
+    It is read when the code location is loaded: reload it in the page after a change.
+    """
+
+    automation: Literal["none", "eager"] = Field(
+        default="none",
+        description="`eager`: an asset is made again when what it is made from was made again "
+        "(Dagster's automation condition of that name)",
+    )
+    fresh_within_hours: float | None = Field(
+        default=None, gt=0, description="an asset that was made longer ago shows as not fresh"
+    )
+    night: str = Field(
+        default="*/10 0-5 * * *",
+        description="when the schedules `night_...` have made what is out of date (cron); they are "
+        "off until somebody turns them on",
+    )
+    on_failure: str | None = Field(
+        default=None,
+        description="a shell command that each failed run starts, with what it said on its "
+        "standard input: `mail -s nsync me@example.org`",
+    )
+    ablation: bool = Field(
+        default=False,
+        description="ablations can be materialized in the page, and `Materialize all` takes them; "
+        "else the page shows what `nsync ablate` made",
+    )
+
+
 class Params(Section):
     """The whole of ``params.yaml``."""
 
@@ -47,6 +78,7 @@ class Params(Section):
     generation: GenerationConfig = GenerationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
+    dagster: DagsterConfig = DagsterConfig()
     ablation: AblationConfig | None = Field(
         default=None, description="what `nsync ablate` trains and compares (docs/ablation.md)"
     )

@@ -94,7 +94,7 @@ def type_of(annotation: Any) -> str:
     if origin is dict:
         return f"mapping of {type_of(arguments[0])} to {type_of(arguments[1])}"
     if origin is Annotated:
-        allowed = _allowed(arguments[1])
+        allowed = _allowed(arguments[1]) if isinstance(arguments[1], FieldInfo) else ""
         return f"{type_of(arguments[0])} ({allowed})" if allowed else type_of(arguments[0])
     return "`null`" if annotation is type(None) else PLAIN[annotation]
 

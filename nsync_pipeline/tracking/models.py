@@ -66,7 +66,7 @@ def log_model(client: Any, run: Any, source: Source) -> Logged:
             model_type="nsync-lora",
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            _write(Path(folder, "model"), source, model.model_id, run.info.run_id)
+            write_model(Path(folder, "model"), source, model.model_id, run.info.run_id)
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
         client.finalize_logged_model(model.model_id, "READY")
         ready = [model]
@@ -77,7 +77,7 @@ def log_model(client: Any, run: Any, source: Source) -> Logged:
     return Logged(model_id, not found)
 
 
-def _write(folder: Path, source: Source, model_id: str, run_id: str) -> None:
+def write_model(folder: Path, source: Source, model_id: str, run_id: str) -> None:
     """The model as MLflow lays it out: ``MLmodel``, ``data/`` and what it needs."""
     import pandas
     from mlflow.models import Model, ModelSignature

@@ -40,7 +40,10 @@ CHARTS = {
     "standard_error": "look/style_margin_error", "basis_rank": "gradient/basis_rank",
     "largest_share_removed": "gradient/share_removed_largest",
     **{n: f"optimizer/{n}" for n in ("learning_rate", "clip_scale", "loss_scale", "overflows")},
-    **{n: f"system/{n}" for n in ("estimate_bytes", "steps_a_second", "peak_memory_gib")},
+    **{n: f"system/{n}" for n in (
+        "estimate_bytes", "steps_a_second", "peak_memory_gib", "cpu_utilization_percentage",
+        "system_memory_usage_percentage",
+    )},
 }  # fmt: skip
 
 Said = Mapping[str, Any]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, astuple
 from typing import Any
 
+import psutil
 import torch
 
 from nsync_pipeline.files import write_whole
@@ -27,7 +28,13 @@ TABLES = {
     HISTORY_FILE: COLUMNS,
     "held_out.csv": ("step", "loss"),
     "looks.csv": ("step", "style_margin", "standard_error", "pictures"),
-    SYSTEM_FILE: ("step", "steps_a_second", "peak_memory_gib"),
+    SYSTEM_FILE: (
+        "step",
+        "steps_a_second",
+        "peak_memory_gib",
+        "cpu_utilization_percentage",
+        "system_memory_usage_percentage",
+    ),
 }
 """The columns of each live table; a row a step, held-out loss, scored look, and step taken now."""
 
@@ -59,7 +66,9 @@ class TrainingWatch:
         self._pace.tell(record.step, time.monotonic())
         speed = self._pace.speed
         if speed is not None:  # of steps taken now
-            self._add(SYSTEM_FILE, (record.step, speed, peak_memory(self._device) / GIB))
+            machine = psutil.cpu_percent(), psutil.virtual_memory().percent  # since the last step
+            memory = peak_memory(self._device) / GIB
+            self._add(SYSTEM_FILE, (record.step, speed, memory, *machine))
         self._context.progress("training", record.step, self._context.settings.training.steps)
         self._watcher.on_step(record)
 

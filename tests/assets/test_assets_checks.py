@@ -5,7 +5,17 @@ import json
 from collections.abc import Callable
 
 import pytest
-from dagster import AssetCheckResult, AssetCheckSeverity
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetKey,
+    AssetSelection,
+    DagsterInstance,
+    Definitions,
+    define_asset_job,
+)
 
 from assets import checks
 from assets.checks import Check
@@ -97,6 +107,37 @@ def test_loss_that_is_no_number_is_caught(
             rows.writerow([3, value])
     result = found(checks.losses_finite, "training", "nsync")
     assert (whole(result), result.metadata["first"].value) == (not says, says)
+
+
+def test_check_that_is_pressed_without_a_partition_looks_at_all_and_names_the_wrong_one(
+    place: Workspace, make: Make
+) -> None:
+    make()
+    instance = DagsterInstance.ephemeral()
+    (place.samples("ink", "nsync", 0) / "images" / "aa.png").write_bytes(b"nothing")
+    (job,) = [one for one in checks.CHECKS if one.check_key.asset_key == AssetKey("samples")
+              and one.check_key.name == "decodable"]  # fmt: skip
+    (result,) = materialize_checks(job, instance)
+    assert not result.passed
+    assert result.description is not None
+    assert result.description.startswith("ink|nsync-0: images/aa.png")
+    shown = [record.data for record in result.metadata["partitions"].value.records]  # type: ignore[union-attr]
+    assert shown == [
+        {"partition": "ink|lora-0", "passed": True}, {"partition": "ink|nsync-0", "passed": False}
+    ]  # fmt: skip
+
+
+def materialize_checks(
+    check: AssetChecksDefinition, instance: DagsterInstance
+) -> list[AssetCheckEvaluation]:
+    """What is launched by the page's button."""
+    defs = Definitions(
+        asset_checks=[check],
+        jobs=[define_asset_job("pressed", AssetSelection.checks(check))],
+    )
+    job = defs.resolve_job_def("pressed")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    return result.get_asset_check_evaluations()
 
 
 def test_warnings_of_a_training_are_told_as_warnings(found: Found, place: Workspace) -> None:

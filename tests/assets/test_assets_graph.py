@@ -1,14 +1,15 @@
 """The lineage graph says what the table of stages says, and nothing else."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, Definitions, PartitionsDefinition
+from dagster import AssetKey, Definitions, FreshnessPolicy, PartitionsDefinition
 
 from assets import lineage
-from assets.definitions import defs
-from assets.jobs import JOBS
+from assets.definitions import definitions
+from assets.jobs import ABLATION_JOBS, JOBS
 from assets.lineage import ABLATION, PEOPLE_S, asset_key
 from assets.partitions import (
     ABLATION as ABLATION_PARTITIONS,
@@ -16,16 +17,42 @@ from assets.partitions import (
 from assets.partitions import STYLES, STYLES_AND_TRAININGS, artefact_of, partition_key
 from nsync_pipeline.graph.artefacts import Artefact
 from nsync_pipeline.graph.table import STAGES, Stage
+from nsync_pipeline.params import DagsterConfig
 
-GRAPH = defs.resolve_asset_graph()
+DEFS, ALL = definitions(DagsterConfig()), definitions(DagsterConfig(ablation=True))
+GRAPH = ALL.resolve_asset_graph()
 OWN = [stage for stage in STAGES.values() if not stage.shared]
 BOTH = [(stage, False) for stage in STAGES.values()] + [(stage, True) for stage in OWN]
 FOLDER = Path(lineage.__file__).parent
 PRIVATE = re.compile(r"(from|import) dagster[\w.]*\._|from dagster[\w.]* import _")
 
 
-def test_definitions_can_be_loaded() -> None:
-    Definitions.validate_loadable(defs)
+EAGER = DagsterConfig(automation="eager", fresh_within_hours=48, night="0 1 * * *", ablation=True)
+
+
+@pytest.mark.parametrize("settings", [DagsterConfig(), EAGER], ids=["default", "all on"])
+def test_definitions_can_be_loaded(settings: DagsterConfig) -> None:
+    Definitions.validate_loadable(definitions(settings))
+
+
+def test_automation_and_freshness_are_as_the_settings_ask() -> None:
+    eager = definitions(EAGER)
+    for of, automated, hours in ((DEFS, False, None), (eager, True, 48)):
+        node = of.resolve_asset_graph().get(AssetKey("lora"))
+        assert (node.automation_condition is not None) is automated
+        wanted = FreshnessPolicy.time_window(timedelta(hours=hours)) if hours else None
+        assert node.freshness_policy == wanted
+        sensors = {sensor.name for sensor in of.get_repository_def().sensor_defs}
+        assert ("automation" in sensors) is automated
+    schedules = [eager.resolve_schedule_def(f"night_{job.name}") for job in JOBS]
+    assert {schedule.cron_schedule for schedule in schedules} == {"0 1 * * *"}
+
+
+def test_materialize_all_takes_no_ablation_unless_that_is_asked_for() -> None:
+    shown = DEFS.resolve_asset_graph()
+    assert set(shown.get_all_asset_keys()) == set(GRAPH.get_all_asset_keys())
+    made = {key for key in shown.get_all_asset_keys() if shown.get(key).is_materializable}
+    assert made == {AssetKey(stage.asset) for stage in STAGES.values()}
 
 
 def test_page_shows_sources_the_artefacts_choices_and_nothing_else() -> None:
@@ -66,7 +93,8 @@ def test_what_people_fill_is_not_made_here(key: AssetKey) -> None:
 
 
 def test_every_asset_is_made_by_one_job_after_what_it_needs() -> None:
-    keys = [defs.resolve_job_def(job.name).asset_layer.selected_asset_keys for job in JOBS]
+    jobs = [*JOBS, *ABLATION_JOBS]
+    keys = [ALL.resolve_job_def(job.name).asset_layer.selected_asset_keys for job in jobs]
     made = [key for of_job in keys for key in of_job]
     assert sorted(made) == sorted({asset_key(stage, ablation) for stage, ablation in BOTH})
     for position, of_job in enumerate(keys):

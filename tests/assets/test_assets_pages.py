@@ -2,16 +2,20 @@
 
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from assets import pages
 from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.tracking.destination import OWN
+from nsync_pipeline.workspace import Workspace
 from tests.support.demo_workspace import make_demo_workspace, processes_of
 
 PAGES = """\
@@ -67,20 +71,30 @@ def test_pages_are_served_and_end_with_all_they_started(
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     assert f"Dagster  http://{pages.HOST}:{dagster}\n" in said
-    assert f"MLflow   http://{pages.HOST}:{mlflow}\n" in said
+    assert f"MLflow   http://{pages.HOST}:{mlflow}" in said
     limit = time.monotonic() + 60  # code servers end when they are asked nothing any more
     while processes_of(fake):
         assert time.monotonic() < limit, processes_of(fake)
         time.sleep(0.5)
 
 
-def test_taken_port_is_named(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_taken_port_is_passed_over() -> None:
     with socket.socket() as taken:
         taken.bind((pages.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(pages, "DAGSTER_PORT", port)
-        assert pages.main() == 2
-    assert f"Something already listens on port {port}" in capsys.readouterr().out
+        assert port < pages._free(port) <= port + pages.TRIED
+
+
+def test_printed_links_are_of_the_runs_of_each_style(place: Workspace) -> None:
+    address = "http://127.0.0.1:5000"
+    assert list(pages.mlflow_links(place, OWN, address)) == [address]
+    place.tracking.mkdir(parents=True)
+    with closing(sqlite3.connect(place.tracking / "mlflow.db")) as store, store:
+        store.execute("CREATE TABLE experiments (name TEXT, experiment_id INTEGER)")
+        store.execute("INSERT INTO experiments VALUES ('nsync/ink', 7), ('nsync/oil', 8)")
+    (link,) = pages.mlflow_links(place, OWN, address)
+    assert link == f"{address}/#/experiments/7/runs?workflowType=machine_learning  (ink)"
+    assert list(pages.mlflow_links(place, "http://mlflow:80", "http://mlflow:80")) == [
+        "http://mlflow:80"
+    ]

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from dagster import (
@@ -12,14 +14,18 @@ from dagster import (
     RunRequest,
     SensorResult,
     SkipReason,
+    build_run_status_sensor_context,
+    build_schedule_context,
     build_sensor_context,
 )
 from dagster._core.test_utils import create_run_for_test
 
 from assets import sensors
+from assets.definitions import definitions
 from assets.runs import ATTEMPT, MADE_FROM, PARTITION, Demo, asked_for, demo_under_way
 from assets.sensors import due, keep_up_to_date, wanted_now
 from nsync_pipeline.graph.artefacts import Graph
+from nsync_pipeline.params import DagsterConfig
 from nsync_pipeline.workspace import Workspace
 from tests.support.demo_workspace import edit_params
 
@@ -132,6 +138,37 @@ def test_sensor_asks_for_runs_and_says_what_is_wrong_with_the_settings(
     result = keep_up_to_date(build_sensor_context(instance))
     assert isinstance(result, SkipReason)
     assert "styles" in str(result.skip_message)
+
+
+def test_night_schedules_ask_for_what_is_due_of_their_job(
+    place: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    instance = DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster")))
+    repository = definitions(DagsterConfig()).get_repository_def()
+    night = {schedule.name: schedule for schedule in sensors.night_schedules("0 1 * * *")}
+    assert set(night) == {"night_prepare", "night_learn", "night_assess"}
+    at = datetime(2026, 1, 2, 1, tzinfo=UTC)
+
+    def asked(name: str) -> list[str | None]:
+        context = build_schedule_context(
+            instance, scheduled_execution_time=at, repository_def=repository
+        )
+        found = night[name].evaluate_tick(context).run_requests
+        return [request.partition_key for request in found or ()]
+
+    assert (asked("night_prepare"), asked("night_learn")) == (["ink"], [])
+
+
+def test_failed_run_starts_the_command_of_the_settings(
+    place: Workspace, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    run = create_run_for_test(instance, job_name="learn", status=DagsterRunStatus.FAILURE)
+    event = instance.report_run_failed(run, "lights out")
+    context = build_run_status_sensor_context("alert", event, instance, run).for_run_failure()
+    assert isinstance(sensors.alert(context), SkipReason)
+    edit_params(place, "seed: 0\n", "seed: 0\ndagster: {on_failure: 'cat > told.txt'}\n")
+    assert sensors.alert(context) is None
+    assert "learn: " in (tmp_path / "told.txt").read_text()
 
 
 def test_demo_is_served_while_its_process_lives(

@@ -102,6 +102,15 @@ def test_message_is_the_engine_s_own_and_a_mistake_is_not_tried_again(
     assert fake_dvc.calls == 1
 
 
+def test_fault_of_the_engine_is_said_before_where_it_was() -> None:
+    noise = "W1127 torch/utils: an Enum subclass is now natively supported"
+    trace = 'Traceback (most recent call last):\n  File "x.py", line 12, in <module>\n'
+    ended = _Ended(255, f"{noise}\n{trace}ImportError: no y\nERROR: failed to reproduce 'z'\n")
+    lines = str(dvc._error(ended)).splitlines()
+    assert lines[:2] == ["ImportError: no y", "Traceback (most recent call last):"]
+    assert noise not in lines
+
+
 def test_locked_workspace_is_waited_for(
     instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
 ) -> None:

@@ -109,6 +109,8 @@ def test_who_describes_pictures_without_a_caption_is_told(workspace: Path, pictu
 
     assert done.returncode == 0, done.stderr
     assert "are described by OpenGVLab/InternVL3-1B-hf (captioning.model)" in done.stdout
+    assert "is not on this machine: without a network, write their captions" in done.stdout
+    assert "Before you train: the embedded base has never seen a real picture" in done.stdout
 
 
 def test_a_drawn_style_needs_no_folder(workspace: Path) -> None:
@@ -116,6 +118,7 @@ def test_a_drawn_style_needs_no_folder(workspace: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert read_params(workspace / "params.yaml").style("glass").pictures == 12
+    assert "Before you train" not in done.stdout
 
 
 def test_where_dvc_runs_the_stages_the_style_has_a_folder_for_choices(workspace: Path) -> None:

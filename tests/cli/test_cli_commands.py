@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline import __version__
-from nsync_pipeline.cli.options import find_workspace
+from nsync_pipeline.cli.options import find_workspace, stage_names, style_names, variant_names
 from nsync_pipeline.errors import ParamsError
 from tests.support.command_line import nsync
 
@@ -143,3 +143,29 @@ def test_delivering_where_nothing_is_new_is_quick_and_says_so(workspace: Path) -
 
     assert done.stdout == "0 figures, files and settings delivered to MLflow\n"
     assert done.returncode == 0
+
+
+def test_shell_completes_the_names_of_the_settings(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    assert (style_names(""), style_names("x"), variant_names("lo")) == (["ink"], [], ["lora"])
+    assert stage_names("trai") == ["training"]
+    (workspace / "params.yaml").write_text("styles: [")
+    assert style_names("") == []  # the shell is no place for messages
+    by_shell = {"_NSYNC_COMPLETE": "complete_bash", "COMP_WORDS": "nsync exp", "COMP_CWORD": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        "from nsync_pipeline.cli.app import app; app(prog_name='nsync')",
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, **by_shell}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["export"]
+
+
+def test_what_is_promoted_must_be_trained(workspace: Path) -> None:
+    done = nsync(workspace, "promote", "ink", "--variant", "lora")
+    assert done.returncode == 2
+    assert "models/ink/lora/0 is not there: run the training stage first" in done.stderr

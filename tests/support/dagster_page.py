@@ -6,10 +6,11 @@ from dagster import DagsterInstance
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from assets.definitions import defs
+from assets.definitions import definitions
 from assets.lineage import asset_key
 from assets.partitions import partition_key
 from nsync_pipeline.graph.artefacts import Artefact, Graph, State
+from nsync_pipeline.params import DagsterConfig
 from nsync_pipeline.workspace import Workspace
 
 
@@ -26,7 +27,7 @@ def stale_in_dagster(
     """What the page shows as other than fresh, by path of the artefact."""
 
     async def ask() -> dict[str, str]:
-        graph = defs.resolve_asset_graph()
+        graph = definitions(DagsterConfig(ablation=of_ablation)).resolve_asset_graph()
         resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
         return {
             artefact.path: resolver.get_status(

@@ -324,6 +324,8 @@ def test_what_can_be_watched_is_there_at_each_checkpoint(
     assert [row["step"] for row in tables["system"]] == ["2", "3", "4", "5", "6"]
     assert all(float(row["steps_a_second"]) > 0 for row in tables["system"])
     assert all(0 < float(row["peak_memory_gib"]) < 64 for row in tables["system"])
+    for name in ("cpu_utilization_percentage", "system_memory_usage_percentage"):
+        assert all(0 <= float(row[name]) <= 100 for row in tables["system"])
 
 
 def test_what_was_watched_after_the_checkpoint_is_dropped_when_it_goes_on(
