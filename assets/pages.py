@@ -75,8 +75,8 @@ def _mlflow(workspace: Workspace, uri: str, until_end: ExitStack) -> "subprocess
     store = resolved_uri(uri, workspace.tracking)
     # The job workers that this server would start take a gigabyte, and nothing here uses them.
     own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    arguments = ["server", "--host", HOST, "--port", str(MLFLOW_PORT)]
-    arguments += ["--backend-store-uri", store, "--workers", "1"]
+    own["MLFLOW_BACKEND_STORE_URI"] = store  # as an argument everybody would see its password
+    arguments = ["server", "--host", HOST, "--port", str(MLFLOW_PORT), "--workers", "1"]
     arguments += ["--default-artifact-root", str(workspace.tracking / "artifacts")]
     return _start(workspace, until_end, own, "mlflow", *arguments)
 
