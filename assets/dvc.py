@@ -21,7 +21,7 @@ from dagster import (
 )
 
 from nsync_pipeline.graph.artefacts import Artefact
-from nsync_pipeline.graph.dvc import stage_name, sync_dvc_file
+from nsync_pipeline.graph.dvc import dvc_reason, stage_name, sync_dvc_file
 from nsync_pipeline.graph.processes import die_with_parent
 from nsync_pipeline.workspace import Workspace
 
@@ -81,7 +81,8 @@ def repro(context: AssetExecutionContext, root: Path, artefact: Artefact) -> Non
 
 def _run(root: Path, environment: Mapping[str, str], stage: str) -> _Ended:
     """DVC in the workspace until it ends; it ends when this process does."""
-    arguments = ["--wait-for-lock", "repro", "--quiet", "--single-item", stage]
+    # Not --quiet: DVC would keep its own reasons to itself.
+    arguments = ["--wait-for-lock", "repro", "--single-item", stage]
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
@@ -107,11 +108,11 @@ def _error(ended: _Ended) -> DvcError:
     if said:
         own = [line for line in lines[said[-1] :] if not line.startswith("ERROR: ")]
         return DvcError("\n".join(own).removeprefix(OURS).strip())
-    reasons = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     if TRACEBACK in lines:  # a fault of the engine's: first what it was, then where
         trace = lines[lines.index(TRACEBACK) :]
         last = [line for line in trace if not line.startswith(("ERROR: ", " "))]
-        reasons = [last[-1], *trace]
-    error = DvcError("\n".join(reasons or lines) or f"DVC ended with exit code {ended.code}")
+        error = DvcError("\n".join([last[-1], *trace]))
+    else:
+        error = DvcError(f"DVC: {dvc_reason(ended.stderr, ended.code)}")
     error.was_killed = ended.code < 0
     return error

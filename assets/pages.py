@@ -100,8 +100,8 @@ def _mlflow(
     store = resolved_uri(uri, workspace.tracking)
     # The job workers that this server would start take a gigabyte, and nothing here uses them.
     own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    arguments = ["server", "--host", HOST, "--port", str(port)]
-    arguments += ["--backend-store-uri", store, "--workers", "1"]
+    own["MLFLOW_BACKEND_STORE_URI"] = store  # as an argument everybody would see its password
+    arguments = ["server", "--host", HOST, "--port", str(port), "--workers", "1"]
     arguments += ["--default-artifact-root", str(workspace.tracking / "artifacts")]
     program = str(Path(sys.executable).with_name("mlflow"))
     return _start(workspace, until_end, own, program, *arguments)

@@ -24,6 +24,8 @@ from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.settings_file import read_settings, round_trip_yaml
+from nsync_pipeline.text import printable
+from nsync_pipeline.tracking.destination import masked
 from nsync_pipeline.workspace import (
     ABLATIONS,
     FIGURES_FOLDER,
@@ -258,18 +260,33 @@ def version_source(workspace: Workspace, folder: Path) -> list[str]:
         return []
     relative = folder.relative_to(workspace.root).as_posix()
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "add", "--quiet", relative],
+        [sys.executable, "-m", "dvc", "add", relative],  # where it is quiet, so are its reasons
         cwd=workspace.root,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        # Where DVC itself broke, only the last line of its traceback says something.
-        reason = lines[-1] if "Traceback (most recent call last):" in lines else "\n".join(lines)
         raise UserError(
             f"{relative} has the pictures and params.yaml the style, but `dvc add {relative}` "
-            f"failed: {reason}\nPut that right, then run it yourself."
+            f"failed: {dvc_reason(done.stderr, done.returncode)}. Then run it yourself."
         )
     return [f"{relative}.dvc: the pictures' version, for git (`git add {relative}.dvc`)"]
+
+
+REMEDIES = {
+    "not a git repository": "run `git init` there, or `dvc config core.no_scm true`",
+    "not inside of a DVC repository": "run `dvc init` there",
+    "Unable to acquire lock": "another DVC command is running: wait until it has ended",
+    "Permission denied": "make that writable",
+}
+
+
+def dvc_reason(stderr: str, code: int) -> str:
+    """Why DVC failed, by what it wrote, in one line; and what to do, where that is known."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    # Where DVC itself broke, only the last line of its traceback says something.
+    reason = masked("; ".join(said) or (lines[-1] if lines else f"it ended with {code}"))
+    remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in reason), "put that right")
+    return f"{printable(reason, 600)}: {remedy}"

@@ -5,11 +5,13 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import whole_file
+from nsync_pipeline.text import printable
 
 OWN = ""  # stands for the workspace's own store
 OWN_FILES = "/.nsync/mlflow/artifacts"  # how the place of every own store's files ends
@@ -19,6 +21,12 @@ PLACES_OF_FILES = {
 }  # fmt: skip
 """The columns of MLflow's tables that name such places."""
 
+DATABASES = frozenset({"postgresql", "mysql", "mssql"})  # besides SQLite: what MLflow has
+SECRETS = (
+    "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+)  # fmt: skip
+
 
 def configured_uri() -> str:
     """``MLFLOW_TRACKING_URI``, or ``OWN``; raises as ``usable_uri`` does."""
@@ -27,28 +35,73 @@ def configured_uri() -> str:
 
 def usable_uri(uri: str) -> str:
     """The same ``uri``; raises ``UserError`` for addresses at which nothing would be recorded."""
-    if uri in (OWN, "databricks") or ("://" in uri and not uri.startswith("file:")):
+    if uri == OWN or _is_usable(uri):
         return uri
     raise UserError(
-        f"MLflow records nothing at {masked(uri)}: name a server (http://host:5000) or a database "
-        "(sqlite:////folder/mlflow.db) in MLFLOW_TRACKING_URI, or unset it: then the runs are in "
-        "the workspace's own store"
+        f"MLflow records nothing at {printable(_masked_address(uri))}: name a server "
+        "(http://host:5000) or a database (sqlite:///mlflow.db, in the workspace) in "
+        "MLFLOW_TRACKING_URI, or unset it: then the runs are in the workspace's own store"
     )
 
 
+def _is_usable(uri: str) -> bool:
+    scheme, colon, rest = uri.partition("://")
+    if re.search(r"[\s\x00-\x1f]", uri):
+        return False
+    if scheme.lower() == "databricks":
+        return True
+    if not colon or not rest:
+        return False
+    if is_remote(uri):
+        try:
+            parts = urlsplit(uri)
+            return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:  # a port that is no number
+            return False
+    kind = scheme.lower().partition("+")[0]
+    if kind == "sqlite":  # three slashes, then a path; nothing stays of a database in memory
+        return re.match(r"/[^?]", rest) is not None and ":memory:" not in rest
+    return kind in DATABASES
+
+
 def is_remote(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    return uri.lower().startswith(("http://", "https://"))
 
 
 def masked(text: str) -> str:
-    """``text`` without the user and password of any address in it."""
+    """``text`` without the passwords of this environment and those of any address in it."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
     text = re.sub(r"://[^\s'\"]*@", "://***@", text)
-    text = re.sub(r"(?<![\w/*])[\w.-]+:[^\s'\"/]*@", "***@", text)  # without a scheme
-    return re.sub(r"(?i)\b(password|token|secret)=[^&\s'\"]+", r"\1=***", text)
+    return re.sub(
+        r"(?i)\b([\w-]*(?:password|passwd|pwd|token|secret|api_?key))=[^&\s'\"]+", r"\1=***", text
+    )
+
+
+def _masked_address(uri: str) -> str:
+    """As ``masked``, of a text that is all address, maybe without its scheme."""
+    return re.sub(r"^(?!\*)[^/]*:[^/]*@", "***@", masked(uri))
+
+
+def _secrets() -> list[str]:
+    """What must not be shown, the longest first."""
+    found = [os.environ.get(name, "") for name in SECRETS]
+    _, colon, rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")
+    account, at, _ = rest.rpartition("@")
+    if colon and at:
+        password = account.partition(":")[2]
+        found += [account, password, unquote(password)]
+    return sorted({one for one in found if len(one) > 3}, key=len, reverse=True)
 
 
 def resolved_uri(uri: str, tracking: Path) -> str:
-    """The URI for MLflow; the workspace's own store is made where there is none that is whole."""
+    """The URI for MLflow; the workspace's own store is made where there is none that is whole.
+
+    A relative path of a SQLite database is relative to the workspace, not to the current folder.
+    """
+    scheme, colon, path = uri.partition(":///")
+    if colon and scheme.lower().startswith("sqlite") and not path.startswith("/"):
+        return f"{scheme}:///{tracking.absolute().parents[1] / path}"
     if uri != OWN:
         return uri
     database = tracking.absolute() / "mlflow.db"
@@ -61,8 +114,12 @@ def resolved_uri(uri: str, tracking: Path) -> str:
 
 
 def artifact_location(uri: str, tracking: Path) -> str | None:
-    """Where a new experiment keeps its files; None leaves it to the server."""
-    return (tracking.absolute() / "artifacts").as_uri() if uri == OWN else None
+    """Where a new experiment keeps its files; None leaves it to the server.
+
+    A database alone has no place for files: MLflow would take one in the current folder.
+    """
+    of_server = is_remote(uri) or uri.lower().startswith("databricks")
+    return None if of_server else (tracking.absolute() / "artifacts").as_uri()
 
 
 def _is_whole(database: Path) -> bool:

@@ -81,7 +81,7 @@ def recorded(workspace: Workspace, plan: Said, tags: Mapping[str, str]) -> Itera
         record["status"] = "FINISHED"
     except BaseException as error:
         record["status"] = "FAILED" if isinstance(error, Exception) else "KILLED"
-        record["tags"]["error"] = f"{type(error).__name__}: {error}"[:500]
+        record["tags"]["error"] = masked(f"{type(error).__name__}: {error}")[:500]
         raise
     finally:
         _write(workspace, folder, {**record, "ended": _now()})

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.graph.artefacts import Graph
-from nsync_pipeline.graph.dvc import check_dvc_file, dvc_text, sync_dvc_file
+from nsync_pipeline.graph.dvc import check_dvc_file, dvc_reason, dvc_text, sync_dvc_file
 from nsync_pipeline.params import parse_params, read_params
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_workspace import REPOSITORY, FakeWorkspace
@@ -90,6 +90,23 @@ def test_a_name_that_a_shell_would_expand_reaches_no_file(synced: Workspace) -> 
         sync_dvc_file(synced)
     assert files(synced).keys() == before.keys()
     assert files(synced)["dvc.yaml"] == before["dvc.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("ERROR: /w is not a git repository\n", "/w is not a git repository: run `git init` there"),
+        ("ERROR: you are not inside of a DVC repository (checked up to '/')\n", "run `dvc init`"),
+        ("WARNING: x\nERROR: a\n  more\nERROR: b\n", "a; b: put that right"),
+        ("Traceback (most recent call last):\n  File\nKeyError: 'x'\n", "KeyError: 'x': put that"),
+        ("", "it ended with 255: put that right"),
+        ("ERROR: https://me:secret@host/x failed", "https://***@host/x failed"),
+    ],
+)
+def test_why_dvc_failed_is_one_line(stderr: str, said: str) -> None:
+    reason = dvc_reason(stderr, 255)
+    assert said in reason
+    assert reason.isprintable()
 
 
 def test_a_first_time_says_what_it_wrote(tmp_path: Path) -> None:

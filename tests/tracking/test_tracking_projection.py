@@ -4,11 +4,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.tracking.destination import masked
+from nsync_pipeline.tracking.destination import (
+    artifact_location,
+    masked,
+    resolved_uri,
+    usable_uri,
+)
 from nsync_pipeline.tracking.projection import (
     ABLATION,
     ARTEFACT,
@@ -387,7 +395,12 @@ def test_scores_make_a_table_of_metrics_by_variants() -> None:
     ]
 
 
-@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:///tmp/mlruns", "localhost:5000"])
+NOWHERE = ["./mlruns", "mlruns", "file:///tmp/mlruns", "file:./mlruns", "localhost:5000", "http://",
+           "http://:5000", "http://host:port", "http://host:99999", "sqlite://", "sqlite:///",
+           "sqlite:///:memory:", "ftp://host/x", "://", "http://a b", "http//host"]  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", NOWHERE)
 def test_an_address_at_which_nothing_would_be_recorded_is_refused(
     workspace: Workspace, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,7 +434,46 @@ def test_a_stage_says_of_such_an_address_that_nothing_is_recorded_and_goes_on(
             "postgresql://host/db?user=me&password=***",
         ),
         ("http://host:5000", "http://host:5000"),
+        ("s3://b?aws_token=abc&x=1", "s3://b?aws_token=***&x=1"),
+        ("401 for 'p w'd'", "401 for '***'"),
+        ("token Zm9vYmFy was refused", "token *** was refused"),
+        ("failed to reproduce 'dvc.yaml:training@ink'", "failed to reproduce 'dvc.yaml:training@ink'"),
+    ],
+)  # fmt: skip
+def test_no_password_is_shown(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:p w'd@host")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "Zm9vYmFy")
+    assert masked(text) == shown
+
+
+@settings(deadline=None)
+@given(st.text("abc:/@?%'\" ", min_size=4, max_size=12), st.sampled_from(["http", "postgresql"]))
+def test_whatever_a_password_is_made_of_it_is_not_shown(password: str, scheme: str) -> None:
+    hidden = f"zz{password}zz"
+    uri = f"{scheme}://me:{hidden}@host/x"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MLFLOW_TRACKING_URI", uri)
+        for text in (uri, f"cannot reach {uri}: refused", f"tried '{uri}'", unquote(uri)):
+            assert hidden not in masked(text)
+            assert unquote(hidden) not in masked(text)
+
+
+@pytest.mark.parametrize(
+    ("uri", "resolved"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:////w/mlflow.db"),
+        ("sqlite:///sub/m.db?timeout=3", "sqlite:////w/sub/m.db?timeout=3"),
+        ("sqlite:////a/m.db", "sqlite:////a/m.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql+psycopg2://me@host/db", "postgresql+psycopg2://me@host/db"),
+        ("databricks", "databricks"),
     ],
 )
-def test_no_password_is_shown(text: str, shown: str) -> None:
-    assert masked(text) == shown
+def test_an_address_means_the_same_whatever_the_current_folder(
+    uri: str, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracking = Workspace(Path("/w")).tracking
+    assert resolved_uri(usable_uri(uri), tracking) == resolved
+    local = "sqlite" in uri or "postgresql" in uri
+    assert artifact_location(uri, tracking) == ("file:///w/.nsync/mlflow/artifacts" if local else None)
