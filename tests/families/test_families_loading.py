@@ -364,8 +364,10 @@ def test_hub_model_is_pinned_downloaded_sparingly_and_kept(
 
 def in_halves(folder: Path) -> None:
     """As some are published: no weights but those in float16."""
-    for file in folder.rglob("*.safetensors"):
-        if file.name in pipeline_folder.WEIGHTS:
+    for component in ("unet", "vae", "text_encoder"):
+        for file in folder.glob(f"{component}/*.safetensors"):
+            if file.name not in pipeline_folder.WEIGHTS:
+                continue
             tensors = {key: tensor.half() for key, tensor in load_file(file).items()}
             file.unlink()
             save_file(tensors, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})

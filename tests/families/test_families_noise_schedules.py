@@ -16,7 +16,7 @@ BY_BETAS = (
     "TCDScheduler",
 )  # fmt: skip
 OTHERWISE = (
-    "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler",
+    "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler",
     "CMStochasticIterativeScheduler", "IPNDMScheduler", "CogVideoXDDIMScheduler",
 )  # fmt: skip
 
