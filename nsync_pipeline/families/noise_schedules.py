@@ -53,7 +53,8 @@ def diffusion_schedule(name: str, scheduler: Any) -> NoiseSchedule:
             does not go by betas.
     """
     prediction_type = scheduler.config.get("prediction_type", "epsilon")
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    flows = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    if flows or scheduler.config.get("use_flow_sigmas"):
         prediction_type = "flow"
     if prediction_type not in PREDICTION_TYPES:
         raise BaseModelError(
