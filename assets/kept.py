@@ -23,7 +23,12 @@ def main() -> int:
         signal.signal(number, lambda *_: told.set())
     die_with_parent(signal.SIGTERM)
     program = subprocess.Popen(sys.argv[1:], process_group=0, preexec_fn=die_with_parent)
-    ended = threading.Thread(target=lambda: (program.wait(), told.set()), daemon=True)
+
+    def wait() -> None:
+        program.wait()
+        told.set()
+
+    ended = threading.Thread(target=wait, daemon=True)
     ended.start()
     told.wait()
     _end(program.pid, signal.SIGTERM)

@@ -15,7 +15,7 @@ from nsync_pipeline.families.config import FamilyName
 
 DENOISER = "model.diffusion_model."
 VAE = "first_stage_model."
-WRAPPERS = ("model.", "module.", "state_dict.")
+WRAPPERS = ("model.", "module.", "state_dict.", "_orig_mod.")
 """What some tools put before every key."""
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 """Under which of its keys a pickled checkpoint may hold its tensors."""
@@ -92,18 +92,24 @@ class _NotRead:
 def _harmless() -> list[Any]:
     """All else but tensors and plain values that may be in a pickled checkpoint.
 
-    Trainers' callbacks, which become nothing here, and numpy's numbers.
+    Trainers' callbacks, which become nothing here, and numpy's numbers and arrays.
     """
     import numpy as np
 
-    number = np.float64(0).__reduce__()[0]  # numpy's own way from a type and bytes to a number
+    # numpy's own ways from a type and bytes to a number, and to an array
+    of_numpy = {
+        "scalar": np.float64(0).__reduce__()[0],
+        "_reconstruct": np.zeros(0).__reduce__()[0],
+    }
     trainers = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
     callbacks = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
     return [
         *((_NotRead, f"{trainer}.callbacks.{name}") for trainer in trainers for name in callbacks),
         *((OrderedDict, f"{trainer}.utilities.parsing.AttributeDict") for trainer in trainers),
-        *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        np.dtype, *(getattr(np.dtypes, name) for name in np.dtypes.__all__), codecs.encode,
+        *((make, f"numpy.{core}.multiarray.{name}") for name, make in of_numpy.items()
+          for core in ("core", "_core")),
+        *(getattr(np.dtypes, name) for name in np.dtypes.__all__), np.ndarray, np.dtype,
+        codecs.encode,
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """A model's own scheduler, and the forward process it was trained with as a table."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,13 +31,18 @@ def load_scheduler(folder: PipelineFolder) -> Any:
             # Made for pixels in [-1, 1]; latents go beyond, and the pipeline clears it too.
             scheduler = kind.from_config(scheduler.config, clip_sample=False)
     said = {} if folder.checkpoint_kind is None else dict(folder.checkpoint_kind.scheduler)
-    if unknown := said.keys() - scheduler.config.keys():
+    if unknown := [setting for setting in said if not _takes(scheduler, setting)]:
         raise BaseModelError(
             f"{folder.name} says of itself {said}, and {name}, the scheduler of its settings, "
-            f"knows no {min(unknown)}: give settings with DDIMScheduler or EulerDiscreteScheduler "
+            f"knows no {unknown[0]}: give settings with DDIMScheduler or EulerDiscreteScheduler "
             "in base_model.config."
         )
     return kind.from_config(scheduler.config, **said) if said else scheduler
+
+
+def _takes(scheduler: Any, setting: str) -> bool:
+    """Whether the setting is of its class; its ``config`` keeps those of other classes, too."""
+    return setting in inspect.signature(type(scheduler).__init__).parameters
 
 
 def diffusion_schedule(name: str, scheduler: Any) -> NoiseSchedule:
@@ -47,7 +53,8 @@ def diffusion_schedule(name: str, scheduler: Any) -> NoiseSchedule:
             does not go by betas.
     """
     prediction_type = scheduler.config.get("prediction_type", "epsilon")
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    flows = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    if flows or scheduler.config.get("use_flow_sigmas"):
         prediction_type = "flow"
     if prediction_type not in PREDICTION_TYPES:
         raise BaseModelError(
@@ -131,7 +138,7 @@ def use_zero_terminal_snr(family: Family) -> None:
     signal = zero_terminal_signal(schedule.signal)
     noise = torch.sqrt(1.0 - signal.square())
     scheduler = family.scheduler
-    if "rescale_betas_zero_snr" not in scheduler.config:
+    if not _takes(scheduler, "rescale_betas_zero_snr"):
         raise TrainingError(
             f"training.objective.zero_terminal_snr: {family.name} names {type(scheduler).__name__} "
             "as its scheduler, which cannot draw so; DDIMScheduler, EulerDiscreteScheduler and "

@@ -63,6 +63,7 @@ SKETCHBOOK = "sketchbook"
 INDEX = "model_index.json"
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 """The weight files of a component that are loaded; of another precision only without them."""
+HALVES = ("fp16", "bf16")
 PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin")
 
 
@@ -110,7 +111,8 @@ def downloaded(
             for component in components
             if weights and (path / component / "config.json").is_file()
             if not (weight_files(path / component) or _pickles(path / component))
-            for pattern in (f"{component}/*.fp16*.safetensors", f"{component}/*.fp16.json")
+            for half in HALVES
+            for pattern in (f"{component}/*.{half}*.safetensors", f"{component}/*.{half}.json")
         ]
         if halves:  # it may have no others
             snapshot_download(name, revision=revision, allow_patterns=halves)
@@ -118,7 +120,7 @@ def downloaded(
 
 
 def weight_files(folder: Path, precision: str = "") -> list[Path]:
-    """The safetensors files of a component, whole or in shards; of no precision, or of ``fp16``."""
+    """The safetensors files of a component, whole or in shards; of no precision, or of one."""
     ending = f".{precision}" if precision else ""
     for file in WEIGHTS:
         stem = file.removesuffix(".safetensors")
@@ -130,10 +132,10 @@ def weight_files(folder: Path, precision: str = "") -> list[Path]:
 
 
 def variant_of(folder: Path, allow_pickle: bool = False) -> str | None:
-    """The precision whose weight files are loaded: fp16 where there are no others."""
-    pickled = allow_pickle and _pickles(folder)
-    there = pickled or weight_files(folder) or not weight_files(folder, "fp16")
-    return None if there else "fp16"
+    """The precision whose weight files are loaded, where there are none without one."""
+    if weight_files(folder) or (allow_pickle and _pickles(folder)):
+        return None
+    return next((half for half in HALVES if weight_files(folder, half)), None)
 
 
 def _pickles(folder: Path) -> bool:

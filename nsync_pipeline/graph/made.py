@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
@@ -29,7 +29,9 @@ PREVIEW = "preview-{}.jpg"
 
 @dataclass(frozen=True)
 class Made:
-    """The content of a ``made.json``."""
+    """The content of a ``made.json``; with other keys it is another version's."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     stage: str
     recipe: int

@@ -1,5 +1,6 @@
 """The doctor tells what is there, what is not, and what to do; and what blocks."""
 
+import json
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,6 +217,8 @@ def test_a_configuration_that_dvc_cannot_read_blocks(workspace: Workspace, conte
 def test_a_workspace_that_cannot_be_written_to_blocks(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    workspace.params_file.write_text(json.dumps(PARAMS))
+
     def read_only(**where: object) -> None:
         raise OSError(30, "Read-only file system")
 

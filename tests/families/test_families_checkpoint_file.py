@@ -329,7 +329,7 @@ def test_a_checkpoint_without_a_part_is_told_which(
         of_file(tmp_path / "part.safetensors", settings[name])
 
 
-@pytest.mark.parametrize("wrapper", ["model.", "module.", "state_dict."])
+@pytest.mark.parametrize("wrapper", ["model.", "module.", "_orig_mod."])
 def test_keys_behind_a_wrapper_are_read(
     files: dict[str, Path], settings: dict[str, Path], tmp_path: Path, wrapper: str
 ) -> None:
@@ -358,7 +358,11 @@ def lightning(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setitem(sys.modules, ModelCheckpoint.__module__, module)
     callback = ModelCheckpoint()
     callback.best = np.float64(0.25)  # type: ignore[attr-defined]
-    return {"callbacks": {ModelCheckpoint: {"best": np.float32(1.5)}}, "made": callback}
+    return {
+        "callbacks": {ModelCheckpoint: {"best": np.float32(1.5)}},
+        "made": callback,
+        "scores": np.ones(3),
+    }
 
 
 @pytest.mark.parametrize("nested", ["state_dict", "model", "module"])

@@ -362,25 +362,30 @@ def test_hub_model_is_pinned_downloaded_sparingly_and_kept(
     assert caplog.text == ""
 
 
-def in_halves(folder: Path) -> None:
-    """As some are published: no weights but those in float16."""
-    for file in folder.rglob("*.safetensors"):
-        if file.name in pipeline_folder.WEIGHTS:
-            tensors = {key: tensor.half() for key, tensor in load_file(file).items()}
+def in_halves(folder: Path, half: str) -> None:
+    """As some are published: no weights but those in float16, or bfloat16."""
+    for component in ("unet", "vae", "text_encoder"):
+        for file in folder.glob(f"{component}/*.safetensors"):
+            if file.name not in pipeline_folder.WEIGHTS:
+                continue
+            tensors = {key: tensor.to(HALVES[half]) for key, tensor in load_file(file).items()}
             file.unlink()
-            save_file(tensors, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+            save_file(tensors, file.with_suffix(f".{half}.safetensors"), metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("of_hub", [False, True])
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@pytest.mark.parametrize(("of_hub", "half"), [(False, "fp16"), (True, "fp16"), (False, "bf16")])
 def test_a_model_in_halves_alone_is_loaded(
-    copy: Path, tiny_base: Path, of_hub: bool, request: pytest.FixtureRequest
+    copy: Path, tiny_base: Path, of_hub: bool, half: str, request: pytest.FixtureRequest
 ) -> None:
     if of_hub:
         request.getfixturevalue("hub")
-    in_halves(copy)
+    in_halves(copy, half)
     family = load_family(config_of("studio/tiny" if of_hub else copy))
     for key, weight in load_family(config_of(tiny_base)).denoiser.state_dict().items():
-        assert torch.equal(family.denoiser.state_dict()[key], weight.half().float())
+        assert torch.equal(family.denoiser.state_dict()[key], weight.to(HALVES[half]).float())
 
 
 def test_pickled_weights_are_downloaded_only_where_they_are_allowed(hub: Hub) -> None:

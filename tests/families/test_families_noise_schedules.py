@@ -16,7 +16,7 @@ BY_BETAS = (
     "TCDScheduler",
 )  # fmt: skip
 OTHERWISE = (
-    "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler",
+    "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler",
     "CMStochasticIterativeScheduler", "IPNDMScheduler", "CogVideoXDDIMScheduler",
 )  # fmt: skip
 
@@ -43,3 +43,9 @@ def test_a_schedule_that_ends_in_noise_alone_is_taken_so() -> None:
     schedule = diffusion_schedule("a model", scheduler)
     assert schedule.prediction_type == "v_prediction"
     assert schedule.signal[-1] == 0.0
+
+
+def test_paths_of_flow_matching_are_not_taken_for_betas() -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, use_flow_sigmas=True)
+    with pytest.raises(BaseModelError, match="predicts 'flow'"):
+        diffusion_schedule("a model", scheduler)
