@@ -8,7 +8,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from nsync_pipeline.ablation import MOST_TRAININGS, AblationConfig, Matrix, TrainingSeeds, make_matrix
+from nsync_pipeline.ablation import (
+    MOST_TRAININGS,
+    AblationConfig,
+    Matrix,
+    TrainingSeeds,
+    make_matrix,
+)
 from nsync_pipeline.captions.config import CaptioningConfig
 from nsync_pipeline.errors import LISTED, ParamsError
 from nsync_pipeline.evaluation.config import EvaluationConfig
