@@ -22,6 +22,7 @@ from nsync_pipeline.pictures.sheets import GridRow, evenly_spaced, fitted, label
 from nsync_pipeline.report.figures import Measured, TableRow, figures_table
 from nsync_pipeline.report.lineage import settings_text
 from nsync_pipeline.report.words import explained
+from nsync_pipeline.samples.config import GenerationConfig
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, SKETCHBOOK, Workspace
 
 CARD_FILE = "README.md"
@@ -83,6 +84,7 @@ def card_of(
         "files": files,
         "snippet": snippet(model, shared) if shared.weights or shared.embeddings else "",
         "has_vectors": trained.embeddings is not None,
+        "drawn_with": drawn_with(trained.generation) if trained.lora is not None else "",
         "comparison": _comparison(workspace, trained, folder),
         "samples": samples,
         "evaluation": evaluation,
@@ -91,6 +93,42 @@ def card_of(
         "facts": _facts(workspace, trained),
         "settings": settings_text({model.variant: trained.summary}),
     }
+
+
+def drawn_with(generation: GenerationConfig) -> str:
+    """How the pictures on the card were drawn, and how other programs come to it.
+
+    To first order, guidance at scale g whose empty prompt is the base's adds g times what the LoRA
+    changes: at strength w / g as much as the difference at weight w.
+    """
+    guidance, scale = generation.guidance, generation.sampler.guidance_scale
+    strength = guidance.lora_strength
+    if guidance.form == "difference":
+        how = (
+            f"the base's own guidance at {scale:g} and {guidance.weight:g} times what the LoRA "
+            f"changes, at strength {strength:g}"
+        )
+        strength *= guidance.weight / scale
+    elif guidance.form == "base_empty":
+        how = (
+            f"guidance {scale:g} whose empty prompt the base predicts without the LoRA, at strength "
+            f"{strength:g}"
+        )
+    else:
+        how = f"ordinary guidance at {scale:g}, the LoRA at strength {strength:g}"
+        return (
+            f"The pictures here are drawn with {how}. More style: raise the strength, to 1.5 at "
+            "most; beyond, content breaks. With ComfyUI's `DualModelGuider` more of the content is "
+            "kept: the model with the LoRA, at a strength of about "
+            f"{1.5 / scale:.2f}, as `model`, and the checkpoint without it as `model_negative`."
+        )
+    near = "the same" if guidance.form == "base_empty" else "nearly the same"
+    return (
+        f"The pictures here are drawn with {how}. In ComfyUI `DualModelGuider` does {near}: the "
+        f"model with the LoRA at strength {strength:.2f} as `model`, the checkpoint without it as "
+        f"`model_negative`, `cfg` {scale:g}. No pipeline of diffusers does; nearest comes a higher "
+        "strength, 1.25 to 1.5, at some cost in content."
+    )
 
 
 def _metadata(

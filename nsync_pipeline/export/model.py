@@ -18,6 +18,7 @@ from nsync_pipeline.export.kohya import LoraShape, SharedModel
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.params import Params
 from nsync_pipeline.report.trainings import read_training
+from nsync_pipeline.samples.config import GenerationConfig
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.workspace import (
     EMBEDDINGS_FILE,
@@ -57,6 +58,7 @@ class TrainedVariant:
     rule: str  # the update rule, and what it does
     summary: Mapping[str, Any]  # training.json
     training_seed: int
+    generation: GenerationConfig  # how its samples are drawn
 
 
 def read_trained_variant(
@@ -114,6 +116,7 @@ def read_trained_variant(
     return TrainedVariant(
         model, lora, embeddings if embeddings.is_file() else None,
         0 if inversion is None else inversion.vectors, word, rule, summary, run.training_seed,
+        params.generation,
     )  # fmt: skip
 
 
