@@ -111,8 +111,8 @@ def drawn_with(generation: GenerationConfig) -> str:
         strength *= guidance.weight / scale
     elif guidance.form == "base_empty":
         how = (
-            f"guidance {scale:g} whose empty prompt the base predicts without the LoRA, at strength "
-            f"{strength:g}"
+            f"guidance {scale:g} whose empty prompt the base predicts without the LoRA, which is "
+            f"at strength {strength:g}"
         )
     else:
         how = f"ordinary guidance at {scale:g}, the LoRA at strength {strength:g}"

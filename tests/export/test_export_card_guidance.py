@@ -16,7 +16,7 @@ from nsync_pipeline.samples.config import GenerationConfig
          "strength 0.50 as `model`"),
         # 4 times strength 0.375 is 1.5.
         ({"form": "difference"}, "nearly the same: the model with the LoRA at strength 0.38"),
-        ({"form": "difference", "weight": 2.0, "lora_strength": 1.5}, "at strength 0.75 as `model`"),
+        ({"form": "difference", "weight": 2.0, "lora_strength": 1.5}, "strength 0.75 as `model`"),
     ],
 )  # fmt: skip
 def test_a_card_says_how_its_pictures_were_drawn(guidance: dict[str, Any], said: str) -> None:
