@@ -2,6 +2,9 @@
 
     python -m benchmarks.evidence run [--table main]    # make what has no result yet, then the page
     python -m benchmarks.evidence page                  # docs/evidence.md from what there is
+    python -m benchmarks.evidence run --table search    # every method's rates, steps and drawings
+    python -m benchmarks.evidence choose --table search # what each method is best at
+    python -m benchmarks.evidence run --table chosen    # that, on other seeds and prompts
 
 A *trial* is one training of one method on one set of pictures of one held-out style, from one
 training seed, made by the pipeline's own stages, and what its pictures of other contents show. Each

@@ -6,7 +6,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.evidence.matrix import FULL, METHODS, SEEDS, SETS, TABLES
+from benchmarks.evidence.choice import table_of, write_choice
+from benchmarks.evidence.matrix import CHOOSING_SEEDS, FULL, METHODS, SEEDS, SETS, TABLES
 from benchmarks.evidence.results import RESULTS
 from benchmarks.evidence.run import run_table, work
 from nsync_pipeline.graph.processes import die_with_parent
@@ -16,7 +17,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 def main() -> int:
     arguments = parsed()
-    whole = TABLES[arguments.table]
+    folder = arguments.folder.resolve()
+    # What only shows that everything runs is kept apart from what is measured.
+    full = TABLES[arguments.table].scale == FULL
+    kept = (RESULTS, REPOSITORY / "docs") if full else (folder, folder)
+    results, docs = arguments.results or kept[0], arguments.docs or kept[1]
+    whole = table_of(arguments.table, results)
     table = replace(
         whole,
         sets=tuple(name for name in whole.sets if name in (arguments.sets or whole.sets)),
@@ -25,13 +31,12 @@ def main() -> int:
         ),
         seeds=tuple(seed for seed in whole.seeds if seed in (arguments.seeds or whole.seeds)),
     )
-    folder = arguments.folder.resolve()
-    # What only shows that everything runs is kept apart from what is measured.
-    kept = (RESULTS, REPOSITORY / "docs") if table.scale == FULL else (folder, folder)
-    results, docs = arguments.results or kept[0], arguments.docs or kept[1]
     if arguments.what == "work":
         die_with_parent()
         return 0 if work(table, folder, results) else 1
+    if arguments.what == "choose":
+        print("\n".join(write_choice(results, table)))
+        return 0
     wrong: list[str] = []
     if arguments.what == "run":
         wrong = run_table(table, folder, results, arguments.workers or workers())
@@ -54,15 +59,18 @@ def workers() -> int:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument(
-        "what", choices=("run", "page", "work"), metavar="run|page",
-        help="carry out what has no result and write the page; or only write the page",
+        "what", choices=("run", "choose", "page", "work"), metavar="run|choose|page",
+        help="carry out what has no result and write the page; or choose, of the results of the "
+        "table search, what each method of the table chosen is trained and drawn at; or only write "
+        "the page",
     )  # fmt: skip
     parser.add_argument("--table", choices=tuple(TABLES), default="main")
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), metavar="SET", help="only these")
     parser.add_argument(
         "--methods", nargs="+", choices=tuple(METHODS), metavar="METHOD", help="only these"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, help="only these")
+    seeds = (*SEEDS, *CHOOSING_SEEDS)
+    parser.add_argument("--seeds", nargs="+", type=int, choices=seeds, help="only these")
     parser.add_argument("--workers", type=int, help="processes; a core each by default")
     parser.add_argument(
         "--folder", type=Path, default=REPOSITORY / ".nsync" / "evidence",

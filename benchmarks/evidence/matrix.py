@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 STYLES = ("woodblock", "mosaic", "stained_glass")
 SEEDS = (0, 1, 2, 3, 4)
+CHOOSING_SEEDS = (10, 11)
+"""Settings are chosen on these, with other pictures, prompts and noise than is reported on."""
 LEARNING_RATE = 0.003
 GUIDANCE = 3.0
 """Of what is drawn; a higher one keeps more content and less of the style."""
@@ -103,19 +105,106 @@ METHODS: Mapping[str, Method] = {
         | SHARED
         | {"content_dropout": 0.3, "contrast": {"positive_part": True, "negatives": 2}},
     ),
+    "nsync_push": Method(
+        "NSYNC with shared noise at strength 2, conflicts pushed away",
+        CONTRAST | SHARED | {"contrast": {"strength": 2.0, "conflict": "push_away"}},
+    ),
+    "nsync_every_4": Method(
+        "NSYNC with the negatives in every fourth step, their running mean between",
+        CONTRAST | {"contrast": {"negative_every": 4, "negative_estimate": "running_mean"}},
+    ),
+    "safeguarded": Method(
+        "safeguarded ascent on the negatives (SDPO), margin 0.5",
+        {"update_rule": "safeguarded"} | SHARED | {"contrast": {"margin": 0.5}},
+    ),
+    "preference": Method(
+        "Diffusion-DPO with the plain loss, beta 6",
+        {"update_rule": "preference"} | SHARED | {"contrast": {"beta": 6.0, "supervised": 1.5}},
+    ),
+    "preference_auto": Method(
+        "Diffusion-DPO with the plain loss, automatic beta",
+        {"update_rule": "preference"} | SHARED,
+    ),
+    "preference_safe": Method(
+        "Diffusion-DPO with the plain loss, automatic beta, safeguarded by margin 0.5",
+        {"update_rule": "preference"} | SHARED | {"contrast": {"margin": 0.5}},
+    ),
+    "prior_preservation": Method(
+        "prior preservation: the negatives at their own prompts",
+        {"update_rule": "prior_preservation"},
+    ),
+    "class_preservation": Method(
+        "class preservation: the base's predictions at the generic prompt",
+        {"update_rule": "class_preservation"},
+    ),
+    "contrastive_target": Method(
+        "paired contrastive flow matching, weight 0.2",
+        {"update_rule": "contrastive_target", "contrast": {"repulsion": 0.2}},
+    ),
+    "slider": Method(
+        "visual slider: the negatives at mirrored weights", {"update_rule": "slider"} | SHARED
+    ),
+    "negative_aware": Method(
+        "DiffusionNFT: the negatives by mirrored predictions",
+        {"update_rule": "negative_aware"} | SHARED,
+    ),
     "inversion": Method("textual inversion", INVERSION | {"update_rule": "none"}),
     "inversion_nsync": Method("textual inversion by the paper's rule", INVERSION | CONTRAST),
 }
 
 
 @dataclass(frozen=True, order=True)
+class Tuning:
+    """How a method is trained where its own settings are searched."""
+
+    rate: float = LEARNING_RATE
+    steps: float = 1.0  # times those of the scale
+
+    @property
+    def name(self) -> str:
+        """``rate_0_003_steps_1``, a part of a variant's name."""
+        return f"rate_{self.rate:g}_steps_{self.steps:g}".replace(".", "_").replace("-", "m")
+
+
+AS_SET = Tuning()
+ORDINARY = "ordinary"
+STRENGTHS = (0.33, 0.5, 0.67, 1.0, 1.25, 1.5, 2.0)
+WEIGHTS = (1.0, 1.25, 1.5, 2.0, 3.0)
+
+
+def _named(letter: str, value: float) -> str:
+    return f"{letter}_{value:g}".replace(".", "_")
+
+
+DRAWINGS: Mapping[str, Mapping[str, Any]] = {
+    ORDINARY: {},
+    **{_named("s", s): {"lora_strength": s} for s in STRENGTHS if s != 1.0},
+    **{_named("be", s): {"form": "base_empty", "lora_strength": s} for s in STRENGTHS},
+    **{_named("d", w): {"form": "difference", "weight": w} for w in WEIGHTS},
+}
+"""``generation.guidance``, by name: one training is drawn at many."""
+
+
+@dataclass(frozen=True, order=True)
 class Trial:
-    """One training, and what is drawn with it."""
+    """One training, and what is drawn with it in one way."""
 
     style: str
     set: str
     method: str
     seed: int
+    tuning: Tuning = AS_SET
+    drawing: str = ORDINARY
+
+    @property
+    def variant(self) -> str:
+        """The name of the method at its tuning in ``params.yaml``."""
+        return self.method if self.tuning == AS_SET else f"{self.method}_{self.tuning.name}"
+
+    @property
+    def is_main(self) -> bool:
+        """Trained and drawn as the page has it: nothing was searched."""
+        return self.tuning == AS_SET and self.drawing == ORDINARY
 
     @property
     def style_key(self) -> str:
@@ -152,26 +241,74 @@ class Table:
     sets: tuple[str, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
+    tunings: tuple[Tuning, ...] = (AS_SET,)
+    drawings: tuple[str, ...] = (ORDINARY,)
+    chosen: Mapping[str, tuple[Tuning, tuple[str, ...]]] = field(default_factory=dict)
+    """By method, what it is trained and drawn at, in the place of all combinations."""
 
     def trials(self) -> list[Trial]:
+        """All drawings of a training are together."""
         return [
-            Trial(style, of, method, seed)
+            Trial(style, of, method, seed, tuning, drawing)
             for seed in self.seeds
             for of in self.sets
             for style in self.styles
             for method in self.methods
+            for tuning, drawings in self._ways(method)
+            for drawing in drawings
         ]
+
+    def _ways(self, method: str) -> list[tuple[Tuning, tuple[str, ...]]]:
+        if self.chosen:
+            return [self.chosen[method]] if method in self.chosen else []
+        return [(tuning, self.drawings) for tuning in self.tunings]
 
 
 BASELINES = ("lora", "lora_longer")
 """What the others are compared with."""
 MAIN_METHODS = ("lora", "lora_longer", "nsync", "nsync_anchor", "nsync_extended")
+SEARCHED = (
+    "lora", "lora_dropout", "nsync", "nsync_anchor", "nsync_extended", "nsync_push",
+    "nsync_every_4", "safeguarded", "preference", "preference_auto", "preference_safe",
+    "prior_preservation", "class_preservation", "contrastive_target", "slider", "negative_aware",
+)  # fmt: skip
+"""The methods whose own learning rate, steps and drawing are searched, each over the same grid."""
+TUNINGS = (AS_SET, Tuning(0.01), Tuning(0.003, 1.75))
+UNSEEN_STYLE = "pointillist"
+"""No setting was chosen on it."""
 TABLES: Mapping[str, Table] = {
     table.name: table
     for table in (
         Table("main", FULL, STYLES, ("plain", "night"), MAIN_METHODS, SEEDS),
         Table("wide", FULL, STYLES, tuple(SETS), tuple(METHODS), SEEDS),
-        Table("reduced", REDUCED, ("woodblock",), ("plain", "night"), ("lora", "nsync"), (0, 1)),
+        Table(
+            "search",
+            FULL,
+            STYLES,
+            ("night", "plain"),
+            SEARCHED,
+            CHOOSING_SEEDS,
+            TUNINGS,
+            tuple(DRAWINGS),
+        ),
+        # Its methods, and what they are trained and drawn at, are what was chosen of the search.
+        Table(
+            "chosen",
+            FULL,
+            (*STYLES, UNSEEN_STYLE),
+            ("plain", "night", "water", "houses", "red", "composition"),
+            SEARCHED,
+            SEEDS,
+        ),
+        Table(
+            "reduced",
+            REDUCED,
+            ("woodblock",),
+            ("plain", "night"),
+            ("lora", "nsync"),
+            (0, 1),
+            drawings=(ORDINARY, "d_1_5"),
+        ),
     )
 }
 
@@ -187,7 +324,12 @@ def settings(trial: Trial, scale: Scale) -> dict[str, Any]:
         "test_pictures": scale.test_pictures,
     }
     attention = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+    # Another root seed: other pictures, captions, prompts and noise.
+    root = {"seed": 1} if trial.seed in CHOOSING_SEEDS else {}
+    guidance = DRAWINGS[trial.drawing]
+    drawn = {"guidance": dict(guidance)} if guidance else {}
     return {
+        **root,
         "styles": {trial.style_key: style},
         # A small world repeats its contents; each picture of a set counts.
         "style_set": {"near_duplicates": "keep"},
@@ -196,20 +338,21 @@ def settings(trial: Trial, scale: Scale) -> dict[str, Any]:
             "sampler": {"scheduler": "dpm", "steps": 20, "guidance_scale": 5.0},
         },
         "training": {
-            "steps": round(method.longer * scale.steps),
+            "steps": round(method.longer * trial.tuning.steps * scale.steps),
             "batch_size": scale.batch_size,
-            "learning_rate": LEARNING_RATE,
+            "learning_rate": trial.tuning.rate,
             "lora": {"rank": 8, "alpha": 8.0, "targets": [*attention, "conv1", "conv2"]},
             "checkpoint_every": max(1, scale.steps // 2),
         },
-        "variants": {trial.method: dict(method.changes)},
+        "variants": {trial.variant: dict(method.changes)},
         "training_seeds": [trial.seed],
         "generation": {
             "sampler": {
                 "scheduler": "dpm",
                 "steps": scale.sampler_steps,
                 "guidance_scale": GUIDANCE,
-            }
+            },
+            **drawn,
         },
     }
 

@@ -57,7 +57,9 @@ def write_page(results: Path, docs: Path, scale: Scale = FULL) -> None:
 def _read(results: Path, scale: Scale) -> list[Result]:
     """Every result of this scale."""
     tables = [table for table in TABLES.values() if table.scale == scale]
-    trials = sorted({trial for table in tables for trial in table.trials()})
+    trials = sorted(
+        {t for table in tables for t in table.trials() if t.is_main and t.seed in SEEDS}
+    )
     found = (read_result(results, trial, scale) for trial in trials)
     return [result for result in found if result is not None]
 

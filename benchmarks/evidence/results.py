@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from benchmarks.evidence.matrix import Scale, Trial, digest, settings
+from benchmarks.evidence.matrix import ORDINARY, Scale, Trial, Tuning, digest, settings
 
 RESULTS = Path(__file__).with_name("results")
 REAL, TAUGHT_BY = "real", "taught_by"
@@ -30,14 +31,21 @@ class Result:
     training: Mapping[str, float]
     """How it was trained: ``seconds`` of processor time, the summary, and ``contrast_*``."""
     made_with: Mapping[str, str]
+    searched: Mapping[str, Any] = field(default_factory=dict)
+    """``rate``, ``steps`` and ``drawing``, where they are other than the page's."""
 
     @property
     def trial(self) -> Trial:
-        return Trial(self.style, self.set, self.method, self.seed)
+        own = dict(self.searched)
+        drawing = own.pop("drawing", ORDINARY)
+        return Trial(self.style, self.set, self.method, self.seed, Tuning(**own), drawing)
 
 
 def result_file(root: Path, trial: Trial) -> Path:
-    return root / trial.style / trial.set / trial.method / f"{trial.seed}.json"
+    folder = root / trial.style / trial.set / trial.method
+    if not trial.is_main:
+        folder = folder / trial.tuning.name / trial.drawing
+    return folder / f"{trial.seed}.json"
 
 
 def sample_file(root: Path, style: str, of: str, name: str) -> Path:
@@ -59,7 +67,10 @@ def write_result(root: Path, result: Result) -> None:
     file = result_file(root, result.trial)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    text = json.dumps(asdict(result), sort_keys=True, separators=(",", ":"))
+    content = asdict(result)
+    if not result.searched:
+        del content["searched"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     # A line a part, so that a change of one shows as that.
     partial.write_text(text.replace(',"', ',\n"') + "\n", encoding="utf-8")
     partial.replace(file)

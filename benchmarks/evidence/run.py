@@ -55,7 +55,7 @@ def work(table: Table, folder: Path, results: Path) -> bool:
             return not failed
         done = 0
         for trial in left:
-            with _claimed(folder / "locks" / _name(trial)) as mine:
+            with _claimed(folder / "locks" / _training(trial)) as mine:
                 if not mine or read_result(results, trial, table.scale) is not None:
                     continue
                 try:
@@ -81,7 +81,7 @@ def _carry_out(trial: Trial, table: Table, folder: Path, results: Path) -> None:
     with _claimed(workspace.lock(trial.style_key), wait=True):
         prepare(workspace, parse_params(asked), silent_progress)
     result = carry_out(trial, table.scale, folder, silent_progress)
-    if trial.seed == table.seeds[0]:
+    if trial.seed == table.seeds[0] and trial.is_main:
         keep_samples(trial, table.scale, folder, results)
     write_result(results, result)
     left = len(pending(table, results))
@@ -99,7 +99,12 @@ def _in_short(result: Result) -> str:
 
 
 def _name(trial: Trial) -> str:
-    return f"{trial.style}-{trial.set}-{trial.method}-{trial.seed}"
+    return f"{_training(trial)}, {trial.drawing}"
+
+
+def _training(trial: Trial) -> str:
+    """What one worker is at: all drawings of a training."""
+    return f"{trial.style}-{trial.set}-{trial.variant}-{trial.seed}"
 
 
 @contextmanager

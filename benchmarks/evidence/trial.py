@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nsync_pipeline.evaluation.features import (
     drawn_world_judge,
     load_extractors,
 )
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.scores import SetScores, make_reference, score_set
 from nsync_pipeline.params import Params, parse_params
@@ -40,8 +42,10 @@ SIDE = 64
 
 def workspace_of(folder: Path, asked: Mapping[str, Any]) -> Workspace:
     """Where trials of these pictures, negatives and prompts are made: they share them."""
-    shared = ("styles", "style_set", "negative_set", "generation")
-    return Workspace(folder / digest({name: asked[name] for name in shared})[:12])
+    shared = {name: asked[name] for name in ("styles", "style_set", "negative_set", "generation")}
+    shared["generation"] = {"sampler": asked["generation"]["sampler"]}
+    shared |= {name: asked[name] for name in ("seed",) if name in asked}
+    return Workspace(folder / digest(shared)[:12])
 
 
 def prepare(workspace: Workspace, params: Params, progress: Progress) -> None:
@@ -55,22 +59,23 @@ def prepare(workspace: Workspace, params: Params, progress: Progress) -> None:
 def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> Result:
     """Train, draw and measure ``trial``; ``prepare`` has been run.
 
-    A training that was broken off goes on from its newest checkpoint; its seconds are then those
-    of the last part, made whole by the number of steps.
+    What was trained for another drawing of the same training is taken as it is. A training that was
+    broken off goes on from its newest checkpoint; its seconds are then those of the last part, made
+    whole by the number of steps.
     """
     asked = settings(trial, scale)
     params, workspace = parse_params(asked), workspace_of(folder, asked)
-    clock = StepClock(progress)
-    for stage in ("training", "generation"):
-        make_artefact(
-            workspace, params, stage, trial.style_key, trial.method, trial.seed,
-            progress=clock if stage == "training" else progress,
-        )  # fmt: skip
-    run = TrainingRun(trial.method, trial.seed)
+    training = _trained(trial, asked, workspace, params, progress)
+    make_artefact(
+        workspace, params, "generation", trial.style_key, trial.variant, trial.seed,
+        progress=progress,
+    )  # fmt: skip
+    run = TrainingRun(trial.variant, trial.seed)
     pictures = read_style_pictures(workspace, trial.style_key, [run])
     scores, judged = _measured(workspace, params, trial.style_key, pictures, run, progress)
-    training = _told(workspace.model(trial.style_key, trial.method, trial.seed))
-    seconds = clock.seconds(params.variant(trial.method).steps)
+    searched: dict[str, Any] = {}
+    if not trial.is_main:
+        searched = {**asdict(trial.tuning), "drawing": trial.drawing}
     return Result(
         **{name: getattr(trial, name) for name in ("style", "set", "method", "seed")},
         settings=digest(asked),
@@ -80,9 +85,41 @@ def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> R
             if name in judged
         },
         figures={name: round(figure.value, 5) for name, figure in scores.figures.items()},
-        training=training | ({} if seconds is None else {"seconds": round(seconds, 1)}),
+        training=training,
         made_with={"nsync": __version__, "torch": torch.__version__},
+        searched=searched,
     )
+
+
+TRAINED_FILE = "trained.json"
+"""Beside a training: what was asked for, and what it says of itself."""
+
+
+def _trained(
+    trial: Trial,
+    asked: Mapping[str, Any],
+    workspace: Workspace,
+    params: Params,
+    progress: Progress,
+) -> dict[str, float]:
+    """Train ``trial``, where that was not done for another drawing; what it says of itself."""
+    model = workspace.model(trial.style_key, trial.variant, trial.seed)
+    kept = model.with_name(f"{trial.seed}.{TRAINED_FILE}")
+    without = digest({name: part for name, part in asked.items() if name != "generation"})
+    if kept.is_file() and model.is_dir():
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        if content["settings"] == without:
+            told: dict[str, float] = content["training"]
+            return told
+    clock = StepClock(progress)
+    make_artefact(
+        workspace, params, "training", trial.style_key, trial.variant, trial.seed, progress=clock
+    )
+    training = _told(model)
+    seconds = clock.seconds(params.variant(trial.variant).steps)
+    training |= {} if seconds is None else {"seconds": round(seconds, 1)}
+    write_whole(kept, json.dumps({"settings": without, "training": training}))
+    return training
 
 
 class StepClock:
@@ -161,7 +198,7 @@ def keep_samples(trial: Trial, scale: Scale, folder: Path, results: Path) -> Non
     """Keep four of the trial's pictures, of the base's, the real ones and the training ones."""
     asked = settings(trial, scale)
     workspace = workspace_of(folder, asked)
-    run = TrainingRun(trial.method, trial.seed)
+    run = TrainingRun(trial.variant, trial.seed)
     pictures = read_style_pictures(workspace, trial.style_key, [run])
     shown: dict[str, Sequence[Path]] = {
         trial.method: [sample.path for sample in pictures.samples[run.name]],

@@ -7,15 +7,29 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.evidence.choice import area, curves, table_of, write_choice
 from benchmarks.evidence.comparison import CONTENT, LEAK, STYLE
-from benchmarks.evidence.matrix import FULL, REDUCED, TABLES, Trial, settings
+from benchmarks.evidence.matrix import (
+    AS_SET,
+    CHOOSING_SEEDS,
+    FULL,
+    ORDINARY,
+    REDUCED,
+    TABLES,
+    Trial,
+    Tuning,
+    digest,
+    settings,
+)
 from benchmarks.evidence.page import write_page
-from benchmarks.evidence.results import RESULTS, read_result, result_file, write_result
+from benchmarks.evidence.results import RESULTS, Result, read_result, result_file, write_result
 from benchmarks.evidence.run import pending
+from benchmarks.evidence.trial import workspace_of
 from nsync_pipeline.params import parse_params
 
 REPOSITORY = Path(__file__).parents[2]
@@ -68,6 +82,10 @@ def _is_told(folder: Path) -> None:
                 assert (LEAK in result.pictures) == (of == "night")
                 assert len(result.pictures[CONTENT]) == REDUCED.test_pictures
                 values.append(statistics.fmean(result.pictures[STYLE]))
+                other = read_result(folder, replace(trial, drawing="d_1_5"), REDUCED)
+                assert other is not None
+                assert other.training == result.training  # one training, drawn twice
+                assert other.pictures != result.pictures
             row = f"| `{method}` | {statistics.fmean(values):.2f} ("
             assert row in page.split(f"## {of.capitalize()}")[1], row
         assert (folder / "images" / f"evidence_{of}.jpg").stat().st_size > 1000
@@ -75,10 +93,57 @@ def _is_told(folder: Path) -> None:
 
 
 def test_settings_of_every_trial_are_valid() -> None:
-    for trial in TABLES["wide"].trials():
-        if trial.seed == 0:
-            params = parse_params(settings(trial, FULL))
-            assert params.variant(trial.method).steps >= FULL.steps
+    wide = [trial for trial in TABLES["wide"].trials() if trial.seed == 0]
+    searched = [t for t in TABLES["search"].trials() if (t.style, t.set) == ("mosaic", "night")]
+    for trial in (*wide, *searched):
+        params = parse_params(settings(trial, FULL))
+        assert params.variant(trial.variant).steps >= FULL.steps
+        assert params.seed == (trial.seed in CHOOSING_SEEDS)
+
+
+def test_drawings_of_a_training_share_its_workspace_and_nothing_else_does() -> None:
+    trial = TABLES["search"].trials()[0]
+    drawn = replace(trial, drawing="be_0_5")
+    tuned = replace(trial, tuning=Tuning(0.01))
+    reported = replace(trial, seed=0)
+    asked = [settings(t, FULL) for t in (trial, drawn, tuned, reported)]
+    places = [workspace_of(Path("work"), one).root for one in asked]
+    assert places[0] == places[1] == places[2] != places[3]
+    assert len({digest(one) for one in asked}) == 4
+    assert trial.variant == drawn.variant != tuned.variant
+    assert len({result_file(Path("results"), t) for t in (trial, drawn, tuned, reported)}) == 4
+
+
+def test_what_is_chosen_is_trained_and_drawn_at(tmp_path: Path) -> None:
+    """Of two rates the one with the larger area; of its drawings the one nearest to the aim."""
+    search = replace(
+        TABLES["search"], styles=("mosaic",), sets=("night",), methods=("lora",), seeds=(10,),
+        tunings=(AS_SET, Tuning(0.01)), drawings=(ORDINARY, "d_1_5", "d_3"),
+    )  # fmt: skip
+    found = {  # style and content
+        AS_SET: [(0.1, 0.9), (0.3, 0.8), (0.6, 0.5)],
+        Tuning(0.01): [(0.2, 0.9), (0.7, 0.9), (0.9, 0.6)],
+    }
+    for trial in search.trials():
+        style, content = found[trial.tuning][search.drawings.index(trial.drawing)]
+        searched = {} if trial.is_main else {**asdict(trial.tuning), "drawing": trial.drawing}
+        pictures = {STYLE: [style], CONTENT: [content], LEAK: [0.0]}
+        write_result(
+            tmp_path,
+            Result(
+                "mosaic", "night", "lora", 10, digest(settings(trial, FULL)), pictures, {}, {}, {},
+                searched,
+            ),
+        )  # fmt: skip
+    assert not pending(search, tmp_path)
+    curve = curves(tmp_path, search)["lora"]
+    assert area(curve[AS_SET]) == pytest.approx(0.5 * 0.6 + 0.3 * 0.3 + 0.1 * 0.1)
+    assert area(curve[Tuning(0.01)]) == pytest.approx(0.6 * 0.9 + 0.3 * 0.7)
+    (line,) = write_choice(tmp_path, search)
+    assert "rate_0_01_steps_1, d_1_5" in line
+    chosen = table_of("chosen", tmp_path)
+    ways = {(trial.method, trial.tuning, trial.drawing) for trial in chosen.trials()}
+    assert ways == {("lora", Tuning(0.01), drawing) for drawing in (ORDINARY, "d_1_5")}
 
 
 def test_a_result_of_other_settings_is_none(tmp_path: Path) -> None:

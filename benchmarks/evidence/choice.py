@@ -1,0 +1,124 @@
+"""What each method is trained and drawn at: chosen on seeds and prompts that are not reported on.
+
+A training is compared with others as a whole, by the curve of style against content over all its
+drawings: the area under it is the mean, over the content that is asked for, of the most style that
+some drawing shows at that content or more.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.evidence.matrix import ORDINARY, TABLES, Table, Tuning
+from benchmarks.evidence.results import Result, read_result
+from nsync_pipeline.files import write_whole
+
+CHOSEN_FILE = "chosen.json"
+CONTENT, LEAK = 0.9, 0.05
+"""What the aim asks for: at least so much content, at most so much leak."""
+PENALTY = 2.0
+"""How much style a unit of content that lacks, or of leak that is too much, is worth."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means of one drawing of a method at one tuning, over its styles, sets and seeds."""
+
+    drawing: str
+    style: float
+    content: float
+    leak: float
+    trials: int
+
+    @property
+    def score(self) -> float:
+        """The style, less what content and leak lack of the aim."""
+        lacking = max(0.0, CONTENT - self.content) + max(0.0, self.leak - LEAK)
+        return self.style - PENALTY * lacking
+
+
+def point(drawing: str, results: Sequence[Result]) -> Point:
+    def mean(name: str) -> float:
+        found = [fmean(r.pictures[name]) for r in results if name in r.pictures]
+        return fmean(found) if found else 0.0
+
+    style, content, leak = map(mean, ("style_recognised", "content_recognised", "leak"))
+    return Point(drawing, style, content, leak, trials=len(results))
+
+
+def area(points: Iterable[Point]) -> float:
+    """Under the curve of style against content, between 0 and 1."""
+    total, best, edge = 0.0, 0.0, 1.0
+    for one in sorted(points, key=lambda one: one.content, reverse=True):
+        total += best * (edge - one.content)
+        best, edge = max(best, one.style), one.content
+    return total + best * edge
+
+
+def curves(results: Path, table: Table) -> dict[str, dict[Tuning, list[Point]]]:
+    """The points of every method of ``table`` at each of its tunings, as far as there are results.
+
+    A drawing counts where it has as many trials as the ordinary one of the same training.
+    """
+    found: dict[str, dict[Tuning, dict[str, list[Result]]]] = {}
+    for trial in table.trials():
+        result = read_result(results, trial, table.scale)
+        if result is not None:
+            of_tuning = found.setdefault(trial.method, {}).setdefault(trial.tuning, {})
+            of_tuning.setdefault(trial.drawing, []).append(result)
+    return {
+        method: {
+            tuning: [
+                point(drawing, of_drawing)
+                for drawing, of_drawing in drawings.items()
+                if len(of_drawing) == len(drawings.get(ORDINARY, []))
+            ]
+            for tuning, drawings in tunings.items()
+        }
+        for method, tunings in found.items()
+    }
+
+
+def choose(of_method: Mapping[Tuning, Sequence[Point]]) -> tuple[Tuning, Point]:
+    """The tuning with the largest area, and its best drawing."""
+    tuning = max(of_method, key=lambda tuning: area(of_method[tuning]))
+    return tuning, max(of_method[tuning], key=lambda one: one.score)
+
+
+def write_choice(results: Path, table: Table) -> list[str]:
+    """Keep what is chosen of the search in ``results``; a line a method."""
+    lines, kept = [], {}
+    for method, of_method in curves(results, table).items():
+        tuning, best = choose(of_method)
+        kept[method] = {**asdict(tuning), "drawing": best.drawing}
+        areas = ", ".join(f"{t.name} {area(points):.2f}" for t, points in of_method.items())
+        lines.append(
+            f"{method}: {tuning.name}, {best.drawing}: style {best.style:.2f}, content "
+            f"{best.content:.2f}, leak {best.leak:.2f} ({best.trials} trials); areas {areas}"
+        )
+    write_whole(results / CHOSEN_FILE, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    return lines
+
+
+def table_of(name: str, results: Path) -> Table:
+    """The table of this name; that of what was chosen reads the choice.
+
+    Raises:
+        FileNotFoundError: nothing was chosen yet.
+    """
+    table = TABLES[name]
+    if name != "chosen":
+        return table
+    kept = json.loads((results / CHOSEN_FILE).read_text(encoding="utf-8"))
+    chosen = {
+        method: (
+            Tuning(one["rate"], one["steps"]),
+            tuple(dict.fromkeys((ORDINARY, one["drawing"]))),  # with and without the contrast
+        )
+        for method, one in kept.items()
+    }
+    return Table(
+        table.name, table.scale, table.styles, table.sets, tuple(chosen), table.seeds, chosen=chosen
+    )
