@@ -66,13 +66,16 @@ def base_first(model: nn.Module, parts: int, of: int) -> Iterator[None]:
     once, so that a model with and without its LoRA takes one pass.
     """
     layers = [layer for _, layer in lora_layers(model)] if parts else []
+    if not layers:
+        yield
+        return
     hidden = [layer.__dict__.get("forward") for layer in layers]  # a copy a branch may be in use
     try:
         for layer in layers:
             # Past nn.Module.__setattr__: this hides the class's own forward.
             layer.__dict__["forward"] = partial(_base_first, layer, parts, of)
         # A model compiled by torch would be compiled again, for the layers' new forwards.
-        with torch.compiler.set_stance("force_eager" if layers else "default"):
+        with torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for layer, forward in zip(layers, hidden, strict=True):

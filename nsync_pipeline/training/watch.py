@@ -23,6 +23,9 @@ ABSENT_STEPS = 10
 PROJECTING = ("orthogonal", "orthogonal_anchor")
 """The rules that take a projection on the negatives away; the others are there to compare with."""
 
+BY_MARGIN = ("safeguarded", "preference")
+"""The rules whose setting says how much of the positives' descent may be removed."""
+
 IDLE_STEPS = 50
 """The fewest steps a mean cosine is judged over; it is judged over the later half of all."""
 
@@ -162,7 +165,8 @@ class Watcher:
         at_end = record.step == self._settings.steps
         if record.norm_negative is None:
             return
-        if len(history) >= COLLAPSED_STEPS or at_end:
+        by_margin = self._settings.update_rule in BY_MARGIN
+        if not by_margin and (len(history) >= COLLAPSED_STEPS or at_end):
             self._add("collapse", record.step, collapse(history))
         if len(history) >= ABSENT_STEPS or at_end:
             self._add("no_negative_gradient", record.step, no_negative_gradient(history))
