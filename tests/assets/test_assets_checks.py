@@ -19,7 +19,10 @@ from dagster import (
 
 from assets import checks
 from assets.checks import Check
+from assets.lineage import external_assets, stage_assets
+from assets.sensors import Known, follow_partitions, report_news
 from nsync_pipeline.graph.artefacts import Artefact, Graph
+from nsync_pipeline.params import DagsterConfig
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, STYLE_SET, read_manifest, write_manifest
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
 
@@ -114,6 +117,9 @@ def test_check_that_is_pressed_without_a_partition_looks_at_all_and_names_the_wr
 ) -> None:
     make()
     instance = DagsterInstance.ephemeral()
+    graph = Graph.read(place)
+    follow_partitions(instance, graph)
+    report_news(instance, graph, Known())
     (place.samples("ink", "nsync", 0) / "images" / "aa.png").write_bytes(b"nothing")
     (job,) = [one for one in checks.CHECKS if one.check_key.asset_key == AssetKey("samples")
               and one.check_key.name == "decodable"]  # fmt: skip
@@ -132,6 +138,7 @@ def materialize_checks(
 ) -> list[AssetCheckEvaluation]:
     """What is launched by the page's button."""
     defs = Definitions(
+        assets=[*external_assets(), *stage_assets(DagsterConfig())],
         asset_checks=[check],
         jobs=[define_asset_job("pressed", AssetSelection.checks(check))],
     )

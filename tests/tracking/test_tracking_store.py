@@ -96,7 +96,7 @@ def test_the_whole_story_is_told_once_however_often_it_is_delivered(workspace: W
         name: [item.path for item in client.list_artifacts(run.info.run_id)]
         for name, run in runs.items()
     }
-    trained = ["images", "samples.jpg", "training.jpg", "training_2.jpg"]
+    trained = ["samples.jpg", "training.jpg", "training_2.jpg"]
     assert kept == {
         "lora-0 · ink": trained, "nsync-0 · ink": trained, "base · ink": ["samples.jpg"],
         "evaluation · ink": [
@@ -198,7 +198,7 @@ def test_two_experiments_of_one_training_differ_in_name_and_tag(
 def test_a_look_is_a_picture_of_its_step(workspace: Workspace) -> None:
     train(workspace, "nsync", steps=2)
     deliver(workspace)
-    (run,) = runs_of(workspace).values()
+    (run,) = runs_of(workspace, "nsync/ink/looks").values()
     client = client_of(workspace)
     names = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     (whole,) = [name for name in names if name.endswith(".png")]
