@@ -338,9 +338,6 @@ def promote(
         with FileLock(workspace.tracking / "sending.lock").acquire(timeout=60):
             part = next(found[0].runs())
             server.tell(part)
-            import mlflow
-
-            mlflow.set_tracking_uri(server.client.tracking_uri)  # its registry looks there
             return register(server.client, server.run_of(part), found[0], alias)
     except Exception as error:
         raise UserError(f"MLflow did not take it: {masked(str(error))}") from error

@@ -144,7 +144,7 @@ def materialize_checks(
     )
     job = defs.resolve_job_def("pressed")
     result = job.execute_in_process(instance=instance, raise_on_error=False)
-    return result.get_asset_check_evaluations()
+    return list(result.get_asset_check_evaluations())
 
 
 def test_warnings_of_a_training_are_told_as_warnings(found: Found, place: Workspace) -> None:

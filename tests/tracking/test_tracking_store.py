@@ -392,6 +392,7 @@ def test_a_copied_workspace_keeps_its_pictures_and_leaves_the_first_alone(
 ) -> None:
     whole_style(workspace)
     deliver(workspace)
+    promote(workspace, "ink", "nsync", 0, "champion")
     copy = Workspace(tmp_path / "a copy")
     shutil.copytree(workspace.root, copy.root)
     before = sorted(workspace.root.rglob("*"))
@@ -418,6 +419,12 @@ def require_files_in(workspace: Workspace) -> None:
         folder = Path(unquote(urlsplit(model.artifact_location).path))
         assert folder.is_relative_to(workspace.tracking)
         assert (folder / "MLmodel").is_file()
+    version = client_of(workspace).get_model_version_by_alias("nsync-ink", "champion")
+    kept = Path(unquote(urlsplit(version.source).path))
+    assert kept.is_relative_to(workspace.tracking)
+    assert (kept / "MLmodel").is_file()
+    again = promote(workspace, "ink", "nsync", 0, "champion")
+    assert again.version == str(version.version)
 
 
 @pytest.mark.parametrize("kind", ["cut off", "half of it", "no database"])
