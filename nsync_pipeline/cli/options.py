@@ -11,7 +11,8 @@ from nsync_pipeline.workspace import Workspace
 
 def _named(section: str, incomplete: str) -> list[str]:
     """The names in a section of params.yaml that begin so: for the shell, so quick and silent."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         content = YAML(typ="safe").load(find_workspace(None).params_file)

@@ -4,14 +4,17 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -29,6 +32,28 @@ from nsync_pipeline.files import file_sha256, read_json, write_whole
 _log = logging.getLogger(__name__)
 
 
+REACHED_WITHIN = 3.0  # seconds
+
+
+@contextmanager
+def _offline_without_a_network() -> Iterator[None]:
+    """Have the hub's client look on this machine only, where it would ask in vain.
+
+    It asks six times, for half a minute. Behind a proxy it is left to find out by itself.
+    """
+    before, hub = constants.HF_HUB_OFFLINE, urlsplit(constants.ENDPOINT)
+    if not (before or getproxies()):
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        try:
+            socket.create_connection((hub.hostname or "", port), timeout=REACHED_WITHIN).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 @contextmanager
 def hub_errors(where: str, name: str) -> Iterator[None]:
     """Make a ``BaseModelError`` that begins with ``where`` of what the hub's client raises.
@@ -36,7 +61,8 @@ def hub_errors(where: str, name: str) -> Iterator[None]:
     ``where`` is the setting and its value, ``name`` the hub id.
     """
     try:
-        yield
+        with _offline_without_a_network():
+            yield
     except GatedRepoError as error:
         raise BaseModelError(
             f"{where} is gated: accept its terms at https://huggingface.co/{name}, then log in by "

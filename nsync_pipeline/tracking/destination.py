@@ -15,10 +15,11 @@ from nsync_pipeline.text import printable
 
 OWN = ""  # stands for the workspace's own store
 OWN_FILES = "/.nsync/mlflow/artifacts"  # how the place of every own store's files ends
-PLACES_OF_FILES = {
-    "experiments": "artifact_location", "runs": "artifact_uri",
-    "logged_models": "artifact_location", "model_versions": "storage_location",
-}  # fmt: skip
+PLACES_OF_FILES = (
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"), ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)  # fmt: skip
 """The columns of MLflow's tables that name such places."""
 
 DATABASES = frozenset({"postgresql", "mysql", "mssql"})  # besides SQLite: what MLflow has
@@ -150,7 +151,7 @@ def _bring_files_home(database: Path) -> None:
     """MLflow keeps absolute paths: those of the workspace this was copied from become its own."""
     here = artifact_location(OWN, database.parent)
     with closing(sqlite3.connect(database)) as store, store:
-        for table, column in PLACES_OF_FILES.items():
+        for table, column in PLACES_OF_FILES:
             end = f"instr({column}, :files) + length(:files)"
             store.execute(
                 f"UPDATE {table} SET {column} = :here || substr({column}, {end}) "

@@ -115,7 +115,11 @@ def register(client: Any, run: Any, source: Source, alias: str) -> Promoted:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    place, every = f"models:/{model_id}", client.search_model_versions(f"name = '{name}'")
+    # A store without a server would look a model's id up in the store of the environment.
+    is_served = str(client.tracking_uri).startswith("http")
+    model = client.get_logged_model(model_id)
+    place = f"models:/{model_id}" if is_served else str(model.artifact_location)
+    every = client.search_model_versions(f"name = '{name}'")
     versions = [version for version in every if version.source == place]
     tags = {"variant": said["variant"], "training_seed": str(said["training_seed"])}
     version = versions[0] if versions else client.create_model_version(

@@ -21,6 +21,7 @@ from nsync_pipeline.workspace import ABLATIONS, BASE, Workspace
 ARTEFACT = "nsync.artefact"  # the tag with the digest of what a run made
 MADE_OF = "nsync.inputs"  # the digest of what it is made of: finds a run that is not done yet
 DVC_EXPERIMENT = "dvc.exp"  # the tag with the name of DVC's experiment
+LOOKS = "looks"  # how the experiments with pictures drawn on the way end
 ABLATION = "nsync.ablation"  # holds together what an ablation's last evaluation compared
 NOTE = "mlflow.note.content"  # MLflow shows it as a run's description
 
@@ -100,7 +101,8 @@ class Source:
     def runs(self) -> "Iterator[Run]":
         """Raises ``OSError``, ``ValueError`` or ``KeyError`` where it is damaged."""
         if self.stage == "training":
-            yield _training(self)
+            yield (training := _training(self))
+            yield from _looks(self, training)
         elif self.stage == "evaluation":
             yield from _evaluation(self)
         else:
@@ -272,9 +274,25 @@ def _training(source: Source) -> Run:
         params=flat(settings | {name: said[name] for name in ("variant", "training_seed")}),
         metrics=metrics,
         datasets={p: (said["inputs"][p], of) for p, of in read.items() if of and of not in unread},
-        looks={int(path.stem): path for path in sorted(folder.glob("looks/*.jpg"))},
         model=source if said.get("content") else None,
     )
+
+
+def _looks(source: Source, training: Run) -> Iterator[Run]:
+    """A run in an experiment of its own: above a picture the page shows all of its run's params."""
+    looks = {int(path.stem): path for path in sorted(source.folder.glob("looks/*.jpg"))}
+    if looks:
+        few = {name: training.params[name] for name in ("variant", "training_seed")}
+        yield replace(
+            training,
+            experiment=f"{training.experiment}/{LOOKS}",
+            params=few,
+            metrics={k: v for k, v in training.metrics.items() if k[0].startswith("look/")},
+            datasets={},
+            files={},
+            looks=looks,
+            model=None,
+        )
 
 
 def _evaluation(source: Source) -> Iterator[Run]:

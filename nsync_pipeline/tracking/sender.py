@@ -29,7 +29,7 @@ from nsync_pipeline.files import write_whole
 from nsync_pipeline.tracking import destination, projection
 from nsync_pipeline.tracking.destination import configured_uri, masked
 from nsync_pipeline.tracking.models import Promoted, log_model, register
-from nsync_pipeline.tracking.projection import ARTEFACT, Run, Said, sources
+from nsync_pipeline.tracking.projection import ARTEFACT, Run, Said, Source, sources
 from nsync_pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -151,6 +151,8 @@ class Server:
 
         for name in ("alembic", "mlflow.store.db.utils"):  # each migration of a new store
             logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("pyfunc", "utils.requirements_utils"):  # what a model's example is checked by
+            logging.getLogger(f"mlflow.{name}").setLevel(logging.ERROR)
         return MlflowClient(tracking_uri=destination.resolved_uri(self.uri, self.tracking))
 
     def tell(self, part: Run) -> int:
@@ -190,7 +192,7 @@ class Server:
             self._add_datasets(part, run_id)
         files = self._add_files(part, run_id)
         if part.model is not None:
-            files += log_model(self.client, run, part.model).is_new
+            files += self._add_model(run, part.model)
         if part.status == "RUNNING":
             client.update_run(run_id, part.status)
             self.told[run_id] = told | values.keys()
@@ -250,6 +252,16 @@ class Server:
                 with (self.tracking / "refused.jsonl").open("a+", encoding="utf-8") as file:
                     file.seek(0)
                     file.write("" if line in file.read() else line)
+
+    def _add_model(self, run: Any, source: Source) -> int:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return int(log_model(self.client, run, source).is_new)
+        except MlflowException as error:
+            if error.error_code == "ENDPOINT_NOT_FOUND":  # a server from before MLflow 3
+                return 0
+            raise
 
     def _add_datasets(self, part: Run, run_id: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -324,11 +336,8 @@ def promote(
     workspace.tracking.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(workspace.tracking / "sending.lock").acquire(timeout=60):
-            (part,) = found[0].runs()
+            part = next(found[0].runs())
             server.tell(part)
-            import mlflow
-
-            mlflow.set_tracking_uri(server.client.tracking_uri)  # its registry looks there
             return register(server.client, server.run_of(part), found[0], alias)
     except Exception as error:
         raise UserError(f"MLflow did not take it: {masked(str(error))}") from error

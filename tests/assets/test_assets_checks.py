@@ -19,7 +19,10 @@ from dagster import (
 
 from assets import checks
 from assets.checks import Check
+from assets.lineage import external_assets, stage_assets
+from assets.sensors import Known, follow_partitions, report_news
 from nsync_pipeline.graph.artefacts import Artefact, Graph
+from nsync_pipeline.params import DagsterConfig
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, STYLE_SET, read_manifest, write_manifest
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
 
@@ -114,6 +117,9 @@ def test_check_that_is_pressed_without_a_partition_looks_at_all_and_names_the_wr
 ) -> None:
     make()
     instance = DagsterInstance.ephemeral()
+    graph = Graph.read(place)
+    follow_partitions(instance, graph)
+    report_news(instance, graph, Known())
     (place.samples("ink", "nsync", 0) / "images" / "aa.png").write_bytes(b"nothing")
     (job,) = [one for one in checks.CHECKS if one.check_key.asset_key == AssetKey("samples")
               and one.check_key.name == "decodable"]  # fmt: skip
@@ -132,12 +138,13 @@ def materialize_checks(
 ) -> list[AssetCheckEvaluation]:
     """What is launched by the page's button."""
     defs = Definitions(
+        assets=[*external_assets(), *stage_assets(DagsterConfig())],
         asset_checks=[check],
         jobs=[define_asset_job("pressed", AssetSelection.checks(check))],
     )
     job = defs.resolve_job_def("pressed")
     result = job.execute_in_process(instance=instance, raise_on_error=False)
-    return result.get_asset_check_evaluations()
+    return list(result.get_asset_check_evaluations())
 
 
 def test_warnings_of_a_training_are_told_as_warnings(found: Found, place: Workspace) -> None:

@@ -46,7 +46,8 @@ class FakeServer:
         self.asked += 1
         if part.name in self.fails:
             raise ConnectionError("http://me:secret@host:5000 does not answer")
-        self.parts.append(part)
+        if not part.looks:
+            self.parts.append(part)
         return 1
 
 
@@ -61,10 +62,10 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def told(workspace: Workspace, of: str) -> list[Run]:
-    """What the source whose folder this is says."""
+def told(workspace: Workspace, of: str, with_looks: bool = False) -> list[Run]:
+    """What the source whose folder this is says; without the runs of looks, where not asked for."""
     (source,) = [one for one in sources(workspace) if one.folder == workspace.root / of]
-    return list(source.runs())
+    return [run for run in source.runs() if with_looks or not run.looks]
 
 
 def values(part: Run) -> dict[tuple[str, int], float]:
@@ -145,8 +146,11 @@ def test_pictures_of_all_stages_lie_beside_each_other_on_a_run(workspace: Worksp
             "evaluation.jpg", "metrics.json", "evaluation.json", "report.html", "report.jpg",
         },
     }  # fmt: skip
-    (training,) = told(workspace, "models/ink/nsync/0")
-    assert {step: path.name for step, path in training.looks.items()} == {3: "00000003.jpg"}
+    (_, looks) = told(workspace, "models/ink/nsync/0", with_looks=True)
+    assert looks.experiment == "nsync/ink/looks"
+    assert {step: path.name for step, path in looks.looks.items()} == {3: "00000003.jpg"}
+    assert looks.params == {"variant": "nsync", "training_seed": "0"}  # the page shows all of them
+    assert set(values(looks)) == {("look/style_margin", 3), ("look/style_margin_error", 3)}
 
 
 def test_scores_are_on_the_run_of_each_training_and_of_the_base(workspace: Workspace) -> None:
@@ -226,7 +230,7 @@ def test_a_finished_training_keeps_the_times_and_the_machines_figures(workspace:
         train(workspace, "nsync")
     record = json.loads((folder / "run.json").read_text())
     (source,) = sources(workspace)  # and not the run under way, too
-    (part,) = source.runs()
+    part = next(source.runs())
 
     assert (part.started, part.ended) == (record["started"], record["ended"])
     assert values(part)["system/peak_memory_gib", 3] == 1.5

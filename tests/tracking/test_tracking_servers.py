@@ -64,11 +64,17 @@ def require_each_figure_once(behind: MlflowServer, seed: int) -> None:
     ]
     assert len(history) == len(set(history)) == STEPS * PER_STEP + AT_ENDS
     assert run.info.status == "FINISHED"
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
+        "training.jpg", "training_2.jpg",
+    ]  # fmt: skip
+    (model,) = client.search_logged_models(
+        [experiment.experiment_id], f"tags.training_seed = '{seed}'"
+    )
+    assert str(model.status) == "READY"
+    looks = client.get_experiment_by_name("nsync/ink/looks").experiment_id
+    (run,) = client.search_runs([looks], f"params.training_seed = '{seed}'")
     names = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     assert len([name for name in names if name.endswith(".png")]) == 1  # one look
-    assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
-        "images", "training.jpg", "training_2.jpg",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("seed", "mood"), [(1, "gone"), (2, "401"), (3, "500"), (4, "hangs")])

@@ -96,7 +96,7 @@ def test_the_whole_story_is_told_once_however_often_it_is_delivered(workspace: W
         name: [item.path for item in client.list_artifacts(run.info.run_id)]
         for name, run in runs.items()
     }
-    trained = ["images", "samples.jpg", "training.jpg", "training_2.jpg"]
+    trained = ["samples.jpg", "training.jpg", "training_2.jpg"]
     assert kept == {
         "lora-0 · ink": trained, "nsync-0 · ink": trained, "base · ink": ["samples.jpg"],
         "evaluation · ink": [
@@ -198,7 +198,7 @@ def test_two_experiments_of_one_training_differ_in_name_and_tag(
 def test_a_look_is_a_picture_of_its_step(workspace: Workspace) -> None:
     train(workspace, "nsync", steps=2)
     deliver(workspace)
-    (run,) = runs_of(workspace).values()
+    (run,) = runs_of(workspace, "nsync/ink/looks").values()
     client = client_of(workspace)
     names = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     (whole,) = [name for name in names if name.endswith(".png")]
@@ -370,7 +370,7 @@ def test_what_mlflow_refuses_is_put_aside_once_and_the_rest_goes_on(
     (run,) = runs_of(workspace).values()
 
     assert [outcome.left for outcome in outcomes] == [{}, {}]
-    (refused,) = (workspace.tracking / "refused.jsonl").read_text().splitlines()
+    refused, _ = (workspace.tracking / "refused.jsonl").read_text().splitlines()  # _: the looks'
     assert "training.steps" in json.loads(refused)["names"]
     assert len(figures(workspace, run)) == 5 * 7 + 2 + 2 + 2
 
@@ -392,6 +392,7 @@ def test_a_copied_workspace_keeps_its_pictures_and_leaves_the_first_alone(
 ) -> None:
     whole_style(workspace)
     deliver(workspace)
+    promote(workspace, "ink", "nsync", 0, "champion")
     copy = Workspace(tmp_path / "a copy")
     shutil.copytree(workspace.root, copy.root)
     before = sorted(workspace.root.rglob("*"))
@@ -418,6 +419,12 @@ def require_files_in(workspace: Workspace) -> None:
         folder = Path(unquote(urlsplit(model.artifact_location).path))
         assert folder.is_relative_to(workspace.tracking)
         assert (folder / "MLmodel").is_file()
+    version = client_of(workspace).get_model_version_by_alias("nsync-ink", "champion")
+    kept = Path(unquote(urlsplit(version.source).path))
+    assert kept.is_relative_to(workspace.tracking)
+    assert (kept / "MLmodel").is_file()
+    again = promote(workspace, "ink", "nsync", 0, "champion")
+    assert again.version == str(version.version)
 
 
 @pytest.mark.parametrize("kind", ["cut off", "half of it", "no database"])
