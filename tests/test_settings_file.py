@@ -23,7 +23,7 @@ def refusal(text: str) -> str | None:
     try:
         parse_params(parse_settings(text, "params.yaml"))
     except ParamsError as error:
-        said = str(error)
+        said: str | None = str(error)
     else:
         said = None
     assert time.process_time() - start < 5.0

@@ -222,7 +222,7 @@ class SourcePicture:
     path: Path
     name: str  # POSIX, relative to the source, NFC
     caption: str | None  # one line; None where there is none
-    caption_source: str | None  # txt, metadata.jsonl, metadata.csv; None as caption
+    caption_source: str | None  # txt, caption, or the metadata file's name; None as caption
     caption_file: Path | None  # the sidecar it has for itself; None for metadata or no caption
 
 

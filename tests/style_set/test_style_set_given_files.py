@@ -152,8 +152,8 @@ def test_every_file_is_taken_or_refused(names: list[bytes]) -> None:
         assert {path.name for path in listed.files.values()} <= set(there)
         assert len(listed.files) + len(listed.refused) <= len(there)
         assert bool(listed.files or listed.refused) or len(hidden) == len(there)
-        for name in (*listed.files, *listed.refused):
-            name.encode("utf-8")
+        for listed_name in (*listed.files, *listed.refused):
+            listed_name.encode("utf-8")
 
 
 def _is_utf8(name: str) -> bool:
