@@ -113,15 +113,14 @@ def read_given(path: Path, most: int) -> bytes:
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
                 raise PictureError("is no regular file")
-            content = file.read(most + 1)
+            content = b"" if state.st_size > most else file.read(most + 1)
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
-    if len(content) > most:
-        raise PictureError(
-            f"has more than {most / 2**20:g} MiB: more than a file of its kind holds"
-        )
+    if len(content) > most or state.st_size > most:
+        raise PictureError(f"has more than {most >> 20} MiB: more than a file of its kind holds")
     return content
 
 

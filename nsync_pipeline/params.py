@@ -265,7 +265,8 @@ def _explained(where: str, error: Any, section: tuple[str, ...] = ()) -> str:
         return f"{where}: {message}"
     if error["type"] == "value_error":
         return f"{where}: {key}: {message}"
-    return f"{where}: {key}: {printable(repr(error['input']))} is not allowed: {message[0].lower()}{message[1:]}"
+    value = printable(repr(error["input"]))
+    return f"{where}: {key}: {value} is not allowed: {message[0].lower()}{message[1:]}"
 
 
 def _allowed_keys(location: tuple[Any, ...]) -> list[str]:

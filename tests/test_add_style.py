@@ -194,12 +194,12 @@ def test_pictures_put_there_by_hand_are_taken_as_they_are(
     assert read_params(workspace.params_file).style("hills").source == "folder"
 
 
-UNFIT: dict[str, Callable[[Path], None]] = {
+UNFIT: dict[str, Callable[[Path], object]] = {
     "a pipe": os.mkfifo,
     "a link out": lambda path: path.symlink_to("/etc/passwd"),
     "a link to nothing": lambda path: path.symlink_to("nowhere"),
     "an endless device": lambda path: path.symlink_to("/dev/zero"),
-    "no picture": lambda path: path.write_text("no picture") and None,
+    "no picture": lambda path: path.write_text("no picture"),
     "empty": lambda path: path.touch(),
 }
 

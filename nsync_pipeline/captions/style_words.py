@@ -115,7 +115,8 @@ def scrub(caption: str, style_words: Sequence[str], names: Sequence[str] = ()) -
 def own_names(style: str, placeholder: str, style_words: Sequence[str]) -> tuple[str, ...]:
     """What a style is called by; not what is a plain word of grammar, as a style named "a" is."""
     grammar = re.compile(rf"{ARTICLES}|{PREPOSITIONS}|{SHOWING}", re.IGNORECASE)
-    names = (placeholder, style, style.replace("_", " "), *style_words)
+    bare = placeholder.strip("<>") or placeholder
+    names = (bare, f"<{bare}>", style, style.replace("_", " "), *style_words)
     return tuple(dict.fromkeys(name for name in names if not grammar.fullmatch(name.strip())))
 
 

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import NotTextError, PictureError, UserError
 from nsync_pipeline.files import parse_json
+from nsync_pipeline.given_files import read_given
+from nsync_pipeline.text import decoded, one_line, printable
 
 MOST_SEED = 2**63 - 1
+MOST_BYTES = 2**24  # of a file of prompts
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,18 @@ def asked_prompts(texts: Sequence[str], seeds: Sequence[int]) -> list[AskedPromp
     Raises:
         UserError: a text is empty, or there are no seeds, or one is out of range.
     """
-    if not all(text.strip() for text in texts):
-        raise UserError("a prompt is empty")
-    return [AskedPrompt(text.strip(), _checked(seeds, "--seed")) for text in texts]
+    return [AskedPrompt(_text(text, "a prompt"), _checked(seeds, "--seed")) for text in texts]
+
+
+def _text(text: str, where: str) -> str:
+    """``text`` as a prompt is given: in one line, with nothing in it that is no text."""
+    try:
+        prompt = one_line(text)
+    except NotTextError as error:
+        raise UserError(f"{where} {error}") from error
+    if not prompt:
+        raise UserError(f"{where} is empty")
+    return prompt
 
 
 def read_prompts(path: Path, seeds: Sequence[int]) -> list[AskedPrompt]:
@@ -37,9 +49,9 @@ def read_prompts(path: Path, seeds: Sequence[int]) -> list[AskedPrompt]:
         UserError: the file cannot be read, has no prompt, or a line is not what it must be.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
+        lines = decoded(read_given(path, MOST_BYTES)).splitlines()
+    except (PictureError, NotTextError) as error:
+        raise UserError(f"{path} {error}") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UserError(f"{path} has no prompt in it")
@@ -56,16 +68,16 @@ def _objects(
         try:
             content = parse_json(line)
         except ValueError as error:
-            raise UserError(f"{where}: not JSON: {error}") from error
+            raise UserError(f"{where}: not JSON: {printable(str(error))}") from error
         if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
             raise UserError(f'{where}: an object with a "prompt" is needed, such as '
                             '{"prompt": "a red house", "seed": 7}')  # fmt: skip
         unknown = content.keys() - {"prompt", "seed"}
         if unknown:
-            raise UserError(f'{where}: only "prompt" and "seed" are known, not "{min(unknown)}"')
-        text = content["prompt"].strip()
-        if not text:
-            raise UserError(f"{where}: the prompt is empty")
+            raise UserError(
+                f'{where}: only "prompt" and "seed" are known, not "{printable(min(unknown))}"'
+            )
+        text = _text(content["prompt"], f"{where}: the prompt")
         own = seeds if content.get("seed") is None else [content["seed"]]
         yield AskedPrompt(text, _checked(own, where))
 

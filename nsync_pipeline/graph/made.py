@@ -179,6 +179,6 @@ def require_whole(folder: Path, made: Made, hashes: FileHashes) -> None:
     if wrong:
         raise MissingArtifactError(
             f"{folder / wrong[0]} is not what the stage {made.stage} made: it was changed, damaged "
-            f"or is missing. Bring it back (`dvc checkout {shlex.quote(str(folder))}` where DVC has "
-            f"it), or remove the folder and run {made.stage} again."
+            f"or is missing. Bring it back (`dvc checkout {shlex.quote(str(folder))}`, where DVC "
+            f"has it), or remove the folder and run {made.stage} again."
         )

@@ -56,14 +56,14 @@ STAGES: dict[str, Stage] = {
             name="style_set", asset="style_set", group="pictures",
             room="style_set", settings=StyleSetSettings,
             says="The pictures of a style: checked, normalised, without duplicates, split in two.",
-            recipe=1, folder="data/{style}/style_set", reads=(SOURCES,), shared=True,
+            recipe=2, folder="data/{style}/style_set", reads=(SOURCES,), shared=True,
             kinds=("parquet",),
         ),
         Stage(
             name="captions", asset="captions", group="pictures",
             room="captions", settings=CaptionsSettings,
             says="What each picture shows, in words that say nothing of its style.",
-            recipe=1, folder="data/{style}/captions", needs=("style_set",), shared=True,
+            recipe=2, folder="data/{style}/captions", needs=("style_set",), shared=True,
             on_device=True, kinds=("parquet", "huggingface"),
         ),
         Stage(

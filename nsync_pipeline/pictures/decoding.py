@@ -11,6 +11,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from nsync_pipeline.errors import PictureError
+from nsync_pipeline.given_files import read_given
+from nsync_pipeline.pictures.completeness import require_all_rows
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 PROFILED_MODES = ("L", "RGB", "CMYK")
@@ -107,6 +109,10 @@ SEQUENCES = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames"
 """Not MPO, which Pillow makes of a camera's JPEG with a preview behind it: the first is meant."""
 
 
+MOST_PIXEL_BYTES = 16  # of a picture's file; four channels of 32 bits
+BESIDES = 2**26  # bytes: metadata, and a small picture's overhead
+
+
 def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Image:
     """The picture at ``path``, ``normalised``; its size is checked before any pixel is decoded.
 
@@ -118,18 +124,18 @@ def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Im
         PictureError: it cannot be used; the message goes on after the file's name.
     """
     try:
-        if path.stat().st_size == 0:
+        content = read_given(path, int(max_megapixels * 1e6) * MOST_PIXEL_BYTES + BESIDES)
+        if not content:
             raise PictureError("is empty (0 bytes)")
-        with _no_pixel_limit(), Image.open(path, formats=FORMATS) as image:
+        with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_header(image, min_side, max_megapixels)
             image.load()
+            require_all_rows(image, content)
             return normalised(image)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(_what_it_is(path)) from error
-    except PermissionError as error:
-        raise PictureError(f"cannot be read: {error.strerror}") from error
+        raise PictureError(_what_it_is(content[:512])) from error
     except MemoryError as error:
         raise PictureError("does not fit in memory: lower style_set.max_megapixels") from error
     except Exception as error:  # a decoder raises almost anything on damaged data
@@ -170,10 +176,8 @@ def _check_header(image: Image.Image, min_side: int, max_megapixels: float) -> N
         )
 
 
-def _what_it_is(path: Path) -> str:
+def _what_it_is(start: bytes) -> str:
     """Why Pillow does not know the file, as far as its first bytes tell."""
-    with path.open("rb") as file:
-        start = file.read(512)
     if start[4:8] == b"ftyp":
         return "is a HEIC or video file, not what its name says: convert it to PNG or JPEG"
     if start.startswith(b"version https://git-lfs"):

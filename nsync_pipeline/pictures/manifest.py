@@ -24,7 +24,9 @@ STYLE_SET = pa.schema(
         pa.field("width", pa.int32(), nullable=False),  # pixels
         pa.field("height", pa.int32(), nullable=False),  # pixels
         pa.field("caption", TEXT),  # as found beside the picture; null where there is none
-        pa.field("caption_source", TEXT),  # txt, metadata.jsonl, metadata.csv, sketchbook; or null
+        pa.field(
+            "caption_source", TEXT
+        ),  # txt, caption, a metadata file's name, sketchbook; or null
         pa.field("split", TEXT, nullable=False),  # train or test
         pa.field("origin", TEXT, nullable=False),  # the file's name in the source
     ]

@@ -38,7 +38,8 @@ class StyleConfig(StyleSource):
         default="sks",
         min_length=1,
         max_length=64,
-        description="the word that names the style in prompts",
+        description="the word that names the style in prompts; taken out of its captions, as the "
+        "style's own name is",
     )
     generic_style: Phrase = Field(
         default="painting",

@@ -235,8 +235,8 @@ def refuse_too_few(ingestion: Ingestion, asked: Asked) -> None:
     besides = ", ".join(f"{len(files)} {name.replace('_', ' ')}" for name, files in lists.items())
     alike = " that differ from one another" if len(ingestion.pictures) > 1 else ""
     raise PictureError(
-        f"{asked.source}: a style set needs at least two pictures{alike}, one to train on and one to "
-        f"test with, and there {'is only one' if ingestion.pictures else 'are none'}"
+        f"{asked.source}: a style set needs at least two pictures{alike}, one to train on and one "
+        f"to test with, and there {'is only one' if ingestion.pictures else 'are none'}"
         f"{f' (left out: {besides})' if besides else ''}. Add pictures."
     )
 

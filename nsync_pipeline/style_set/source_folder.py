@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from nsync_pipeline.errors import LISTED, CaptionError, NotTextError, PictureError, short_list
 from nsync_pipeline.given_files import given_files, read_given
@@ -222,7 +222,7 @@ class SourcePicture:
     path: Path
     name: str  # POSIX, relative to the source, NFC
     caption: str | None  # one line; None where there is none
-    caption_source: str | None  # txt, metadata.jsonl, metadata.csv; None as caption
+    caption_source: str | None  # txt, caption, or the metadata file's name; None as caption
     caption_file: Path | None  # the sidecar it has for itself; None for metadata or no caption
 
 
@@ -269,8 +269,8 @@ def read_source(folder: Path) -> SourceFolder:
     unread = {n: p for n, p in files.items() if p.suffix.lower() in UNREAD_SUFFIXES}
     sidecars = {name: path for name, path in files.items() if _is_sidecar(path)}
     for name, reason in given.refused.items():
-        path = PurePosixPath(name)
-        of_captions = path.name.lower() in READERS or _is_sidecar(path)
+        refused = PurePosixPath(name)
+        of_captions = refused.name.lower() in READERS or _is_sidecar(refused)
         (found.caption_problem if of_captions else found.problem)(name, reason)
     if not pictures and not unread and not found.problems:
         what = f"found only {short_list(list(files))}" if files else "it is empty"
@@ -286,8 +286,8 @@ def read_source(folder: Path) -> SourceFolder:
     _read_sidecar_captions(sidecars, pictures, unusable, found)
     ignored = [n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}]
     for name in ignored:
-        path = PurePosixPath(name.lower())
-        if path.suffix in DATA_SUFFIXES and path.name.startswith(CAPTION_STEMS):
+        lower = PurePosixPath(name.lower())
+        if lower.suffix in DATA_SUFFIXES and lower.name.startswith(CAPTION_STEMS):
             found.caption_problem(
                 name,
                 "seems to hold captions, and is of a kind that is not read: save it as "
@@ -303,7 +303,7 @@ def read_source(folder: Path) -> SourceFolder:
     )
 
 
-def _is_sidecar(path: PurePosixPath) -> bool:
+def _is_sidecar(path: PurePath) -> bool:
     return path.suffix.lower() in CAPTION_SUFFIXES and path.stem.lower() not in PLAIN_TEXTS
 
 

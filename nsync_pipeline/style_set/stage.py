@@ -4,7 +4,6 @@ Pictures are stored whole, as they are framed, in 8-bit sRGB; whoever reads them
 what a model needs (``pictures.pixels``).
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +76,7 @@ def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, Asked]:
     try:
         source = read_source(folder)
     except PictureError as error:
-        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        if isinstance(error.__cause__, OSError):  # they are there, and cannot be read
             raise
         tracked = folder.with_name(f"{folder.name}.dvc").is_file()
         pull = f"fetch them (`dvc pull {where}.dvc`), or " if tracked else ""

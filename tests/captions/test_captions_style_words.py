@@ -164,6 +164,7 @@ NAMES = own_names("claude_monet", "sks", ("Monet",))
     [
         ("sks style, a green tree", "a green tree"),
         ("sks, a green tree", "a green tree"),
+        ("<sks> a green tree", "a green tree"),
         ("a green tree in sks style", "a green tree"),
         ("a green tree, by SKS.", "a green tree"),
         ("a photo of sks tree", "a photo of tree"),
@@ -195,7 +196,7 @@ def test_what_only_looks_like_a_credit_stays(caption: str) -> None:
 
 
 def test_a_style_with_the_name_of_an_article_takes_no_article_out() -> None:
-    assert own_names("a", "sks", ("of",)) == ("sks",)
+    assert own_names("a", "sks", ("of",)) == ("sks", "<sks>")
 
 
 @settings(deadline=None)

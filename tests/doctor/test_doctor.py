@@ -1,6 +1,7 @@
 """The doctor tells what is there, what is not, and what to do; and what blocks."""
 
 import json
+import os
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,6 +90,19 @@ def test_a_hub_model_that_is_not_here_is_no_mistake_and_is_not_downloaded(
 
     assert finding.state is State.WARN
     assert "not on this machine" in finding.found
+
+
+def test_files_of_a_style_that_cannot_be_used_block_and_are_named(workspace: Workspace) -> None:
+    """Such as got in before they were refused, or by hand: DVC's own commands only break there."""
+    source = workspace.source("ink")
+    source.mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(source) + b"/caf\xe9.jpg")).touch()
+    (source / "b.jpg").symlink_to("/etc/passwd")
+    finding = style_finding(workspace, parse_params(PARAMS), "ink")
+
+    assert finding.state is State.MISSING
+    assert "b.jpg is a link that leads out of the folder" in finding.found
+    assert "caf\\xe9.jpg has a name that is not UTF-8: rename it" in finding.found
 
 
 def test_a_style_tells_which_artefacts_are_there(workspace: Workspace) -> None:

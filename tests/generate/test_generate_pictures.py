@@ -287,6 +287,9 @@ def test_a_prompt_with_its_seed_a_line(tmp_path: Path) -> None:
         ("p.jsonl", '{"prompt": "a"}\n["b"]\n', 'line 2: an object with a "prompt" is needed'),
         ("p.jsonl", '{"prompt": " "}\n', "line 1: the prompt is empty"),
         ("p.jsonl", '{"prompt": "a", "sed": 1}\n', 'not "sed"'),
+        ("p.jsonl", '{"prompt": "a \\ud800"}\n', "line 1: the prompt holds U\\+D800"),
+        ("p.jsonl", "[" * 100_000, "line 1: not JSON"),
+        ("p.txt", "a red\x1b[2J house\n", "holds U\\+001B"),
         ("p.jsonl", '{"prompt": "a", "seed": "1"}\n', "line 1: a seed is a whole number"),
         ("p.jsonl", '{"prompt": "a", "seed": -1}\n', "line 1: a seed is a whole number"),
     ],
@@ -301,7 +304,12 @@ def test_a_prompt_file_that_cannot_be_used_is_explained(
 
 @pytest.mark.parametrize(
     ("texts", "seeds", "message"),
-    [(["a", " "], [1], "a prompt is empty"), (["a"], [-1], "--seed"), (["a"], [2**63], "--seed")],
+    [
+        (["a", " "], [1], "a prompt is empty"),
+        (["\ud800"], [1], "a prompt holds U"),
+        (["a"], [-1], "--seed"),
+        (["a"], [2**63], "--seed"),
+    ],
 )
 def test_prompts_and_seeds_are_checked(texts: list[str], seeds: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -307,7 +307,10 @@ def test_a_raised_recipe_makes_exactly_that_stages_artefacts_stale(
     assert set(found[State.WAITING]) == waiting
     standings = Graph(made, params).standings(["ink"])
     (one, *_) = (a for a in standings if a.stage.name == name)
-    assert standings[one].why == "the stage makes it otherwise now (recipe 1 -> 2)"
+    assert (
+        standings[one].why
+        == f"the stage makes it otherwise now (recipe {raised.recipe - 1} -> {raised.recipe})"
+    )
 
 
 def test_what_waits_is_fresh_again_where_the_same_came_out(

@@ -12,6 +12,7 @@ from nsync_pipeline import __version__
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.graph.made import FileHashes, describe, read_made, require_whole
 from nsync_pipeline.graph.run import Asked, run_stage
+from nsync_pipeline.graph.table import STAGES
 from nsync_pipeline.stage import Preview, StageResult
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_stages import SMALL_PARAMS, Fakes
@@ -34,7 +35,7 @@ def test_it_says_by_what_and_from_what_it_was_made(folder: Path) -> None:
     content = json.loads((folder / "made.json").read_text())
     assert content["stage"] == "style_set"
     assert (content["style"], content["variant"], content["training_seed"]) == ("ink", None, None)
-    assert (content["recipe"], content["engine"]) == (1, __version__)
+    assert (content["recipe"], content["engine"]) == (STAGES["style_set"].recipe, __version__)
     assert content["settings"]["style"]["pictures"] == 8
     assert list(content["inputs"]) == ["sources/ink"]
     assert content["figures"] == {"inputs": 1, "verdict": "none"}

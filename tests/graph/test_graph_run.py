@@ -24,6 +24,7 @@ from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.made import read_made
 from nsync_pipeline.graph.run import Asked, Outcome, require_own_engine, run_stage
+from nsync_pipeline.graph.table import STAGES
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_stages import Fakes
 from tests.support.fake_workspace import REPOSITORY, FakeWorkspace
@@ -339,7 +340,7 @@ def test_what_is_not_there_is_named(workspace: Workspace, asked: Asked, message:
 def test_another_recipe_than_dvc_yaml_has_is_refused(fakes: Fakes, workspace: Workspace) -> None:
     with pytest.raises(ParamsError, match=r"expects recipe 99 of style_set.*`nsync sync`"):
         run(workspace, recipe=99)
-    assert run(workspace, recipe=1).is_new
+    assert run(workspace, recipe=STAGES["style_set"].recipe).is_new
 
 
 def test_under_dvc_a_stage_looks_at_dvc_yaml_first(

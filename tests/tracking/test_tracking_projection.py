@@ -441,7 +441,7 @@ def test_a_stage_says_of_such_an_address_that_nothing_is_recorded_and_goes_on(
         ("s3://b?aws_token=abc&x=1", "s3://b?aws_token=***&x=1"),
         ("401 for 'p w'd'", "401 for '***'"),
         ("token Zm9vYmFy was refused", "token *** was refused"),
-        ("failed to reproduce 'dvc.yaml:training@ink'", "failed to reproduce 'dvc.yaml:training@ink'"),
+        ("failed: 'dvc.yaml:training@ink'", "failed: 'dvc.yaml:training@ink'"),
     ],
 )  # fmt: skip
 def test_no_password_is_shown(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,4 +480,6 @@ def test_an_address_means_the_same_whatever_the_current_folder(
     tracking = Workspace(Path("/w")).tracking
     assert resolved_uri(usable_uri(uri), tracking) == resolved
     local = "sqlite" in uri or "postgresql" in uri
-    assert artifact_location(uri, tracking) == ("file:///w/.nsync/mlflow/artifacts" if local else None)
+    assert artifact_location(uri, tracking) == (
+        "file:///w/.nsync/mlflow/artifacts" if local else None
+    )

@@ -1,0 +1,169 @@
+"""Whether a file holds all rows that its header names, and no more.
+
+Decoders fill what is missing with grey or black and pass over what is too much, without a word.
+"""
+
+import io
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from PIL import Image
+
+from nsync_pipeline.errors import PictureError
+
+MISSING = "is cut off: it has no data for its last rows"
+TOO_MUCH = "has more data than a picture of its size: its header is wrong, or rows got lost"
+
+
+def require_all_rows(image: Image.Image, content: bytes) -> None:
+    """Compare the decoded ``image`` with ``content``, the file it is from.
+
+    Raises:
+        PictureError: rows are missing, or the size in the header is not that of the data.
+    """
+    if image.format in ("JPEG", "MPO"):
+        _check_jpeg(image, content)
+    elif image.format == "PNG":
+        _check_png(content)
+    elif image.format == "BMP":
+        _check_bmp(content)
+    elif image.format == "TIFF":
+        _check_tiff(image)
+
+
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""In the data of a scan; the others are stuffed bytes, fill bytes and restart markers."""
+FRAMES = {0xC0: False, 0xC1: False, 0xC2: True}
+"""The kinds of frames that are checked: whether they are progressive."""
+FILLER = b"\x5a\xa5\x33" * 4096
+LITTLE = 64  # bytes of data, of which none can be spared
+GREY = (127, 128)  # what a decoder leaves where it had no data
+
+
+def _check_jpeg(image: Image.Image, content: bytes) -> None:
+    """Data more must change nothing, and data less must: else it had too little, or too much."""
+    found = _scans(content)
+    if found is None:
+        return
+    eighth = max(1, max(image.size) // 8)
+
+    def decoded(data: bytes, small: bool) -> bytes:
+        with Image.open(io.BytesIO(data)) as again:
+            if small:  # a fifth of the time
+                again.draft(None, (eighth, eighth))
+            again.load()
+            return again.tobytes()
+
+    def same(data: bytes) -> bool:
+        sizes = (False,) if found.progressive else (True, False)
+        return all(decoded(data, small) == decoded(content, small) for small in sizes)
+
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    is_grey = all(value in GREY for value in (corner if isinstance(corner, tuple) else (corner,)))
+    start, first_end, end = found.start, found.first_end, found.end
+    if (found.progressive or is_grey) and not same(content[:end] + FILLER + content[end:]):
+        raise PictureError(MISSING)
+    if is_grey or first_end - start < LITTLE:
+        return
+    less = first_end - max((first_end - start) // 32, 16)
+    if same(content[:less] + content[first_end:]):
+        raise PictureError(TOO_MUCH)
+
+
+@dataclass(frozen=True)
+class _Scans:
+    start: int  # of the first scan's data
+    first_end: int
+    end: int  # of the last scan's
+    progressive: bool
+
+
+def _scans(content: bytes) -> _Scans | None:
+    """Where the data of a picture lies; None where it is of a kind that is not checked."""
+    at, scans, progressive = 2, list[tuple[int, int]](), False
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xD9:
+            break
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        at += 2 + struct.unpack_from(">H", content, at + 2)[0]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if marker not in FRAMES:
+                return None
+            progressive = FRAMES[marker]
+        if marker == 0xDA:
+            following = MARKER.search(content, at)
+            if following is None:
+                return None
+            scans.append((at, following.start()))
+            at = following.start()
+    return _Scans(*scans[0], scans[-1][1], progressive) if scans else None
+
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG's colour type
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+         (0, 1, 1, 2))  # fmt: skip
+
+
+def _check_png(content: bytes) -> None:
+    at, parts, header = 8, [], b""
+    while at + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if kind == b"IHDR":
+            header = content[at + 8 : at + 8 + length]
+        elif kind == b"IDAT":
+            parts.append(content[at + 8 : at + 8 + length])
+        at += 12 + length
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * CHANNELS[colour]
+
+    def bytes_of(columns: int, rows: int) -> int:
+        return rows * (1 + (columns * bits + 7) // 8) if columns and rows else 0
+
+    expected = bytes_of(width, height)
+    if interlaced:
+        expected = sum(
+            bytes_of(-((x - width) // dx), -((y - height) // dy))
+            for x, y, dx, dy in ADAM7
+            if x < width and y < height
+        )
+    row = bytes_of(width, 1)
+    inflated = len(zlib.decompressobj().decompress(b"".join(parts), expected + row))
+    if inflated < expected:
+        raise PictureError(MISSING)
+    if inflated == expected + row:
+        raise PictureError(TOO_MUCH)
+
+
+def _check_bmp(content: bytes) -> None:
+    if len(content) < 38 or struct.unpack_from("<I", content, 14)[0] < 40:
+        return
+    width, height, _, bits, compression, size = struct.unpack_from("<iiHHII", content, 18)
+    row = (width * bits + 31) // 32 * 4
+    if compression in (0, 3) and size >= row * (abs(height) + 1):
+        raise PictureError(TOO_MUCH)
+
+
+WIDTH, BITS, COMPRESSION, COLOURS, OFFSETS = 256, 258, 259, 262, 273
+ROWS, COUNTS, PLANES = 278, 279, 284
+RAW, SUBSAMPLED = 1, 6
+
+
+def _check_tiff(image: Image.Image) -> None:
+    tags = getattr(image, "tag_v2", {})
+    if OFFSETS not in tags or COUNTS not in tags:
+        return  # in tiles
+    bits, height = tags.get(BITS, (1,)), image.height
+    planes = len(bits) if tags.get(PLANES, 1) == 2 else 1
+    strips = -(-height // max(1, min(tags.get(ROWS, height), height))) * planes
+    row = (tags[WIDTH] * sum(bits) + 7) // 8
+    is_raw = tags.get(COMPRESSION, RAW) == RAW and tags.get(COLOURS) != SUBSAMPLED
+    held = sum(tags[COUNTS]) if is_raw else row * height
+    if len(tags[OFFSETS]) < strips or held < row * height:
+        raise PictureError(MISSING)
+    if len(tags[OFFSETS]) > strips or held >= row * (height + 1) + planes * strips * row:
+        raise PictureError(TOO_MUCH)
