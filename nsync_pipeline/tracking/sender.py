@@ -338,9 +338,26 @@ def promote(
         with FileLock(workspace.tracking / "sending.lock").acquire(timeout=60):
             part = next(found[0].runs())
             server.tell(part)
-            return register(server.client, server.run_of(part), found[0], alias)
+            with _looked_for_at(server.client.tracking_uri):
+                return register(server.client, server.run_of(part), found[0], alias)
     except Exception as error:
         raise UserError(f"MLflow did not take it: {masked(str(error))}") from error
+
+
+@contextmanager
+def _looked_for_at(uri: str) -> Iterator[None]:
+    """Have mlflow's registry look there; it would go on to, by the variable that it sets."""
+    import mlflow
+
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type] # whatever the variable says
+        if before is not None:
+            os.environ[name] = before
 
 
 def send(workspace: Workspace, server: Server, told: dict[str, str]) -> Outcome:
