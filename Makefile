@@ -40,10 +40,10 @@ evidence: setup ## Measure what the contrast does on the drawn world (about 1.5 
 	@$(BIN)/python -m benchmarks.evidence run
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-fast: setup ## Run the tests that take seconds
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not pipeline"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not pipeline"
 
 check: lint types imports recipes test ## Run every gate: ruff, formatting, types, import directions, recipes, tests
 

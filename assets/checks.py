@@ -22,12 +22,13 @@ from dagster import (
     TableRecord,
     asset_check,
 )
-from PIL import Image
 
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.files import read_json
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, read_manifest
+from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.workspace import MANIFEST_FILE
 
 from .lineage import asset_key
@@ -213,11 +214,10 @@ def _undecodable(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
     wrong = []
     for row in rows:
         try:
-            with Image.open(folder / row["file"]) as picture:
-                picture.load()
-                if picture.size != (row["width"], row["height"]):
-                    wrong.append(f"{row['file']}: {picture.size}")
-        except OSError as error:
+            picture = open_picture(folder / row["file"])
+            if picture.size != (row["width"], row["height"]):
+                wrong.append(f"{row['file']}: {picture.size}")
+        except MissingArtifactError as error:
             wrong.append(f"{row['file']}: {error}")
     return wrong
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -35,14 +36,20 @@ def kept(*command: str) -> list[str]:
 
 
 def start_daemon(
-    workspace: Workspace, until: ExitStack, output: IO[bytes] | None = None
+    workspace: Workspace,
+    until: ExitStack,
+    output: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes] | None":
-    """Start it until ``until`` is left; None where another command has one."""
+    """Start it until ``until`` is left; None where another command has one.
+
+    What it starts has ``environment``, too.
+    """
     try:
         until.enter_context(sole_writer(workspace.lock("dagster-daemon"), "Dagster's history"))
     except WorkspaceBusyError:
         return None
-    own = {ENDS_WITH_PARENT: "1", ATTEMPT_VARIABLE: str(int(time.time()))}
+    own = {ENDS_WITH_PARENT: "1", ATTEMPT_VARIABLE: str(int(time.time())), **(environment or {})}
     program = Path(sys.executable).with_name("dagster-daemon")
     daemon = subprocess.Popen(
         kept(str(program), "run", "-w", "workspace.yaml", "--log-level", "warning"),

@@ -19,20 +19,22 @@ if __name__ == "__main__":  # what is imported below takes seconds, and nothing 
 import argparse
 import subprocess
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dagster import DagsterInstance
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
-from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.graph.locks import sole_writer, visible_devices
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import running
-from nsync_pipeline.workspace import Workspace
+from nsync_pipeline.workspace import SKETCHBOOK, Workspace
 
 from .daemon import start_daemon
 from .instance import VARIABLE, write_home
+from .lineage import DEVICES
 from .runs import (
     ATTEMPT,
     FAILED,
@@ -50,6 +52,7 @@ DEMO = "demo-"
 LOOK_EVERY = 2.0  # seconds
 SAY_EVERY = 5.0  # seconds between two lines on one artefact
 DONE = "done"
+THREADS = "OMP_NUM_THREADS"
 QUIET = 180.0
 """Seconds in which no run may be under way although something is out of date."""
 
@@ -94,13 +97,48 @@ def _make(workspace: Workspace, style: str, count: int) -> None:
         daemon = None
         try:
             with (workspace.dagster_home / LOG).open("wb") as log, ExitStack() as until_end:
-                daemon = start_daemon(workspace, until_end, log)
+                two = _two_at_once(Graph.read(workspace))
+                said = os.environ.get(THREADS, str(max(1, _cores() // 2)))
+                daemon = start_daemon(workspace, until_end, log, {THREADS: said} if two else {})
                 if daemon is not None:
                     _end_abandoned_runs(instance)
+                    if two:
+                        until_end.enter_context(at_once(instance, 2))
                 _watch(workspace, demo, instance, daemon, count)
         finally:
             if daemon is not None:
                 _end_abandoned_runs(instance)
+
+
+def _two_at_once(graph: Graph) -> bool:
+    """Whether two steps side by side, on half of the cores each, are done sooner than in turn.
+
+    Of the embedded base they are: its operations are too small to be shared by cores. Of a larger
+    one two may not fit in memory, and accelerators have a step each.
+    """
+    base = graph.params.base_model
+    if base.name != SKETCHBOOK or _cores() < 2:
+        return False
+    return base.device == "cpu" or (base.device == "auto" and not visible_devices())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@contextmanager
+def at_once(instance: DagsterInstance, steps: int) -> Iterator[None]:
+    """Let so many steps of the pool run at once; afterwards its limit is what it was."""
+    storage = instance.event_log_storage
+    own = [p for p in storage.get_pool_limits() if p.name == DEVICES and not p.from_default]
+    storage.set_concurrency_slots(DEVICES, steps)
+    try:
+        yield
+    finally:
+        if own and own[0].limit is not None:
+            storage.set_concurrency_slots(DEVICES, own[0].limit)
+        else:
+            storage.delete_concurrency_limit(DEVICES)
 
 
 def _watch(

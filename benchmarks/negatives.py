@@ -205,7 +205,7 @@ def _features(files: Sequence[Path]) -> Floats:
 def _cmmd(first: Floats, second: Floats) -> float:
     """Row i of both sets is of prompt i."""
     rows = np.arange(len(first))
-    kernels = prompt_kernels(first, rows, second, rows, len(rows), rbf(CMMD_SIGMA))
+    kernels = prompt_kernels(first, rows, second, rows, rbf(CMMD_SIGMA))
     return float(mmd_unbiased(kernels, np.ones((1, len(rows))))[0])
 
 

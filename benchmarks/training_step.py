@@ -3,7 +3,10 @@
     python -m benchmarks.training_step [--model sketchbook|shaped_like_sd] [--batch 1 2 4 8]
 
 Three comparisons in one run, of rule `orthogonal_anchor` (three branches) at B triplets a step,
-float32, on the same model, pictures and random draws; all ways by turns in every round, medians:
+float32, on the same model, pictures and random draws; all ways by turns in every round after one
+that does not count, medians with the spread of their middle half (`timing.py`; a ratio whose spread
+is over 1.3 is not told). On one thread of a CPU it is the process's own time that counts: what
+others use of the machine is left out. With more threads it is the clock's.
 
 - LoRA: this project's training loop (encodings kept, one fused pass) against a straightforward loop
   (`straightforward_loop.py`: VAE and text encoder in every step, a pass a branch).
@@ -44,6 +47,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.straightforward_loop import BRANCHES, StraightforwardLoop
+from benchmarks.timing import Timing, machine, ratio
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
 from nsync_pipeline.adaptation.trainables import add_trainables
 from nsync_pipeline.drawing.prompts import styled_prompt
@@ -61,6 +65,13 @@ from nsync_pipeline.training.triplets import TripletOrder, triplet_order
 
 STEPS = 4
 """Of `train` a round; the first is not counted: it has what is done once a training."""
+
+
+def clock() -> float:
+    """Seconds: of this process where it has one thread of a CPU, else of the clock."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time() if alone else time.perf_counter()
+
 
 WAYS = ("straight_lora", "lora", "straight_ti", "ti", "plain", "in_turn", "plain_3b")
 MEMORY_WAYS = ("plain", "lora", "in_turn", "straight_lora")
@@ -114,7 +125,7 @@ def main() -> None:
         parameters = sum(weight.numel() for weight in family.denoiser.parameters())
         print(
             f"{arguments.model}: denoiser of {parameters / 1e6:.1f} M parameters on "
-            f"{family.device}, latents {family.latent_shape}; {torch.get_num_threads()} threads, "
+            f"{family.device}, latents {family.latent_shape}; {machine(torch.get_num_threads())}, "
             f"torch {torch.__version__}, medians of {arguments.rounds} rounds"
         )
         print(agreement(base, data))
@@ -234,7 +245,7 @@ def ours(
     records: list[StepRecord] = []
 
     def on_step(record: StepRecord) -> None:
-        ends.append(time.perf_counter())  # its norms have been read: a GPU has finished by then
+        ends.append(clock())  # its norms have been read: a GPU has finished by then
         records.append(record)
 
     checkpoints = CheckpointFolder(scratch, {})
@@ -247,9 +258,9 @@ def straightforward(loop: StraightforwardLoop, order: TripletOrder) -> list[floa
     """Seconds of each of ``STEPS`` steps but the first."""
     seconds = []
     for number in range(STEPS):
-        start = time.perf_counter()
+        start = clock()
         loop.step(number, order.triplets(number))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds[1:]
 
 
@@ -313,28 +324,30 @@ def print_times(arguments: argparse.Namespace, base: str, data: Data) -> None:
         "B", "straightforward LoRA", "LoRA", "times", "straightforward TI", "TI", "times",
         "plain LoRA", "in turn", "fused/plain", "fused/in turn", "fused/plain of 3 B",
     )  # fmt: skip
-    print("\nsteps a second (ratios: of times)")
+    print("\nsteps a second, and ratios of times, each with its spread")
     print("| " + " | ".join(head) + " |\n|" + " ---: |" * len(head), flush=True)
     for batch in arguments.batch:
         ways = {name: way(name, base, data, batch) for name in WAYS}
         seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-        for _ in range(arguments.rounds):
+        for number in range(1 + arguments.rounds):  # the first warms up
             for name, one in ways.items():
-                seconds[name] += one.times()
-        s = {name: statistics.median(times) for name, times in seconds.items()}
+                times = statistics.median(one.times())
+                seconds[name] += [times] if number else []
+        s = {name: Timing(tuple(times)) for name, times in seconds.items()}
+        rates = {name: f"{1 / of.median:.2f} ({of.spread:.2f})" for name, of in s.items()}
         cells = [
             f"{batch}",
-            f"{1 / s['straight_lora']:.2f}",
-            f"{1 / s['lora']:.2f}",
-            f"{s['straight_lora'] / s['lora']:.2f}",
-            f"{1 / s['straight_ti']:.2f}",
-            f"{1 / s['ti']:.2f}",
-            f"{s['straight_ti'] / s['ti']:.2f}",
-            f"{1 / s['plain']:.2f}",
-            f"{1 / s['in_turn']:.2f}",
-            f"{s['lora'] / s['plain']:.2f}",
-            f"{s['lora'] / s['in_turn']:.2f}",
-            f"{s['lora'] / s['plain_3b']:.2f}",
+            rates["straight_lora"],
+            rates["lora"],
+            ratio(s["straight_lora"], s["lora"]),
+            rates["straight_ti"],
+            rates["ti"],
+            ratio(s["straight_ti"], s["ti"]),
+            rates["plain"],
+            rates["in_turn"],
+            ratio(s["lora"], s["plain"]),
+            ratio(s["lora"], s["in_turn"]),
+            ratio(s["lora"], s["plain_3b"]),
         ]
         print("| " + " | ".join(cells) + " |", flush=True)
     trained = ", ".join(f"{name} {one.trained:,}" for name, one in ways.items())

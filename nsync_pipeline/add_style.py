@@ -202,7 +202,7 @@ def _add_folder(
         config = config.model_copy(update={"uncaptioned": "skip"})
     shown = Asked(workspace, asked.name, asked.source)
     offer = folder_offer(found, config, shown)
-    ingestion = ingest(offer, config, lambda picture_id, image: None, progress)
+    ingestion = ingest(offer, config, lambda picture_id, candidate: None, progress)
     refuse_bad_files(ingestion, config, shown)
     if not asked.update:
         refuse_too_few(ingestion, shown)

@@ -19,6 +19,11 @@ settings.register_profile("no clock", deadline=None)  # a busy machine fails no 
 settings.load_profile("no clock")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: else a process is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny epsilon-predicting Stable Diffusion; tests must not write to it."""

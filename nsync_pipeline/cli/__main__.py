@@ -2,4 +2,5 @@
 
 from nsync_pipeline.cli.app import main
 
-main()
+if __name__ == "__main__":  # and not in the processes that look at pictures
+    main()

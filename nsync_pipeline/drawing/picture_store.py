@@ -2,7 +2,8 @@
 
 A picture's file is named by the digest of everything it depends on. After an interruption, or when
 a picture is added to a set, what is already there is taken as it is. A batch is kept whole or not
-at all: what is left of a run that was cut off falls into the same batches as in an unbroken one.
+at all: so what is left of a run that was cut off falls into the same batches as in an unbroken one,
+which an accelerator may tell.
 """
 
 import hashlib
@@ -65,6 +66,8 @@ def written_behind(items: Iterable[Item], write: Callable[[Item], None]) -> Iter
         if behind is not None:
             yield behind[0]
 
+
+RECIPE = 2  # raised when a picture would come out otherwise from the same
 
 BATCH = "[0-9a-f]*"  # folders named by a digest
 
@@ -144,6 +147,7 @@ def picture_key(
 ) -> str:
     """32 hex digits of the SHA-256 of all that decides a picture's pixels."""
     recipe: dict[str, object] = {
+        "recipe": RECIPE,
         "prompt": request.prompt,
         "seed": request.seed,
         "base_revision": family.revision,
@@ -181,7 +185,7 @@ def _digest(content: object) -> str:
 def _is_whole(file: Path) -> bool:
     try:
         with Image.open(file) as image:
-            image.load()
+            image.verify()  # its chunks' checksums: much less than decoding
     except (OSError, SyntaxError):
         return False
     return True

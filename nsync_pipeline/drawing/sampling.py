@@ -1,8 +1,16 @@
-"""Drawing pictures: seeded one by one, computed in batches of one shape."""
+"""Drawing pictures, each from its own noise.
+
+On a CPU each is computed alone and on one thread, as many side by side as there are threads: so its
+bits depend neither on how many others are drawn nor on the machine's cores, and none is drawn that
+nobody asked for. An accelerator is given batches.
+"""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +26,7 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 PROMPTS_AHEAD = 256  # pictures whose prompts are encoded at once: more would fill memory
 PIXELS_A_SLICE = 2**18  # decoded at once: one picture of 512 x 512, or many small ones
@@ -54,10 +63,8 @@ def draw_pictures(
 
     A batch is of one size; sizes come in the order in which they are first asked for.
 
-    A picture depends on its prompt, seed and size, not on its neighbours: each has its own noise,
-    and the last batch of a size is filled up (its last request is repeated), so that every batch
-    has one shape. To the last bit this holds where the kernels treat all rows of a batch alike: on
-    CPU where the batch size is a multiple of the threads.
+    A picture depends on its prompt, seed and size, not on its neighbours: on a CPU to the last bit,
+    elsewhere but for the last bits, which may be others in a batch of another size.
 
     Raises:
         BaseModelError: a size is not a multiple of the pixels that a latent covers; or a picture
@@ -74,9 +81,51 @@ def draw_pictures(
             with at_strength(family, guided.config.lora_strength):
                 embeds = _encoded(family, group, sampler, guided)
             for batch in _batches(group, count):
-                with at_strength(family, guided.config.lora_strength):
-                    pictures = _drawn(family, batch, size, embeds, sampler, guided)
+                # The LoRA's layers are told once, not by each of several threads.
+                with at_strength(family, guided.config.lora_strength), guided.in_one_pass(family):
+                    made = partial(
+                        _drawn, family, size=size, embeds=embeds, sampler=sampler, guidance=guided
+                    )
+                    parts = _side_by_side(family, made, _batches(batch, _at_once(family, sampler)))
+                    pictures = [picture for part in parts for picture in part]
                 yield pictures
+
+
+def _at_once(family: Family, sampler: SamplerConfig) -> int:
+    """How many pictures, or prompts, are computed in one."""
+    return 1 if _alone(family) else sampler.batch_size
+
+
+def _alone(family: Family) -> bool:
+    return family.device.type == "cpu"
+
+
+def _side_by_side(
+    family: Family, make: Callable[[Item], Made], items: Iterable[Item]
+) -> Iterator[Made]:
+    """What ``make`` makes of each of ``items``, in order; on a CPU with one thread for each."""
+    if not _alone(family):
+        yield from map(make, items)
+        return
+    threads = torch.get_num_threads()
+    with _one_thread():
+        # What is compiled is so on its first call: not in several threads at once.
+        if threads == 1 or getattr(family.denoiser, "_compiled_call_impl", None) is not None:
+            yield from map(make, items)
+            return
+        with ThreadPoolExecutor(threads, "drawing", partial(torch.set_num_threads, 1)) as pool:
+            yield from pool.map(make, items)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have an operation of this thread, and of those started inside, computed on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _encoded(
@@ -99,21 +148,18 @@ def _encoded(
 def _by_text(
     family: Family, prompts: Sequence[str], sampler: SamplerConfig
 ) -> dict[str, PromptEmbeds]:
-    """Every batch has one shape, so that a prompt does not depend on others."""
+    """The embeddings of each of ``prompts``."""
     found: dict[str, PromptEmbeds] = {}
-    for batch in _batches(prompts, sampler.batch_size):
-        rows = family.encode_prompts(_filled(batch, sampler.batch_size))
-        found |= {prompt: rows.rows(torch.tensor([row])) for row, prompt in enumerate(batch)}
+    with _one_thread():
+        for batch in _batches(prompts, _at_once(family, sampler)):
+            rows = family.encode_prompts(batch)
+            found |= {prompt: rows.rows(torch.tensor([row])) for row, prompt in enumerate(batch)}
     return found
 
 
 def _batches(items: Sequence[Item], count: int) -> Iterator[Sequence[Item]]:
     for start in range(0, len(items), count):
         yield items[start : start + count]
-
-
-def _filled(batch: Sequence[Item], count: int) -> list[Item]:
-    return [*batch, *[batch[-1]] * (count - len(batch))]
 
 
 def _drawn(
@@ -124,13 +170,12 @@ def _drawn(
     sampler: SamplerConfig,
     guidance: Guidance,
 ) -> list[SampledPicture]:
-    filled = _filled(batch, sampler.batch_size)
-    latents = _sample(family, filled, size, embeds, sampler, guidance)
+    latents = _sample(family, batch, size, embeds, sampler, guidance)
     finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
     pictures = _decode(family, latents)
-    for request, is_finite, pixels in zip(batch, finite, pictures, strict=False):
+    for request, is_finite, pixels in zip(batch, finite, pictures, strict=True):
         _check(request, is_finite, pixels)
-    return [SampledPicture(*drawn) for drawn in zip(batch, pictures, strict=False)]
+    return [SampledPicture(*drawn) for drawn in zip(batch, pictures, strict=True)]
 
 
 def latent_size(family: Family, request: PictureRequest) -> tuple[int, int]:
@@ -160,7 +205,7 @@ def _sample(
     sampler: SamplerConfig,
     guidance: Guidance,
 ) -> Tensor:
-    """Denoised latents (B, C, h, w) of ``batch``."""
+    """Denoised latents (B, C, h, w) of ``batch``; inside of ``guidance.in_one_pass``."""
     scheduler = build_scheduler(family, sampler)
     streams = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
     shape = (1, family.latent_shape[0], *size)
@@ -171,28 +216,25 @@ def _sample(
     prompt_embeds = embeds.of(guidance.parts, [request.prompt for request in batch])
 
     latents = starting_latents(scheduler, noise.to(family.device))
-    with guidance.in_one_pass(family):
-        for timestep in scheduler.timesteps:
-            scaled = denoiser_input(scheduler, latents, timestep)
-            inputs = torch.cat([scaled] * len(guidance.parts))
-            prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
-            direction = guidance.direction(prediction)
-            latents = scheduler.step(direction, timestep, latents, **extra).prev_sample
+    for timestep in scheduler.timesteps:
+        scaled = denoiser_input(scheduler, latents, timestep)
+        inputs = torch.cat([scaled] * len(guidance.parts))
+        prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
+        direction = guidance.direction(prediction)
+        latents = scheduler.step(direction, timestep, latents, **extra).prev_sample
     return latents
 
 
 def _decode(family: Family, latents: Tensor) -> list[NDArray[np.uint8]]:
     """The pictures (H, W, 3) of ``latents`` (B, C, h, w), a slice at a time.
 
-    Decoding takes many times the memory of denoising: large pictures are decoded one by one. All
-    slices have one shape, the last is filled up.
+    Decoding takes many times the memory of denoising: large pictures are decoded one by one.
     """
     height, width = (side * family.pixels_per_latent for side in latents.shape[-2:])
     size = min(len(latents), max(1, PIXELS_A_SLICE // (height * width)))
     pictures: list[NDArray[np.uint8]] = []
     for part in torch.split(latents, size):
-        filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
-        pixels = family.decode_latents(filled)[: len(part)].nan_to_num()
+        pixels = family.decode_latents(part).nan_to_num()
         values = (pixels * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
         pictures.extend(values.numpy())
     return pictures

@@ -78,9 +78,7 @@ def compare(
     if file.exists():
         raise UserError(f"{file} is there already: choose another file, or move it away")
 
-    size = min(manner.sampler.batch_size, len(rows))
-    sampler = manner.sampler.model_copy(update={"batch_size": size})
-    family = load_family(params.base_model)
+    family = load_family(manner.sampler.base(params.base_model))
     drawn: dict[tuple[str, int], Image.Image] = {}
     total = len(columns) * len(rows)
     with deterministic_algorithms():
@@ -91,7 +89,7 @@ def compare(
                 PictureRequest(str(row), model.prompt(text), seed, manner.size)
                 for row, (text, seed) in enumerate(rows)
             ]
-            for batch in draw_pictures(family, requests, sampler, manner.at(strength)):
+            for batch in draw_pictures(family, requests, manner.sampler, manner.at(strength)):
                 for picture in batch:
                     key = (model.name, int(picture.request.id))
                     drawn[key] = Image.fromarray(picture.pixels)

@@ -149,7 +149,7 @@ def generate(
     title = " · ".join(part for part in (model.style, model.name) if part)
     plan = sheet_plan(title, prompts, asked, manner.strengths)
 
-    family = load_family(params.base_model)
+    family = load_family(manner.sampler.base(params.base_model))
     model.put_on(family)
     folder.mkdir(parents=True, exist_ok=True)
     on_sheet: dict[Path, Image.Image] = {}
@@ -186,11 +186,8 @@ def _drawn(
     def batches() -> Iterator[_Batch]:
         for strength in manner.strengths:
             by_name = {one.request.id: one for one in asked if one.strength == strength}
-            # A few pictures are not worth a whole batch: their last bits may be other ones.
-            size = min(sampler.batch_size, len(by_name))
             requests = [one.request for one in by_name.values()]
-            small = sampler.model_copy(update={"batch_size": size})
-            for batch in draw_pictures(family, requests, small, manner.at(strength)):
+            for batch in draw_pictures(family, requests, sampler, manner.at(strength)):
                 yield [(by_name[drawn.request.id], drawn) for drawn in batch]
 
     def write(batch: _Batch) -> None:

@@ -6,7 +6,7 @@ median distance between real pictures MMD sees the spread, too (Gretton et al., 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -108,33 +108,74 @@ def mmd_biased(x: Floats, y: Floats, sigma: float) -> float:
 
 
 @dataclass(frozen=True)
-class PromptKernels:
+class PairSums:
     """Kernel values summed over the pictures of each pair of *different* prompts.
 
-    ``xx[p, q]`` is the sum of k(x_i, x_j) over pictures i of prompt p and j of prompt q; its
-    diagonal is zero. A real picture's prompt is its own caption.
+    ``sums[r, c]`` is the sum of k(x_i, y_j) over pictures i of prompt ``rows[r]`` and j of prompt
+    ``columns[c]``; zero where the two are one prompt. Only prompts that have pictures are there.
     """
 
-    xx: Floats  # (P, P)
-    yy: Floats  # (P, P)
-    xy: Floats  # (P, P)
-    x_count: Floats  # (P,) pictures a prompt
-    y_count: Floats  # (P,)
+    sums: Floats  # (R, C)
+    rows: Indices  # (R,) prompts, ascending
+    columns: Indices  # (C,)
+    row_count: Floats  # (R,) pictures a prompt
+    column_count: Floats  # (C,)
+    _known: list[Floats] = field(default_factory=list, repr=False, compare=False)
+    """The last draws that were asked for, and what came of them: all sets see the same."""
+
+    def mean(self, weights: Floats) -> Floats:
+        """Over pairs of pictures of different prompts, under each row of weights (D, P): (D,).
+
+        nan where fewer than two prompts have weight.
+        """
+        if self._known and self._known[0] is weights:
+            return self._known[1]
+        rows, columns = weights[:, self.rows], weights[:, self.columns]
+        total = ((rows @ self.sums) * columns).sum(axis=1)
+        rows, columns = rows * self.row_count, columns * self.column_count
+        _, in_rows, in_columns = np.intersect1d(self.rows, self.columns, True, True)
+        pairs = rows.sum(axis=1) * columns.sum(axis=1)
+        pairs = pairs - (rows[:, in_rows] * columns[:, in_columns]).sum(axis=1)
+        mean: Floats = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
+        if len(weights) > 1:
+            self._known[:] = weights, mean
+        return mean
+
+
+def pair_sums(
+    x: Floats, x_prompt: Indices, y: Floats, y_prompt: Indices, kernel: Kernel
+) -> PairSums:
+    """Sum ``kernel`` of x (N, d) and y (M, d) by prompt."""
+    rows, row_count, by_row = _by_prompt(kernel(x, y), x_prompt)
+    columns, column_count, by_column = _by_prompt(by_row.T, y_prompt)
+    sums = np.where(rows[:, None] == columns, 0.0, by_column.T)
+    return PairSums(sums, rows, columns, row_count, column_count)
+
+
+def _by_prompt(values: Floats, prompt: Indices) -> tuple[Indices, Floats, Floats]:
+    """The prompts of the rows of ``values``, how many rows each has, and the sum of these."""
+    order = np.argsort(prompt, kind="stable")
+    prompts, starts, counts = np.unique(prompt[order], return_index=True, return_counts=True)
+    return prompts, counts.astype(np.float64), np.add.reduceat(values[order], starts, axis=0)
+
+
+@dataclass(frozen=True)
+class PromptKernels:
+    """Within a set x, within a set y, and across them. A real picture's prompt is its caption."""
+
+    xx: PairSums
+    yy: PairSums
+    xy: PairSums
 
 
 def prompt_kernels(
-    x: Floats, x_prompt: Indices, y: Floats, y_prompt: Indices, prompts: int, kernel: Kernel
+    x: Floats, x_prompt: Indices, y: Floats, y_prompt: Indices, kernel: Kernel
 ) -> PromptKernels:
-    """Sum ``kernel`` of x (N, d) and y (M, d) by prompt; prompts are 0 .. ``prompts`` - 1."""
-    x_member = np.eye(prompts)[x_prompt]  # (N, P)
-    y_member = np.eye(prompts)[y_prompt]  # (M, P)
-    different = 1.0 - np.eye(prompts)
+    """Sum ``kernel`` of x (N, d) and y (M, d) by prompt."""
     return PromptKernels(
-        xx=different * (x_member.T @ kernel(x, x) @ x_member),
-        yy=different * (y_member.T @ kernel(y, y) @ y_member),
-        xy=different * (x_member.T @ kernel(x, y) @ y_member),
-        x_count=x_member.sum(axis=0),
-        y_count=y_member.sum(axis=0),
+        xx=pair_sums(x, x_prompt, x, x_prompt, kernel),
+        yy=pair_sums(y, y_prompt, y, y_prompt, kernel),
+        xy=pair_sums(x, x_prompt, y, y_prompt, kernel),
     )
 
 
@@ -146,10 +187,8 @@ def mmd_unbiased(kernels: PromptKernels, weights: Floats) -> Floats:
     caption, and a prompt drawn twice in a bootstrap is never compared with itself. nan where fewer
     than two prompts have weight.
     """
-    within_x = _mean_over_pairs(kernels.xx, kernels.x_count, kernels.x_count, weights)
-    within_y = _mean_over_pairs(kernels.yy, kernels.y_count, kernels.y_count, weights)
-    across = _mean_over_pairs(kernels.xy, kernels.x_count, kernels.y_count, weights)
-    return SCALE * (within_x + within_y - 2.0 * across)
+    within = kernels.xx.mean(weights) + kernels.yy.mean(weights)
+    return SCALE * (within - 2.0 * kernels.xy.mean(weights))
 
 
 @dataclass(frozen=True)
@@ -171,26 +210,16 @@ def half_splits(
     if size < 2 or len(real) < 2 * size:
         raise ValueError(f"two parts of {size} rows cannot be taken out of {len(real)}")
     values = kernel(real, real)
-    itself = values.diagonal()
-    unbiased, biased = [], []
-    for _ in range(splits):
+    first, second = np.zeros((2, splits, len(real)))  # 1 where a row is in the part
+    for split in range(splits):
         order = rng.permutation(len(real))[: 2 * size]
-        first, second = order[:size], order[size:]
-        sums = values[np.ix_(first, first)].sum() + values[np.ix_(second, second)].sum()
-        across = 2.0 * values[np.ix_(first, second)].mean()
-        # The unbiased mean leaves out each row with itself.
-        unbiased.append((sums - itself[order].sum()) / (size * (size - 1)) - across)
-        biased.append(sums / size**2 - across)
-    return HalfSplits(SCALE * np.asarray(unbiased), SCALE * np.asarray(biased))
-
-
-def _mean_over_pairs(sums: Floats, rows: Floats, columns: Floats, weights: Floats) -> Floats:
-    total = ((weights @ sums) * weights).sum(axis=1)
-    weighted_rows, weighted_columns = weights * rows, weights * columns
-    pairs = weighted_rows.sum(axis=1) * weighted_columns.sum(axis=1)
-    pairs = pairs - (weighted_rows * weighted_columns).sum(axis=1)
-    mean: Floats = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
-    return mean
+        first[split, order[:size]] = second[split, order[size:]] = 1.0
+    to_first, to_second = first @ values, second @ values
+    sums = (to_first * first).sum(axis=1) + (to_second * second).sum(axis=1)
+    across = 2.0 * (to_first * second).sum(axis=1) / size**2
+    itself = (first + second) @ values.diagonal()  # the unbiased mean leaves it out
+    unbiased = (sums - itself) / (size * (size - 1)) - across
+    return HalfSplits(SCALE * unbiased, SCALE * (sums / size**2 - across))
 
 
 def frechet_distance(x: Floats, y: Floats) -> float:
@@ -198,7 +227,8 @@ def frechet_distance(x: Floats, y: Floats) -> float:
 
     With ``A = (x - m_x) / sqrt(N - 1)`` and ``B`` alike, the covariances are ``A^T A`` and
     ``B^T B``, and the trace of the root is the sum of the singular values of ``A B^T``: exact for
-    N < d, too, and no root of a d x d matrix is taken.
+    N < d, too, and no root of a d x d matrix is taken. Of more rows than d, the triangle R of
+    ``A = Q R`` stands for A: a rotation of rows changes no singular value.
 
     Raises:
         ValueError: a set has fewer than two rows.
@@ -208,8 +238,15 @@ def frechet_distance(x: Floats, y: Floats) -> float:
     means = x.mean(axis=0), y.mean(axis=0)
     a = (x - means[0]) / np.sqrt(len(x) - 1)
     b = (y - means[1]) / np.sqrt(len(y) - 1)
-    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    root = np.linalg.svd(_triangle(a) @ _triangle(b).T, compute_uv=False).sum()
     return float(((means[0] - means[1]) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2.0 * root)
+
+
+def _triangle(rows: Floats) -> Floats:
+    """As many rows as dimensions at most, with the same products of columns."""
+    if len(rows) <= rows.shape[1]:
+        return rows
+    return np.asarray(np.linalg.qr(rows, mode="r"), dtype=np.float64)
 
 
 def polynomial_kernel(x: Floats, y: Floats) -> Floats:

@@ -5,7 +5,7 @@ real test picture and what was generated for it), units P .. P+T-1 the training 
 resample units.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,13 +15,16 @@ from nsync_pipeline.metrics.distances import (
     CMMD_SIGMA,
     Floats,
     Indices,
+    Kernel,
+    PairSums,
+    PromptKernels,
     frechet_distance,
     half_splits,
     median_distance,
     mmd_biased,
     mmd_unbiased,
+    pair_sums,
     polynomial_kernel,
-    prompt_kernels,
     rbf,
 )
 from nsync_pipeline.metrics.picture_metrics import (
@@ -73,10 +76,23 @@ class Reference:
     rival_names: tuple[str, ...]
     bandwidth: float  # the median distance of all real pictures
     copy_threshold: float
+    discrepancies: tuple["Discrepancy", ...]
+    _vendi: list[Floats] = field(default_factory=list, repr=False, compare=False)
+    """The last draws that were asked for, and the test pictures' diversity under them."""
 
     @property
     def units(self) -> int:
         return len(self.test.unit) + len(self.train.unit)
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """One of the discrepancies between a set and the test pictures."""
+
+    name: str
+    features: str  # which of a ``PictureSet``
+    kernel: Kernel
+    of_test: PairSums  # within the test pictures: the same for all sets
 
 
 @dataclass(frozen=True)
@@ -109,17 +125,31 @@ def make_reference(
     Raises:
         ValueError: a set is empty, or the real pictures are all the same to the extractor.
     """
+    bandwidth = median_distance(np.concatenate([test.likeness, train.likeness]))
+    kernels: tuple[tuple[str, str, Kernel], ...] = (
+        ("cmmd", "pictures", rbf(CMMD_SIGMA)),
+        ("mmd", "likeness", rbf(bandwidth)),
+        ("kid", "plain", polynomial_kernel),
+    )
     return Reference(
         test=test,
         train=train,
         target=prototype(test.style),
         rivals=np.stack([prototype(features) for features in rivals.values()]),
         rival_names=tuple(rivals),
-        bandwidth=median_distance(np.concatenate([test.likeness, train.likeness])),
+        bandwidth=bandwidth,
         copy_threshold=copy_threshold(
             nearest(test.likeness, train.likeness).distance, copy_quantile
         ),
+        discrepancies=tuple(
+            Discrepancy(name, rows, kernel, _pair_sums(test, test, rows, kernel))
+            for name, rows, kernel in kernels
+        ),
     )
+
+
+def _pair_sums(a: PictureSet, b: PictureSet, features: str, kernel: Kernel) -> PairSums:
+    return pair_sums(getattr(a, features), a.unit, getattr(b, features), b.unit, kernel)
 
 
 def score_set(
@@ -141,20 +171,19 @@ def score_set(
         figures[name] = interval(float(np.nanmean(means)), draws[name])
     everyone = np.ones((1, reference.units))
     real = reference.test
-    discrepancies = (
-        ("cmmd", shown.pictures, real.pictures, rbf(CMMD_SIGMA)),
-        ("mmd", shown.likeness, real.likeness, rbf(reference.bandwidth)),
-        ("kid", shown.plain, real.plain, polynomial_kernel),
-    )
-    for name, drawn, true, kernel in discrepancies:
-        kernels = prompt_kernels(drawn, shown.unit, true, real.unit, reference.units, kernel)
-        draws[name] = mmd_unbiased(kernels, weights)
-        figures[name] = interval(float(mmd_unbiased(kernels, everyone)[0]), draws[name])
+    for of in reference.discrepancies:
+        kernels = PromptKernels(
+            xx=_pair_sums(shown, shown, of.features, of.kernel),
+            yy=of.of_test,
+            xy=_pair_sums(shown, real, of.features, of.kernel),
+        )
+        draws[of.name] = mmd_unbiased(kernels, weights)
+        figures[of.name] = interval(float(mmd_unbiased(kernels, everyone)[0]), draws[of.name])
     figures["cmmd_biased"] = Interval(mmd_biased(shown.pictures, real.pictures, CMMD_SIGMA))
     if min(len(shown.plain), len(real.plain)) > 1:
         figures["fid"] = Interval(frechet_distance(shown.plain, real.plain))
     figures["copy_rate"] = binomial_rate(int(scores.copied.sum()), len(scores.copied))
-    diversity_ratio, draws["diversity"] = _diversity(shown, reference.test, weights, rng)
+    diversity_ratio, draws["diversity"] = _diversity(shown, reference, weights, rng)
     figures["diversity"] = interval(diversity_ratio, draws["diversity"])
     defined = {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
     return SetScores(figures=defined, pictures=scores, draws=draws)
@@ -216,19 +245,41 @@ def score_pictures(shown: PictureSet, reference: Reference) -> PictureScores:
 
 
 def _diversity(
-    shown: PictureSet, real: PictureSet, weights: Floats, rng: np.random.Generator
+    shown: PictureSet, reference: Reference, weights: Floats, rng: np.random.Generator
 ) -> tuple[float, Floats]:
     """The ratio, and what it is under each of the first ``DIVERSITY_DRAWS`` draws."""
+    real = reference.test
     size = min(len(shown.unit), len(real.unit))
     value = vendi_at(shown.likeness, size, rng) / vendi_at(real.likeness, size, rng)
-    draws = [
-        _vendi_under(draw, shown, size, rng) / _vendi_under(draw, real, size, rng)
-        for draw in weights[:DIVERSITY_DRAWS]
+    rows = [
+        (_subset(shown, size, rng), _subset(real, size, rng)) for _ in weights[:DIVERSITY_DRAWS]
     ]
-    return value, np.asarray(draws)
+    of_shown = _vendi_under(weights, shown, [first for first, _ in rows])
+    return value, of_shown / _vendi_of_test(reference, weights, [second for _, second in rows])
 
 
-def _vendi_under(draw: Floats, pictures: PictureSet, size: int, rng: np.random.Generator) -> float:
-    rows = np.sort(rng.permutation(len(pictures.unit))[:size])
-    counts = draw[pictures.unit[rows]]
-    return vendi_score(pictures.likeness[rows], counts) if counts.any() else float("nan")
+def _vendi_of_test(reference: Reference, weights: Floats, rows: Sequence[Indices]) -> Floats:
+    """As ``_vendi_under``; of all test pictures it is the same for all sets, and kept."""
+    is_whole, known = len(rows[0]) == len(reference.test.unit), reference._vendi
+    if is_whole and known and known[0] is weights:
+        return known[1]
+    found = _vendi_under(weights, reference.test, rows)
+    if is_whole:
+        known[:] = weights, found
+    return found
+
+
+def _subset(pictures: PictureSet, size: int, rng: np.random.Generator) -> Indices:
+    """``size`` rows drawn without replacement, in order."""
+    rows: Indices = np.sort(rng.permutation(len(pictures.unit))[:size])
+    return rows
+
+
+def _vendi_under(weights: Floats, pictures: PictureSet, rows: Sequence[Indices]) -> Floats:
+    """The score of some rows under each draw; nan where none of them is in it."""
+    scores = []
+    for draw, chosen in zip(weights, rows, strict=False):
+        counts = draw[pictures.unit[chosen]]
+        features = pictures.likeness[chosen]
+        scores.append(vendi_score(features, counts) if counts.any() else float("nan"))
+    return np.asarray(scores)

@@ -28,7 +28,7 @@ def run(context: StageContext[NegativeSetSettings]) -> StageResult:
     """
     style, settings = context.settings.generic_style, context.settings.negative_set
     positives = captioned_split(context.workspace, context.style, "train")
-    family = load_family(context.settings.base_model)
+    family = load_family(settings.sampler.base(context.settings.base_model))
     drawn = draw_captions(
         context, family, positives, style, settings.per_positive, settings.sampler,
         stage="negative_set", stream="negative", side=settings.resolution,

@@ -47,8 +47,9 @@ def normalised(image: Image.Image) -> Image.Image:
     if alpha is not None:
         coloured.putalpha(alpha)
         coloured = Image.alpha_composite(Image.new("RGBA", coloured.size, WHITE), coloured)
-    # From bytes, so that nothing of the file's metadata comes along.
-    return Image.frombytes("RGB", coloured.size, coloured.convert("RGB").tobytes())
+    plain = coloured.convert("RGB")  # a copy, of no file
+    plain.info = {}  # nothing of the file's metadata comes along
+    return plain
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -127,7 +128,7 @@ def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Im
         content = read_given(path, int(max_megapixels * 1e6) * MOST_PIXEL_BYTES + BESIDES)
         if not content:
             raise PictureError("is empty (0 bytes)")
-        with _no_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with without_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_header(image, min_side, max_megapixels)
             image.load()
             require_all_rows(image, content)
@@ -144,7 +145,7 @@ def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Im
 
 
 @contextmanager
-def _no_pixel_limit() -> Iterator[None]:
+def without_pixel_limit() -> Iterator[None]:
     """Pillow's own limit is fixed and only a warning at first; ours is a setting and a refusal."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None

@@ -19,7 +19,7 @@ TEXT = pa.string()
 STYLE_SET = pa.schema(
     [
         pa.field("id", TEXT, nullable=False),  # 16 hex digits of the SHA-256 of the pixels
-        pa.field("file", TEXT, nullable=False),  # images/<id>.png
+        pa.field("file", TEXT, nullable=False),  # images/<id>.<as the source's file ends>
         pa.field("sha256", TEXT, nullable=False),  # of the stored file
         pa.field("width", pa.int32(), nullable=False),  # pixels
         pa.field("height", pa.int32(), nullable=False),  # pixels

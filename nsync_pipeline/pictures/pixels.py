@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.errors import MissingArtifactError, PictureError
+from nsync_pipeline.pictures.decoding import FORMATS, normalised, without_pixel_limit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,15 +148,16 @@ def geometry_of(width: int, height: int, size: Size) -> tuple[int, int, int, int
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The whole stored picture, RGB.
+    """The whole stored picture, ``normalised``: of a style set, a person's file is stored as it is.
 
     Raises:
         MissingArtifactError: the file is not there, or is not a whole picture.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
+        with without_pixel_limit(), Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return normalised(image)
+    except (OSError, SyntaxError, PictureError) as error:
         raise MissingArtifactError(
             f"{path} is not there or is damaged: run the stage that makes it again. ({error})"
         ) from error

@@ -39,7 +39,7 @@ def run(context: StageContext[SamplesSettings]) -> StageResult:
             f"training seed {training_seed} first."
         )
     words = trained_style_word(model, context.settings.placeholder)
-    family = load_family(context.settings.base_model)
+    family = _family(context.settings)
     load_trained(family, model)
     lora_sha256 = "+".join(file_sha256(file) for file in trained)
     guidance = context.settings.generation.guidance
@@ -48,8 +48,12 @@ def run(context: StageContext[SamplesSettings]) -> StageResult:
 
 def run_base(context: StageContext[BaseSamplesSettings]) -> StageResult:
     """Draw the test captions with the untrained base, in the generic style; raises as ``run``."""
-    family = load_family(context.settings.base_model)
+    family = _family(context.settings)
     return _drawn(replace(context, variant=BASE), family, context.settings.generic_style, BASE)
+
+
+def _family(settings: SamplesSettings | BaseSamplesSettings) -> Family:
+    return load_family(settings.generation.sampler.base(settings.base_model))
 
 
 def _drawn(

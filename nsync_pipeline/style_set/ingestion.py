@@ -1,16 +1,17 @@
 """From a source's pictures to a set: each checked, none twice, what is left out accounted for."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.files import named_in_line, named_list
-from nsync_pipeline.pictures.near_duplicates import LookIndex, look_of
+from nsync_pipeline.pictures.near_duplicates import LookIndex
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig
+from nsync_pipeline.style_set.looking import Seen, looked_at
 from nsync_pipeline.style_set.source_folder import Problem
 from nsync_pipeline.workspace import Workspace
 
@@ -47,6 +48,12 @@ class Candidate:
     caption_source: str | None
     read: Callable[[], Image.Image]  # normalised RGB; raises PictureError with the reason
     split: str | None = None  # train or test, where the source says
+    path: Path | None = None  # of the file it is read from; None where it is no file's
+
+    @property
+    def suffix(self) -> str:
+        """Of its file in the set."""
+        return ".png" if self.path is None else self.path.suffix.lower()
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class IngestedPicture:
     caption_source: str | None
     origin: str  # its name in the source
     group: int  # pictures that look the same have the same number
+    suffix: str  # of its file
     split: str | None = None  # train or test, where the source said
 
 
@@ -85,42 +93,36 @@ class Ingestion:
     ignored: tuple[str, ...]  # the source's files that are neither pictures nor captions
 
 
-def pixel_sha256(image: Image.Image) -> str:
-    """SHA-256 over ``<width>x<height>`` in ASCII, a zero byte, and the RGB bytes row by row."""
-    digest = hashlib.sha256(f"{image.width}x{image.height}\0".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
 def ingest(
     offer: Offer,
     config: StyleSetConfig,
-    store: Callable[[str, Image.Image], None],
+    store: Callable[[str, Candidate], None],
     progress: Progress,
+    seen_before: Path | None = None,
 ) -> Ingestion:
-    """Read the candidates in their order; the first of several that are the same is kept.
+    """Look at the candidates in their order; the first of several that are the same is kept.
 
     Where the kept one has no caption and a left-out copy has, the caption is taken over. ``store``
-    is given the id and the image of each picture that is kept.
+    is given the id of each picture that is kept, and its candidate. ``seen_before`` is where
+    what was seen of files is kept, so that none is decoded twice.
     """
     kept = _GrowingSet(config.near_duplicates == "drop")
     problems = list(offer.problems)
-    uncaptioned = []
-    for done, candidate in enumerate(offer.candidates, start=1):
-        if candidate.caption is None and config.uncaptioned == "skip":
-            uncaptioned.append(candidate.name)
-        else:
-            try:
-                image = candidate.read()
-            except PictureError as error:
-                problems.append(Problem(candidate.name, str(error)))
-            else:
-                if (picture_id := kept.take(candidate, image)) is not None:
-                    store(picture_id, image)
+    wanted: list[Candidate] = []
+    uncaptioned: list[Candidate] = []
+    for candidate in offer.candidates:
+        leave_out = candidate.caption is None and config.uncaptioned == "skip"
+        (uncaptioned if leave_out else wanted).append(candidate)
+    looks = looked_at(wanted, config.min_side, config.max_megapixels, seen_before)
+    for done, (candidate, seen) in enumerate(looks, start=len(uncaptioned) + 1):
+        if isinstance(seen, PictureError):
+            problems.append(Problem(candidate.name, str(seen)))
+        elif (picture_id := kept.take(candidate, seen)) is not None:
+            store(picture_id, candidate)
         progress("pictures", done, offer.count)
     return Ingestion(
         pictures=tuple(kept.pictures),
-        uncaptioned=tuple(uncaptioned),
+        uncaptioned=tuple(candidate.name for candidate in uncaptioned),
         problems=tuple(problems),
         duplicates=tuple(kept.duplicates),
         near_duplicates=tuple(kept.near_duplicates),
@@ -139,13 +141,12 @@ class _GrowingSet:
         self._index_of: dict[str, int] = {}  # by the hash of all pixels
         self._looks = LookIndex()
 
-    def take(self, candidate: Candidate, image: Image.Image) -> str | None:
+    def take(self, candidate: Candidate, seen: Seen) -> str | None:
         """The id of the picture where it is kept; None where the set has it already."""
-        pixels = pixel_sha256(image)
+        pixels, look = seen.pixels, seen.look
         if pixels in self._index_of:
             self._leave_out(candidate, self._index_of[pixels], self.duplicates)
             return None
-        look = look_of(image)
         same = self._looks.same(look)
         across = [i for i in same if self.pictures[i].split != candidate.split]
         if across or (same and self.drop_near_duplicates):
@@ -156,12 +157,13 @@ class _GrowingSet:
         self._index_of[pixels] = len(self.pictures)
         picture = IngestedPicture(
             id=pixels[:16],
-            width=image.width,
-            height=image.height,
+            width=seen.width,
+            height=seen.height,
             caption=candidate.caption,
             caption_source=candidate.caption_source,
             origin=candidate.name,
             group=group,
+            suffix=candidate.suffix,
             split=candidate.split,
         )
         self.pictures.append(picture)

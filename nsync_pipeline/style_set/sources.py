@@ -27,7 +27,13 @@ def folder_offer(source: SourceFolder, config: StyleSetConfig, asked: Asked) -> 
         )
     limits = config.min_side, config.max_megapixels
     candidates = (
-        Candidate(p.name, p.caption, p.caption_source, partial(decode_picture, p.path, *limits))
+        Candidate(
+            p.name,
+            p.caption,
+            p.caption_source,
+            partial(decode_picture, p.path, *limits),
+            path=p.path,
+        )
         for p in source.pictures
     )
     return Offer(candidates, len(source.pictures), source.problems, source.ignored)

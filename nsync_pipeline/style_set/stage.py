@@ -1,9 +1,11 @@
 """style_set: from a style's source to a checked, normalised set without duplicates, split in two.
 
-Pictures are stored whole, as they are framed, in 8-bit sRGB; whoever reads them cuts out and scales
-what a model needs (``pictures.pixels``).
+Files are stored as they are: whoever reads them brings them to 8-bit sRGB, upright, and cuts out
+and scales what a model needs (``pictures.pixels``). So a set takes no more room than its source.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image, ImageOps
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import STYLE_SET, write_manifest
+from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import evenly_spaced, preview
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.style_set.config import StyleSetSettings
@@ -21,6 +24,7 @@ from nsync_pipeline.style_set.ingestion import (
     TEST,
     TRAIN,
     Asked,
+    Candidate,
     Ingestion,
     Offer,
     figures,
@@ -50,10 +54,15 @@ def run(context: StageContext[StyleSetSettings]) -> StageResult:
     offer, asked = _offer(context)
     (folder / "images").mkdir()
 
-    def store(picture_id: str, image: Image.Image) -> None:
-        image.save(folder / f"images/{picture_id}.png", "PNG", compress_level=COMPRESSION)
+    def store(picture_id: str, candidate: Candidate) -> None:
+        file = folder / f"images/{picture_id}{candidate.suffix}"
+        if candidate.path is None:
+            candidate.read().save(file, "PNG", compress_level=COMPRESSION)
+        else:
+            shutil.copyfile(candidate.path, file)
 
-    ingestion = ingest(offer, config, store, context.progress)
+    seen_before = context.workspace.scratch("style_set", context.style) / "seen.jsonl"
+    ingestion = ingest(offer, config, store, context.progress, seen_before)
     refuse_bad_files(ingestion, config, asked)
     refuse_too_few(ingestion, asked)
     split = splits(ingestion, config)
@@ -93,7 +102,7 @@ def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[
     rows = []
     for picture in sorted(ingestion.pictures, key=lambda picture: picture.id):
         row = asdict(picture)
-        row["file"] = f"images/{picture.id}.png"
+        row["file"] = f"images/{picture.id}{row.pop('suffix')}"
         row["sha256"] = file_sha256(folder / row["file"])
         row["split"] = split[picture.id]
         del row["group"]
@@ -110,5 +119,4 @@ def _preview(title: str, folder: Path, rows: Sequence[Mapping[str, Any]], split:
 
 
 def _thumbnail(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return ImageOps.contain(image, THUMBNAIL, Image.Resampling.LANCZOS)
+    return ImageOps.contain(open_picture(file), THUMBNAIL, Image.Resampling.LANCZOS)

@@ -1,11 +1,16 @@
-"""Where an interrupted training picks up: written whole, checked when read, never trusted."""
+"""Where an interrupted training picks up: written whole, checked when read, never trusted.
+
+A checkpoint holds what a step changes. What steps only add to, the history, is in a file beside the
+checkpoints, which grows: so a checkpoint costs the same after many steps as after few.
+"""
 
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 KEPT = 2
 """The newest checkpoint, and the one before, for when the newest is damaged."""
+
+HISTORY = "history.jsonl"
+"""A line a step, and a line a held-out loss."""
 
 ASIDE = ".set-aside"
 """The ending of what cannot be used."""
@@ -50,6 +58,31 @@ class Checkpoint:
     best: Best | None  # of the looks so far
 
 
+@dataclass
+class _Written:
+    """What of a training is in its history file: the rest of the file is not of this training."""
+
+    size: int = 0  # bytes
+    steps: int = 0
+    losses: int = 0  # held-out
+    digest: Any = field(default_factory=hashlib.sha256)  # over those bytes
+
+    def add(self, file: Path, checkpoint: Checkpoint) -> None:
+        """Bring ``file`` to where ``checkpoint`` is."""
+        lines = [asdict(record) for record in checkpoint.history[self.steps :]]
+        losses = list(checkpoint.held_out.items())
+        text = "".join(json.dumps(line) + "\n" for line in (*lines, *losses[self.losses :]))
+        with file.open("r+b" if file.exists() else "wb") as stream:
+            stream.seek(self.size)
+            stream.truncate()
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.digest.update(text.encode())
+        self.size += len(text.encode())
+        self.steps, self.losses = len(checkpoint.history), len(losses)
+
+
 @dataclass(frozen=True)
 class CheckpointFolder:
     """The checkpoints of one training.
@@ -66,6 +99,7 @@ class CheckpointFolder:
 
     path: Path
     inputs: Inputs
+    _written: _Written = field(default_factory=_Written, init=False, compare=False, repr=False)
 
     @property
     def digest(self) -> str:
@@ -78,9 +112,11 @@ class CheckpointFolder:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write whole or not at all, and drop the ones no longer kept."""
+        self.path.mkdir(parents=True, exist_ok=True)
         sweep(self.path)
+        self._written.add(self.path / HISTORY, checkpoint)
         file = self.path / f"step_{checkpoint.step:08d}.checkpoint"
-        write_whole(file, _to_bytes(checkpoint, self.inputs))
+        write_whole(file, _to_bytes(checkpoint, self.inputs, self._written))
         for old in _files(self.path)[KEPT:]:
             old.unlink()
 
@@ -89,7 +125,7 @@ class CheckpointFolder:
         own = json.loads(json.dumps(self.inputs))
         newest = _newest(self.path)
         if newest is not None and newest[1] == own:
-            return newest[0]
+            return self._going_on_from(newest)
         before = _newest(self.aside)
         comes_back = before is not None and before[1] == own
         going = self.path.with_name(f".{self.path.name}.going")
@@ -110,7 +146,16 @@ class CheckpointFolder:
         if before is None or not comes_back:
             return None
         logger.warning("the checkpoints that were kept aside in %s are used again", self.aside)
-        return before[0]
+        return self._going_on_from(before)
+
+    def _going_on_from(self, found: "_Found") -> Checkpoint:
+        checkpoint, _, written = found
+        vars(self._written).update(vars(written))
+        return checkpoint
+
+
+_Found = tuple[Checkpoint, dict[str, Any], _Written]
+"""A checkpoint, its inputs, and how much of the history file is its own."""
 
 
 def differences(before: Inputs, now: Inputs) -> str:
@@ -142,11 +187,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*.checkpoint"), reverse=True)
 
 
-def _newest(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
+def _newest(folder: Path) -> _Found | None:
     """The newest whole checkpoint and its inputs; damaged ones are kept aside."""
     for file in _files(folder):
         try:
-            return _from_bytes(file.read_bytes())
+            return _from_bytes(file.read_bytes(), (folder / HISTORY).read_bytes())
         except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             aside = file.with_name(file.name + ASIDE)
             logger.warning(
@@ -157,28 +202,43 @@ def _newest(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
     return None
 
 
-def _to_bytes(checkpoint: Checkpoint, inputs: Inputs) -> bytes:
+def _to_bytes(checkpoint: Checkpoint, inputs: Inputs, written: _Written) -> bytes:
     """SHA-256 of the rest, then safetensors with the state in its metadata."""
-    state = asdict(replace(checkpoint, tensors={})) | {"inputs": inputs}
+    state = asdict(replace(checkpoint, tensors={}, history=(), held_out={}))
+    history = {"size": written.size, "sha256": written.digest.hexdigest()}
+    state |= {"inputs": inputs, "history": history}
     content: bytes = safetensors.torch.save(checkpoint.tensors, {"state": json.dumps(state)})
     return hashlib.sha256(content).hexdigest().encode() + content
 
 
-def _from_bytes(stored: bytes) -> tuple[Checkpoint, dict[str, Any]]:
-    """A checkpoint and its inputs; raises where the bytes are not those that were written."""
+def _from_bytes(stored: bytes, history: bytes) -> _Found:
+    """What is stored; raises where the bytes are not those that were written."""
     digest, content = stored[:64], stored[64:]
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError("its bytes are not those that were written")
     header_size = int.from_bytes(content[:8], "little")
     header = parse_json(content[8 : 8 + header_size])
     state = parse_json(header["__metadata__"]["state"])
+    history = history[: state["history"]["size"]]
+    written = _Written(len(history), digest=hashlib.sha256(history))
+    if written.digest.hexdigest() != state["history"]["sha256"]:
+        raise ValueError(f"the bytes of {HISTORY} are not those that were written")
+    records, held_out = _read_history(history.decode().splitlines())
+    written.steps, written.losses = len(records), len(held_out)
     checkpoint = Checkpoint(
         step=state["step"],
         tensors=safetensors.torch.load(content),
-        history=tuple(StepRecord(**record) for record in state["history"]),
-        held_out={int(step): loss for step, loss in state["held_out"].items()},
+        history=records,
+        held_out=held_out,
         plan=MemoryPlan(**state["plan"]),
         loss_scale=None if state["loss_scale"] is None else LossScale(**state["loss_scale"]),
         best=None if state["best"] is None else Best(**state["best"]),
     )
-    return checkpoint, state["inputs"]
+    return checkpoint, state["inputs"], written
+
+
+def _read_history(lines: Sequence[str]) -> tuple[tuple[StepRecord, ...], dict[int, float]]:
+    """The records of the steps, and the held-out losses by steps done."""
+    read = [parse_json(line) for line in lines]
+    records = tuple(StepRecord(**line) for line in read if isinstance(line, dict))
+    return records, {line[0]: line[1] for line in read if isinstance(line, list)}

@@ -148,7 +148,17 @@ class TrainingConfig(Section):
     )
     watch: WatchConfig = WatchConfig()
     checkpoint_every: int = Field(
-        default=20, ge=1, le=1_000_000, description="optimizer steps between checkpoints"
+        default=20,
+        ge=1,
+        le=1_000_000,
+        description="optimizer steps between checkpoints, and between held-out losses; where one "
+        "takes seconds to write, at least ten times as long lies between two",
+    )
+    checkpoint_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="where so many minutes have passed without a checkpoint, there is one; null: "
+        "only by steps",
     )
 
     @model_validator(mode="after")
@@ -225,7 +235,8 @@ class TrainingSettings(StageSettings):
         """
         content = super().identity()
         training, memory = content["training"], content["base_model"]["memory"]
-        del training["checkpoint_every"], memory["offload"], memory["vae_slicing"]
+        del training["checkpoint_every"], training["checkpoint_minutes"]
+        del memory["offload"], memory["vae_slicing"]
         if self.training.keep != "best":
             del training["watch"]
         return content

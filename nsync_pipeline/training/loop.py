@@ -1,9 +1,10 @@
 """The training: batch, branch gradients, refinement, clip, step."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ from nsync_pipeline.training.step_gradients import StepGradients
 from nsync_pipeline.training.triplets import triplet_order
 
 logger = logging.getLogger(__name__)
+
+SLOW = 1.0  # seconds that a checkpoint takes, from which on they are written less often:
+MOST_TIME = 10.0  # so many times as long is trained between them
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,15 @@ def train(
     optimizer = make_optimizer(trained, settings)
     state = TrainingState(trained, optimizer, refiner, gradients, average)
 
-    def checkpoint_due() -> bool:
+    written = _LastWritten()
+
+    def loss_due() -> bool:
         return state.steps == settings.steps or state.steps % settings.checkpoint_every == 0
 
     def watch() -> None:
         done, at_end = state.steps, state.steps == settings.steps
         with state.to_save_in_place():
-            if held_out_loss is not None and is_first and checkpoint_due():
+            if held_out_loss is not None and is_first and loss_due():
                 state.held_out[done] = held_out_loss()
                 on_held_out(done, state.held_out[done])
             every = settings.watch.every
@@ -160,8 +166,9 @@ def train(
             state.history.append(record)
             on_step(record)
             watch()
-            if is_first and checkpoint_due():
-                checkpoints.write(state.checkpoint())
+            if is_first and (step + 1 == settings.steps or written.again(loss_due(), settings)):
+                with written.timed():
+                    checkpoints.write(state.checkpoint())
                 on_checkpoint()
 
     kept = state.put_in_place(best=settings.keep == "best")
@@ -170,6 +177,28 @@ def train(
     if len(branches) == 1:
         taken = "single"
     return TrainingOutcome(tuple(state.history), state.held_out, taken, kept)
+
+
+@dataclass
+class _LastWritten:
+    """When the last checkpoint was written, and how long that took."""
+
+    at: float = field(default_factory=time.monotonic)
+    took: float = 0.0  # seconds
+
+    def again(self, by_steps: bool, settings: TrainingConfig) -> bool:
+        """Whether another is due."""
+        passed, minutes = time.monotonic() - self.at, settings.checkpoint_minutes
+        if minutes is not None and passed >= 60 * minutes:
+            return True
+        return by_steps and (self.took < SLOW or passed >= MOST_TIME * self.took)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.at = time.monotonic()
+        self.took = self.at - began
 
 
 def _clipped(refinement: Refinement, largest: float | None) -> tuple[Tensor, ...]:

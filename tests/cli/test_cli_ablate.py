@@ -1,12 +1,9 @@
 """``nsync ablate`` as a person meets it, with the real stages."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from nsync_pipeline.workspace import Workspace
+from tests.support.command_line import Done, nsync
 
 PARAMS = """\
 base_model: {name: sketchbook, device: cpu}
@@ -40,25 +37,23 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def planned(workspace: Workspace) -> list[str]:
     """What a dry run says before anything is made."""
-    return lines(nsync(workspace, "ablate", "woodblock", "--dry-run"))
+    return lines(ablate(workspace, "woodblock", "--dry-run"))
 
 
 @pytest.fixture(scope="module")
 def first(workspace: Workspace, planned: list[str]) -> list[str]:
     """What the first run says."""
     assert not workspace.state.exists(), f"a dry run makes nothing: {planned}"
-    return lines(nsync(workspace, "ablate", "woodblock"))
+    return lines(ablate(workspace, "woodblock"))
 
 
-def nsync(workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nsync_pipeline.cli", *arguments], cwd=workspace.root, text=True,
-        capture_output=True, check=False, timeout=500,
-        env={**os.environ, "NSYNC_TRACKING": "later"},
-    )  # fmt: skip
+def ablate(workspace: Workspace, *arguments: str) -> Done:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NSYNC_TRACKING", "later")
+        return nsync(workspace.root, "ablate", *arguments)
 
 
-def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+def lines(done: Done) -> list[str]:
     assert done.returncode == 0, done.stdout + done.stderr
     return [" ".join(line.split()) for line in done.stdout.splitlines()]
 
@@ -87,7 +82,7 @@ def test_it_trains_and_compares_and_a_second_time_does_nothing(
 
     before = {path: path.stat().st_mtime_ns for path in workspace.root.glob("ablations/**/*")}
     assert before
-    again = lines(nsync(workspace, "ablate", "woodblock"))
+    again = lines(ablate(workspace, "woodblock"))
     assert "nothing to make: all is up to date" in again
     assert [line for line in again if line.startswith("[")] == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -112,7 +107,7 @@ def test_it_trains_and_compares_and_a_second_time_does_nothing(
 def test_a_mistake_is_one_message(
     workspace: Workspace, arguments: tuple[str, ...], said: str
 ) -> None:
-    done = nsync(workspace, "ablate", *arguments)
+    done = ablate(workspace, *arguments)
 
     assert done.returncode == 2
     assert done.stderr == f"nsync: {said}\n"

@@ -10,6 +10,7 @@ from PIL import Image
 
 from nsync_pipeline.params import read_params
 from nsync_pipeline.seeding import numpy_stream
+from tests.support.command_line import Done, nsync
 
 PARAMS = """\
 styles:
@@ -41,15 +42,12 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False,
-        timeout=300,
-    )  # fmt: skip
+def dvc(folder: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True, timeout=300)
 
 
-def add_style(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(folder, "nsync_pipeline.cli", "add-style", *arguments)
+def add_style(folder: Path, *arguments: str) -> Done:
+    return nsync(folder, "add-style", *arguments)
 
 
 def test_a_style_comes_in_with_its_settings(workspace: Path, pictures: Path) -> None:
@@ -69,13 +67,13 @@ def test_a_style_comes_in_with_its_settings(workspace: Path, pictures: Path) -> 
 
 def test_in_a_dvc_repository_the_pictures_are_versioned(workspace: Path, pictures: Path) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=workspace, check=True)
-    assert run(workspace, "dvc", "init", "--quiet").returncode == 0
+    dvc(workspace, "init", "--quiet")
     done = add_style(workspace, "monet", str(pictures))
 
     assert done.returncode == 0, done.stderr
     assert "sources/monet.dvc" in done.stdout
     assert "nfiles: 12" in (workspace / "sources" / "monet.dvc").read_text()
-    assert run(workspace, "dvc", "status").returncode == 0
+    dvc(workspace, "status")
 
 
 def test_when_dvc_fails_the_style_is_in_and_the_message_says_how_to_go_on(

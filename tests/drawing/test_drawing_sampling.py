@@ -1,5 +1,6 @@
 """Sampling: the diffusers pipeline's picture, from each picture's own seed, whatever its batch."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,54 @@ def test_pictures_are_the_diffusers_pipelines(
         assert drawn[request.id].shape == (32, 32, 3)
 
 
-def test_a_picture_does_not_depend_on_its_batch(base: Path) -> None:
-    """Bitwise: alone in a filled batch, in another order, with other neighbours."""
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_picture_depends_neither_on_its_batch_nor_on_the_threads(
+    base: Path, threads: int
+) -> None:
+    """Bitwise: alone, in another order, with other neighbours, in batches of another size."""
     family = family_of(base)
     sampler = SamplerConfig(steps=5, guidance_scale=4.0, batch_size=4)
     drawn = draw(family, REQUESTS, sampler)
-    for order in (REQUESTS[::-1], REQUESTS[3:] + REQUESTS[:3], REQUESTS[5:6]):
-        for name, pixels in draw(family, order, sampler).items():
-            assert np.array_equal(pixels, drawn[name]), name
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    larger = sampler.model_copy(update={"batch_size": 16})
+    try:
+        for order in (REQUESTS[::-1], REQUESTS[3:] + REQUESTS[:3], REQUESTS[5:6]):
+            for name, pixels in draw(family, order, larger).items():
+                assert np.array_equal(pixels, drawn[name]), name
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_nothing_is_drawn_that_is_not_asked_for(
+    base: Path, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU one by one, elsewhere in batches, the last of which is smaller.
+
+    Seven pictures, with and without the prompt, are 14 rows of the denoiser a step and 7 of the
+    decoder; of six prompts and the empty one each is encoded once.
+    """
+    family = family_of(base)
+    rows: dict[str, list[int]] = {"predict": [], "decode_latents": [], "encode_prompts": []}
+
+    def counted(name: str) -> Callable[..., Any]:
+        plain = getattr(family, name)
+
+        def call(first: Any, *rest: Any) -> Any:
+            rows[name].append(len(first))
+            return plain(first, *rest)
+
+        return call
+
+    for name in rows:
+        monkeypatch.setattr(family, name, counted(name))
+    monkeypatch.setattr(sampling, "_alone", lambda family: alone)
+    draw(family, REQUESTS, SamplerConfig(steps=1, guidance_scale=4.0, batch_size=4))
+    by_batch = {"predict": [8, 6], "decode_latents": [4, 3], "encode_prompts": [4, 3]}
+    one_by_one = {"predict": [2] * 7, "decode_latents": [1] * 7, "encode_prompts": [1] * 7}
+    assert rows == (one_by_one if alone else by_batch)
 
 
 def test_seed_and_prompt_decide_the_picture(base: Path) -> None:
@@ -155,7 +196,7 @@ def test_slices_and_prompts_ahead_change_no_picture(
     monkeypatch.setattr(sampling, "PIXELS_A_SLICE", 3 * 32 * 32)
     monkeypatch.setattr(sampling, "PROMPTS_AHEAD", 5)  # rounded down to whole batches: 4
     sliced = draw(family, REQUESTS, sampler)
-    assert calls == [3, 3, 3, 3]  # 3 + 1, the last filled up, for each of two batches
+    assert calls == [1] * 7
     assert encoded == [
         "a red house", "a tree", "a blue boat on water", "", "a fish", "the sun", "a moon", "",
     ]  # fmt: skip

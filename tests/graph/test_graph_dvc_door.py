@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_workspace import BIN, FakeWorkspace, make_fake_workspace
+from nsync_pipeline.graph.artefacts import Graph
+from nsync_pipeline.graph.run import Asked, run_stage
+from tests.support.fake_stages import Fakes, all_artefacts
+from tests.support.fake_workspace import BIN, FakeWorkspace, copied, make_fake_workspace
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 
@@ -49,9 +52,21 @@ def states(fake: FakeWorkspace) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspace) -> None:
-    fake = fake_with_dvc
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> FakeWorkspace:
+    """A workspace in which DVC made all there is; tests get copies."""
+    fake = make_fake_workspace(tmp_path_factory.mktemp("made") / "one")
     assert sorted(repro(fake)) == ALL
+    return fake
+
+
+@pytest.fixture
+def made(made_once: FakeWorkspace, tmp_path: Path) -> FakeWorkspace:
+    return copied(made_once, tmp_path / "one")
+
+
+def test_dvc_makes_what_is_out_of_date_and_only_that(made: FakeWorkspace) -> None:
+    fake = made
     assert out_of_date(fake) == []
     assert repro(fake) == []
     _commit(fake, "all")
@@ -68,11 +83,13 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     difference = json.loads(fake.dvc("metrics", "diff", "--json").stdout)
     assert set(difference) == {"evaluation/ink/figures/style_margin.json"}
 
-    # Changed back: the earlier model and its pictures are brought back, nothing is trained.
+    # Changed back: the earlier model and its pictures are brought back, nothing is trained. DVC's
+    # run cache is not for outputs that stay in place: the engine has its own.
     fake.edit_params(", learning_rate: 0.0005", "")
     assert not {"training-ink-nsync-0", "generation-ink-nsync-0"} & set(repro(fake))
     assert first.read_bytes() == content
     assert out_of_date(fake) == []
+    assert fake.nsync("status").stdout == "10 fresh\n"
 
     (fake.workspace.choices("ink") / "one.json").write_text("{}")
     assert out_of_date(fake) == ["report@ink"]
@@ -85,9 +102,8 @@ def test_dvc_makes_what_is_out_of_date_and_only_that(fake_with_dvc: FakeWorkspac
     assert out_of_date(fake) == []
 
 
-def test_a_seed_more_makes_its_own_trainings(fake_with_dvc: FakeWorkspace) -> None:
-    fake = fake_with_dvc
-    repro(fake)
+def test_a_seed_more_makes_its_own_trainings(made: FakeWorkspace) -> None:
+    fake = made
     fake.edit_params("training_seeds: [0]\n", "training_seeds: [0, 1]\n")
     refused = fake.call(str(BIN / "dvc"), "repro", "--quiet")
     assert refused.returncode != 0
@@ -105,26 +121,20 @@ def test_a_seed_more_makes_its_own_trainings(fake_with_dvc: FakeWorkspace) -> No
     assert "cdn." not in page  # it works offline
 
 
-def test_what_was_run_by_hand_is_only_recorded(fake_with_dvc: FakeWorkspace) -> None:
+def test_what_was_run_by_hand_is_only_recorded(fake_with_dvc: FakeWorkspace, fakes: Fakes) -> None:
     fake = fake_with_dvc
-    for stage in STAGES[:4]:
-        assert fake.nsync("run", stage, "--style", "ink").returncode == 0
-    for variant in ("lora", "nsync"):
-        for stage in ("training", "generation"):
-            command = ("run", stage, "--style", "ink", "--variant", variant)
-            assert fake.nsync(*command).returncode == 0
-    for stage in STAGES[4:]:
-        assert fake.nsync("run", stage, "--style", "ink").returncode == 0
-    assert sorted(fake.ran()) == ALL
+    for artefact in all_artefacts(Graph.read(fake.workspace), "ink"):
+        asked = Asked(artefact.stage.name, "ink", artefact.variant, artefact.training_seed)
+        run_stage(fake.workspace, asked)
+    assert sorted(fakes.ran) == ALL
     before = states(fake)
     assert repro(fake) == []
     assert {name for name, state in states(fake).items() if before[name][1] != state[1]} == set()
     assert out_of_date(fake) == []
 
 
-def test_a_failed_stage_leaves_its_earlier_output(fake_with_dvc: FakeWorkspace) -> None:
-    fake = fake_with_dvc
-    repro(fake)
+def test_a_failed_stage_leaves_its_earlier_output(made: FakeWorkspace) -> None:
+    fake = made
     before = states(fake)
     fake.edit_params("learning_rate: 0.002", "learning_rate: 0.003")
     done = fake.call(str(BIN / "dvc"), "repro", "--quiet", FAKE_FAILS="training")
@@ -134,9 +144,8 @@ def test_a_failed_stage_leaves_its_earlier_output(fake_with_dvc: FakeWorkspace) 
     assert sorted(repro(fake)) == sorted([*TRAININGS, "evaluation-ink", "report-ink"])
 
 
-def test_a_mistake_in_params_yaml_leaves_every_artefact(fake_with_dvc: FakeWorkspace) -> None:
-    fake = fake_with_dvc
-    repro(fake)
+def test_a_mistake_in_params_yaml_leaves_every_artefact(made: FakeWorkspace) -> None:
+    fake = made
     before = states(fake)
     fake.edit_params("learning_rate: 0.002", "learning_rate: 0.003\n  stpes: 9")
     done = fake.call(str(BIN / "dvc"), "repro", "--quiet")
@@ -145,46 +154,28 @@ def test_a_mistake_in_params_yaml_leaves_every_artefact(fake_with_dvc: FakeWorks
     assert states(fake) == before
 
 
-def test_everything_comes_back_from_a_remote(fake_with_dvc: FakeWorkspace) -> None:
-    fake = fake_with_dvc
-    repro(fake)
+def test_everything_comes_back_from_a_remote(made: FakeWorkspace) -> None:
+    fake = made
     fake.dvc("remote", "add", "--local", "--default", "store", str(fake.root.parent / "remote"))
     fake.dvc("push", "--quiet")
-    for made in (*MADE, ".dvc/cache", ".nsync"):
-        shutil.rmtree(fake.root / made)
+    for folder in (*MADE, ".dvc/cache", ".nsync"):
+        shutil.rmtree(fake.root / folder)
     fake.dvc("pull", "--quiet")
     assert out_of_date(fake) == []
     assert repro(fake) == []
     assert fake.nsync("status").stdout == "10 fresh\n"
 
 
-def test_a_setting_that_is_changed_back_makes_no_training_anew(
-    fake_with_dvc: FakeWorkspace,
-) -> None:
-    """DVC's run cache is not for outputs that stay in place: the engine has its own."""
-    fake = fake_with_dvc
+def test_two_workspaces_record_the_same(made_once: FakeWorkspace, tmp_path: Path) -> None:
+    fake = make_fake_workspace(tmp_path / "another" / "place")
     repro(fake)
-    fake.edit_params("learning_rate: 0.002", "learning_rate: 0.003")
-    repro(fake)
-    fake.edit_params("learning_rate: 0.003", "learning_rate: 0.002")
-    assert not set(TRAININGS) & set(repro(fake))
-    assert out_of_date(fake) == []
-    assert fake.nsync("status").stdout == "10 fresh\n"
+    lock = (fake.root / "dvc.lock").read_text()
+    assert lock == (made_once.root / "dvc.lock").read_text()
+    assert str(tmp_path) not in lock
 
 
-def test_two_workspaces_record_the_same(tmp_path: Path) -> None:
-    locks = []
-    for place in ("one", "another/place"):
-        fake = make_fake_workspace(tmp_path / place)
-        repro(fake)
-        locks.append((fake.root / "dvc.lock").read_text())
-    assert locks[0] == locks[1]
-    assert str(tmp_path) not in locks[0]
-
-
-def test_the_ablation_is_a_file_of_its_own(fake_with_dvc: FakeWorkspace) -> None:
-    fake = fake_with_dvc
-    assert sorted(repro(fake)) == ALL
+def test_the_ablation_is_a_file_of_its_own(made: FakeWorkspace) -> None:
+    fake = made
     own = [
         f"{stage}-ink-{variant}-{seed}"
         for stage in ("training", "generation")

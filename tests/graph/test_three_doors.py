@@ -14,45 +14,57 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(3600)]
 
 STYLE = "woodblock"
 VARIANTS = ("lora", "nsync")
+BEFORE = ("style_set", "captions", "negative_set", "base_generation")
+TRAINED, AFTER = ("training", "generation"), ("evaluation", "report")
 MADE = ("data", "models", "samples", "evaluation", "reports")
 BY_LORA = (f"models/{STYLE}/lora/", f"samples/{STYLE}/lora/")
 
 
 def test_three_doors_make_the_same_bytes(tmp_path: Path) -> None:
-    by_command, by_dvc, by_dagster = (
-        _two_variants(tmp_path / door) for door in ("command", "dvc", "dagster")
-    )
-    for stage in ("style_set", "captions", "negative_set", "base_generation"):
-        by_command.call("nsync", "run", stage, "--style", STYLE)
-    for variant in VARIANTS:
-        for stage in ("training", "generation"):
-            by_command.call("nsync", "run", stage, "--style", STYLE, "--variant", variant)
-    for stage in ("evaluation", "report"):
-        by_command.call("nsync", "run", stage, "--style", STYLE)
-    by_dvc.call("dvc", "repro", "--quiet")
-    _materialize(by_dagster)
+    """The command, and Dagster, which has DVC run each stage; what changed, DVC by itself."""
+    by_command, by_doors = (_two_variants(tmp_path / door) for door in ("command", "doors"))
+    _by_command(by_command)
+    _materialize(by_doors)
 
     made = _hashes(by_command)
     assert {name.split("/")[0] for name in made} == set(MADE)
-    assert _hashes(by_dvc) == made
-    assert _hashes(by_dagster) == made
-    assert _out_of_date(by_dvc) == _out_of_date(by_dagster) == {}
+    assert _hashes(by_doors) == made
+    assert _out_of_date(by_doors) == {}
 
-    for workspace in (by_dvc, by_dagster):
+    for workspace in (by_command, by_doors):
         workspace.edit_params("  nsync:\n", "  nsync:\n    learning_rate: 0.0005\n")
-    before = {door: _times(door) for door in (by_dvc.root, by_dagster.root)}
-    by_dvc.call("dvc", "repro", "--quiet")
-    assert "4 artefacts made" in _materialize(by_dagster)
-    after = _hashes(by_dvc)
-    assert _hashes(by_dagster) == after
+    before = _times(by_doors.root)
+    assert len(_out_of_date(by_doors)) == 4
+    by_doors.call("dvc", "repro", "--quiet")
+    assert "Everything is fresh" in _materialize(by_doors)
+    _by_command(by_command)
+    after = _hashes(by_doors)
+    assert _hashes(by_command) == after
     kept = {name for name in made if name.startswith(("data/", f"samples/{STYLE}/base/", *BY_LORA))}
-    for root in (by_dvc.root, by_dagster.root):
-        now = _times(root)
-        assert {name for name in kept if now[name] != before[root][name]} == set()
+    now = _times(by_doors.root)
+    assert {name for name in kept if now[name] != before[name]} == set()
     changed = {name for name in made if after[name] != made[name]}
     assert f"models/{STYLE}/nsync/0/pytorch_lora_weights.safetensors" in changed
     assert f"evaluation/{STYLE}/figures/style_margin.json" in changed
     assert not changed & kept
+
+
+RUN_ALL = """\
+import sys
+from nsync_pipeline.cli.app import app
+for stage in sys.argv[1:]:
+    app(["run", *stage.split()], standalone_mode=False)
+"""
+
+
+def _by_command(small: SmallWorkspace) -> None:
+    """Every stage by ``nsync run``, in one process, which imports torch once."""
+    of_style = [f"{stage} --style {STYLE}" for stage in BEFORE]
+    of_style += [
+        f"{stage} --style {STYLE} --variant {variant}" for variant in VARIANTS for stage in TRAINED
+    ]
+    of_style += [f"{stage} --style {STYLE}" for stage in AFTER]
+    small.call(Path(sys.executable).name, "-c", RUN_ALL, *of_style)
 
 
 EXTENDED = """\

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torchmetrics.functional import pairwise_euclidean_distance
 from torchmetrics.image.kid import maximum_mean_discrepancy
 
@@ -16,6 +17,7 @@ from nsync_pipeline.metrics.distances import (
     median_distance,
     mmd_biased,
     mmd_unbiased,
+    pair_sums,
     prompt_kernels,
     rbf,
     rbf_kernel,
@@ -31,9 +33,7 @@ def unit_rows(count: int, dimensions: int, seed: int, shift: float = 0.0) -> np.
 def unbiased(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
     """With a prompt of its own for every row."""
     prompts = len(x) + len(y)
-    kernels = prompt_kernels(
-        x, np.arange(len(x)), y, len(x) + np.arange(len(y)), prompts, rbf(sigma)
-    )
+    kernels = prompt_kernels(x, np.arange(len(x)), y, len(x) + np.arange(len(y)), rbf(sigma))
     return float(mmd_unbiased(kernels, np.ones((1, prompts)))[0])
 
 
@@ -76,7 +76,7 @@ def test_pairs_of_the_same_prompt_are_left_out() -> None:
     """Two prompts, one picture each in x and y. What is left is x0x1, y0y1 and x0y1, x1y0."""
     x = np.array([[1.0, 0.0], [0.0, 1.0]])
     y = np.array([[1.0, 0.0], [0.6, 0.8]])
-    kernels = prompt_kernels(x, np.array([0, 1]), y, np.array([0, 1]), 2, rbf(1.0))
+    kernels = prompt_kernels(x, np.array([0, 1]), y, np.array([0, 1]), rbf(1.0))
 
     def k(a: np.ndarray, b: np.ndarray) -> float:
         return math.exp(-(1.0 - float(a @ b)))
@@ -93,7 +93,7 @@ def test_pictures_paired_by_prompt_do_not_bias_the_distance() -> None:
         rng = np.random.default_rng(seed)
         shared = rng.normal(size=(15, 6))
         x, y = (shared + 0.5 * rng.normal(size=(15, 6)) for _ in range(2))
-        kernels = prompt_kernels(x, np.arange(15), y, np.arange(15), 15, rbf(2.0))
+        kernels = prompt_kernels(x, np.arange(15), y, np.arange(15), rbf(2.0))
         found.append(mmd_unbiased(kernels, np.ones((1, 15)))[0])
     assert abs(np.mean(found)) < 3 * np.std(found) / math.sqrt(len(found))
 
@@ -101,10 +101,10 @@ def test_pictures_paired_by_prompt_do_not_bias_the_distance() -> None:
 def test_a_prompt_counted_twice_equals_a_prompt_with_its_pictures_twice() -> None:
     x, y = unit_rows(4, 3, 5), unit_rows(4, 3, 6)
     own = np.arange(4)
-    weighted = mmd_unbiased(prompt_kernels(x, own, y, own, 4, rbf(1.0)), np.array([[2.0, 1, 1, 1]]))
+    weighted = mmd_unbiased(prompt_kernels(x, own, y, own, rbf(1.0)), np.array([[2.0, 1, 1, 1]]))
     twice = np.array([0, 0, 1, 2, 3])
     repeated = mmd_unbiased(
-        prompt_kernels(x[twice], twice, y[twice], twice, 4, rbf(1.0)), np.ones((1, 4))
+        prompt_kernels(x[twice], twice, y[twice], twice, rbf(1.0)), np.ones((1, 4))
     )
     assert weighted[0] == pytest.approx(repeated[0], rel=1e-9)
 
@@ -112,9 +112,9 @@ def test_a_prompt_counted_twice_equals_a_prompt_with_its_pictures_twice() -> Non
 def test_order_of_rows_does_not_matter() -> None:
     x, y = unit_rows(6, 3, 7), unit_rows(6, 3, 8)
     prompts, order = np.arange(6), np.random.default_rng(0).permutation(6)
-    straight = mmd_unbiased(prompt_kernels(x, prompts, y, prompts, 6, rbf(1.0)), np.ones((1, 6)))
+    straight = mmd_unbiased(prompt_kernels(x, prompts, y, prompts, rbf(1.0)), np.ones((1, 6)))
     shuffled = mmd_unbiased(
-        prompt_kernels(x[order], prompts[order], y, prompts, 6, rbf(1.0)), np.ones((1, 6))
+        prompt_kernels(x[order], prompts[order], y, prompts, rbf(1.0)), np.ones((1, 6))
     )
     assert straight[0] == pytest.approx(shuffled[0], rel=1e-9)
 
@@ -122,7 +122,7 @@ def test_order_of_rows_does_not_matter() -> None:
 def test_one_prompt_alone_has_no_unbiased_distance() -> None:
     x = unit_rows(2, 3, 9)
     same = np.zeros(2, dtype=np.int64)
-    kernels = prompt_kernels(x, same, x, same, 1, rbf(1.0))
+    kernels = prompt_kernels(x, same, x, same, rbf(1.0))
     assert np.isnan(mmd_unbiased(kernels, np.ones((1, 1)))[0])
 
 
@@ -218,3 +218,36 @@ def test_median_distance_needs_little_memory_beside_the_rows() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 100 * 2**20
+
+
+@given(
+    x_prompt=arrays(np.int64, st.integers(1, 9), elements=st.integers(0, 5)),
+    y_prompt=arrays(np.int64, st.integers(1, 9), elements=st.integers(0, 5)),
+    seed=st.integers(0, 99),
+)
+def test_means_over_pairs_are_those_of_every_pair_of_pictures_counted(
+    x_prompt: np.ndarray, y_prompt: np.ndarray, seed: int
+) -> None:
+    """A pair counts as often as its two prompts were drawn; one of the same prompt never."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(len(x_prompt), 3)), rng.normal(size=(len(y_prompt), 3))
+    weights = rng.integers(0, 3, size=(4, 6)).astype(float)
+    found = pair_sums(x, x_prompt, y, y_prompt, rbf(1.0)).mean(weights)
+    kernel = rbf_kernel(x, y, 1.0) * (x_prompt[:, None] != y_prompt)
+    for draw, mean in zip(weights, found, strict=True):
+        counts = np.outer(draw[x_prompt], draw[y_prompt]) * (x_prompt[:, None] != y_prompt)
+        if counts.sum() == 0:
+            assert np.isnan(mean)
+        else:
+            assert mean == pytest.approx((counts * kernel).sum() / counts.sum(), abs=1e-12)
+
+
+def test_a_second_question_under_other_draws_is_answered_anew() -> None:
+    """What is the same for all sets is kept by the draws it was asked under."""
+    x, own = unit_rows(5, 3, 1), np.arange(5)
+    sums = pair_sums(x, own, x, own, rbf(1.0))
+    first, second = np.ones((2, 5)), np.eye(5)[:2] + 1.0
+    kept = sums.mean(first)
+    assert sums.mean(first) is kept
+    assert sums.mean(second) == pytest.approx(pair_sums(x, own, x, own, rbf(1.0)).mean(second))
+    assert not np.allclose(sums.mean(second), kept)

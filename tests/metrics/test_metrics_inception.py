@@ -40,6 +40,17 @@ def test_frechet_distance_of_a_set_to_itself_is_zero_and_it_is_symmetric() -> No
     assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x))
 
 
+@pytest.mark.parametrize("rows", [(4, 6), (40, 6), (4, 40), (6, 6)])
+def test_frechet_distance_is_that_of_the_covariances(rows: tuple[int, int]) -> None:
+    """With fewer rows than dimensions (8), and with more."""
+    x, y = (RNG.normal(size=(count, 8)) + count for count in rows)
+    of_x, of_y = np.cov(x.T), np.cov(y.T)
+    eigenvalues = np.linalg.eigvals(of_x @ of_y).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(of_x + of_y)
+    expected -= 2 * np.sqrt(np.maximum(eigenvalues, 0)).sum()
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
+
+
 def test_frechet_distance_needs_a_covariance() -> None:
     with pytest.raises(ValueError, match="two rows"):
         frechet_distance(np.zeros((1, 3)), np.zeros((4, 3)))
@@ -65,7 +76,7 @@ def test_kid_over_all_pairs_is_torchmetrics_on_one_subset_of_everything() -> Non
         oracle.update(torch.from_numpy(rows).float().view(-1, 6, 1, 1), real=real)
     mean, _ = oracle.compute()
     # Of different prompts, so that every pair counts: x's are 0 to 29, y's 30 to 59.
-    kernels = prompt_kernels(x, np.arange(30), y, np.arange(30, 60), 60, polynomial_kernel)
+    kernels = prompt_kernels(x, np.arange(30), y, np.arange(30, 60), polynomial_kernel)
     found = mmd_unbiased(kernels, np.ones((1, 60)))[0]
     assert found == pytest.approx(1000.0 * float(mean), rel=1e-4)
 

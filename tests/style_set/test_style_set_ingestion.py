@@ -17,11 +17,11 @@ from nsync_pipeline.style_set.ingestion import (
     Offer,
     figures,
     ingest,
-    pixel_sha256,
     refuse_bad_files,
     refuse_too_few,
     splits,
 )
+from nsync_pipeline.style_set.looking import pixel_sha256
 from nsync_pipeline.workspace import Workspace
 from tests.support.picture_files import textured
 
@@ -50,7 +50,7 @@ def taken(offer: Offer, config: StyleSetConfig | None = None) -> tuple[Ingestion
     """The ingestion, and the ids of what was stored."""
     stored: list[str] = []
 
-    def store(picture_id: str, image: Image.Image) -> None:
+    def store(picture_id: str, candidate: Candidate) -> None:
         stored.append(picture_id)
 
     return ingest(offer, config or StyleSetConfig(), store, lambda *told: None), stored

@@ -74,6 +74,19 @@ def test_a_folder_becomes_a_set(tmp_path: Path) -> None:
     assert set(files(tmp_path)) == {MANIFEST_FILE, *(row["file"] for row in found)}
 
 
+def test_files_are_stored_as_they_are(tmp_path: Path) -> None:
+    """So a set takes as much room as its source, whatever the pictures' kinds."""
+    folder = Workspace(tmp_path).source("hills")
+    for seed, name in enumerate(["a.jpg", "b.webp", "c.PNG", "d.bmp"]):
+        save(folder / name, seed)
+    run(tmp_path)
+    stored = Workspace(tmp_path).style_set("hills")
+    found = {row["origin"]: row["file"] for row in rows(tmp_path)}
+    assert {Path(file).suffix for file in found.values()} == {".jpg", ".webp", ".png", ".bmp"}
+    for origin, file in found.items():
+        assert (stored / file).read_bytes() == (folder / origin).read_bytes()
+
+
 def test_two_workspaces_get_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         pictures(tmp_path / name)

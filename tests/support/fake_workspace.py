@@ -1,9 +1,10 @@
 """A workspace of its own with an ``nsync`` whose stages are fakes (fake_nsync.py)."""
 
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nsync_pipeline.graph.dvc import sync_dvc_file
@@ -59,6 +60,14 @@ class FakeWorkspace:
         lines = log.read_text().split() if log.is_file() else []
         log.unlink(missing_ok=True)
         return lines
+
+
+def copied(fake: FakeWorkspace, root: Path) -> FakeWorkspace:
+    """The same workspace at ``root/workspace``, with all that was made in it."""
+    shutil.copytree(fake.root.parent, root, symlinks=True)
+    before = str(fake.root.parent)
+    environment = {k: v.replace(before, str(root)) for k, v in fake.environment.items()}
+    return replace(fake, workspace=Workspace(root / fake.root.name), environment=environment)
 
 
 def make_fake_workspace(root: Path, with_dvc: bool = True) -> FakeWorkspace:

@@ -1,5 +1,6 @@
 """Checkpoints are whole or not used."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,23 @@ import pytest
 import torch
 
 from nsync_pipeline.contrast.branch_gradients import MemoryPlan
-from nsync_pipeline.training.checkpoint import Best, Checkpoint, CheckpointFolder, differences
+from nsync_pipeline.training.checkpoint import (
+    HISTORY,
+    Best,
+    Checkpoint,
+    CheckpointFolder,
+    differences,
+)
+from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import StepRecord
+from nsync_pipeline.training.loop import _LastWritten
 from nsync_pipeline.training.optimizer import LossScale
+
+
+def losses(step: int) -> dict[int, float]:
+    """Held-out, of the start and of every step."""
+    return {0: 0.5} | dict.fromkeys(range(1, step + 1), 0.1 + 0.2)
+
 
 RECORD = StepRecord(1, 0.1, 0.2, None, 1 / 3, 2.0, None, -0.25, None, 0.25, 0.3, 1e-3)
 
@@ -21,7 +36,7 @@ def checkpoint(step: int) -> Checkpoint:
         step,
         tensors,
         (RECORD,) * step,
-        {0: 0.5, step: 0.1 + 0.2},
+        losses(step),
         MemoryPlan(fused=False, micro_batch=2),
         LossScale(2.0**14, 7),
         Best(1, 1 / 3),
@@ -36,7 +51,7 @@ def folder(tmp_path: Path) -> CheckpointFolder:
 
 
 def files(folder: CheckpointFolder) -> list[Path]:
-    return sorted(folder.path.iterdir())
+    return sorted(folder.path.glob("step_*"))
 
 
 def test_nothing_there_is_none(folder: CheckpointFolder) -> None:
@@ -50,7 +65,7 @@ def test_the_newest_comes_back_to_the_last_digit(folder: CheckpointFolder) -> No
     assert latest is not None
     assert latest.step == 2
     assert latest.history == checkpoint(2).history
-    assert latest.held_out == {0: 0.5, 2: 0.1 + 0.2}
+    assert latest.held_out == losses(2)
     assert torch.equal(latest.tensors["weight.0"], torch.full((2, 3), 2 / 3))
     assert latest.plan == MemoryPlan(fused=False, micro_batch=2)
     assert latest.loss_scale == LossScale(2.0**14, 7)
@@ -120,7 +135,7 @@ def test_checkpoints_of_other_inputs_are_kept_aside_and_the_log_says_why(
     other = with_inputs(folder, training={"learning_rate": 0.2}, **{"the pictures": "b" * 64})
     assert other.latest() is None
     assert not folder.path.exists()
-    assert [path.name for path in folder.aside.iterdir()] == ["step_00000001.checkpoint"]
+    assert [path.name for path in folder.aside.glob("step_*")] == ["step_00000001.checkpoint"]
     assert (
         "up to step 1, are of another training and are kept aside as nsync.set-aside: "
         "the pictures: not the same; training.learning_rate was 0.1 and is 0.2"
@@ -140,7 +155,7 @@ def test_what_is_set_aside_later_takes_the_place_of_what_was(folder: CheckpointF
     assert latest is not None
     assert latest.step == 2
     assert [path.name for path in files(folder)] == ["step_00000002.checkpoint"]
-    assert [path.name for path in folder.aside.iterdir()] == ["step_00000003.checkpoint"]
+    assert [path.name for path in folder.aside.glob("step_*")] == ["step_00000003.checkpoint"]
 
 
 def test_differences_are_named_by_their_keys() -> None:
@@ -160,3 +175,83 @@ def test_what_a_killed_write_left_is_not_read(folder: CheckpointFolder) -> None:
     assert latest.step == 1
     folder.write(checkpoint(2))
     assert len(files(folder)) == 2
+
+
+def test_a_checkpoint_costs_the_same_after_many_steps_as_after_few(
+    folder: CheckpointFolder,
+) -> None:
+    """Of the history only what is new is written; all of it comes back."""
+    at = [1000, 1001, 9000, 9001]
+    written: list[tuple[int, int]] = []
+    for step in at:
+        before = (folder.path / HISTORY).stat().st_size if written else 0
+        folder.write(checkpoint(step))
+        added = (folder.path / HISTORY).stat().st_size - before
+        written.append((files(folder)[-1].stat().st_size, added))
+    assert written[1][0] == pytest.approx(written[3][0], abs=16)  # digits of numbers
+    assert written[1][1] == pytest.approx(written[3][1], abs=16)
+    latest = folder.latest()
+    assert latest is not None
+    assert latest.history == checkpoint(9001).history
+    assert latest.held_out == losses(9001)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_history_that_is_not_what_was_written_is_not_gone_on_with(
+    folder: CheckpointFolder, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut within the last step's line, the checkpoint before is whole."""
+    folder.write(checkpoint(1))
+    folder.write(checkpoint(2))
+    history = folder.path / HISTORY
+    content = bytearray(history.read_bytes())
+    if damage == "cut":
+        history.write_bytes(content[:-5])
+    elif damage == "flipped":
+        content[20] ^= 1
+        history.write_bytes(content)
+    else:
+        history.unlink()
+    latest = replace(folder).latest()
+    assert (None if latest is None else latest.step) == (1 if damage == "cut" else None)
+    assert "is damaged" in caplog.text
+
+
+def test_what_was_written_after_the_checkpoint_gone_on_from_is_forgotten(
+    folder: CheckpointFolder,
+) -> None:
+    """As where a process is killed between the history and the checkpoint of steps 2 and 3."""
+    folder.write(checkpoint(1))
+    early = folder.path.with_name("early")
+    shutil.copytree(folder.path, early)
+    folder.write(checkpoint(3))
+    shutil.copyfile(folder.path / HISTORY, early / HISTORY)
+    again = replace(folder, path=early)
+    latest = again.latest()
+    assert latest is not None
+    assert latest.step == 1
+    again.write(checkpoint(2))
+    latest = replace(again).latest()
+    assert latest is not None
+    assert latest.history == checkpoint(2).history
+    assert latest.held_out == losses(2)
+
+
+def test_checkpoints_come_by_steps_by_time_and_not_where_they_would_take_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("nsync_pipeline.training.loop.time.monotonic", lambda: now)
+    by_steps, by_time = TrainingConfig(), TrainingConfig(checkpoint_minutes=2.0)
+    last = _LastWritten(now)
+    assert last.again(True, by_steps)
+    assert not last.again(False, by_time)
+    now += 120.0
+    assert last.again(False, by_time)
+    assert not last.again(False, by_steps)
+    with last.timed():
+        now += 3.0
+    now += 29.0
+    assert not last.again(True, by_steps)  # 3 s to write: 30 s of training between two
+    now += 1.0
+    assert last.again(True, by_steps)

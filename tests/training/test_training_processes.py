@@ -52,26 +52,14 @@ def alone(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return result
 
 
-def test_two_processes_train_what_one_does(
-    alone: dict[str, Any], tiny_base: Path, tmp_path: Path
-) -> None:
-    """The step's five samples are two and three; a running estimate and an average are kept. Looks
-    at steps 0, 2, 4 and 6 score 0, 2, 4 and 1: the weights of step 4 are the best."""
-    run_workers(command(tiny_base, tmp_path / "two"), 2)
-    first, second = results(tmp_path / "two")
-    assert largest_difference(first, second) == 0.0
-    assert largest_difference(first, alone) < 1e-10
-    assert first["shares"] == second["shares"]
-    assert first["shares"] == pytest.approx(alone["shares"], abs=1e-10)
-    assert first["losses"] == pytest.approx(alone["losses"], abs=1e-12)
-    assert (first["held_out"], second["held_out"]) == ([0, 2, 4, 6], [])
-    assert (first["kept"], second["kept"], alone["kept"]) == (4, 4, 4)
-
-
-def test_a_killed_process_ends_the_others_and_they_go_on_from_the_checkpoint(
+def test_two_processes_train_what_one_does_also_where_one_was_killed(
     alone: dict[str, Any], tiny_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGKILL at step 5, after the checkpoint at 4; the same command then trains to the end."""
+    """SIGKILL at step 5, after the checkpoint at 4: all end, and the same command goes on.
+
+    The step's five samples are two and three; a running estimate and an average are kept. Looks at
+    steps 0, 2, 4 and 6 score 0, 2, 4 and 1: the weights of step 4 are the best.
+    """
     started = time.monotonic()
     with pytest.raises(WorkerError, match=r"process 1 of 2 was killed \(SIGKILL\)") as caught:
         run_workers(command(tiny_base, tmp_path, "--dies", "1", "5"), 2)
@@ -84,6 +72,11 @@ def test_a_killed_process_ends_the_others_and_they_go_on_from_the_checkpoint(
     first, second = results(tmp_path)
     assert largest_difference(first, second) == 0.0
     assert largest_difference(first, alone) < 1e-10
+    assert first["shares"] == second["shares"]
+    assert first["shares"] == pytest.approx(alone["shares"], abs=1e-10)
+    assert first["losses"] == pytest.approx(alone["losses"], abs=1e-12)
+    assert (first["held_out"], second["held_out"]) == ([0, 2, 4, 6], [])
+    assert (first["kept"], second["kept"], alone["kept"]) == (4, 4, 4)
 
 
 def test_processes_that_came_apart_are_noticed(
