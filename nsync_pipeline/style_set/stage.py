@@ -86,7 +86,7 @@ def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, Asked]:
             f"{pull}bring them in: `nsync add-style {context.style} FOLDER`"
         ) from error
     asked = Asked(context.workspace, context.style, where)
-    return folder_offer(source, settings.style_set, asked), asked
+    return folder_offer(source, settings.style_set, asked, settings.style.excluded), asked
 
 
 def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:
