@@ -6,13 +6,13 @@ taken out of the set is kept for when it comes back. The file is small text, for
 """
 
 import json
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nsync_pipeline.errors import CaptionError
 from nsync_pipeline.files import write_whole
+from nsync_pipeline.text import one_line, without_controls
 
 BY_HAND = "hand"  # the source of a caption that a person wrote here
 KEYS = ("id", "file", "caption")
@@ -28,9 +28,8 @@ class HandCaption:
 
 
 def caption_line(text: str) -> str:
-    """``text`` as a caption: composed Unicode (NFC), one line, no control characters."""
-    kept = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-    return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
+    """``text`` as a caption: one line, without what is no text."""
+    return one_line(without_controls(text))
 
 
 def read_by_hand(path: Path) -> dict[str, HandCaption]:

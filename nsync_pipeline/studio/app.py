@@ -33,6 +33,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from nsync_pipeline.add_style import NewStyle, add_style
+from nsync_pipeline.captions.style_words import own_names
 from nsync_pipeline.doctor.findings import captioner_finding
 from nsync_pipeline.doctor.memory import CardPreset, card_presets
 from nsync_pipeline.errors import BaseModelError, UserError
@@ -460,7 +461,6 @@ def _caption_cards(request: Request, desk: Desk) -> tuple[Graph, str, Pictures, 
 
 def _captions(request: Request, desk: Desk) -> Response:
     graph, style, found, cards = _caption_cards(request, desk)
-    words = _words(graph, style)
     desk.tokens.prepare(graph.params.base_model)
     return _page(
         request, desk, "captions.html", "captions", graph=graph, found=found, cards=cards,
@@ -470,13 +470,15 @@ def _captions(request: Request, desk: Desk) -> Response:
                 "chips": caption_desk.chips(cards),
             }
         ),
-        own_words=graph.params.style(style).style_words, words=words,
+        own_words=graph.params.style(style).style_words,
+        words=(*graph.params.captioning.style_words, *_names(graph, style)),
         captioner=captioner_finding(graph.params), model=graph.params.captioning.model,
     )  # fmt: skip
 
 
-def _words(graph: Graph, style: str) -> tuple[str, ...]:
-    return (*graph.params.captioning.style_words, *graph.params.style(style).style_words)
+def _names(graph: Graph, style: str) -> tuple[str, ...]:
+    settings = graph.params.style(style)
+    return own_names(style, settings.placeholder, settings.style_words)
 
 
 def _caption_json(graph: Graph, desk: Desk, style: str, card: CaptionCard) -> dict[str, Any]:
@@ -487,7 +489,8 @@ def _outlook_of(graph: Graph, desk: Desk, style: str, text: str) -> dict[str, An
     settings = graph.params.style(style)
     counter = desk.tokens.of(graph.params.base_model, settings.placeholder, settings.generic_style)
     tokens, most = counter or (None, 0)
-    found = caption_desk.outlook(text, _words(graph, style), tokens, most)
+    words, names = graph.params.captioning.style_words, _names(graph, style)
+    found = caption_desk.outlook(text, words, names, tokens, most)
     return asdict(found) | {"nothing_left": found.nothing_left}
 
 

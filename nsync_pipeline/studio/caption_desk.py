@@ -222,16 +222,23 @@ class Outlook:
 TokenCount = Callable[[str], int]
 
 
-def outlook(text: str, style_words: Sequence[str], tokens: TokenCount | None, most: int) -> Outlook:
+def outlook(
+    text: str,
+    style_words: Sequence[str],
+    names: Sequence[str],
+    tokens: TokenCount | None,
+    most: int,
+) -> Outlook:
     """What the captions stage will make of ``text``.
 
     Args:
+        names: what the style is called by, as ``scrub`` takes them.
         tokens: of a caption in the longer of its two prompts; None where the model's tokenizer is
             not at hand: then nothing is said of its length.
         most: that the model takes.
     """
     raw = caption_line(text)
-    scrubbed = scrub(raw, style_words).caption
+    scrubbed = scrub(raw, style_words, names).caption
     fitted = fit(scrubbed, tokens, most).caption if tokens is not None else scrubbed
     return Outlook(fitted, tuple(_pieces(raw, scrubbed, fitted)))
 

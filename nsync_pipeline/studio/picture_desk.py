@@ -21,7 +21,7 @@ from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import Ingestion, Offer, ingest, splits
+from nsync_pipeline.style_set.ingestion import Asked, Ingestion, Offer, ingest, splits
 from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
@@ -219,9 +219,9 @@ class _Source:
     def _offer(self, workspace: Workspace) -> Offer:
         if self.style.source.startswith(SKETCHBOOK_PREFIX):
             return sketchbook_offer(self.style, self.seed)
-        folder = workspace.source(self.name)
-        where = f"sources/{self.name}"
-        return folder_offer(read_source(folder), self.config, where, self.style.excluded)
+        asked = Asked(workspace, self.name, f"sources/{self.name}")
+        found = read_source(workspace.source(self.name))
+        return folder_offer(found, self.config, asked, self.style.excluded)
 
     def _cards(self, ingestion: Ingestion) -> list[PictureCard]:
         groups = {picture.group for picture in ingestion.pictures}

@@ -5,19 +5,18 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.params import Params, parse_params, with_values
+from nsync_pipeline.params import Params, parse_params
+from nsync_pipeline.settings_file import parse_settings, with_values
 from nsync_pipeline.workspace import Workspace
 
 MAIN = (
@@ -96,10 +95,10 @@ def _settings(prefix: str, section: BaseModel) -> Iterator[Setting]:
 def _setting(key: str, field: FieldInfo, value: Any) -> Setting:
     kinds = get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
     may_be_empty = type(None) in kinds
-    (kind, *others) = [k for k in kinds if k is not type(None)]
+    (kind, *others) = [_plain(k) for k in kinds if k is not type(None)]
     bounds = {type(bound): bound for bound in field.metadata}
     choices: tuple[str, ...] = ()
-    if not others and get_origin(kind) is tuple and get_args(kind)[0] is str:
+    if not others and get_origin(kind) is tuple and _plain(get_args(kind)[0]) is str:
         way = Input.LINES
     elif others or not (kind in (bool, int, float, str) or get_origin(kind) is Literal):
         way = Input.YAML
@@ -115,6 +114,11 @@ def _setting(key: str, field: FieldInfo, value: Any) -> Setting:
         high=_bound(bounds, ((Le, "le", ""), (Lt, "lt", "below "))),
         may_be_empty=may_be_empty,
     )  # fmt: skip
+
+
+def _plain(kind: Any) -> Any:
+    """Without what ``Annotated`` asks of it besides: the schema sees to that."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _is_union(annotation: Any) -> bool:
@@ -174,8 +178,8 @@ def _read(setting: Setting, answer: str) -> Any:
     if setting.input is Input.LINES:
         return [line.strip() for line in answer.split("\n") if line.strip()]
     try:
-        return YAML(typ="safe", pure=True).load(answer)
-    except YAMLError as error:
+        return parse_settings(f"value: {answer}", setting.key)["value"]
+    except (ParamsError, KeyError) as error:
         raise ParamsError(f"{setting.key}: {answer!r} cannot be read") from error
 
 
@@ -189,7 +193,7 @@ def write_settings(workspace: Workspace, values: Mapping[str, Any]) -> None:
         return
     with sole_writer(workspace.lock("params"), workspace.params_file):
         text = with_values(workspace.params_file.read_bytes().decode("utf-8"), values)
-        parse_params(YAML(typ="safe", pure=True).load(text))
+        parse_params(parse_settings(text, "params.yaml"))
         write_whole(workspace.params_file, text)
     if (workspace.root / DVC_FILE).is_file():
         sync_dvc_file(workspace)

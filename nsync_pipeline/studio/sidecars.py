@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from nsync_pipeline.captions.by_hand import caption_line
 from nsync_pipeline.errors import CaptionError, UserError
+from nsync_pipeline.given_files import given_name
 from nsync_pipeline.studio.caption_desk import CaptionCard, Change
-from nsync_pipeline.style_set.source_folder import READERS, read_metadata, read_text, source_name
+from nsync_pipeline.style_set.source_folder import READERS, read_caption_file, read_metadata
 
 SUFFIX = ".txt"
 
@@ -65,14 +66,14 @@ def _said(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith("."):
             continue
-        name = source_name(path, folder)
+        name = given_name(path, folder)
         try:
-            if path.name in READERS:
+            if path.name.lower() in READERS:
                 above = name.removesuffix(path.name)
                 rows = read_metadata(path)
                 found |= {above + r.picture: caption_line(r.caption) for r in rows if r.caption}
             elif path.suffix.lower() == SUFFIX:
-                found[_stem(name)] = caption_line(read_text(path))
+                found[_stem(name)] = caption_line(read_caption_file(path))
         except CaptionError as error:
             raise CaptionError(f"{name} {error}") from error
     return found

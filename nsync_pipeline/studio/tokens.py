@@ -31,7 +31,7 @@ class TokenCounts:
 
     def _load(self, base: BaseModelConfig) -> None:
         from nsync_pipeline.doctor.base_shapes import local_copy
-        from nsync_pipeline.families.loading import tokenizer_of
+        from nsync_pipeline.families.prompt_counting import tokenizer_of
 
         try:
             here = local_copy(base)  # nothing is downloaded for a page

@@ -13,7 +13,8 @@ from nsync_pipeline.doctor.memory import CARDS, card_presets
 from nsync_pipeline.errors import WorkspaceBusyError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.params import read_params, with_values
+from nsync_pipeline.params import read_params
+from nsync_pipeline.settings_file import with_values
 from nsync_pipeline.studio import jobs as of_jobs
 from nsync_pipeline.studio.jobs import Jobs, Kind, making
 from nsync_pipeline.studio.settings_form import asked_values, settings_groups
