@@ -1,5 +1,7 @@
 """``make demo``: a style whole, by the sensor ``demo``; what is fresh is left alone.
 
+With ``--variant`` and ``--training-seed`` only these trainings, as ``nsync make`` has it.
+
 The daemon of the pages does it where they are open; else one is started for as long as it takes.
 """
 
@@ -30,6 +32,7 @@ from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.locks import sole_writer, visible_devices
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import running
+from nsync_pipeline.graph.whole import chosen
 from nsync_pipeline.workspace import SKETCHBOOK, Workspace
 
 from .daemon import start_daemon
@@ -64,15 +67,18 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--style", required=True, help="a style of params.yaml")
-    style = parser.parse_args().style
+    parser.add_argument("--variant", action="append", default=[], help="only this one")
+    parser.add_argument("--training-seed", action="append", default=[], type=int)
+    asked = parser.parse_args()
+    style = asked.style
     workspace, began = Workspace(Path.cwd().resolve()), time.monotonic()
     try:
         graph = Graph.read(workspace)
-        graph.params.style(style)
-        stale = _not_fresh(graph.standings([style]))
+        artefacts = list(chosen(graph, style, asked.variant, asked.training_seed))
+        stale = _not_fresh(graph, artefacts)
         if stale:
             with sole_writer(workspace.lock("demo"), f"the style {style!r}"):
-                _make(workspace, style, len(stale))
+                _make(workspace, style, artefacts, len(stale))
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -85,14 +91,15 @@ def main() -> int:
     return 0
 
 
-def _make(workspace: Workspace, style: str, count: int) -> None:
+def _make(workspace: Workspace, style: str, artefacts: list[Artefact], count: int) -> None:
     """Have Dagster make the style whole, and show how far it is.
 
     Raises:
         UserError: a run failed; the message is what its step said.
     """
     os.environ.setdefault(VARIABLE, str(write_home(workspace)))
-    demo = Demo(style, f"{DEMO}{time.time():.0f}", os.getpid())
+    trainings = {a.training: None for a in artefacts if a.training is not None}
+    demo = Demo(style, f"{DEMO}{time.time():.0f}", os.getpid(), tuple(trainings))
     with DagsterInstance.get() as instance, asked_for(workspace, demo):
         daemon = None
         try:
@@ -104,7 +111,7 @@ def _make(workspace: Workspace, style: str, count: int) -> None:
                     _end_abandoned_runs(instance)
                     if two:
                         until_end.enter_context(at_once(instance, 2))
-                _watch(workspace, demo, instance, daemon, count)
+                _watch(workspace, demo, artefacts, instance, daemon, count)
         finally:
             if daemon is not None:
                 _end_abandoned_runs(instance)
@@ -144,6 +151,7 @@ def at_once(instance: DagsterInstance, steps: int) -> Iterator[None]:
 def _watch(
     workspace: Workspace,
     demo: Demo,
+    artefacts: list[Artefact],
     instance: DagsterInstance,
     daemon: "subprocess.Popen[bytes] | None",
     count: int,
@@ -152,7 +160,7 @@ def _watch(
     active = time.monotonic()
     while True:
         time.sleep(LOOK_EVERY)
-        left = len(_not_fresh(Graph.read(workspace).standings([demo.style])))
+        left = len(_not_fresh(Graph.read(workspace), artefacts))
         lines = running(workspace) | {DONE: f"[{count - left} of {count} done]"}
         for slot, line in lines.items():
             before, at = said.get(slot, ("", 0.0))
@@ -173,8 +181,9 @@ def _watch(
             raise UserError(f"Dagster's daemon does not go on; {log} says why")
 
 
-def _not_fresh(standings: dict[Artefact, Standing]) -> list[Artefact]:
-    return [a for a, standing in standings.items() if standing.state is not State.FRESH]
+def _not_fresh(graph: Graph, artefacts: list[Artefact]) -> list[Artefact]:
+    standings = graph.standings(list({artefact.style: None for artefact in artefacts}))
+    return [a for a in artefacts if standings[a].state is not State.FRESH]
 
 
 def _end_abandoned_runs(instance: DagsterInstance) -> None:

@@ -1,4 +1,4 @@
-"""The lineage graph: an asset for each stage of the table, and for the two folders people fill.
+"""The lineage graph: an asset for each stage of the table, and for what people fill.
 
 Each asset has DVC run one stage of the engine; what it shows, the artefact says of itself.
 """
@@ -26,7 +26,7 @@ from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, difference
 from nsync_pipeline.graph.dvc import check_dvc_file, stage_name
 from nsync_pipeline.graph.made import Made
-from nsync_pipeline.graph.table import CHOICES, SOURCES, STAGES, Stage
+from nsync_pipeline.graph.table import BY_HAND, CHOICES, SOURCES, STAGES, Stage
 from nsync_pipeline.params import DagsterConfig
 
 from .dvc import DvcError, repro
@@ -38,8 +38,12 @@ OWNERS = ["team:nsync"]
 DEVICES = "gpu"
 """The pool of assets that use an accelerator: as many run at once as its limit says."""
 ABLATION, PEOPLE = "ablation", "people"
-PEOPLE_S = {SOURCES: AssetKey("sources"), CHOICES: AssetKey("choices")}
-"""The folders that people fill, and the assets that stand for them."""
+PEOPLE_S = {
+    SOURCES: AssetKey("sources"),
+    BY_HAND: AssetKey("captions_by_hand"),
+    CHOICES: AssetKey("choices"),
+}
+"""What people fill, and the assets that stand for it."""
 
 # For a process that was killed, as where memory is short; a mistake is not tried again.
 RETRIES = RetryPolicy(max_retries=2, delay=10, backoff=Backoff.EXPONENTIAL)
@@ -57,6 +61,11 @@ def external_assets() -> Iterator[AssetSpec]:
         PEOPLE_S[SOURCES],
         description="The pictures of a style, as `nsync add-style` brought them in.",
         partitions_def=STYLES, group_name=PEOPLE, kinds={"image"}, owners=OWNERS,
+    )  # fmt: skip
+    yield AssetSpec(
+        PEOPLE_S[BY_HAND],
+        description="What a person wrote that the pictures of a style show (`nsync studio`).",
+        partitions_def=STYLES, group_name=PEOPLE, kinds={"json"}, owners=OWNERS,
     )  # fmt: skip
     yield AssetSpec(
         PEOPLE_S[CHOICES],

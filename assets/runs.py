@@ -61,6 +61,7 @@ class Demo:
     style: str
     attempt: str
     process: int
+    trainings: tuple[str, ...] = ()  # only these, as `nsync-0`; empty: all
 
 
 def _demo_file(workspace: Workspace) -> Path:
@@ -81,8 +82,9 @@ def asked_for(workspace: Workspace, demo: Demo) -> Iterator[None]:
 def demo_under_way(workspace: Workspace) -> Demo | None:
     """What is asked for now."""
     try:
-        demo = Demo(**read_json(_demo_file(workspace)))
+        content = read_json(_demo_file(workspace))
+        demo = Demo(**{**content, "trainings": tuple(content["trainings"])})
         os.kill(demo.process, 0)
-    except (OSError, ValueError, TypeError):  # nothing is, or who asked was killed
+    except (OSError, ValueError, KeyError, TypeError):  # nothing is, or who asked was killed
         return None
     return demo

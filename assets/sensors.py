@@ -101,7 +101,7 @@ def demo(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     asked = demo_under_way(Workspace(Path.cwd().resolve()))
     if asked is None:
         return SkipReason("no demo is under way")
-    return _requests(context.instance, asked.style, asked.attempt)
+    return _requests(context.instance, asked.style, asked.attempt, asked.trainings)
 
 
 def night_schedules(cron: str) -> list[ScheduleDefinition]:
@@ -136,7 +136,7 @@ def alert(context: RunFailureSensorContext) -> SkipReason | None:
 
 
 def _requests(
-    instance: DagsterInstance, style: str | None, attempt: str
+    instance: DagsterInstance, style: str | None, attempt: str, trainings: tuple[str, ...] = ()
 ) -> SensorResult | SkipReason:
     try:
         graph = graph_now()
@@ -145,8 +145,15 @@ def _requests(
     follow_partitions(instance, graph)
     styles = [style] if style else list(graph.params.styles)
     all_due = (one for s in styles for one in due(graph, graph.standings([s]), attempt))
-    requests = list(wanted_now(instance, all_due, attempt))
+    asked = (one for one in all_due if _is_asked(one, trainings))
+    requests = list(wanted_now(instance, asked, attempt))
     return SensorResult(run_requests=requests) if requests else SkipReason("nothing to request now")
+
+
+def _is_asked(request: RunRequest, trainings: tuple[str, ...]) -> bool:
+    """What is made once a style always is; what is made from all trainings waits for them."""
+    _, _, training = (request.partition_key or "").partition("|")
+    return not trainings or not training or training in trainings
 
 
 def wanted_now(
@@ -197,8 +204,8 @@ def _digest(said: object) -> str:
 
 
 def people_s(graph: Graph, folder: str, style: str) -> str:
-    """The digest of a folder that people fill."""
-    return graph.hashes.folder(graph.workspace.root / folder.format(style=style))[:SHORT]
+    """The digest of a folder or file that people fill."""
+    return (graph.people_s(folder.format(style=style)) or "none")[:SHORT]
 
 
 def follow_partitions(instance: DagsterInstance, graph: Graph) -> None:

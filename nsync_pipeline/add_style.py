@@ -14,7 +14,7 @@ from nsync_pipeline.files import disk_full_explained, named_in_line, write_whole
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import NAME, Params, parse_params, read_params
-from nsync_pipeline.settings_file import parse_settings, round_trip_yaml
+from nsync_pipeline.settings_file import parse_settings, round_trip_yaml, with_values
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
 from nsync_pipeline.style_set.ingestion import (
@@ -120,6 +120,8 @@ class NewStyle:
     pictures: int | None = None  # how many to draw; with a sketchbook source only
     captioned_only: bool = False  # leave pictures without a caption where they are
     update: bool = False  # add new pictures to a style that is there already
+    exclude_bad: bool = False  # files that cannot be used come along, and are left out by name
+    caption_later: bool = False  # pictures without a caption come in where no model describes them
 
 
 @dataclass(frozen=True)
@@ -201,21 +203,32 @@ def _add_folder(
     if asked.captioned_only:
         config = config.model_copy(update={"uncaptioned": "skip"})
     shown = Asked(workspace, asked.name, asked.source)
-    offer = folder_offer(found, config, shown)
+    there = {file.name for file in (*found.pictures, *found.problems)}
+    known = tuple(name for name in (style.excluded if style else ()) if name in there)
+    offer = folder_offer(found, config, shown, known)
     ingestion = ingest(offer, config, lambda picture_id, candidate: None, progress)
-    refuse_bad_files(ingestion, config, shown)
+    if not asked.exclude_bad:
+        refuse_bad_files(ingestion, config, shown)
     if not asked.update:
         refuse_too_few(ingestion, shown)
-    described_by = _described_by(ingestion, config, params, shown)
+    described_by = None
+    if params.captioning.model is not None or not asked.caption_later:
+        described_by = _described_by(ingestion, config, params, shown)
     refuse_unversionable(folder)
 
+    pictures = {picture.name for picture in found.pictures}
+    left = {problem.name for problem in ingestion.problems}
+    bad = sorted(left & pictures) if asked.exclude_bad else []
+    accepted = (pictures - left - set(ingestion.uncaptioned)) | set(bad)
     text = None
-    if asked.name not in params.styles:
-        text = _params_text(workspace, asked, {"source": FOLDER})
+    if style is None:
+        entry = {"source": FOLDER} | ({"excluded": bad} if bad else {})
+        text = _params_text(workspace, asked, entry)
+    elif bad:
+        before = workspace.params_file.read_bytes().decode("utf-8")
+        text = with_values(before, {f"styles.{asked.name}.excluded": [*style.excluded, *bad]})
     plan = CopyPlan({}, (), ())
     if source.resolve() != folder.resolve():  # else the pictures were put there by hand
-        left = {problem.name for problem in ingestion.problems} | set(ingestion.uncaptioned)
-        accepted = {picture.name for picture in found.pictures} - left
         listing = workspace.listing(asked.name, "changed")
         plan = plan_copy(files_of(found, source, accepted), folder, listing)
         _refuse_mixing(params, asked, folder, plan)
@@ -257,8 +270,9 @@ def _described_by(
         raise CaptionError(
             f"{asked.source}: {len(missing)} of {len(ingestion.pictures)} pictures have no caption "
             f"({named_in_line(missing, listing, most=5)}). Write what each shows into a text file "
-            "of the same name (picture.jpg, picture.txt) or into metadata.jsonl; set "
-            "captioning.model to have a model describe them; or leave them out: --captioned-only"
+            "of the same name (picture.jpg, picture.txt) or into metadata.jsonl; bring them in by "
+            "`nsync studio` and write it there; set captioning.model to have a model describe "
+            "them; or leave them out: --captioned-only"
         )
     return params.captioning.model.name
 

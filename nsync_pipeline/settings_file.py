@@ -4,6 +4,8 @@ Plain YAML only: text, numbers, true, false and null, in lists and mappings whos
 A date is text. Anchors and merge keys count as often as they are used.
 """
 
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,32 @@ def parse_settings(text: str, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ParamsError(f"{where} must be a mapping of sections, found {type(content).__name__}")
     return content
+
+
+def with_values(text: str, values: Mapping[str, Any]) -> str:
+    """``text``, which ``parse_settings`` takes, with ``values`` in it, by dotted key.
+
+    Comments stay; sections that are not there yet are added. The schema is not asked.
+    """
+    yaml = round_trip_yaml()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    content = yaml.load(text)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        section = content
+        for parent in parents:
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+        section[last] = value
+    out = StringIO()
+    yaml.dump(content, out)
+    return out.getvalue()
 
 
 def _reason(error: Exception) -> str:

@@ -89,6 +89,10 @@ class Workspace:
         """``manifest.parquet`` (pictures.manifest.CAPTIONS)."""
         return self.root / "data" / style / "captions"
 
+    def captions_by_hand(self, style: str) -> Path:
+        """The captions that a person wrote here, a line a picture (``captions.by_hand``)."""
+        return self.root / "captions" / f"{style}.jsonl"
+
     def negative_set(self, style: str) -> Path:
         """``manifest.parquet`` (pictures.manifest.NEGATIVE_SET) and ``images/``."""
         return self.root / "data" / style / "negative_set"

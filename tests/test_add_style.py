@@ -379,3 +379,19 @@ def test_a_number_of_pictures_is_for_drawn_styles_only(
 ) -> None:
     with pytest.raises(ParamsError, match="goes only with"):
         add(workspace, pictures, pictures=3)
+
+
+def test_bad_files_may_come_along_and_are_left_out_by_name(
+    workspace: Workspace, pictures: Path
+) -> None:
+    (pictures / "a.png").write_bytes(b"")
+    added = add(workspace, pictures, exclude_bad=True)
+    assert (added.figures["pictures"], added.figures["bad_files_are"]) == (
+        3,
+        "a.png is empty (0 bytes)",
+    )
+    assert read_params(workspace.params_file).style("hills").excluded == ("a.png",)
+    (pictures / "later.png").write_bytes(b"no picture")
+    add(workspace, pictures, update=True, exclude_bad=True)
+    assert read_params(workspace.params_file).style("hills").excluded == ("a.png", "later.png")
+    assert (workspace.source("hills") / "later.png").is_file()

@@ -21,7 +21,8 @@ def diagram() -> str:
         each = ", one a training" if stage.per_training else ""
         called = f"{stage.asset} ({stage.name})" if stage.asset != stage.name else stage.name
         lines.append(f'    {stage.asset}["{called}{each}"]')
-        people_s = [folder.split("/")[0] for folder in stage.reads]
+        # A file beside an artefact of its name: what people wrote by hand.
+        people_s = [f.split("/")[0] + ("_by_hand" if "." in f else "") for f in stage.reads]
         lines += [f"    {name}([{name}]) --> {stage.asset}" for name in people_s]
         lines += [f"    {STAGES[need].asset} --> {stage.asset}" for need in _direct(stage.name)]
     return "\n".join(lines)

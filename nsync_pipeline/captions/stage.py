@@ -1,7 +1,7 @@
 """captions: what each picture shows, with no word of its style, short enough for the base model.
 
-Pictures that came without a caption are described by a vision-language model first; where a
-caption came with the picture, that is the one.
+What a person wrote in the workspace (``by_hand``) goes before what came with the picture, and that
+before a vision-language model, which describes the pictures that are left.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.captions.answers import caption_of
+from nsync_pipeline.captions.by_hand import BY_HAND, read_by_hand
 from nsync_pipeline.captions.config import CaptioningConfig, CaptionsSettings
 from nsync_pipeline.captions.prompt_length import FittedCaption, fit
 from nsync_pipeline.captions.style_words import ScrubbedCaption, own_names, scrub
@@ -39,7 +40,7 @@ class ContentCaption:
 
     row: Mapping[str, Any]  # of STYLE_SET
     raw: str  # verbatim
-    source: str  # as STYLE_SET.caption_source, or ``BY_MODEL``
+    source: str  # as STYLE_SET.caption_source, ``BY_HAND`` or ``BY_MODEL``
     scrubbed: ScrubbedCaption
     fitted: FittedCaption
 
@@ -51,7 +52,7 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
         MissingArtifactError: the style set is missing.
         CaptionError: captions are missing and there is no model to ask, nothing is left of one
             without its style words, or one is too long and ``captioning.too_long`` is ``error``.
-            All such pictures are in the one message.
+            All such pictures are in the one message. Or the file written by hand is damaged.
     """
     settings, workspace = context.settings, context.workspace
     style, config = settings.style, settings.captioning
@@ -88,8 +89,14 @@ def _given(
     config: CaptioningConfig,
 ) -> tuple[list[tuple[str, str, str]], str | None]:
     """Of each of ``rows`` what was given, what it says, and its source; and who was asked."""
-    given = [(row["caption"], row["caption"], row["caption_source"]) for row in rows]
-    missing = [row for row in rows if not row["caption"]]
+    by_hand = read_by_hand(context.workspace.captions_by_hand(context.style))
+    given = [
+        (one.caption, one.caption, BY_HAND)
+        if (one := by_hand.get(row["id"]))
+        else (row["caption"], row["caption"], row["caption_source"])
+        for row in rows
+    ]
+    missing = [row for row, (raw, _, _) in zip(rows, given, strict=True) if not raw]
     if not missing:
         return given, None
     if config.model is None:
@@ -137,6 +144,8 @@ def _figures(
         figures["with_the_style_s_name_removed_are"] = named_in_line(
             listed, workspace.listing(style, "named")
         )
+    if by_hand := sum(c.source == BY_HAND for c in captions):
+        figures["by_hand"] = by_hand
     if captioner is not None:
         figures["by_the_model"] = sum(c.source == BY_MODEL for c in captions)
         figures["captioner"] = captioner
@@ -170,8 +179,8 @@ def _uncaptioned(
     return CaptionError(
         f"style {style!r}: {len(missing)} of {count} pictures have no caption:\n"
         f"{named_list(named, listing)}\n"
-        "Write what each shows, without its style: in a text file of the same name beside it "
-        "(picture.jpg, picture.txt) or in metadata.jsonl "
+        "Write what each shows, without its style: in `nsync studio`; in a text file of the same "
+        "name beside it "
         '({"file_name": "picture.jpg", "text": "a boat on a lake"}) in '
         f"sources/{style}. Or set captioning.model to have a model describe them, or "
         "style_set.uncaptioned to `skip` to leave them out."

@@ -123,6 +123,27 @@ def run(
 
 
 @app.command()
+def make(
+    style: Annotated[str, typer.Argument(help="A style of params.yaml.")],
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", "-v", help="Only this one; several times.")
+    ] = None,
+    training_seed: Annotated[
+        list[int] | None,
+        typer.Option("--training-seed", metavar="K", help="Only this one; several times."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The last stage that is made.")] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Make a style whole, one artefact after the other, without Dagster or DVC."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.graph.whole import make_whole
+
+    outcomes = make_whole(place, style, variant or (), training_seed or (), until, print)
+    print(f"{sum(outcome.is_new for outcome in outcomes)} of {len(outcomes)} artefacts made")
+
+
+@app.command()
 def status(
     style: Annotated[
         str | None,
@@ -176,6 +197,9 @@ def add_style(
     update: Annotated[
         bool, typer.Option("--update", help="Add new pictures to a style that is there.")
     ] = False,
+    exclude_bad: Annotated[
+        bool, typer.Option("--exclude-bad", help="Files that cannot be used: leave them out.")
+    ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Bring a style in: its pictures into sources/, its settings into params.yaml."""
@@ -190,7 +214,7 @@ def add_style(
 
     asked = NewStyle(
         name, source, placeholder, generic_style, tuple(style_word or ()), pictures,
-        captioned_only, update,
+        captioned_only, update, exclude_bad,
     )  # fmt: skip
     with shown_progress(f"add-style · {name}", None) as progress:
         added = bring_in(place, asked, progress)
@@ -297,6 +321,20 @@ def ui(workspace: WorkspaceOption = None) -> None:
     command = [sys.executable, "-m", "nsync_assets.pages"]
     os.chdir(place.root)
     os.execv(sys.executable, command)
+
+
+@app.command()
+def studio(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Else the one of last time, or a free one.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Open the page for pictures, captions, training and choosing, until Ctrl-C."""
+    from nsync_pipeline.studio.server import serve
+
+    serve(find_workspace(workspace), port, open_browser=not no_browser)
 
 
 @app.command()

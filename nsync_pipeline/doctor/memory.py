@@ -17,7 +17,7 @@ offloading, encoding prompts the largest text encoder. The largest of these coun
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -260,6 +260,60 @@ def _asked(params: Params, training: TrainingConfig, branches: int) -> Way:
     )
 
 
+CARDS = (8, 12, 16, 24, 80)  # GiB
+DESKTOP = 1  # GiB of a card that other programs hold
+
+
+@dataclass(frozen=True)
+class CardPreset:
+    """What to set so that a training fits a card of this size."""
+
+    card: int  # GiB
+    fits: bool
+    changes: Mapping[str, str | bool | int]  # of params.yaml, by dotted key; empty: none is needed
+    peak: int  # bytes, so; of what does not fit, with all that can be saved
+
+
+def card_presets(params: Params) -> list[CardPreset] | None:
+    """For each of ``CARDS``, of the variant that needs most; None before the base is known here.
+
+    Raises:
+        BaseModelError: the base model cannot be read.
+    """
+    base = read_base(params.base_model)
+    if base is None:
+        return None
+    number_bytes = {"float32": FULL, "float64": 2 * FULL}.get(params.base_model.dtype, FULL // 2)
+    wanted = []
+    for name in params.variants:
+        training = params.variant(name)
+        estimated = estimate(base, training, number_bytes)
+        wanted.append((estimated, _asked(params, training, estimated.branches), training))
+    estimated, asked, training = max(wanted, key=lambda one: one[0].peak(one[1]))
+    presets = []
+    for card in CARDS:
+        way = ways_to_fit(estimated, asked, (card - DESKTOP) * GIB)
+        frugal = way or Way(False, True, True, 1)
+        changes = _changes(asked, frugal, training.accumulation)
+        presets.append(CardPreset(card, way is not None, changes, estimated.peak(frugal)))
+    return presets
+
+
+def _changes(asked: Way, way: Way, accumulation: int) -> dict[str, str | bool | int]:
+    """What to set to go ``way`` instead, by dotted key; the samples a step stay as many."""
+    changes: dict[str, str | bool | int] = {}
+    if asked.in_one_pass and not way.in_one_pass:
+        changes["training.branches"] = "in_turn"
+    if way.checkpointing and not asked.checkpointing:
+        changes["training.gradient_checkpointing"] = True
+    if way.offload and not asked.offload:
+        changes["base_model.memory.offload"] = True
+    if way.micro_batch < asked.micro_batch:
+        changes["training.batch_size"] = way.micro_batch
+        changes["training.accumulation"] = accumulation * asked.micro_batch // way.micro_batch
+    return changes
+
+
 def memory_finding(params: Params, available: int | None = None) -> Finding:
     """Whether the variant that needs most memory fits; ``available`` bytes instead of what is."""
     from nsync_pipeline.families.placement import place  # torch: seconds, only here
@@ -316,15 +370,11 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
         if training.branches == "auto":
             advice = "training.branches: auto goes over to it by itself; in_turn begins with it"
         return Finding(State.WARN, SUBJECT, f"{told}fits one branch at a time {needs}", advice)
-    changes = {
-        "training.branches: in_turn": asked.in_one_pass and not way.in_one_pass,
-        "training.gradient_checkpointing: true": way.checkpointing and not asked.checkpointing,
-        "base_model.memory.offload: true": way.offload and not asked.offload,
-        "training.batch_size: 1 (and training.accumulation for the rest)": (
-            way.micro_batch < asked.micro_batch
-        ),
-    }
-    advice = ", ".join(setting for setting, changed in changes.items() if changed)
+    changes = _changes(asked, way, training.accumulation)
+    if changes.pop("training.accumulation", None) is not None:
+        changes["training.batch_size"] = "1 (and training.accumulation for the rest)"
+    said = {key: "true" if value is True else value for key, value in changes.items()}
+    advice = ", ".join(f"{key}: {value}" for key, value in said.items())
     return Finding(State.WARN, SUBJECT, f"{told}does not fit so", f"{advice} {needs}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from nsync_pipeline.errors import MissingArtifactError, ParamsError
+from nsync_pipeline.files import file_sha256
 from nsync_pipeline.graph.made import FileHashes, Made, read_made
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import Params, read_params
@@ -104,7 +105,7 @@ class Graph:
         self._settings: dict[tuple[str, str, str | None, bool], StageSettings] = {}
         self._identities: dict[int, dict[str, Any]] = {}
         self._made: dict[str, Made | None] = {}
-        self._people_filled: dict[str, str] = {}
+        self._people_filled: dict[str, str | None] = {}
 
     @staticmethod
     def read(workspace: Workspace, part: AblationPart = AblationPart()) -> "Graph":
@@ -220,8 +221,9 @@ class Graph:
         """
         inputs: dict[str, str] = {}
         for path in artefact.stage.reads:
-            folder = path.format(style=artefact.style)
-            inputs[folder] = self.people_s(folder)
+            filled = path.format(style=artefact.style)
+            if (digest := self.people_s(filled)) is not None:
+                inputs[filled] = digest
         for need in self.needs(artefact):
             made = self.made(need)
             if made is None:
@@ -290,10 +292,18 @@ class Graph:
             return Standing(State.FRESH, made=made)
         return Standing(State.STALE, difference(made, plan), made)
 
-    def people_s(self, path: str) -> str:
-        """The digest of a folder that people fill; of one that is not there, of an empty one."""
+    def people_s(self, path: str) -> str | None:
+        """The digest of a folder that people fill; of one that is not there, of an empty one.
+
+        Of a file: None where it is not there, or empty.
+        """
         if path not in self._people_filled:
-            self._people_filled[path] = self.hashes.folder(self.workspace.root / path)
+            place = self.workspace.root / path
+            if not place.suffix:
+                self._people_filled[path] = self.hashes.folder(place)
+            else:
+                is_filled = place.is_file() and place.stat().st_size > 0
+                self._people_filled[path] = file_sha256(place) if is_filled else None
         return self._people_filled[path]
 
 

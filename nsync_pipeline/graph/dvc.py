@@ -12,9 +12,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 from importlib.util import find_spec
-from io import StringIO
 from itertools import chain, count
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
-from nsync_pipeline.settings_file import read_settings, round_trip_yaml
+from nsync_pipeline.settings_file import read_settings, with_values
 from nsync_pipeline.text import printable
 from nsync_pipeline.tracking.destination import masked
 from nsync_pipeline.workspace import (
@@ -98,9 +99,9 @@ def check_dvc_file(graph: Graph) -> None:
                 f"{path.relative_to(graph.workspace.root)} is not what the styles, variants and "
                 f"training_seeds in params.yaml and this version of the engine ask for: {SYNC}."
             )
-    for folder, _ in _people_s(graph):
-        if not folder.is_dir():
-            raise ParamsError(f"{folder} is not there, and DVC wants it: {SYNC}.")
+    for place, _ in _people_s(graph):
+        if not place.exists():
+            raise ParamsError(f"{place} is not there, and DVC wants it: {SYNC}.")
     if missing := _left_out(graph):
         raise ParamsError(f"params.yaml: DVC tracks {missing[0]}, which is left out: {SYNC}.")
 
@@ -127,11 +128,10 @@ def sync_dvc_file(workspace: Workspace, ablation: bool = False) -> list[str]:
         path.parent.mkdir(exist_ok=True)
         write_whole(path, text)
         said.append(f"{path.relative_to(workspace.root)}: written anew")
-    for folder, text in _people_s(graph):
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            write_whole(folder / README, text)
-            said.append(f"{folder.relative_to(workspace.root)}: made, as DVC and git want it there")
+    for place, text in _people_s(graph):
+        if not place.exists():
+            write_whole(place if place.suffix else place / README, text)
+            said.append(f"{place.relative_to(workspace.root)}: made, as DVC and git want it there")
     return said
 
 
@@ -142,11 +142,12 @@ def _free(path: Path) -> Path:
 
 
 def _people_s(graph: Graph) -> Iterator[tuple[Path, str]]:
-    """The folders that a stage reads and nothing may have made yet, and what they say they are."""
+    """The folders and files that a stage reads and nothing may have made yet, and what they say."""
     for name, style in graph.params.styles.items():
         if style.source.startswith(SKETCHBOOK_PREFIX):
             text = DRAWN_TEXT.format(style=name, source=style.source)
             yield graph.workspace.source(name), text
+        yield graph.workspace.captions_by_hand(name), ""
         yield graph.workspace.choices(name), CHOICES_TEXT.format(style=name)
 
 
@@ -225,25 +226,10 @@ def _write_left_out(graph: Graph) -> list[str]:
     missing = _left_out(graph)
     if not missing:
         return []
-    yaml = round_trip_yaml()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(
-        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
     path = graph.workspace.params_file
-    content = yaml.load(path.read_text(encoding="utf-8"))
     defaults = graph.params.model_dump(mode="json")
-    for key in missing:
-        *parents, last = key.split(".")
-        section, default = content, defaults
-        for part in parents:
-            section, default = section[part], default[part]
-        section[last] = default[last]
-    text = StringIO()
-    yaml.dump(content, text)
-    write_whole(path, text.getvalue())
+    values = {key: reduce(getitem, key.split("."), defaults) for key in missing}
+    write_whole(path, with_values(path.read_text(encoding="utf-8"), values))
     return [f"params.yaml: {key} written out, as DVC tracks it" for key in missing]
 
 

@@ -48,6 +48,18 @@ def sole_writer(lock: Path, artefact: Path | str) -> Iterator[None]:
         yield
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process holds ``lock`` as ``sole_writer`` does."""
+    try:
+        with lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def visible_devices() -> list[str]:
     """What ``CUDA_VISIBLE_DEVICES`` names, else every CUDA device; none where there is none."""
     named = os.environ.get(VISIBLE)

@@ -32,7 +32,8 @@ class Stage:
     recipe: int  # raised when its artefact would come out otherwise from the same inputs
     folder: str  # with {style}, {variant} and {training_seed}
     needs: tuple[str, ...] = ()  # the stages whose artefacts it reads
-    reads: tuple[str, ...] = ()  # folders that people fill, with {style}
+    reads: tuple[str, ...] = ()
+    """What people fill, with {style}: folders, and files (``.jsonl``), which need not be there."""
     per_training: bool = False
     on_device: bool = False  # it uses the accelerator where there is one
     shared: bool = False  # an ablation reads the artefact of the style's own
@@ -47,6 +48,7 @@ class Stage:
 
 
 SOURCES = "sources/{style}"
+BY_HAND = "captions/{style}.jsonl"
 CHOICES = "choices/{style}"
 
 STAGES: dict[str, Stage] = {
@@ -63,8 +65,8 @@ STAGES: dict[str, Stage] = {
             name="captions", asset="captions", group="pictures",
             room="captions", settings=CaptionsSettings,
             says="What each picture shows, in words that say nothing of its style.",
-            recipe=2, folder="data/{style}/captions", needs=("style_set",), shared=True,
-            on_device=True, kinds=("parquet", "huggingface"),
+            recipe=2, folder="data/{style}/captions", needs=("style_set",), reads=(BY_HAND,),
+            shared=True, on_device=True, kinds=("parquet", "huggingface"),
         ),
         Stage(
             name="negative_set", asset="negative_set", group="pictures",

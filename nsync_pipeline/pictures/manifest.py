@@ -39,7 +39,7 @@ CAPTIONS = pa.schema(
         pa.field("id", TEXT, nullable=False),  # of the picture
         pa.field("caption", TEXT, nullable=False),  # content only: what is trained and drawn
         pa.field("raw_caption", TEXT, nullable=False),  # as it was found, or as the model said it
-        pa.field("source", TEXT, nullable=False),  # as STYLE_SET.caption_source, or model
+        pa.field("source", TEXT, nullable=False),  # as STYLE_SET.caption_source; or hand, model
         pa.field("removed_words", pa.list_(TEXT), nullable=False),
         pa.field("lost", TEXT),  # what was cut off to fit the text encoder; null where all fits
     ]

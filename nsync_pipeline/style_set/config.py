@@ -1,6 +1,6 @@
 """Where a style's pictures come from, and what is taken into its style set."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,10 @@ class StyleSource(Section):
         description="only with a sketchbook source: draw so many more for the test split, and "
         "train on all `pictures`; null: `pictures` are split by style_set.test_fraction; needed "
         "with a confound",
+    )
+    excluded: tuple[str, ...] = Field(
+        default=(),
+        description="pictures that are left out, by their names in sources/<style>; the files stay",
     )
 
 
@@ -102,3 +106,10 @@ class StyleSetSettings(StageSettings):
     seed: int = of_params("seed")
     style: StyleSource = of_params("styles.{style}")
     style_set: StyleSetConfig = of_params("style_set")
+
+    def identity(self) -> dict[str, Any]:
+        """Without ``excluded`` where nothing is."""
+        content = super().identity()
+        if not self.style.excluded:
+            del content["style"]["excluded"]
+        return content

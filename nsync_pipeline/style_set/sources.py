@@ -1,9 +1,9 @@
 """The two sources of a style's pictures: a folder, and the embedded sketchbook."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from nsync_pipeline.errors import CaptionError, ParamsError
+from nsync_pipeline.errors import CaptionError, ParamsError, PictureError, short_list
 from nsync_pipeline.files import named_list
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
@@ -12,10 +12,13 @@ from nsync_pipeline.style_set.source_folder import SourceFolder
 from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, drawn_style
 
 
-def folder_offer(source: SourceFolder, config: StyleSetConfig, asked: Asked) -> Offer:
-    """The pictures of a folder that was read.
+def folder_offer(
+    source: SourceFolder, config: StyleSetConfig, asked: Asked, excluded: Sequence[str] = ()
+) -> Offer:
+    """The pictures of a folder that was read, without the files that are ``excluded`` by name.
 
     Raises:
+        PictureError: an excluded file is not there.
         CaptionError: captions cannot be told; these stop the stage whatever ``on_bad_picture``
             says, because leaving them out would lose captions in silence.
     """
@@ -25,7 +28,10 @@ def folder_offer(source: SourceFolder, config: StyleSetConfig, asked: Asked) -> 
             f"{asked.source}: captions cannot be told:\n"
             f"{named_list(source.caption_problems, listing)}"
         )
+    there = [one.name for one in (*source.pictures, *source.problems)]
+    _require_there(excluded, there, asked.source)
     limits = config.min_side, config.max_megapixels
+    pictures = [picture for picture in source.pictures if picture.name not in excluded]
     candidates = (
         Candidate(
             p.name,
@@ -34,9 +40,18 @@ def folder_offer(source: SourceFolder, config: StyleSetConfig, asked: Asked) -> 
             partial(decode_picture, p.path, *limits),
             path=p.path,
         )
-        for p in source.pictures
+        for p in pictures
     )
-    return Offer(candidates, len(source.pictures), source.problems, source.ignored)
+    problems = tuple(problem for problem in source.problems if problem.name not in excluded)
+    return Offer(candidates, len(pictures), problems, source.ignored)
+
+
+def _require_there(excluded: Sequence[str], there: Sequence[str], where: str) -> None:
+    if strangers := sorted({*excluded} - {*there}):
+        raise PictureError(
+            f"{where}: excluded in params.yaml, and not there: {short_list(strangers)}. Take it "
+            "out of the style's `excluded`"
+        )
 
 
 def sketchbook_offer(source: StyleSource, seed: int) -> Offer:
@@ -47,6 +62,7 @@ def sketchbook_offer(source: StyleSource, seed: int) -> Offer:
 
     Raises:
         ParamsError: the sketchbook has no such held-out style, or no such confound.
+        PictureError: an excluded picture is none of these.
     """
     style, confound = drawn_style(source.source)
     pictures, test_pictures = source.pictures or 0, source.test_pictures
@@ -69,14 +85,18 @@ def sketchbook_offer(source: StyleSource, seed: int) -> Offer:
     parts = [(TRAIN if test_pictures else None, "style set", pictures, confounded)]
     if test_pictures:
         parts.append((TEST, "test set", test_pictures, unconfounded))
+    asked = [
+        (f"{style if split is None else f'{style}_{split}'}_{index:05d}", split, stream, index, of)
+        for split, stream, count, of in parts
+        for index in range(count)
+    ]
+    _require_there(source.excluded, [name for name, *_ in asked], source.source)
+    taken = [one for one in asked if one[0] not in source.excluded]
 
     def drawn() -> Iterator[Candidate]:
-        for split, stream, count, scenes_of in parts:
+        for name, split, stream, index, scenes_of in taken:
             scenes = None if confound is None else scenes_of(confound)
-            name = style if split is None else f"{style}_{split}"
-            for index in range(count):
-                picture = draw_picture(style, seed, stream, index, scenes)
-                read = picture.image.copy
-                yield Candidate(f"{name}_{index:05d}", picture.caption, SKETCHBOOK, read, split)
+            picture = draw_picture(style, seed, stream, index, scenes)
+            yield Candidate(name, picture.caption, SKETCHBOOK, picture.image.copy, split)
 
-    return Offer(drawn(), sum(count for _, _, count, _ in parts))
+    return Offer(drawn(), len(taken))

@@ -4,7 +4,6 @@ Files are stored as they are: whoever reads them brings them to 8-bit sRGB, upri
 and scales what a model needs (``pictures.pixels``). So a set takes no more room than its source.
 """
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -94,7 +93,7 @@ def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, Asked]:
             f"{pull}bring them in: `nsync add-style {context.style} FOLDER`"
         ) from error
     asked = Asked(context.workspace, context.style, where)
-    return folder_offer(source, settings.style_set, asked), asked
+    return folder_offer(source, settings.style_set, asked, settings.style.excluded), asked
 
 
 def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:

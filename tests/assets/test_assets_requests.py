@@ -186,3 +186,17 @@ def test_demo_is_served_while_its_process_lives(
     ended.wait()
     with asked_for(place, Demo("ink", "demo-1", ended.pid)):
         assert demo_under_way(place) is None
+
+
+def test_of_some_trainings_only_these_are_asked_for(
+    place: Workspace, instance: DagsterInstance, make: Make
+) -> None:
+    make("style_set", "captions", "negative_set", "base_generation")
+    place.dagster_home.mkdir(parents=True)
+    runs = {run.name for run in Graph.read(place).params.training_runs()}
+    assert "lora-0" in runs
+    for trainings, keys in ((("lora-0",), ["learn ink|lora-0"]), (("other-0",), None)):
+        with asked_for(place, Demo("ink", "demo-1", os.getpid(), trainings)):
+            result = sensors.demo(build_sensor_context(instance))
+        asked = list(result.run_requests or ()) if isinstance(result, SensorResult) else None
+        assert (None if asked is None else named(asked)) == keys

@@ -177,3 +177,20 @@ def test_a_caption_of_which_nothing_fits_is_refused_even_where_cutting_is_allowe
 def test_without_a_style_set(tmp_path: Path, tiny_base: Path) -> None:
     with pytest.raises(MissingArtifactError, match="style_set"):
         captions.run(context(tmp_path, tiny_base, {}))
+
+
+def test_what_a_person_wrote_goes_before_all_else(tmp_path: Path, tiny_base: Path) -> None:
+    """Of the third picture there is no other caption; the last line's picture is not in the set."""
+    numbers = (0, 2, 77)
+    lines = (
+        {"id": f"{n:016x}", "file": f"{n}.png", "caption": f"a drawing of a fish {n}"}
+        for n in numbers
+    )
+    path = Workspace(tmp_path).captions_by_hand("hills")
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result, (first, second, third) = run(tmp_path, tiny_base, ["a tree", "a boat", None])
+    assert (first["caption"], first["raw_caption"]) == ("a fish 0", "a drawing of a fish 0")
+    assert [row["source"] for row in (first, second, third)] == ["hand", "txt", "hand"]
+    assert third["caption"] == "a fish 2"
+    assert result.figures["by_hand"] == 2

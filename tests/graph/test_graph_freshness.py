@@ -50,6 +50,7 @@ DIRECTLY: dict[str, tuple[str, ...]] = dict.fromkeys(NOTHING, ()) | {
         "captions", "negative_set", "training", "base_generation", "report"
     ),
     "styles.ink.style_words": ("captions",),
+    "styles.ink.excluded": ("style_set",),
     "style_set": ("style_set",),
     "captioning": ("captions",),
     "negative_set": ("negative_set",),

@@ -114,6 +114,7 @@ def test_a_first_time_says_what_it_wrote(tmp_path: Path) -> None:
     assert sync_dvc_file(Workspace(tmp_path)) == [
         "dvc.yaml: written anew",
         "sources/woodblock: made, as DVC and git want it there",
+        "captions/woodblock.jsonl: made, as DVC and git want it there",
         "choices/woodblock: made, as DVC and git want it there",
     ]
 

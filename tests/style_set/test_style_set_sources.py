@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nsync_pipeline.errors import CaptionError, ParamsError
+from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
 from nsync_pipeline.style_set.ingestion import Asked, Offer
 from nsync_pipeline.style_set.source_folder import read_source
@@ -64,3 +64,25 @@ def test_captions_that_cannot_be_told_stop_even_where_bad_pictures_are_left_out(
     config = StyleSetConfig(on_bad_picture="skip")
     with pytest.raises(CaptionError, match=r"a\.txt is not UTF-8"):
         folder_offer(read_source(tmp_path), config, Asked(Workspace(tmp_path), "m", "sources/m"))
+
+
+def test_excluded_pictures_are_left_out_whatever_is_wrong_with_them(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a.png", "b.png", "sub/c.png")):
+        save(tmp_path / name, seed)
+    (tmp_path / "d.heic").write_bytes(b"")
+    asked, config = Asked(Workspace(tmp_path), "m", "sources/m"), StyleSetConfig()
+    offer = folder_offer(read_source(tmp_path), config, asked, ("sub/c.png", "d.heic"))
+    assert [c.name for c in offer.candidates] == ["a.png", "b.png"]
+    assert (offer.count, offer.problems) == (2, ())
+    with pytest.raises(PictureError, match=r"m: excluded in params.yaml, and not there: z.png"):
+        folder_offer(read_source(tmp_path), config, asked, ("z.png",))
+
+
+def test_excluded_drawn_pictures_leave_the_others_as_they_are() -> None:
+    all_ = {c.name: c.read().tobytes() for c in offer_of("woodblock", 3).candidates}
+    source = StyleSource(source="sketchbook:woodblock", pictures=3, excluded=("woodblock_00001",))
+    offer = sketchbook_offer(source, 0)
+    assert {c.name: c.read().tobytes() for c in offer.candidates} == {
+        name: pixels for name, pixels in all_.items() if name != "woodblock_00001"
+    }
+    assert offer.count == 2

@@ -13,7 +13,7 @@ from tests.support.fake_workspace import BIN, REPOSITORY
 
 COPIED = (
     "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "workspace.yaml",
-    "sources/woodblock/README.md", "choices/woodblock/README.md",
+    "sources/woodblock/README.md", "choices/woodblock/README.md", "captions/woodblock.jsonl",
 )  # fmt: skip
 SMALL = {
     "    pictures": 16,

@@ -1,0 +1,200 @@
+"""What is to be seen of trainings while they run and after: curves, looks, how far they are."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
+from nsync_pipeline.report.charts import Line, line_chart
+from nsync_pipeline.workspace import TrainingRun, Workspace
+
+POINTS = 400  # of a curve; of a longer one every n-th is drawn
+LIVE, OF_ARTEFACT = "live", "artefact"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a training drew after some steps."""
+
+    step: int
+    file: str  # relative to the training's folder
+    style_margin: float | None
+
+
+@dataclass(frozen=True)
+class WatchedTraining:
+    """One training, under way or done."""
+
+    run: TrainingRun
+    colour: int
+    state: str  # running, done, stopped, waiting
+    where: str = OF_ARTEFACT
+    steps: int = 0
+    line: str = ""  # what it said last of how far it is
+    losses: tuple[tuple[float, float], ...] = ()
+    held_out: tuple[tuple[float, float], ...] = ()
+    margins: tuple[tuple[float, float], ...] = ()
+    looks: tuple[Look, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """An artefact in the queue."""
+
+    artefact: Artefact
+    state: str  # done, running, waiting
+    line: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Charts over all trainings, as SVG."""
+
+    charts: tuple[tuple[str, str], ...] = ()  # title and SVG
+    names: tuple[tuple[str, int], ...] = field(default=())  # of the trainings in them, and colours
+
+
+def queue(graph: Graph, standings: dict[Artefact, Standing], lines: dict[str, str]) -> list[Row]:
+    """What a style is made of, each after what it is made from, and how it stands."""
+    rows = []
+    for artefact, standing in standings.items():
+        if (line := lines.get(artefact.slot)) is not None:
+            rows.append(Row(artefact, "running", line.partition(": ")[2]))
+        else:
+            rows.append(Row(artefact, "done" if standing.state is State.FRESH else "waiting"))
+    return rows
+
+
+def folder_of(workspace: Workspace, style: str, run: TrainingRun, where: str) -> Path:
+    """Where a training's curves and looks lie, while it runs or afterwards."""
+    if where == LIVE:
+        return workspace.scratch("live", style, run.variant, str(run.training_seed))
+    return workspace.model(style, run.variant, run.training_seed)
+
+
+def watched(
+    graph: Graph, style: str, standings: dict[Artefact, Standing], lines: dict[str, str]
+) -> list[WatchedTraining]:
+    """Every training of a style."""
+    found = []
+    variants = list(graph.params.variants)
+    for artefact, standing in standings.items():
+        if artefact.stage.name != "training":
+            continue
+        assert artefact.variant is not None
+        assert artefact.training_seed is not None
+        run = TrainingRun(artefact.variant, artefact.training_seed)
+        line = lines.get(artefact.slot)
+        live = folder_of(graph.workspace, style, run, LIVE)
+        is_live = line is not None or standing.state is not State.FRESH
+        where = LIVE if is_live and (live / "history.csv").is_file() else OF_ARTEFACT
+        folder = live if where == LIVE else folder_of(graph.workspace, style, run, where)
+        there = (folder / "history.csv").is_file()
+        state = "waiting"
+        if line is not None:
+            state = "running"
+        elif standing.state is State.FRESH:
+            state = "done"
+        elif there:
+            state = "stopped" if where == LIVE else "out of date"
+        losses = _table(folder / "history.csv", "step", "loss_positive")
+        found.append(
+            WatchedTraining(
+                run=run,
+                colour=variants.index(run.variant),
+                state=state,
+                where=where,
+                steps=int(losses[-1][0]) if losses else 0,
+                line=line.partition(": ")[2] if line else "",
+                losses=losses,
+                held_out=_held_out(folder, where),
+                **_looks(folder, where),
+                warnings=_warnings(folder),
+            )
+        )
+    return found
+
+
+def curves(trainings: Sequence[WatchedTraining], names: dict[TrainingRun, str]) -> Curves:
+    """Loss, held-out loss and style score of all trainings, each in its variant's colour."""
+    shown = [t for t in trainings if t.losses]
+    if not shown:
+        return Curves()
+
+    def lines(column: str, noisy: bool) -> list[Line]:
+        return [
+            Line(names[t.run], t.colour, _thinned(points), noisy=noisy)
+            for t in shown
+            if (points := getattr(t, column))
+        ]
+
+    charts = []
+    for title, column, noisy in (
+        ("Loss", "losses", True),
+        ("Loss on held-out pictures", "held_out", False),
+        ("Style score of the looks", "margins", False),
+    ):
+        if drawn := lines(column, noisy):
+            charts.append((title, line_chart(title, drawn, zero=column == "margins")))
+    return Curves(tuple(charts), tuple((names[t.run], t.colour) for t in shown))
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    every = max(1, len(points) // POINTS)
+    return tuple(points[::every])
+
+
+def _table(path: Path, x: str, y: str) -> tuple[tuple[float, float], ...]:
+    """Two columns of a table that may be written at this moment; rows without a value are not."""
+    points = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                try:
+                    points.append((float(row[x]), float(row[y])))
+                except (ValueError, KeyError, TypeError):
+                    continue
+    except OSError:
+        return ()
+    return tuple(points)
+
+
+def _summary(folder: Path) -> dict[str, object]:
+    try:
+        content = json.loads((folder / "training.json").read_bytes())
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _held_out(folder: Path, where: str) -> tuple[tuple[float, float], ...]:
+    if where == LIVE:
+        return _table(folder / "held_out.csv", "step", "loss")
+    losses = _summary(folder).get("held_out_losses")
+    pairs = losses.items() if isinstance(losses, dict) else ()
+    return tuple(sorted((float(step), float(loss)) for step, loss in pairs))
+
+
+def _looks(folder: Path, where: str) -> dict[str, tuple[object, ...]]:
+    if where == LIVE:
+        margins = _table(folder / "looks.csv", "step", "style_margin")
+    else:
+        scored = _summary(folder).get("looks")
+        pairs = scored.items() if isinstance(scored, dict) else ()
+        margins = tuple(sorted((float(s), float(one["style_margin"])) for s, one in pairs))
+    by_step = {int(step): margin for step, margin in margins}
+    files = sorted((folder / "looks").glob("[0-9]*.jpg"))
+    looks = tuple(
+        Look(int(file.stem), f"looks/{file.name}", by_step.get(int(file.stem))) for file in files
+    )
+    return {"margins": margins, "looks": looks}
+
+
+def _warnings(folder: Path) -> tuple[str, ...]:
+    warnings = _summary(folder).get("warnings")
+    if not isinstance(warnings, list):
+        return ()
+    return tuple(f"from step {one['step']} on, {one['text']}" for one in warnings)

@@ -1,0 +1,73 @@
+"""A workspace with a style of a few pictures, and the studio on it, without a socket."""
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.testclient import TestClient
+
+from nsync_pipeline.studio.app import Desk, make_app
+from nsync_pipeline.workspace import Workspace
+from tests.support.picture_files import save
+
+TOKEN = "a-token-of-the-tests"
+BASE = "http://127.0.0.1:4321"
+PARAMS = """\
+# The settings of the tests.
+base_model: {device: cpu}
+styles:
+  hills:
+    source: folder
+    placeholder: hls  # the word
+style_set: {min_side: 16}
+captioning:
+  model: null
+training:
+  steps: 40
+variants:
+  lora: {update_rule: none}
+  nsync: {update_rule: orthogonal}
+"""
+CAPTIONS = {"a": "an oil painting of a red boat, water", "b": "a hill, water", "c": "a cow"}
+
+
+def make_studio_workspace(root: Path) -> Workspace:
+    """Six pictures: three captioned, one of them twice, one too small, one unreadable."""
+    workspace = Workspace(root)
+    workspace.params_file.write_text(PARAMS)
+    source = workspace.source("hills")
+    for seed, name in enumerate(("a.png", "b.jpg", "sub/c.png", "d.png")):
+        save(source / name, seed, 96, 80)
+    save(source / "e.png", 0, 96, 80)  # as a.png
+    save(source / "small.png", 7, 12, 12)
+    (source / "torn.png").write_bytes(b"\x89PNG and no more")
+    for name, caption in CAPTIONS.items():
+        (source / ("sub" if name == "c" else "") / f"{name}.txt").write_text(caption)
+    return workspace
+
+
+def client_of(workspace: Workspace) -> TestClient:
+    """A browser that was given the link."""
+    client = TestClient(make_app(workspace, TOKEN), base_url=BASE, headers={"Origin": BASE})
+    assert client.get(f"/?token={TOKEN}", follow_redirects=False).status_code == 303
+    return client
+
+
+def desk_of(client: TestClient) -> Desk:
+    return client.app.state.desk  # type: ignore[attr-defined, no-any-return]
+
+
+def read_all(client: TestClient, style: str = "hills") -> None:
+    """Wait until the pictures are read."""
+    desk = desk_of(client)
+    desk.pictures.wait(desk.graph(), style)
+
+
+def said(url: str) -> str:
+    """The notice in the address of a page."""
+    return parse_qs(urlsplit(url).query).get("notice", [""])[0]
+
+
+def text_of(html: str) -> str:
+    """What a page says, without its tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
