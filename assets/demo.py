@@ -28,7 +28,7 @@ from pathlib import Path
 from dagster import DagsterInstance
 
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
+from nsync_pipeline.graph.artefacts import Artefact, Graph, State
 from nsync_pipeline.graph.locks import sole_writer, visible_devices
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import running

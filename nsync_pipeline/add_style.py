@@ -13,8 +13,8 @@ from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
 from nsync_pipeline.files import disk_full_explained, named_in_line, write_whole
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.params import NAME, Params, parse_params, read_params
-from nsync_pipeline.settings_file import parse_settings, round_trip_yaml, with_values
+from nsync_pipeline.params import Params, parse_params, read_params
+from nsync_pipeline.settings_file import NAME, parse_settings, round_trip_yaml, with_values
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
 from nsync_pipeline.style_set.ingestion import (

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -23,14 +22,11 @@ from nsync_pipeline.negative_set.config import NegativeSetConfig
 from nsync_pipeline.report.config import ReportConfig
 from nsync_pipeline.samples.config import GenerationConfig
 from nsync_pipeline.settings import Section
-from nsync_pipeline.settings_file import read_settings
+from nsync_pipeline.settings_file import NAME, read_settings
 from nsync_pipeline.style_set.config import StyleConfig, StyleSetConfig
 from nsync_pipeline.text import printable
 from nsync_pipeline.training.config import TrainingConfig, VariantConfig
 from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
-
-NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
-"""A style's or variant's name: it becomes a folder, a DVC matrix key and a Dagster partition."""
 
 LONGEST_LINE = 1500  # characters of a message: the longest list of allowed keys has 1,000
 

@@ -4,6 +4,7 @@ Plain YAML only: text, numbers, true, false and null, in lists and mappings whos
 A date is text. Anchors and merge keys count as often as they are used.
 """
 
+import re
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -17,6 +18,9 @@ from ruamel.yaml.tag import Tag
 
 from nsync_pipeline.errors import NotTextError, ParamsError
 from nsync_pipeline.text import decoded, printable, require_text
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
+"""A style's or variant's name: it becomes a folder, a DVC matrix key and a Dagster partition."""
 
 MOST_BYTES = 2**17
 MOST_VALUES = 20_000

@@ -11,7 +11,8 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from nsync_pipeline.params import NAME, Params
+from nsync_pipeline.params import Params
+from nsync_pipeline.settings_file import NAME
 from nsync_pipeline.training.config import VariantConfig
 
 INTRODUCTION = f"""\

@@ -11,13 +11,13 @@ from nsync_pipeline.workspace import Workspace
 
 def _named(section: str, incomplete: str) -> list[str]:
     """The names in a section of params.yaml that begin so: for the shell, so quick and silent."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from nsync_pipeline.settings_file import NAME, read_settings
 
     try:
-        content = YAML(typ="safe").load(find_workspace(None).params_file)
-        return [name for name in content[section] if name.startswith(incomplete)]
-    except (UserError, OSError, YAMLError, KeyError, TypeError):
+        names = read_settings(find_workspace(None).params_file)[section]
+        # Names only: what is completed, the shell expands.
+        return [name for name in names if NAME.fullmatch(name) and name.startswith(incomplete)]
+    except (UserError, KeyError, TypeError):
         return []
 
 

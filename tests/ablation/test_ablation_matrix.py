@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from nsync_pipeline.ablation import MOST, Matrix, idle_settings, variant_name
 from nsync_pipeline.errors import ParamsError
-from nsync_pipeline.params import NAME, parse_params
+from nsync_pipeline.params import parse_params
 from nsync_pipeline.settings import flat
+from nsync_pipeline.settings_file import NAME
 
 
 def matrix(ablation: dict[str, Any], **training: Any) -> Matrix:
