@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,7 +20,7 @@ from nsync_pipeline.errors import PictureError, UserError
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.files import parse_json, write_whole
+from nsync_pipeline.files import write_whole
 from nsync_pipeline.generate.model import DrawingModel
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.generate.sheet import AskedPicture, sheet_plan
@@ -77,8 +76,7 @@ def read_settings(path: Path) -> PictureSettings:
     """
     try:
         with Image.open(path) as image:
-            content: dict[str, Any] = parse_json(image.info[PNG_TEXT])
-        return TypeAdapter(PictureSettings).validate_python(content, strict=True)
+            return TypeAdapter(PictureSettings).validate_json(image.info[PNG_TEXT], strict=True)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise PictureError(
             f"{path} does not say how it was drawn: only pictures of `nsync generate` do. ({error})"

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nsync_pipeline.contrast.branch_gradients import MemoryPlan
-from nsync_pipeline.files import parse_json, sweep, write_whole
+from nsync_pipeline.files import parse_json, write_whole
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
 
@@ -113,7 +113,8 @@ class CheckpointFolder:
     def write(self, checkpoint: Checkpoint) -> None:
         """Write whole or not at all, and drop the ones no longer kept."""
         self.path.mkdir(parents=True, exist_ok=True)
-        sweep(self.path)
+        for killed in self.path.glob(".*.partial"):  # nobody else writes here
+            killed.unlink()
         self._written.add(self.path / HISTORY, checkpoint)
         file = self.path / f"step_{checkpoint.step:08d}.checkpoint"
         write_whole(file, _to_bytes(checkpoint, self.inputs, self._written))

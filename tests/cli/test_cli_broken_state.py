@@ -136,7 +136,7 @@ contents = st.sampled_from([*NONSENSE, None]) | st.integers(0, 2**20) | st.binar
 
 @pytest.mark.usefixtures("quietly")
 @settings(
-    max_examples=40, deadline=None, database=None, derandomize=True,
+    max_examples=25, deadline=None, database=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(data=st.data())

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nsync_pipeline.adaptation.lora_file import read_lora_file
+from nsync_pipeline.adaptation.other_forms import kohya_tensors
 from nsync_pipeline.adaptation.safetensors_file import read_safetensors, write_safetensors
 from nsync_pipeline.drawing.config import GuidanceConfig
 from nsync_pipeline.errors import (
@@ -20,7 +21,6 @@ from nsync_pipeline.errors import (
     PictureError,
     UserError,
 )
-from nsync_pipeline.export.kohya import kohya_tensors
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.generate.model import drawing_model
 from nsync_pipeline.generate.pictures import (

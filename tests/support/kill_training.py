@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.params import Params
-from nsync_pipeline.workspace import Workspace
+from nsync_pipeline.workspace import LORA_FILE, Workspace
 from tests.support import training_process
 from tests.support.tiny_models import save_tiny_stable_diffusion
 from tests.support.tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
@@ -99,7 +99,7 @@ class Killer:
         digest = hashlib.sha256()
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             digest.update(f"{path.relative_to(folder)} {file_sha256(path)}".encode())
-        (lora,) = folder.glob("*.safetensors")
+        lora = folder / LORA_FILE
         print(f"{when}: {hashlib.sha256(lora.read_bytes()).hexdigest()}  {lora.name}", flush=True)
         self.hashes.add(digest.hexdigest())
         shutil.rmtree(folder)

@@ -35,7 +35,7 @@ from tests.support.drawing_workspace import folder_bytes
 from tests.support.kill_training import killer
 from tests.support.tiny_style import STYLE, tiny_family, tiny_params, write_tiny_style
 
-FILES = [LORA_FILE, "history.csv", "training.json"]
+FILES = [LORA_FILE, f"{STYLE}_nsync.safetensors", "history.csv", "training.json"]
 TRAINING = {
     "steps": 6,
     "batch_size": 2,
