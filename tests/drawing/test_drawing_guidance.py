@@ -79,7 +79,8 @@ def latents(family: Family, guidance: GuidanceConfig, scale: float) -> Tensor:
     guided = Guidance(guidance, scale)
     with at_strength(family, guidance.lora_strength):
         embeds = _encoded(family, REQUESTS, sampler, guided)
-        return _sample(family, REQUESTS, SIZE, embeds, sampler, guided)
+        with guided.in_one_pass(family):
+            return _sample(family, REQUESTS, SIZE, embeds, sampler, guided)
 
 
 @torch.no_grad()
