@@ -203,7 +203,8 @@ def _add_folder(
     if asked.captioned_only:
         config = config.model_copy(update={"uncaptioned": "skip"})
     shown = Asked(workspace, asked.name, asked.source)
-    there = {file.name for file in (*found.pictures, *found.problems)}
+    pictures = {picture.name for picture in found.pictures}
+    there = pictures | {problem.name for problem in found.problems}
     known = tuple(name for name in (style.excluded if style else ()) if name in there)
     offer = folder_offer(found, config, shown, known)
     ingestion = ingest(offer, config, lambda picture_id, candidate: None, progress)
@@ -216,7 +217,6 @@ def _add_folder(
         described_by = _described_by(ingestion, config, params, shown)
     refuse_unversionable(folder)
 
-    pictures = {picture.name for picture in found.pictures}
     left = {problem.name for problem in ingestion.problems}
     bad = sorted(left & pictures) if asked.exclude_bad else []
     accepted = (pictures - left - set(ingestion.uncaptioned)) | set(bad)

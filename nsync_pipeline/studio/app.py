@@ -826,7 +826,9 @@ def _blind(request: Request, desk: Desk) -> Response:
         if name != BASE:
             graph.params.variant(name)
     seed = graph.params.training_seed(None)
-    return _own_page(render_blind_page(blind_page(desk.workspace, style, *names, 40, seed)))
+    return _own_page(
+        render_blind_page(blind_page(desk.workspace, style, names[0], names[1], 40, seed))
+    )
 
 
 def _take_choices(request: Request, desk: Desk, form: Form) -> Response:

@@ -110,10 +110,10 @@ def sample_rows(graph: Graph, style: str, most: int) -> tuple[list[str], list[Sa
         return [], []
     shared = set.intersection(*(set(of) for of in drawn.values()))
     first = next(iter(drawn.values()))
-    rows = [
+    found = [
         SampleRow(
             first[name][0], tuple((who, of[name][1]) for who, of in drawn.items()), first[name][2]
         )
         for name in sorted(shared)[:most]
     ]
-    return list(drawn), rows
+    return list(drawn), found

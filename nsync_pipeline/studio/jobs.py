@@ -182,7 +182,7 @@ def _is_alive(record: Record) -> bool:
     try:
         process = psutil.Process(record.process)
         same = abs(process.create_time() - record.began) < CLOCK
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 

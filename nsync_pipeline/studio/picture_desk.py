@@ -20,6 +20,7 @@ from nsync_pipeline.errors import PictureError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.pictures.decoding import decode_picture
+from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
 from nsync_pipeline.style_set.ingestion import Asked, Ingestion, Offer, ingest, splits
 from nsync_pipeline.style_set.source_folder import read_source
@@ -210,7 +211,7 @@ class _Source:
         self,
         workspace: Workspace,
         store: Callable[[str, Image.Image], None],
-        tell: Callable[[str, int, int], None],
+        tell: Progress,
     ) -> Pictures:
         offer = self._offer(workspace)
         ingestion = ingest(offer, self.config, store, tell)

@@ -101,6 +101,7 @@ def watched(
         elif there:
             state = "stopped" if where == LIVE else "out of date"
         losses = _table(folder / "history.csv", "step", "loss_positive")
+        margins = _margins(folder, where)
         found.append(
             WatchedTraining(
                 run=run,
@@ -111,7 +112,8 @@ def watched(
                 line=line.partition(": ")[2] if line else "",
                 losses=losses,
                 held_out=_held_out(folder, where),
-                **_looks(folder, where),
+                margins=margins,
+                looks=_looks(folder, margins),
                 warnings=_warnings(folder),
             )
         )
@@ -178,19 +180,20 @@ def _held_out(folder: Path, where: str) -> tuple[tuple[float, float], ...]:
     return tuple(sorted((float(step), float(loss)) for step, loss in pairs))
 
 
-def _looks(folder: Path, where: str) -> dict[str, tuple[object, ...]]:
+def _margins(folder: Path, where: str) -> tuple[tuple[float, float], ...]:
     if where == LIVE:
-        margins = _table(folder / "looks.csv", "step", "style_margin")
-    else:
-        scored = _summary(folder).get("looks")
-        pairs = scored.items() if isinstance(scored, dict) else ()
-        margins = tuple(sorted((float(s), float(one["style_margin"])) for s, one in pairs))
+        return _table(folder / "looks.csv", "step", "style_margin")
+    scored = _summary(folder).get("looks")
+    pairs = scored.items() if isinstance(scored, dict) else ()
+    return tuple(sorted((float(step), float(one["style_margin"])) for step, one in pairs))
+
+
+def _looks(folder: Path, margins: Sequence[tuple[float, float]]) -> tuple[Look, ...]:
     by_step = {int(step): margin for step, margin in margins}
     files = sorted((folder / "looks").glob("[0-9]*.jpg"))
-    looks = tuple(
+    return tuple(
         Look(int(file.stem), f"looks/{file.name}", by_step.get(int(file.stem))) for file in files
     )
-    return {"margins": margins, "looks": looks}
 
 
 def _warnings(folder: Path) -> tuple[str, ...]:

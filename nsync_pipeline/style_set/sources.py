@@ -28,7 +28,7 @@ def folder_offer(
             f"{asked.source}: captions cannot be told:\n"
             f"{named_list(source.caption_problems, listing)}"
         )
-    there = [one.name for one in (*source.pictures, *source.problems)]
+    there = [p.name for p in source.pictures] + [p.name for p in source.problems]
     _require_there(excluded, there, asked.source)
     limits = config.min_side, config.max_megapixels
     pictures = [picture for picture in source.pictures if picture.name not in excluded]

@@ -58,6 +58,7 @@ def test_materialize_all_takes_no_ablation_unless_that_is_asked_for() -> None:
 def test_page_shows_sources_the_artefacts_choices_and_nothing_else() -> None:
     assert set(GRAPH.get_all_asset_keys()) == {
         AssetKey("sources"),
+        AssetKey("captions_by_hand"),
         AssetKey("choices"),
         *(AssetKey(stage.asset) for stage in STAGES.values()),
         *(AssetKey([ABLATION, stage.asset]) for stage in OWN),

@@ -253,6 +253,6 @@ def test_what_dvc_needs_is_kept_by_git_and_artefacts_are_not(fake: FakeWorkspace
         (fake.root / path).write_text("made")
     found = fake.call("git", "ls-files", "--others", "--exclude-standard").stdout.split()
     assert found == [
-        ".gitignore", "ablations/dvc.lock", "ablations/dvc.yaml", "choices/ink/README.md",
-        "dvc.yaml", "params.yaml", "sources/ink/README.md",
+        ".gitignore", "ablations/dvc.lock", "ablations/dvc.yaml", "captions/ink.jsonl",
+        "choices/ink/README.md", "dvc.yaml", "params.yaml", "sources/ink/README.md",
     ]  # fmt: skip

@@ -8,18 +8,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
 
 from nsync_pipeline.params import read_params
-from nsync_pipeline.studio import app as studio_app
 from nsync_pipeline.studio.app import make_app
 from nsync_pipeline.studio.guard import TOKEN as TOKEN_NAME
+from nsync_pipeline.studio.tokens import TokenCounts
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_workspace import REPOSITORY
 from tests.support.picture_files import save
 from tests.support.studio import TOKEN, make_studio_workspace
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 playwright = pytest.importorskip("playwright.sync_api")
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -31,7 +35,7 @@ PATIENCE = 60_000  # milliseconds that a page may take on a busy machine
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator["playwright.Browser"]:
+def chromium() -> Iterator["Browser"]:
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -51,7 +55,7 @@ def link(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         monkeypatch.setattr(module, FAKE)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("NSYNC_TRACKING", "off")
-    monkeypatch.setattr(studio_app.TokenCounts, "prepare", lambda *_: None)  # no model is loaded
+    monkeypatch.setattr(TokenCounts, "prepare", lambda *_: None)  # no model is loaded
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(make_app(workspace, TOKEN), log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
@@ -63,7 +67,7 @@ def link(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 
 @pytest.fixture
-def page(chromium: "playwright.Browser", link: str) -> Iterator["playwright.Page"]:
+def page(chromium: "Browser", link: str) -> Iterator["Page"]:
     """A page that was opened by the link; what goes wrong in it fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     opened = context.new_page()
@@ -82,9 +86,7 @@ def by_hand(workspace: Workspace) -> dict[str, str]:
     return {line["file"]: line["caption"] for line in map(json.loads, lines)}
 
 
-def test_captions_are_written_with_the_keyboard(
-    page: "playwright.Page", workspace: Workspace
-) -> None:
+def test_captions_are_written_with_the_keyboard(page: "Page", workspace: Workspace) -> None:
     page.get_by_role("link", name="hills").click()
     page.get_by_text("4 in the set").wait_for()
     page.keyboard.press("2")  # the tab of captions
@@ -116,7 +118,7 @@ def test_captions_are_written_with_the_keyboard(
 
 
 def test_a_caption_that_another_page_changed_is_not_lost(
-    page: "playwright.Page", workspace: Workspace
+    page: "Page", workspace: Workspace
 ) -> None:
     go_to = page.url + "styles/hills/captions"
     page.goto(go_to)
@@ -136,7 +138,7 @@ def test_a_caption_that_another_page_changed_is_not_lost(
 
 
 def test_pictures_come_in_go_out_and_come_back(
-    page: "playwright.Page", workspace: Workspace, tmp_path: Path
+    page: "Page", workspace: Workspace, tmp_path: Path
 ) -> None:
     folder = tmp_path / "My Lakes"
     for seed in range(3):
@@ -158,7 +160,7 @@ def test_pictures_come_in_go_out_and_come_back(
     page.keyboard.press("Escape")
 
 
-def test_a_style_is_trained_and_watched(page: "playwright.Page", workspace: Workspace) -> None:
+def test_a_style_is_trained_and_watched(page: "Page", workspace: Workspace) -> None:
     page.goto(page.url + "styles/hills/train")
     page.get_by_label("nsync").uncheck()
     page.get_by_role("button", name="Start").click()
@@ -175,7 +177,7 @@ def test_a_style_is_trained_and_watched(page: "playwright.Page", workspace: Work
     assert not workspace.model("hills", "nsync", 0).exists()
 
 
-def test_nothing_is_wider_than_a_phone(page: "playwright.Page") -> None:
+def test_nothing_is_wider_than_a_phone(page: "Page") -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     first = page.url
     tabs = ("pictures", "captions", "train", "watch", "compare", "home")

@@ -54,7 +54,7 @@ def client_of(workspace: Workspace) -> TestClient:
 
 
 def desk_of(client: TestClient) -> Desk:
-    return client.app.state.desk  # type: ignore[attr-defined, no-any-return]
+    return client.app.state.desk  # type: ignore[attr-defined]
 
 
 def read_all(client: TestClient, style: str = "hills") -> None:
