@@ -225,7 +225,9 @@ class TrainingSettings(StageSettings):
         """
         content = super().identity()
         training, memory = content["training"], content["base_model"]["memory"]
-        del training["checkpoint_every"], memory["offload"], memory["vae_slicing"]
+        del training["checkpoint_every"]
+        for saved in ("group_offload", "offload", "release_text_encoders", "vae_slicing"):
+            memory.pop(saved, None)
         if self.training.keep != "best":
             del training["watch"]
         return content
