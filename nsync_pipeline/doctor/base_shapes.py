@@ -126,8 +126,8 @@ def read_base(config: BaseModelConfig) -> BaseShapes | None:
             return BaseShapes(kind.family, parts, resolution, PIXELS_PER_LATENT, known)
         inside = (Component("denoiser", read_shapes(path)),)
         settings = config.config or kind.settings
-        here = settings and local_copy(BaseModelConfig(name=settings))
-    if not here:
+        here = local_copy(BaseModelConfig(name=settings)) if settings else None
+    if here is None:
         return None
     loader, folder = find_base(here)
     family = next(name for name, known in FAMILIES.items() if known is loader)

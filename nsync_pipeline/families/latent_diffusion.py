@@ -64,10 +64,15 @@ class LatentDiffusion:
         self.autoencoder = self.autoencoder_class(folder, placement)
         self.vae: Any = self.autoencoder.module
         waits = torch.device("cpu") if placement.group_offload else self.device
-        self.quantization = placement.quantization
+        self.quantization: str | None = placement.quantization
         denoiser: Any = load_frozen(
-            self.denoiser_class, folder, self.denoiser_prefix, waits, self.dtype, self.quantization
-        )
+            self.denoiser_class,
+            folder,
+            self.denoiser_prefix,
+            waits,
+            self.dtype,
+            placement.quantization,
+        )  # fmt: skip
         if placement.group_offload:
             denoiser.enable_group_offload(
                 self.device, torch.device("cpu"), "block_level", num_blocks_per_group=1

@@ -15,8 +15,8 @@ from torch import Tensor
 from nsync_pipeline.diffusion.objectives import zero_terminal_signal
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.family import Family, NoiseSchedule
+from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-from nsync_pipeline.families.weights import loading_errors
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 ORIGIN_KEY = "zero_terminal_snr"  # in the header of what was trained: whether it was trained so

@@ -278,14 +278,14 @@ def test_the_doctor_reads_families_with_a_language_model(name: str, tmp_path: Pa
     assert base.pixels_per_latent == tiny_family(folder).pixels_per_latent
     params = parse_params(
         {
-            "base_model": {"name": str(folder), "device": "cpu", "quantization": "int8"},
+            "base_model": {"name": str(folder), "device": "cpu"},
             "styles": {"ink": {"source": "folder"}},
             "variants": {"lora": {"update_rule": "none"}},
         }
     )
     finding = memory_finding(params, available=100 * GIB)
     assert finding.state is State.OK
-    assert "denoiser in int8" in finding.found
+    assert "denoiser in float32" in finding.found
     assert "a prompt is kept in up to" in finding.found
     short = memory_finding(params, available=int(1.02 * GIB))
     assert "does not fit" in short.found

@@ -102,17 +102,18 @@ def test_blocks_that_wait_elsewhere_change_no_number(folder: Path) -> None:
     config = BaseModelConfig(name=str(folder), device="cpu")
     family, found = find_base(config)
     place = Placement(torch.device("cpu"), torch.float32, group_offload=True)
-    waiting, plain = family(found, 32, place), tiny_family(folder)
+    waiting: Any = family(found, 32, place)
+    plain: Any = tiny_family(folder)
     embeds = plain.encode_prompts(["a red house", ""])
     for one in (waiting, plain):
         add_trainables(one, LORA, None, torch.Generator().manual_seed(1))
-        one.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-    found_by = [predicted(one, embeds).square().mean() for one in (waiting, plain)]
+        one.denoiser.enable_gradient_checkpointing()
+    losses = [predicted(one, embeds).square().mean() for one in (waiting, plain)]
     gradients = []
-    for one, loss in zip((waiting, plain), found_by, strict=True):
+    for one, loss in zip((waiting, plain), losses, strict=True):
         own = [w for w in one.denoiser.parameters() if w.requires_grad]
         gradients.append(torch.autograd.grad(loss, own, materialize_grads=True))
-    assert torch.equal(*found_by)
+    assert torch.equal(*losses)
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.equal(ours, theirs)
 
