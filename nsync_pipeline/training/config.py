@@ -75,9 +75,9 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "adamw_8bit", "adafactor", "prodigy", "adamw_schedule_free"] = (
         Field(
             default="adamw",
-            description="adamw_8bit keeps its moments in 8 bits, and needs bitsandbytes; prodigy finds "
-            "the rate itself (`learning_rate` is 1) and adamw_schedule_free needs no schedule: both "
-            "are extras",
+            description="adamw_8bit keeps its moments in 8 bits, and needs bitsandbytes; prodigy "
+            "finds the rate itself (`learning_rate` is 1), adamw_schedule_free needs no schedule: "
+            "both are extras",
         )
     )
     optimizer_betas: tuple[float, float] | None = later(
