@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers.loaders import (
-    SD3LoraLoaderMixin,
-    StableDiffusionLoraLoaderMixin,
-    StableDiffusionXLLoraLoaderMixin,
-)
+from diffusers import loaders
 
 from nsync_pipeline.adaptation.lora import ADAPTER, has_lora, lora_layers, remove_lora
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA
@@ -55,7 +51,7 @@ def load_foreign_lora(family: Family, path: Path) -> None:
 def _load(family: Family, path: Path) -> None:
     reader = _reader(family)
     options: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True}
-    if reader is StableDiffusionXLLoraLoaderMixin:
+    if reader is loaders.StableDiffusionXLLoraLoaderMixin:
         denoiser: Any = family.denoiser
         options["unet_config"] = denoiser.config  # XL's files count its blocks in another way
     tensors, *alphas_if_any, metadata = reader.lora_state_dict(
@@ -76,12 +72,22 @@ def _load(family: Family, path: Path) -> None:
             )
 
 
+READERS: dict[str, Any] = {
+    "stable-diffusion-3": loaders.SD3LoraLoaderMixin,
+    "z-image": loaders.ZImageLoraLoaderMixin,
+    "flux-2-klein": loaders.Flux2LoraLoaderMixin,
+    "qwen-image": loaders.QwenImageLoraLoaderMixin,
+    "krea-2": loaders.Krea2LoraLoaderMixin,
+}
+"""What reads others' files of a transformer, by its architecture."""
+
+
 def _reader(family: Family) -> Any:
-    if family.denoiser_prefix == "transformer":
-        return SD3LoraLoaderMixin
+    if family.architecture is not None:
+        return READERS[family.architecture]
     if len(family.text_encoders) == 2:
-        return StableDiffusionXLLoraLoaderMixin
-    return StableDiffusionLoraLoaderMixin
+        return loaders.StableDiffusionXLLoraLoaderMixin
+    return loaders.StableDiffusionLoraLoaderMixin
 
 
 @contextmanager

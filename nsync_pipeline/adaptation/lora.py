@@ -145,6 +145,12 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
     Raises:
         TrainingError: no layer has such a name, or one that has cannot be adapted.
     """
+    if family.quantization is not None and (settings.dora or settings.start in FROM_WEIGHTS):
+        what = "dora" if settings.dora else f"start {settings.start}"
+        raise TrainingError(
+            f"training.lora: {what} looks at the base's weights, which base_model.quantization "
+            f"{family.quantization} has rounded: leave one of them out"
+        )
     denoiser = denoiser_of(family)
     encoders = clip_encoders_of(family) if settings.text_encoder else ()
     if settings.text_encoder and not encoders:

@@ -21,6 +21,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+MIXED_ROWS = "mixed_rows"
+"""Set on a layer whose input is not a sample after another, as many rows each."""
+
 
 class NotFusableError(Exception):
     """The adapted model has a layer of a kind that cannot hold a copy a branch."""
@@ -166,6 +169,8 @@ def _require_fusable(name: str, layer: Any, adapter: str) -> None:
         plain = base.groups == 1 and base.dilation == (1, 1) and base.padding_mode == "zeros"
     if not plain:
         raise NotFusableError(f"{name} is a {type(layer).__name__} of {base}, not a plain one")
+    if getattr(base, MIXED_ROWS, False):
+        raise NotFusableError(f"{name} is given all samples' tokens in a row, as many as each has")
     if not isinstance(layer.lora_dropout[adapter], nn.Identity):
         raise NotFusableError(f"{name} has dropout")
     if adapter in layer.lora_variant or layer.lora_bias[adapter]:

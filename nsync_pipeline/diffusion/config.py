@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nsync_pipeline.settings import Section
+from nsync_pipeline.settings import Section, later
 
 
 class ObjectiveConfig(Section):
@@ -37,6 +37,25 @@ class ObjectiveConfig(Section):
     timestep_shift: float = Field(
         default=3.0, gt=0, le=100, description="of shift; above 1: towards noise"
     )
+
+    timestep_min: float = later(
+        0.0, ge=0, lt=1, description="share of the schedule, least noisy first, that is left out"
+    )
+    timestep_max: float = later(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the schedule that is drawn from, the rest is not",
+    )
+
+    @model_validator(mode="after")
+    def _some_timesteps_are_left(self) -> "ObjectiveConfig":
+        if self.timestep_min >= self.timestep_max:
+            raise ValueError(
+                f"timestep_min {self.timestep_min:g} is not below timestep_max "
+                f"{self.timestep_max:g}: no timestep is left"
+            )
+        return self
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> "ObjectiveConfig":

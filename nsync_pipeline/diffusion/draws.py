@@ -56,11 +56,18 @@ def _entry(stream: torch.Generator, count: int, objective: ObjectiveConfig | Non
     - logit_normal: ``share = sigmoid(m + s z)``, ``z`` standard normal;
     - shift: ``share = a u / (1 + (a - 1) u)``, ``u`` uniform, ``a`` the shift.
 
+    ``timestep_min`` and ``timestep_max`` leave out what is below and above these shares of the
+    entries; shares are then of those that are left.
+
     Source of the last two: Esser et al., Scaling Rectified Flow Transformers for High-Resolution
     Image Synthesis (arXiv 2403.03206), sections 3.1 and 5.3.2.
     """
+    first = 0
+    if objective is not None:
+        first = min(round(objective.timestep_min * count), count - 1)
+        count = max(round(objective.timestep_max * count) - first, 1)
     if objective is None or objective.timestep_sampling == "uniform":
-        return torch.randint(count, (), generator=stream)
+        return first + torch.randint(count, (), generator=stream)
     if objective.timestep_sampling == "logit_normal":
         normal = torch.randn((), generator=stream, dtype=torch.float64)
         share = torch.sigmoid(objective.logit_mean + objective.logit_std * normal)
@@ -68,4 +75,4 @@ def _entry(stream: torch.Generator, count: int, objective: ObjectiveConfig | Non
         uniform = torch.rand((), generator=stream, dtype=torch.float64)
         shift = objective.timestep_shift
         share = shift * uniform / (1.0 + (shift - 1.0) * uniform)
-    return (share * count).long().clamp(max=count - 1)
+    return first + (share * count).long().clamp(max=count - 1)

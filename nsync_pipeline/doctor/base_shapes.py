@@ -90,11 +90,7 @@ def components_in_checkpoint(path: Path) -> tuple[Component, ...]:
     return tuple(Component(name, shapes) for name, shapes in parts.items())
 
 
-NATIVE: dict[FamilyName, int] = {
-    "stable_diffusion": 512, "stable_diffusion_xl": 1024, "stable_diffusion_3": 1024,
-}  # fmt: skip
-"""Pixels a side of a single-file checkpoint, which does not say it; Stable Diffusion 2 has 768."""
-PIXELS_PER_LATENT = 8
+PIXELS_PER_LATENT = 8  # of a whole checkpoint, which does not say it
 
 
 @dataclass(frozen=True)
@@ -105,6 +101,8 @@ class BaseShapes:
     components: tuple[Component, ...]
     resolution: int  # pixels a side
     pixels_per_latent: int
+    loader: Any  # the family's class
+    embeds: int = 0  # numbers a token that a language model says of a prompt; 0 without one
 
 
 def read_base(config: BaseModelConfig) -> BaseShapes | None:
@@ -117,23 +115,31 @@ def read_base(config: BaseModelConfig) -> BaseShapes | None:
     from nsync_pipeline.families.loading import FAMILIES, find_base
 
     path = Path(config.name).expanduser()
-    if path.is_file():
-        family = kind_of_checkpoint(path, allow_pickle=False).family
-        resolution = config.resolution or NATIVE[family]
-        return BaseShapes(family, components_in_checkpoint(path), resolution, PIXELS_PER_LATENT)
+    inside: tuple[Component, ...] = ()
     here = local_copy(config)
+    if path.is_file():
+        kind = kind_of_checkpoint(path, allow_pickle=False)
+        known = FAMILIES[kind.family]
+        if kind.holds is None:
+            resolution = config.resolution or known.checkpoint_resolution
+            parts = components_in_checkpoint(path)
+            return BaseShapes(kind.family, parts, resolution, PIXELS_PER_LATENT, known)
+        inside = (Component("denoiser", read_shapes(path)),)
+        settings = config.config or kind.settings
+        here = local_copy(BaseModelConfig(name=settings)) if settings else None
     if here is None:
         return None
     loader, folder = find_base(here)
     family = next(name for name, known in FAMILIES.items() if known is loader)
-    components = components_in_folder(folder.path, loader.components)
-    vae = _settings(folder.path, "vae")
-    blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
-    pixels_per_latent = 2 ** max(len(blocks) - 1, 0)
-    own = _settings(folder.path, "unet", "transformer").get("sample_size") or 64
+    names = [name for name in loader.components if not (inside and name in DENOISERS)]
+    components = inside + components_in_folder(folder.path, names)
+    pixels_per_latent = loader.autoencoder_class.reduction(_settings(folder.path, "vae"))
+    denoiser = _settings(folder.path, *DENOISERS)
+    own = denoiser.get("sample_size") or 64
     side = own if isinstance(own, int) else own[0]
-    resolution = config.resolution or side * pixels_per_latent
-    return BaseShapes(family, components, resolution, pixels_per_latent)
+    resolution = config.resolution or loader.native_resolution or side * pixels_per_latent
+    embeds = loader.numbers_a_token(denoiser)
+    return BaseShapes(family, components, resolution, pixels_per_latent, loader, embeds)
 
 
 def local_copy(config: BaseModelConfig) -> BaseModelConfig | None:

@@ -4,8 +4,9 @@ Headers and settings on this machine are looked at only: nothing is downloaded, 
 
 A training holds
 
-- the frozen weights: the denoiser in its type, T5 as well, the CLIP text encoders and the VAE in
-  float32 (with ``base_model.memory.offload`` only the denoiser, and one other for a while);
+- the frozen weights: the denoiser in its type (or quantized), T5 and language models in that type,
+  the CLIP text encoders and the VAE in float32 (with ``base_model.memory.offload`` only the
+  denoiser, and one other for a while);
 - for each trained weight, in float32: itself, its refined gradient, two moments of AdamW (a quarter
   of that in 8 bits), the running average where there is one, and its gradient and copy a branch;
 - what the backward pass keeps of the forward pass (``activations``), for each sample of a
@@ -27,6 +28,7 @@ from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.base_shapes import BaseShapes, Component, Shapes, read_base
 from nsync_pipeline.errors import BaseModelError
+from nsync_pipeline.families.config import Quantization
 from nsync_pipeline.params import Params
 from nsync_pipeline.training.config import TrainingConfig
 
@@ -38,14 +40,23 @@ KEPT_WITH_CHECKPOINTING = 0.2
 
 CLIP_TOKENS = 77
 T5_TOKENS = 256
+TOLD_TOKENS = 512  # at most, of a language model that reads the prompt
 
 LEVEL = re.compile(r"^(down_blocks|up_blocks|input_blocks|output_blocks)\.(\d+)\.")
-ONCE = re.compile(r"time_|add_embedding|label_emb|emb_layers|norm\w*\.linear|adaLN|_embedder\.mlp")
+ONCE = re.compile(
+    r"time_|modulation|_mod\.|add_embedding|label_emb|emb_layers|norm\w*\.linear|adaLN|_embedder\.mlp"
+)
 """Layers that run once a picture: on the timestep, on the pooled prompt."""
 ON_PROMPT = re.compile(r"attn2\.to_[kv]\.|add_|_context|context_")
 
 
-def kept_bytes(shapes: Shapes, latent_side: int, targets: Sequence[str], number_bytes: int) -> int:
+def kept_bytes(
+    shapes: Shapes,
+    latent_side: int,
+    targets: Sequence[str],
+    number_bytes: int,
+    patch: int | None = None,
+) -> int:
     """Bytes a backward pass keeps for one sample of a denoiser.
 
     Args:
@@ -53,6 +64,7 @@ def kept_bytes(shapes: Shapes, latent_side: int, targets: Sequence[str], number_
         latent_side: of the latents it is given.
         targets: name endings of the adapted layers.
         number_bytes: of one number of its type.
+        patch: latents a side that a transformer takes as one; None: as its weights say.
     """
     is_unet = any(LEVEL.match(name) for name in shapes)
     factor = KEPT_BY_UNET if is_unet else KEPT_BY_TRANSFORMER
@@ -68,7 +80,7 @@ def kept_bytes(shapes: Shapes, latent_side: int, targets: Sequence[str], number_
             positions = CLIP_TOKENS if is_unet else CLIP_TOKENS + T5_TOKENS
         else:
             halved = latent_side >> _level(name, levels)
-            positions = (halved if is_unet else latent_side // _patch(shapes)) ** 2
+            positions = (halved if is_unet else latent_side // (patch or _patch(shapes))) ** 2
         kept += factor * (inputs + outputs) * positions * number_bytes
         if number_bytes < 4 and _is_target(name, targets):
             kept += 4 * inputs * positions
@@ -129,6 +141,10 @@ with Stable Diffusion's VAE on a CPU."""
 VAE_CHANNELS = 128  # of such a map
 
 
+BLOCKS_THERE = 0.1
+"""The share of a denoiser that is on the device where its blocks wait elsewhere."""
+
+
 @dataclass(frozen=True)
 class Way:
     """How a training may go about its memory."""
@@ -137,6 +153,8 @@ class Way:
     checkpointing: bool
     offload: bool
     micro_batch: int
+    quantized: bool = False  # in 8 bits
+    waiting_blocks: bool = False  # of the denoiser
 
 
 @dataclass(frozen=True)
@@ -152,6 +170,7 @@ class MemoryEstimate:
     kept_a_prompt: int  # of text encoders that are trained; 0 where none is
     branches: int
     decoding: int
+    in_8_bits: int | None = None  # of the denoiser; None: it is quantized already
 
     @property
     def weights(self) -> int:
@@ -159,7 +178,12 @@ class MemoryEstimate:
 
     def peak(self, way: Way) -> int:
         """The most bytes at a time."""
-        resident = RESERVE + self.denoiser + self.trained_weights * self.bytes_a_trained_weight
+        denoiser = self.denoiser
+        if way.quantized and self.in_8_bits is not None:
+            denoiser = self.in_8_bits
+        if way.waiting_blocks:
+            denoiser = round(denoiser * BLOCKS_THERE)
+        resident = RESERVE + denoiser + self.trained_weights * self.bytes_a_trained_weight
         share = KEPT_WITH_CHECKPOINTING if way.checkpointing else 1.0
         samples = way.micro_batch * (self.branches if way.in_one_pass else 1)
         training = round(samples * (share * self.kept_a_sample + self.kept_a_prompt))
@@ -170,24 +194,26 @@ class MemoryEstimate:
         return resident + others + max(training, self.decoding)
 
 
-def estimate(base: BaseShapes, training: TrainingConfig, number_bytes: int) -> MemoryEstimate:
-    """Of a training with a variant's settings; ``number_bytes`` of one number of the denoiser."""
-    from nsync_pipeline.families import stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+QUANTIZED_BYTES = {"int8": 1.02, "fp8": 1.02, "nf4": 0.56}
+"""A number of a quantized matrix, its scales counted."""
 
-    of_family = {
-        "stable_diffusion": stable_diffusion.LORA_TARGETS,
-        "stable_diffusion_xl": stable_diffusion_xl.LORA_TARGETS,
-        "stable_diffusion_3": stable_diffusion_3.LORA_TARGETS,
-    }
+
+def estimate(
+    base: BaseShapes,
+    training: TrainingConfig,
+    number_bytes: int,
+    quantization: Quantization | None = None,
+) -> MemoryEstimate:
+    """Of a training with a variant's settings; ``number_bytes`` of one number of the denoiser."""
     targets: Sequence[str] | None = training.lora.targets if training.lora is not None else None
     if targets is None or isinstance(targets, str):  # a regular expression: the family's, roughly
-        targets = of_family[base.family]
+        targets = base.loader.lora_targets
     branches = len(branches_of(training.update_rule, training.contrast).ordered)
     latent_side = base.resolution // base.pixels_per_latent
     components = base.components
     (denoiser,) = [component for component in components if component.name == "denoiser"]
     encoders = [component for component in components if component.name.startswith("text_encoder")]
-    clips = [encoder for encoder in encoders if encoder.name != "text_encoder_3"]
+    clips = [encoder for encoder in encoders if encoder.name in base.loader.clip_encoders]
     lora = training.lora
     trained = _trained(training, denoiser, clips, targets)
     reaches_prompts = training.textual_inversion is not None or (
@@ -197,19 +223,24 @@ def estimate(base: BaseShapes, training: TrainingConfig, number_bytes: int) -> M
     moments = 2 if training.optimizer == "adamw" else 1
     average = 0 if training.ema_decay is None else 1
     return MemoryEstimate(
-        denoiser=denoiser.parameters * number_bytes,
+        denoiser=_denoiser_bytes(denoiser, number_bytes, quantization),
         text_encoders=tuple(
-            c.parameters * (number_bytes if c.name == "text_encoder_3" else FULL) for c in encoders
+            c.parameters * (FULL if c in clips else number_bytes) for c in encoders
         ),
         vae=sum(c.parameters for c in components if c.name == "vae") * FULL,
         trained_weights=trained,
         bytes_a_trained_weight=FULL * (2 + moments + average + copies),
         kept_a_sample=kept_bytes(
-            denoiser.shapes, latent_side, targets if lora is not None else (), number_bytes
+            denoiser.shapes,
+            latent_side,
+            targets if lora is not None else (),
+            number_bytes,
+            base.loader.token_side,
         ),
         kept_a_prompt=sum(kept_by_text_encoder(c.shapes) for c in clips) if reaches_prompts else 0,
         branches=branches,
         decoding=VAE_MAPS * VAE_CHANNELS * base.resolution**2 * FULL,
+        in_8_bits=None if quantization else _denoiser_bytes(denoiser, number_bytes, "int8"),
     )
 
 
@@ -217,17 +248,26 @@ def ways_to_fit(estimated: MemoryEstimate, asked: Way, available: int) -> Way | 
     """The first way that fits into ``available`` bytes, from as it is asked to the most frugal.
 
     Each step keeps what the ones before it changed: the branches one at a time, gradient
-    checkpointing, offloading, a micro-batch of one.
+    checkpointing, offloading, a micro-batch of one, a denoiser in 8 bits, blocks that wait.
     """
     way = asked
     steps: tuple[dict[str, bool | int], ...] = (
         {}, {"in_one_pass": False}, {"checkpointing": True}, {"offload": True}, {"micro_batch": 1},
+        {"quantized": True}, {"waiting_blocks": True},
     )  # fmt: skip
     for changes in steps:
         way = replace(way, **changes)  # type: ignore[arg-type] # names and types are Way's
         if estimated.peak(way) <= available:
             return way
     return None
+
+
+def _denoiser_bytes(
+    denoiser: Component, number_bytes: int, quantization: Quantization | None
+) -> int:
+    matrices = sum(prod(s) for n, s in denoiser.shapes.items() if len(s) == 2 and "weight" in n)
+    a_number = number_bytes if quantization is None else QUANTIZED_BYTES[quantization]
+    return round(matrices * a_number + (denoiser.parameters - matrices) * number_bytes)
 
 
 def _trained(
@@ -257,6 +297,8 @@ def _asked(params: Params, training: TrainingConfig, branches: int) -> Way:
         checkpointing=training.gradient_checkpointing,
         offload=params.base_model.memory.offload,
         micro_batch=training.batch_size,
+        quantized=params.base_model.quantization is not None,
+        waiting_blocks=params.base_model.memory.group_offload,
     )
 
 
@@ -311,6 +353,10 @@ def _changes(asked: Way, way: Way, accumulation: int) -> dict[str, str | bool | 
     if way.micro_batch < asked.micro_batch:
         changes["training.batch_size"] = way.micro_batch
         changes["training.accumulation"] = accumulation * asked.micro_batch // way.micro_batch
+    if way.quantized and not asked.quantized:
+        changes["base_model.quantization"] = "int8"
+    if way.waiting_blocks and not asked.waiting_blocks:
+        changes["base_model.memory.group_offload"] = True
     return changes
 
 
@@ -331,7 +377,8 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
         )  # fmt: skip
     number_bytes = placement.dtype.itemsize
     estimates = {
-        name: estimate(base, params.variant(name), number_bytes) for name in params.variants
+        name: estimate(base, params.variant(name), number_bytes, placement.quantization)
+        for name in params.variants
     }
     if available is None and placement.device.type == "cuda":
         import torch
@@ -350,9 +397,13 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
     millions = sum(component.parameters for component in base.components) / 1e6
     weights = f"{millions:,.{0 if millions >= 10 else 1}f} M weights"
     several = f", {estimated.branches} branches" if estimated.branches > 1 else ""
-    number_type = str(placement.dtype).removeprefix("torch.")
+    number_type = placement.quantization or str(placement.dtype).removeprefix("torch.")
+    kept = ""
+    if base.embeds:
+        a_prompt = base.embeds * TOLD_TOKENS * number_bytes
+        kept = f"a prompt is kept in up to {_gib(a_prompt)} on disk; "
     told = (
-        f"{weights} take {_gib(estimated.weights)} (denoiser in {number_type}); training "
+        f"{weights} take {_gib(estimated.weights)} (denoiser in {number_type}); {kept}training "
         f"{name} at {base.resolution} px, batch size {asked.micro_batch}{several}: about "
         f"{_gib(estimated.peak(asked))} of {_gib(available)} free on {placement.device.type}: "
     )
@@ -365,7 +416,7 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
             "a smaller base or base_model.resolution, or another machine",
         )  # fmt: skip
     needs = f"(about {_gib(estimated.peak(way))})"
-    if way == Way(False, asked.checkpointing, asked.offload, asked.micro_batch):
+    if way == replace(asked, in_one_pass=False):
         advice = "set training.branches to in_turn"
         if training.branches == "auto":
             advice = "training.branches: auto goes over to it by itself; in_turn begins with it"

@@ -4,7 +4,7 @@ The predictions of a step are the parts of one batch, those of the frozen base f
 one pass of the denoiser, whatever the form.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -13,6 +13,13 @@ from torch import Tensor
 from nsync_pipeline.adaptation.in_use import base_first
 from nsync_pipeline.drawing.config import GuidanceConfig
 from nsync_pipeline.families.family import Family, PromptEmbeds
+
+GuidedBy = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def along(empty: Tensor, prompted: Tensor, scale: float) -> Tensor:
+    """``e(empty) + scale (e(prompt) - e(empty))``."""
+    return empty + scale * (prompted - empty)
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,17 @@ class Guidance:
         """While it is open, the denoiser predicts all parts of a batch, each as it is asked."""
         return base_first(family.denoiser, self.by_base, len(self.parts))
 
-    def direction(self, prediction: Tensor) -> Tensor:
-        """What the sampler is to see, of the parts' predictions (parts * B, C, h, w)."""
+    def direction(self, prediction: Tensor, guided_by: GuidedBy = along) -> Tensor:
+        """What the sampler is to see, of the parts' predictions (parts * B, C, h, w).
+
+        ``guided_by`` is the family's own guidance, of empty and prompted prediction and scale.
+        """
         *others, own = prediction.chunk(len(self.parts))
         if self.config.form == "difference":
             base = others[-1]
-            guided = base if self.scale == 1.0 else others[0] + self.scale * (base - others[0])
+            guided = base if self.scale == 1.0 else guided_by(others[0], base, self.scale)
             return guided + self.config.weight * (own - base)
-        return own if not others else others[0] + self.scale * (own - others[0])
+        return own if not others else guided_by(others[0], own, self.scale)
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,8 @@ def picture_key(
         recipe["latent_size"] = size
     if guidance != ORDINARY:
         recipe["guidance"] = guidance.model_dump()
+    if family.quantization is not None:
+        recipe["quantization"] = family.quantization
     if family.vae_tiling:
         recipe["vae_tiling"] = True
     return _digest(recipe)

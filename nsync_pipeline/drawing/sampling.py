@@ -187,13 +187,14 @@ def latent_size(family: Family, request: PictureRequest) -> tuple[int, int]:
     if request.size is None:
         return family.latent_shape[1:]
     height, width = request.size
-    each = family.pixels_per_latent
-    if min(height, width) < each or height % each or width % each:
+    least = family.pixels_per_latent * family.patch
+    if min(height, width) < least or height % least or width % least:
         raise BaseModelError(
             f"picture {request.id}: {height}x{width} pixels cannot be drawn: both sides must be "
-            f"multiples of the {each} pixels that one latent of {family.name} covers."
+            f"multiples of the {least} pixels that one latent{' patch' if family.patch > 1 else ''}"
+            f" of {family.name} covers."
         )
-    return height // each, width // each
+    return height // family.pixels_per_latent, width // family.pixels_per_latent
 
 
 @torch.no_grad()
@@ -206,7 +207,7 @@ def _sample(
     guidance: Guidance,
 ) -> Tensor:
     """Denoised latents (B, C, h, w) of ``batch``; inside of ``guidance.in_one_pass``."""
-    scheduler = build_scheduler(family, sampler)
+    scheduler = build_scheduler(family, sampler, size)
     streams = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
     shape = (1, family.latent_shape[0], *size)
     noise = torch.cat([torch.randn(shape, generator=stream) for stream in streams])
@@ -220,7 +221,7 @@ def _sample(
         scaled = denoiser_input(scheduler, latents, timestep)
         inputs = torch.cat([scaled] * len(guidance.parts))
         prediction = family.predict(inputs, timestep.expand(len(inputs)), prompt_embeds)
-        direction = guidance.direction(prediction)
+        direction = guidance.direction(prediction, family.guided)
         latents = scheduler.step(direction, timestep, latents, **extra).prev_sample
     return latents
 

@@ -1,7 +1,9 @@
 """The diffusers scheduler that takes the steps of a sampler."""
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -15,6 +17,7 @@ from torch import Tensor
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.noise_schedules import SizedSchedule
 
 NOISE_SETTINGS = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
@@ -25,8 +28,12 @@ NOISE_SETTINGS = (
 FLOW_SAMPLERS = ("model", "dpm", "euler")
 
 
-def build_scheduler(family: Family, sampler: SamplerConfig) -> Any:
+def build_scheduler(
+    family: Family, sampler: SamplerConfig, size: tuple[int, int] | None = None
+) -> Any:
     """A fresh scheduler for one batch, with the timesteps of ``sampler`` set.
+
+    ``size`` is that of the latents, which some models' timesteps depend on; None: the square's.
 
     ``dpm``, ``ddim`` and ``euler`` take their timesteps from the last one down ("trailing"), so
     that the first step starts at the noise the picture is drawn from; ``pndm`` is set as Stable
@@ -38,7 +45,7 @@ def build_scheduler(family: Family, sampler: SamplerConfig) -> Any:
             or none for a zero terminal signal-to-noise ratio, and the model has it.
     """
     if family.noise_schedule.prediction_type == "flow":
-        return _flow_scheduler(family, sampler)
+        return _flow_scheduler(family, sampler, size)
     own = family.scheduler.config
     settings = {name: own[name] for name in NOISE_SETTINGS if name in own}
     trailing = {"timestep_spacing": "trailing"}
@@ -64,32 +71,42 @@ def build_scheduler(family: Family, sampler: SamplerConfig) -> Any:
     return scheduler
 
 
-def _flow_scheduler(family: Family, sampler: SamplerConfig) -> Any:
+def _flow_scheduler(family: Family, sampler: SamplerConfig, size: tuple[int, int] | None) -> Any:
     if sampler.scheduler not in FLOW_SAMPLERS:
         raise BaseModelError(
             f"sampler.scheduler: {sampler.scheduler} has no form for flow matching, which "
             f"{family.name} was trained by; take {', '.join(FLOW_SAMPLERS)}."
         )
     model: Any = family.scheduler.config
+    schedule, steps = family.noise_schedule, sampler.steps
+    shift = model.shift
+    if isinstance(schedule, SizedSchedule):
+        height, width = size or family.latent_shape[1:]
+        shift = schedule.shift_of(height * width, steps)
     scheduler: Any
-    if sampler.scheduler == "model":
-        scheduler = type(family.scheduler).from_config(model)
-    elif sampler.scheduler == "euler":
-        scheduler = FlowMatchEulerDiscreteScheduler(model.num_train_timesteps, model.shift)
-    else:
+    if sampler.scheduler == "dpm":
         scheduler = DPMSolverMultistepScheduler(
             num_train_timesteps=model.num_train_timesteps,
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
-            flow_shift=model.shift,
+            flow_shift=shift,
             algorithm_type="dpmsolver++",
             solver_order=2,
         )
-    scheduler.set_timesteps(sampler.steps, device=family.device)
-    if sampler.scheduler == "dpm":
+        scheduler.set_timesteps(steps, device=family.device)
         # diffusers rounds them down to whole numbers; the model was told T s itself in training.
         exact = scheduler.sigmas[:-1] * model.num_train_timesteps
         scheduler.timesteps = exact.to(family.device)
+    elif isinstance(schedule, SizedSchedule):  # as their pipelines call it; Euler's is their own
+        scheduler = type(family.scheduler).from_config(model)
+        even = np.linspace(1.0, 1.0 / steps, steps)
+        mu = shift if model.time_shift_type == "linear" else math.log(shift)
+        scheduler.set_timesteps(sigmas=even, mu=mu, device=family.device)
+    else:
+        scheduler = FlowMatchEulerDiscreteScheduler(model.num_train_timesteps, model.shift)
+        if sampler.scheduler == "model":
+            scheduler = type(family.scheduler).from_config(model)
+        scheduler.set_timesteps(steps, device=family.device)
     return scheduler
 
 

@@ -11,6 +11,13 @@ PIPELINES = {
     "stable-diffusion-3": "StableDiffusion3Pipeline",
 }
 """By how the architecture begins."""
+DENOISERS = {
+    "z-image": ("ZImageTransformer2DModel", "Tongyi-MAI/Z-Image"),
+    "flux-2-klein": ("Flux2Transformer2DModel", "black-forest-labs/FLUX.2-klein-base-4B"),
+    "qwen-image": ("QwenImageTransformer2DModel", "Qwen/Qwen-Image"),
+    "krea-2": ("Krea2Transformer2DModel", "krea/Krea-2-Raw"),
+}
+"""Architectures of which a single file is the denoiser alone: its class, and where the rest is."""
 CHECKPOINTS = (".safetensors", ".ckpt")
 
 
@@ -34,7 +41,8 @@ def snippet(model: SharedModel, shared: Shared) -> str:
     two = third or model.architecture.startswith("stable-diffusion-xl")
     single = shared.base.endswith(CHECKPOINTS)
     kind = "AutoPipelineForText2Image"
-    if single:
+    alone = DENOISERS.get(model.architecture)
+    if single and alone is None:
         kind = next(k for start, k in PIPELINES.items() if model.architecture.startswith(start))
     lines = []
     if shared.embeddings and two:
@@ -42,11 +50,22 @@ def snippet(model: SharedModel, shared: Shared) -> str:
     if shared.embedded:
         lines.append("from nsync_pipeline.sketchbook import PIPELINE_FOLDER")
     base = "PIPELINE_FOLDER" if shared.embedded else repr(shared.base)
-    lines += [
-        f"from diffusers import {kind}",
-        "",
-        f"pipeline = {kind}.from_{'single_file' if single else 'pretrained'}({base})",
-    ]
+    if single and alone is not None:
+        denoiser, rest = alone
+        lines += [
+            f"from diffusers import {kind}, {denoiser}",
+            "",
+            f"transformer = {denoiser}.from_single_file(",
+            f'    {base}, config={rest!r}, subfolder="transformer"',
+            ")",
+            f"pipeline = {kind}.from_pretrained({rest!r}, transformer=transformer)",
+        ]
+    else:
+        lines += [
+            f"from diffusers import {kind}",
+            "",
+            f"pipeline = {kind}.from_{'single_file' if single else 'pretrained'}({base})",
+        ]
     if shared.zero_terminal_snr:
         lines += [
             "pipeline.scheduler = type(pipeline.scheduler).from_config(",
@@ -65,6 +84,8 @@ def snippet(model: SharedModel, shared: Shared) -> str:
             asked = f"prompt.replace({shared.word!r}, ' '.join(tokens)), prompt_3=prompt"
     if asked.startswith("prompt."):
         lines.append(f"prompt = {shared.prompt!r}")
+    if alone is not None:  # the first thing that FLUX.2's pipeline takes is a picture
+        asked = f"prompt={asked}"
     lines.append(f"image = pipeline({asked}).images[0]")
     return "\n".join(lines)
 

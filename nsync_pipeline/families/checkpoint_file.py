@@ -41,6 +41,7 @@ class CheckpointKind:
     lacks: tuple[str, ...] = ()  # of these, what the file does not have
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the scheduler that the file itself says, over those that are published."""
+    holds: tuple[str, ...] | None = None  # the components whose weights are in it; None: all
 
 
 V1 = CheckpointKind(
@@ -69,6 +70,36 @@ SD3_MEDIUM = CheckpointKind(
 )  # fmt: skip
 SD35_MEDIUM = replace(SD3_MEDIUM, settings="stabilityai/stable-diffusion-3.5-medium")
 SD35_LARGE = replace(SD3_MEDIUM, settings="stabilityai/stable-diffusion-3.5-large")
+
+DENOISER_ALONE = CheckpointKind(
+    "z_image",
+    "Tongyi-MAI/Z-Image",
+    ("scheduler", "text_encoder", "tokenizer", "vae", "transformer"),
+    holds=("transformer",),
+)
+KREA2 = replace(DENOISER_ALONE, family="krea_2", settings="krea/Krea-2-Raw")
+QWEN = replace(DENOISER_ALONE, family="qwen_image", settings="Qwen/Qwen-Image")
+KLEIN = replace(
+    DENOISER_ALONE,
+    family="flux_2_klein",
+    settings=None,
+    undecided="It is a FLUX.2 klein of a size that is not known.",
+)
+KLEIN_SIZES = {3072: "4B", 4096: "9B"}  # by the width of the denoiser
+FLUX2_DEV_WIDTH = 6144
+
+ALONE = {  # denoisers that are shared without the rest, by a key each
+    "layers.0.adaLN_modulation.0.weight": DENOISER_ALONE,
+    "txtfusion.projector.weight": KREA2,
+    "transformer_blocks.0.img_mod.1.weight": QWEN,
+    "single_stream_modulation.lin.weight": KLEIN,
+}
+OTHER_GENERATION = {  # of those, what is not the model that is taken
+    "txt_in.text_norm.weight": "Qwen-Image 2.1",
+    "siglip_embedder.0.weight": "Z-Image Omni",
+}
+PREFIXES = (DENOISER, "diffusion_model.")
+"""What may stand before the keys of a denoiser that is alone."""
 
 FOREIGN = {  # what else is often at hand, by a part of its keys, the first that fits
     "lora": "a LoRA or the like, not a base model",
@@ -141,17 +172,30 @@ def kind_of_checkpoint(path: Path, allow_pickle: bool) -> CheckpointKind:
     elif has(f"{DENOISER}input_blocks.") and not has("conditioner."):
         kind = V2 if has("cond_stage_model.model.") else V1
     if kind is None:
-        found = next((w for part, w in FOREIGN.items() if any(part in key for key in keys)), None)
-        raise BaseModelError(
-            f"base_model.name: {path} is {found or 'of an unknown kind'}. Taken are whole "
-            "checkpoints of Stable Diffusion 1, 2, XL (base) and 3 in their authors' layout."
-        )
+        return _denoiser_alone(path, keys, allow_pickle)
     lacks = ["denoiser"] if not has(DENOISER) else []
     lacks += [what for start, what in kind.parts.items() if not has(start)]
     kind = replace(kind, lacks=tuple(lacks))
     if kind.family == "stable_diffusion_3":
         return kind
     return replace(kind, scheduler=_said_of_scheduler(path, keys, metadata))
+
+
+def _denoiser_alone(path: Path, keys: Collection[str], allow_pickle: bool) -> CheckpointKind:
+    """Which denoiser is in a file without the rest; BaseModelError where it is none."""
+    alone = {_bare(key): key for key in keys}
+    found = next((what for key, what in OTHER_GENERATION.items() if key in alone), None)
+    for key, kind in ALONE.items():
+        if key in alone and found is None:
+            return _sized_klein(path, alone, allow_pickle) if kind is KLEIN else kind
+    for part, what in FOREIGN.items():
+        if found is None and any(part in key for key in keys):
+            found = what
+    raise BaseModelError(
+        f"base_model.name: {path} is {found or 'of an unknown kind'}. Taken are whole checkpoints "
+        "of Stable Diffusion 1, 2, XL (base) and 3, and denoisers of Z-Image, FLUX.2 klein, "
+        "Qwen-Image and Krea 2, in their authors' layout."
+    )
 
 
 def _said_of_scheduler(
@@ -179,6 +223,34 @@ def _said_of_scheduler(
         )
     settings: dict[str, Any] = {"prediction_type": "v_prediction"} if predicts_v else {}
     return settings | (ZERO_TERMINAL if "ztsnr" in keys else {})
+
+
+def _bare(key: str) -> str:
+    return next((key.removeprefix(start) for start in PREFIXES if key.startswith(start)), key)
+
+
+def _sized_klein(path: Path, alone: Mapping[str, str], allow_pickle: bool) -> CheckpointKind:
+    """Which FLUX.2 it is, by its width."""
+    key = alone.get("img_in.weight")
+    if key is None:
+        return KLEIN
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            width = file.get_slice(key).get_shape()[0]
+    else:
+        width = len(read_tensors(path, allow_pickle)[key])
+    if width == FLUX2_DEV_WIDTH:
+        raise BaseModelError(
+            f"base_model.name: {path} is FLUX.2 dev, which is distilled and not taken; FLUX.2 "
+            "klein base is."
+        )
+    size = KLEIN_SIZES.get(width)
+    return replace(KLEIN, settings=size and f"black-forest-labs/FLUX.2-klein-base-{size}")
+
+
+def denoiser_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
+    """Those of a denoiser that is alone, without what may stand before its keys."""
+    return {_bare(key): value for key, value in read_tensors(path, allow_pickle).items()}
 
 
 def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:

@@ -5,9 +5,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from nsync_pipeline.settings import Section
+from nsync_pipeline.settings import Section, later
 
-FamilyName = Literal["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"]
+FamilyName = Literal[
+    "stable_diffusion",
+    "stable_diffusion_xl",
+    "stable_diffusion_3",
+    "z_image",
+    "flux_2_klein",
+    "qwen_image",
+    "krea_2",
+]
+
+
+Quantization = Literal["int8", "fp8", "nf4"]
 
 
 class MemoryConfig(Section):
@@ -16,6 +27,16 @@ class MemoryConfig(Section):
     offload: bool = Field(
         default=False,
         description="text encoders and VAE wait on the CPU, and move to the device for each call",
+    )
+    group_offload: bool = later(
+        False,
+        description="the denoiser's blocks wait on the CPU and move to the device one by one; in "
+        "training it saves memory together with training.gradient_checkpointing",
+    )
+    release_text_encoders: bool = later(
+        False,
+        description="language models that read prompts are let go once prompts are encoded, and "
+        "loaded again for the next; others stay",
     )
     vae_slicing: bool | None = Field(
         default=None,
@@ -64,6 +85,11 @@ class BaseModelConfig(Section):
         default="auto",
         description="of the denoiser's frozen weights; auto: bfloat16 on CUDA (float16 where it "
         "has none), else float32; float64 only on the CPU",
+    )
+    quantization: Quantization | None = later(
+        None,
+        description="the denoiser's frozen weights in fewer bits: int8 and fp8 by torchao, nf4 by "
+        "bitsandbytes on CUDA; what is trained stays float32; null: as `dtype` says",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="auto: CUDA, then MPS, then CPU, by what is there"

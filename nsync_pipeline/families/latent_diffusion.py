@@ -1,104 +1,24 @@
-"""What the families share: their parts, and the VAE between pictures and latents.
-
-The VAE stays in float32 on every device: half precision shows in the pictures, and the one of
-Stable Diffusion XL overflows there (``force_upcast``).
-"""
+"""What the families share: how a base model's parts are loaded, and what they do in common."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.clip_tokenizers import TOKENIZER_CLASSES, load_tokenizers
-from nsync_pipeline.families.family import NoiseSchedule, PromptEmbeds
+from nsync_pipeline.families.autoencoders import Autoencoder
+from nsync_pipeline.families.clip_tokenizers import (
+    TOKENIZER_CLASSES,
+    PromptTokenizers,
+    load_tokenizers,
+)
+from nsync_pipeline.families.family import NoiseSchedule, PromptEmbeds, TokenCounter
 from nsync_pipeline.families.noise_schedules import diffusion_schedule, load_scheduler
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-from nsync_pipeline.families.placement import SLICED_FROM, Placement, compile_in_place
+from nsync_pipeline.families.placement import Placement, compile_in_place
 from nsync_pipeline.families.weights import load_frozen
-
-VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
-
-
-class Autoencoder:
-    """Pictures to latents, scaled for the denoiser, and back."""
-
-    def __init__(self, folder: PipelineFolder, placement: Placement) -> None:
-        """Load ``vae`` of ``folder``: BaseModelError where it scales latents in its own way."""
-        self._placement = placement
-        kind = VAES[folder.index["vae"][1]]
-        self.module: Any = load_frozen(
-            kind, folder, "vae", placement.resting_place, placement.full_dtype
-        )
-        config = self.module.config
-        if config.get("latents_mean") is not None or config.get("latents_std") is not None:
-            raise BaseModelError(
-                f"{folder.name}: its latents are normalised a channel (latents_mean, latents_std), "
-                "which is not taken."
-            )
-        self._scale = float(config.scaling_factor)
-        self._shift = float(config.get("shift_factor") or 0.0)
-        self._channels = int(config.latent_channels)
-        blocks = config.get("block_out_channels") or config.get("encoder_block_out_channels")
-        self.pixels_per_latent = int(2 ** (len(blocks) - 1))
-
-    def latent_shape(
-        self, name: str, resolution: int | None, denoiser: Any, patch: int = 1
-    ) -> tuple[int, int, int]:
-        """The shape (C, h, w) of a square picture's latents, for a denoiser with these settings.
-
-        The picture is ``resolution`` pixels a side, or the denoiser's own; ``patch`` is what the
-        denoiser takes as one, latents a side. BaseModelError where it cannot draw so.
-        """
-        if denoiser.in_channels != self._channels:
-            raise BaseModelError(
-                f"{name}: its denoiser takes {denoiser.in_channels} channels and its latents have "
-                f"{self._channels}: it is made for inpainting or the like, not for text to image."
-            )
-        least = self.pixels_per_latent * patch
-        if resolution is None:
-            own = denoiser.sample_size
-            side = int(own if isinstance(own, int) else own[0])
-        elif resolution % least:
-            raise BaseModelError(
-                f"base_model.resolution: {resolution} is not a multiple of the {least} pixels that "
-                f"one latent{' patch' if patch > 1 else ''} of {name} covers."
-            )
-        else:
-            side = resolution // self.pixels_per_latent
-        return self._channels, side, side
-
-    def save_memory(self, resolution: int) -> None:
-        """Take pictures one by one, or in tiles, as the settings or their ``resolution`` ask."""
-        sliced = self._placement.vae_slicing
-        if resolution >= SLICED_FROM if sliced is None else sliced:
-            self.module.enable_slicing()
-        if self._placement.vae_tiling:
-            self.module.enable_tiling()
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Latents ``(z - shift) scale`` (B, C, h, w) of ``pixels`` (B, 3, H, W) in [-1, 1].
-
-        Of ``AutoencoderKL``'s distribution the mode is taken: a picture has one latent.
-        """
-        place = self._placement
-        with place.in_use(self.module):
-            encoded = self.module.encode(pixels.to(place.device, place.full_dtype))
-        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return torch.as_tensor((latents - self._shift) * self._scale)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [0, 1] of scaled ``latents``."""
-        place = self._placement
-        unscaled = latents.to(place.device, place.full_dtype) / self._scale + self._shift
-        with place.in_use(self.module):
-            decoded = self.module.decode(unscaled).sample
-        return torch.as_tensor((decoded / 2 + 0.5).clamp(0, 1))
-
 
 UNET_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 """The attention and feed-forward projections of a UNet's transformer blocks."""
@@ -113,12 +33,21 @@ class LatentDiffusion:
 
     models: ClassVar[str]  # for messages
     pipeline_class: ClassVar[str]  # what the index of a diffusers pipeline calls it
+    base_id: ClassVar[str]  # the hub id of one that is not distilled
     components: ClassVar[tuple[str, ...]]  # the pipeline's subfolders that a whole model needs
     clip_encoders: ClassVar[Mapping[str, Any]]  # the classes of the CLIP text encoders
     denoiser_class: ClassVar[Any] = UNet2DConditionModel
+    autoencoder_class: ClassVar[type[Autoencoder]] = Autoencoder
     noise_schedule_of: ClassVar[Callable[[str, Any], NoiseSchedule]] = diffusion_schedule
+    packed: ClassVar[bool] = False  # the denoiser takes four latents as one of four times channels
+    native_resolution: ClassVar[int | None] = None  # where the denoiser's settings do not say it
+    token_side: ClassVar[int | None] = None  # latents a side, where the weights do not say it
+    checkpoint_resolution: ClassVar[int] = 1024  # of a single file, which says no more of it
+    architecture: str | None = None
     lora_targets: tuple[str, ...] = UNET_LORA_TARGETS
     denoiser_prefix: str = "unet"
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
 
     def __init__(
         self, folder: PipelineFolder, resolution: int | None, placement: Placement
@@ -129,25 +58,33 @@ class LatentDiffusion:
         self.device, self.dtype = placement.device, placement.dtype
         self.vae_tiling = placement.vae_tiling
         self._placement = placement
-        self.tokenizer = load_tokenizers(folder, count=len(self.clip_encoders))
+        self.tokenizer = self.load_tokenizer(folder)
         self.max_prompt_tokens = self.tokenizer.max_prompt_tokens
-        self.text_encoders: tuple[Any, ...] = tuple(
-            load_frozen(kind, folder, name, placement.resting_place, placement.full_dtype)
-            for name, kind in self.clip_encoders.items()
-        )
-        self.tokenizers: tuple[Any, ...] = tuple(of.tokenizer for of in self.tokenizer.each)
-        self.autoencoder = Autoencoder(folder, placement)
+        self.load_text_encoders(folder)
+        self.autoencoder = self.autoencoder_class(folder, placement)
         self.vae: Any = self.autoencoder.module
-        self.denoiser: nn.Module = load_frozen(
-            self.denoiser_class, folder, self.denoiser_prefix, self.device, self.dtype
-        )
+        waits = torch.device("cpu") if placement.group_offload else self.device
+        self.quantization: str | None = placement.quantization
+        denoiser: Any = load_frozen(
+            self.denoiser_class,
+            folder,
+            self.denoiser_prefix,
+            waits,
+            self.dtype,
+            placement.quantization,
+        )  # fmt: skip
+        if placement.group_offload:
+            denoiser.enable_group_offload(
+                self.device, torch.device("cpu"), "block_level", num_blocks_per_group=1
+            )
+        self.denoiser: nn.Module = denoiser
         self.scheduler: Any = load_scheduler(folder)
-        self.noise_schedule = type(self).noise_schedule_of(folder.name, self.scheduler)
         self.revision = folder.revision(self.components)
         self.pixels_per_latent = self.autoencoder.pixels_per_latent
-        config: Any = self.denoiser.config
-        patch = int(config.get("patch_size") or 1)
-        self.latent_shape = self.autoencoder.latent_shape(folder.name, resolution, config, patch)
+        self.patch = self.patch_of(self.denoiser.config)
+        self.latent_shape = self._latent_shape(resolution)
+        schedule = type(self).noise_schedule_of(folder.name, self.scheduler)
+        self.noise_schedule = schedule.of_size(*self.latent_shape[1:])
         self.resolution = self.latent_shape[1] * self.pixels_per_latent
         self.autoencoder.save_memory(self.resolution)
         if placement.compile:
@@ -156,14 +93,73 @@ class LatentDiffusion:
     @classmethod
     def required(cls) -> dict[str, Sequence[str]]:
         """The classes that each component may have; none named: any."""
-        tokenizers = [name.replace("text_encoder", "tokenizer") for name in cls.clip_encoders]
         return {
             "scheduler": (),
+            **cls.required_of_prompts(),
+            cls.denoiser_prefix: (cls.denoiser_class.__name__,),
+            "vae": tuple(cls.autoencoder_class.kinds),
+        }
+
+    @classmethod
+    def required_of_prompts(cls) -> dict[str, Sequence[str]]:
+        """The same, of tokenizers and text encoders."""
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in cls.clip_encoders]
+        return {
             **{name: (kind.__name__,) for name, kind in cls.clip_encoders.items()},
             **dict.fromkeys(tokenizers, TOKENIZER_CLASSES),
-            cls.denoiser_prefix: (cls.denoiser_class.__name__,),
-            "vae": tuple(VAES),
         }
+
+    @classmethod
+    def load_tokenizer(cls, folder: PipelineFolder) -> TokenCounter:
+        """What counts a prompt's tokens; BaseModelError where it cannot be loaded."""
+        return load_tokenizers(folder, count=len(cls.clip_encoders))
+
+    def load_text_encoders(self, folder: PipelineFolder) -> None:
+        """Set ``text_encoders`` and ``tokenizers``."""
+        place = self._placement
+        assert isinstance(self.tokenizer, PromptTokenizers)
+        self.clip_tokenizers = self.tokenizer.each
+        self.tokenizers = tuple(of.tokenizer for of in self.clip_tokenizers)
+        self.text_encoders = tuple(
+            load_frozen(kind, folder, name, place.resting_place, place.full_dtype)
+            for name, kind in self.clip_encoders.items()
+        )
+
+    @classmethod
+    def patch_of(cls, config: Any) -> int:
+        """Latents a side that a denoiser of these settings takes as one."""
+        return 2 if cls.packed else int(config.get("patch_size") or 1)
+
+    @classmethod
+    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
+        """What a language model says of a prompt's token to a denoiser of these settings."""
+        return 0
+
+    def _latent_shape(self, resolution: int | None) -> tuple[int, int, int]:
+        """The shape (C, h, w) of a square picture's latents: of ``resolution``, or the model's own.
+
+        BaseModelError where the denoiser cannot draw so.
+        """
+        config: Any = self.denoiser.config
+        channels, each = self.autoencoder.channels, self.pixels_per_latent
+        if config.in_channels != (4 if self.packed else 1) * channels:
+            raise BaseModelError(
+                f"{self.name}: its denoiser takes {config.in_channels} channels and its latents "
+                f"have {channels}: it is made for inpainting or the like, not for text to image."
+            )
+        least = each * self.patch
+        if resolution is None and self.native_resolution is None:
+            own = config.sample_size
+            side = int(own if isinstance(own, int) else own[0])
+            return channels, side, side
+        wanted = resolution or self.native_resolution
+        assert wanted is not None
+        if wanted % least:
+            raise BaseModelError(
+                f"base_model.resolution: {wanted} is not a multiple of the {least} pixels that "
+                f"one latent{' patch' if self.patch > 1 else ''} of {self.name} covers."
+            )
+        return channels, wanted // each, wanted // each
 
     def prompt_tokens(self, prompt: str) -> int:
         return self.tokenizer.prompt_tokens(prompt)
@@ -182,7 +178,7 @@ class LatentDiffusion:
         """
         hidden, outputs = [], []
         encoders = self.text_encoders[: len(self.clip_encoders)]
-        for tokenizer, encoder in zip(self.tokenizer.each, encoders, strict=True):
+        for tokenizer, encoder in zip(self.clip_tokenizers, encoders, strict=True):
             ids = tokenizer.padded(prompts)["input_ids"].to(self.device)
             with self._placement.in_use(encoder):
                 output = encoder(ids, output_hidden_states=True)
@@ -216,3 +212,6 @@ class LatentDiffusion:
     ) -> Mapping[str, Any]:
         """What the denoiser is given besides latents, timesteps and the prompts' tokens."""
         return {}
+
+    def guided(self, empty: Tensor, prompted: Tensor, scale: float) -> Tensor:
+        return empty + scale * (prompted - empty)

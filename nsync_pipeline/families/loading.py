@@ -1,19 +1,30 @@
 """Loading the base model that the settings name."""
 
+import re
+from pathlib import Path
+
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig, FamilyName
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.flux_2_klein import Flux2Klein
+from nsync_pipeline.families.krea_2 import Krea2
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
 from nsync_pipeline.families.pipeline_folder import PipelineFolder, find_pipeline, with_components
 from nsync_pipeline.families.placement import place
+from nsync_pipeline.families.qwen_image import QwenImage
 from nsync_pipeline.families.stable_diffusion import StableDiffusion
 from nsync_pipeline.families.stable_diffusion_3 import StableDiffusion3
 from nsync_pipeline.families.stable_diffusion_xl import StableDiffusionXL
+from nsync_pipeline.families.z_image import ZImage
 
 FAMILIES: dict[FamilyName, type[LatentDiffusion]] = {
     "stable_diffusion": StableDiffusion,
     "stable_diffusion_xl": StableDiffusionXL,
     "stable_diffusion_3": StableDiffusion3,
+    "z_image": ZImage,
+    "flux_2_klein": Flux2Klein,
+    "qwen_image": QwenImage,
+    "krea_2": Krea2,
 }
 
 
@@ -57,4 +68,26 @@ def find_base(config: BaseModelConfig) -> tuple[type[LatentDiffusion], PipelineF
             f"{folder.name} is a {found} ({FAMILIES[family].models}), and base_model.family is "
             f"{config.family}: set it to {family}, or to auto."
         )
+    if (distilled := _distilled(folder)) is not None:
+        raise BaseModelError(
+            f"base_model.name: {folder.name} is distilled ({distilled}): it draws in few steps, "
+            "and what is trained on it undoes that and learns badly. Train on the model it was "
+            f"distilled from, such as {FAMILIES[family].base_id}."
+        )
     return FAMILIES[family], folder
+
+
+DISTILLED = frozenset({"dmd", "dmd2", "hyper", "lcm", "lightning", "schnell", "turbo"})
+"""Words in names of models that draw in few steps."""
+
+
+def _distilled(folder: PipelineFolder) -> str | None:
+    """How it is known that the model is distilled; None where it is not."""
+    if folder.index.get("is_distilled"):
+        return "its model_index.json says so"
+    names = (folder.name, str(folder.index.get("_name_or_path") or ""))
+    for name in names:
+        last = Path(name).name.lower()
+        if found := DISTILLED.intersection(re.split(r"[^a-z0-9]+", last)):
+            return f"by {min(found)!r} in its name {last}; rename it where it is not"
+    return None

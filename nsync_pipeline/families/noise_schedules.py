@@ -1,13 +1,16 @@
 """A model's own scheduler, and the forward process it was trained with as a table."""
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from torch import Tensor
 
 from nsync_pipeline.diffusion.objectives import zero_terminal_signal
 from nsync_pipeline.errors import BaseModelError, TrainingError
@@ -87,21 +90,88 @@ def flow_schedule(name: str, scheduler: Any) -> NoiseSchedule:
     Raises:
         BaseModelError: its scheduler is of another kind, or shifts by the picture's size.
     """
+    settings = _flow_settings(name, scheduler)
+    if settings.use_dynamic_shifting or settings.shift_terminal:
+        raise BaseModelError(
+            f"{name}: its noise schedule depends on the picture's size, or is stretched, which "
+            "is not taken of such a model."
+        )
+    return NoiseSchedule("flow", *_shifted(int(settings.num_train_timesteps), settings.shift))
+
+
+def _flow_settings(name: str, scheduler: Any) -> Any:
     if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         raise BaseModelError(
             f"{name}: its scheduler is {type(scheduler).__name__}; taken is "
             "FlowMatchEulerDiscreteScheduler."
         )
-    settings = scheduler.config
-    if settings.use_dynamic_shifting or settings.invert_sigmas or settings.shift_terminal:
-        raise BaseModelError(
-            f"{name}: its noise schedule depends on the picture's size, or is stretched or "
-            "inverted, which is not taken."
-        )
-    count = int(settings.num_train_timesteps)
+    if scheduler.config.invert_sigmas:
+        raise BaseModelError(f"{name}: its noise schedule is inverted, which is not taken.")
+    return scheduler.config
+
+
+def _shifted(count: int, shift: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Signal, noise and timesteps of the ``count`` entries of a path that is shifted so."""
     even = torch.arange(1, count + 1, dtype=torch.float64) / count
-    noise = settings.shift * even / (1.0 + (settings.shift - 1.0) * even)
-    return NoiseSchedule("flow", 1.0 - noise, noise, (count * noise).float())
+    noise = shift * even / (1.0 + (shift - 1.0) * even)
+    return 1.0 - noise, noise, (count * noise).float()
+
+
+Shift = Callable[[int, int | None], float]
+"""``mu`` of a picture of so many tokens, drawn in so many steps (None: in training)."""
+
+
+@dataclass(frozen=True)
+class SizedSchedule(NoiseSchedule):
+    """That of a model whose path is shifted the more towards noise, the larger the picture is.
+
+    ``s(u) = a u / (1 + (a - 1) u)``, where ``a`` is ``exp(mu)`` of the picture's tokens, or ``mu``
+    where the model's scheduler shifts linearly, or the same for all sizes where it says so. The
+    entries of this object are those of one size. Drawing takes ``u`` from 1 in even steps to one
+    over their number, as these models' pipelines do.
+    """
+
+    shift_of: Shift  # the ``a`` above
+
+    def of_size(self, height: int, width: int) -> "SizedSchedule":
+        shift = self.shift_of(height * width, None)
+        return SizedSchedule("flow", *_shifted(len(self), shift), self.shift_of)
+
+
+def sized_schedule(
+    name: str, scheduler: Any, mu: Callable[[Any, int, int | None], float], patch: int
+) -> SizedSchedule:
+    """Of a model whose scheduler may shift by the picture's size; raises as ``flow_schedule``.
+
+    Args:
+        name: of the model.
+        scheduler: its own.
+        mu: of its scheduler's settings, the picture's tokens and the steps to draw it in.
+        patch: latents a side that are a token.
+    """
+    settings = _flow_settings(name, scheduler)
+    shift = partial(_shift, settings, mu, patch**2)
+    return SizedSchedule("flow", *_shifted(int(settings.num_train_timesteps), 1.0), shift)
+
+
+def _shift(
+    settings: Any,
+    mu: Callable[[Any, int, int | None], float],
+    latents_a_token: int,
+    latents: int,
+    steps: int | None,
+) -> float:
+    if not settings.use_dynamic_shifting:
+        return float(settings.shift)
+    found = mu(settings, latents // latents_a_token, steps)
+    return found if settings.time_shift_type == "linear" else math.exp(found)
+
+
+def linear_mu(settings: Any, tokens: int, steps: int | None) -> float:
+    """``mu`` on the line through the scheduler's two points, whatever the steps."""
+    least, most = settings.base_image_seq_len, settings.max_image_seq_len
+    slope = (settings.max_shift - settings.base_shift) / (most - least)
+    return float(settings.base_shift + slope * (tokens - least))
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def downloaded(
     patterns = [INDEX]
     files = (WEIGHTS + PICKLES if pickles else WEIGHTS) if weights else ()
     for component in components:
-        patterns += [f"{component}/*.json", f"{component}/*.txt", f"{component}/*.model"]
+        patterns += [f"{component}/*.{of}" for of in ("json", "txt", "model", "jinja")]
         for file in files:
             stem, ending = file.rsplit(".", 1)
             patterns += [f"{component}/{file}", f"{component}/{stem}-*-of-*.{ending}"]
@@ -189,14 +189,14 @@ class PipelineFolder:
         """
         if self.commit is not None:
             return self.commit
-        endings = {".json", ".txt", ".model"}
-        if self.checkpoint is None:
-            endings |= {".safetensors", ".bin"} if self.allow_pickle else {".safetensors"}
+        settings = {".json", ".txt", ".model", ".jinja"}
+        weights = {".safetensors", ".bin"} if self.allow_pickle else {".safetensors"}
         files = [
             (f"{component}/{file.name}", file)
             for component in sorted(components)
             for file in sorted((self.path / component).glob("*"))
-            if file.suffix in endings
+            if file.suffix in settings
+            or (file.suffix in weights and self.checkpoint_of(component) is None)
         ]
         if self.checkpoint is not None:
             files.append(("checkpoint", self.checkpoint))
@@ -204,6 +204,11 @@ class PipelineFolder:
         for name, file in files:
             whole.update(f"{name}\0{_remembered_sha256(file)}\n".encode())
         return f"sha256:{whole.hexdigest()[:16]}"
+
+    def checkpoint_of(self, component: str) -> Path | None:
+        """The single file that the component's weights are in; None: its own folder."""
+        holds = None if self.checkpoint_kind is None else self.checkpoint_kind.holds
+        return self.checkpoint if holds is None or component in holds else None
 
     def component(self, name: str) -> str | None:
         """The class of a component; None where the pipeline has none."""
@@ -310,7 +315,10 @@ def _with_settings(config: BaseModelConfig, checkpoint: Path) -> PipelineFolder:
             raise BaseModelError(
                 f"base_model.config: {source!r} is neither a folder here nor a hub id."
             )
-        path = downloaded(source, None, kind.components, "base_model.config", weights=False)
+        inside = kind.components if kind.holds is None else kind.holds
+        path = downloaded(source, None, inside, "base_model.config", weights=False)
+        if outside := [name for name in kind.components if name not in inside]:
+            path = downloaded(source, path.name, outside, "base_model.config")
     if kind.absent:
         _log.warning("%s has no %s: drawn and trained without", checkpoint, kind.absent[0])
     folder = _folder(config.name, path, allow_pickle=config.allow_pickle)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families.config import BaseModelConfig, Quantization
 
 SLICED_FROM = 512  # pixels a side from which the VAE takes pictures one by one, if not set
 
@@ -23,6 +24,9 @@ class Placement:
     device: torch.device
     dtype: torch.dtype  # of the denoiser, and of the largest text encoder where there are three
     offload: bool = False
+    group_offload: bool = False
+    release_text_encoders: bool = False
+    quantization: Quantization | None = None
     vae_slicing: bool | None = None
     vae_tiling: bool = False
     compile: bool = False
@@ -62,10 +66,42 @@ def place(config: BaseModelConfig) -> Placement:
         device=device,
         dtype=choose_dtype(config.dtype, device),
         offload=config.memory.offload and device.type != "cpu",
+        group_offload=config.memory.group_offload and device.type != "cpu",
+        quantization=_quantization(config, device),
+        release_text_encoders=config.memory.release_text_encoders,
         vae_slicing=config.memory.vae_slicing,
         vae_tiling=config.memory.vae_tiling,
         compile=config.compile,
     )
+
+
+PACKAGES: dict[Quantization, str] = {
+    "int8": "torchao",
+    "fp8": "torchao",
+    "nf4": "bitsandbytes",
+}
+
+
+def _quantization(config: BaseModelConfig, device: torch.device) -> Quantization | None:
+    """What the frozen denoiser is quantized to; BaseModelError where that cannot be here."""
+    kind = config.quantization
+    if kind is None:
+        return None
+    asked = f"base_model.quantization: {kind}"
+    if find_spec(PACKAGES[kind]) is None:
+        raise BaseModelError(
+            f"{asked} needs {PACKAGES[kind]}, which is not installed: `pip install "
+            "'nsync-pipeline[quantized]'`, or set it to null."
+        )
+    if device.type == "mps" or (kind == "nf4" and device.type != "cuda"):
+        there = "CUDA" if kind == "nf4" else "CUDA and the CPU"
+        raise BaseModelError(
+            f"{asked} is for {there}, and the model goes to {device.type}: set it to "
+            f"{'int8' if kind == 'nf4' and device.type == 'cpu' else 'null'}."
+        )
+    if config.dtype == "float64":
+        raise BaseModelError(f"{asked} goes with no dtype float64: set dtype to auto.")
+    return kind
 
 
 def choose_device(name: str) -> torch.device:

@@ -16,13 +16,15 @@ class StableDiffusion(LatentDiffusion):
 
     models = "Stable Diffusion 1 or 2"
     pipeline_class = "StableDiffusionPipeline"
+    base_id = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     components = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     clip_encoders: ClassVar = {"text_encoder": CLIPTextModel}
+    checkpoint_resolution = 512  # 2.x in its second form has 768
 
     def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The text encoder's last hidden states (B, L, D), float32, as the pipeline takes them."""
         (text_encoder,) = self.text_encoders
-        encoded = self.tokenizer.each[0].padded(prompts)
+        encoded = self.clip_tokenizers[0].padded(prompts)
         mask = None
         if getattr(text_encoder.config, "use_attention_mask", False):
             mask = encoded["attention_mask"].to(self.device)

@@ -43,6 +43,7 @@ class StableDiffusion3(LatentDiffusion):
 
     models = "Stable Diffusion 3 or 3.5"
     pipeline_class = "StableDiffusion3Pipeline"
+    base_id = "stabilityai/stable-diffusion-3.5-medium"
     components = (
         "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
         "tokenizer_3", "transformer", "vae",
@@ -54,6 +55,7 @@ class StableDiffusion3(LatentDiffusion):
     noise_schedule_of = flow_schedule
     lora_targets: tuple[str, ...] = LORA_TARGETS
     denoiser_prefix: str = "transformer"
+    architecture: str | None = "stable-diffusion-3"
 
     def __init__(
         self, folder: PipelineFolder, resolution: int | None, placement: Placement

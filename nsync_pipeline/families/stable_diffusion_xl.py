@@ -24,6 +24,7 @@ class StableDiffusionXL(LatentDiffusion):
 
     models = "Stable Diffusion XL"
     pipeline_class = "StableDiffusionXLPipeline"
+    base_id = "stabilityai/stable-diffusion-xl-base-1.0"
     components = (
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae",
     )  # fmt: skip

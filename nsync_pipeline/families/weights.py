@@ -14,7 +14,8 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.checkpoint_file import read_tensors
+from nsync_pipeline.families.checkpoint_file import denoiser_tensors, read_tensors
+from nsync_pipeline.families.config import Quantization
 from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import PipelineFolder, variant_of
 
@@ -42,25 +43,31 @@ def load_frozen(
     component: str,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
 ) -> Any:
     """The model of class ``kind``, a component of ``folder``: in eval, without gradients.
 
     Raises:
         BaseModelError: the files are missing, broken, or do not have every weight.
     """
-    if folder.checkpoint is None:
-        model, missing = _from_folder(kind, folder, component, dtype)
+    checkpoint = folder.checkpoint_of(component)
+    if checkpoint is None:
+        model, missing = _from_folder(kind, folder, component, dtype, quantization)
         path, of = folder.path / component, ""
     else:
-        model, missing = _from_checkpoint(kind, folder, folder.checkpoint, component, dtype)
-        path, of = folder.checkpoint, f" of its {component}"
+        model, missing = _from_checkpoint(kind, folder, checkpoint, component, dtype, quantization)
+        path, of = checkpoint, f" of its {component}"
     if missing:  # the libraries would go on with random numbers in their place
         raise BaseModelError(f"{path} lacks {len(missing)} weights{of}, the first is {missing[0]}.")
     return model.to(device).eval().requires_grad_(False)
 
 
 def _from_folder(
-    kind: Any, folder: PipelineFolder, component: str, dtype: torch.dtype
+    kind: Any,
+    folder: PipelineFolder,
+    component: str,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
 ) -> tuple[Any, list[str]]:
     with loading_errors(folder.path / component), quiet_libraries():
         model, info = kind.from_pretrained(
@@ -70,22 +77,29 @@ def _from_folder(
             variant=variant_of(folder.path / component, folder.allow_pickle),
             torch_dtype=dtype,
             output_loading_info=True,
+            **_quantized(quantization, dtype),
         )
     return model, sorted(info["missing_keys"])
 
 
 def _from_checkpoint(
-    kind: Any, folder: PipelineFolder, checkpoint: Path, component: str, dtype: torch.dtype
+    kind: Any,
+    folder: PipelineFolder,
+    checkpoint: Path,
+    component: str,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
 ) -> tuple[Any, list[str]]:
     """As diffusers converts it; the settings are the folder's."""
-    tensors = read_tensors(checkpoint, folder.allow_pickle)
+    whole = folder.checkpoint_kind is None or folder.checkpoint_kind.holds is None
+    tensors = (read_tensors if whole else denoiser_tensors)(checkpoint, folder.allow_pickle)
     common: dict[str, Any] = {
         "config": str(folder.path), "subfolder": component, "torch_dtype": dtype,
         "local_files_only": True,
     }  # fmt: skip
     with loading_errors(checkpoint), quiet_libraries():
         if not issubclass(kind, transformers.PreTrainedModel):
-            model = kind.from_single_file(tensors, **common)
+            model = kind.from_single_file(tensors, **common, **_quantized(quantization, dtype))
         elif issubclass(kind, transformers.T5EncoderModel):
             model = create_diffusers_t5_model_from_checkpoint(kind, tensors, **common)
             model.tie_weights()  # its embeddings have two names, and the checkpoint has one
@@ -93,3 +107,19 @@ def _from_checkpoint(
             model = create_diffusers_clip_model_from_ldm(kind, tensors, **common)
     # What the checkpoint did not have is still without numbers.
     return model, sorted(name for name, weight in model.named_parameters() if weight.is_meta)
+
+
+def _quantized(quantization: Quantization | None, dtype: torch.dtype) -> dict[str, Any]:
+    """What diffusers' loaders are told, beside the rest."""
+    if quantization is None:
+        return {}
+    if quantization == "nf4":
+        return {
+            "quantization_config": diffusers.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+            )
+        }
+    from torchao import quantization as of  # it is optional, and slow to import
+
+    kinds = {"int8": of.Int8WeightOnlyConfig, "fp8": of.Float8WeightOnlyConfig}
+    return {"quantization_config": diffusers.TorchAoConfig(kinds[quantization]())}

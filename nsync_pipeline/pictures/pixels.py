@@ -78,7 +78,7 @@ def picture_sizes(family: "Family", buckets: bool) -> PictureSizes:
     """
     settings: Any = family.denoiser.config
     levels = settings.get("block_out_channels")
-    latents = settings.get("patch_size", 1) if levels is None else 2 ** (len(levels) - 1)
+    latents = family.patch if levels is None else 2 ** (len(levels) - 1)
     unit = int(latents) * family.pixels_per_latent
     return PictureSizes(family.resolution, unit * math.ceil(family.resolution / 16 / unit), buckets)
 

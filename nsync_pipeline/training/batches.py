@@ -86,11 +86,11 @@ class BatchMaker:
         return tuple(self._of_one_shape(branch, step, group) for group in alike.values())
 
     def _of_one_shape(self, branch: Branch, step: int, triplets: Sequence[Triplet]) -> NoisyBatch:
-        schedule, objective = self.noise_schedule, self.objective
         pictures = branch
         if self.rule == "class_preservation":  # both branches are of the same noisy picture
             pictures = POSITIVE
         latents, geometry = self._latents(pictures, triplets)
+        schedule, objective = self.noise_schedule.of_size(*latents.shape[2:]), self.objective
         stream = SHARED if self.shared_noise else str(pictures)
         positions, shape = [triplet.position for triplet in triplets], latents.shape[1:]
         draws = draw(self.seed, stream, step, positions, shape, len(schedule), objective)

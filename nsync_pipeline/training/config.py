@@ -72,8 +72,19 @@ class TrainingConfig(Section):
     accumulation: int = Field(
         default=1, ge=1, le=4096, description="micro-batches averaged into one optimizer step"
     )
-    optimizer: Literal["adamw", "adamw_8bit"] = Field(
-        default="adamw", description="adamw_8bit keeps its moments in 8 bits; needs bitsandbytes"
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor", "prodigy", "adamw_schedule_free"] = (
+        Field(
+            default="adamw",
+            description="adamw_8bit keeps its moments in 8 bits, and needs bitsandbytes; prodigy "
+            "finds the rate itself (`learning_rate` is 1), adamw_schedule_free needs no schedule: "
+            "both are extras",
+        )
+    )
+    optimizer_betas: tuple[float, float] | None = later(
+        None, description="of all but adafactor; the optimizer's own where null"
+    )
+    optimizer_eps: float | None = later(
+        None, gt=0, le=1.0, description="likewise; the optimizer's own where null"
     )
     learning_rate: float = Field(default=1e-3, gt=0, le=1.0, description="at its highest")
     text_encoder_learning_rate: float | None = Field(
@@ -168,6 +179,30 @@ class TrainingConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _optimizer_fits(self) -> "TrainingConfig":
+        name, rates = self.optimizer, (
+            self.text_encoder_learning_rate, self.embedding_learning_rate
+        )  # fmt: skip
+        own = self.optimizer_betas is not None or self.optimizer_eps is not None
+        if name == "adafactor" and own:
+            raise ValueError("optimizer_betas and optimizer_eps are not for adafactor: leave them")
+        if self.optimizer_betas and not all(0 <= beta < 1 for beta in self.optimizer_betas):
+            raise ValueError("optimizer_betas are two numbers from 0 to below 1")
+        if name == "prodigy" and any(rate not in (None, self.learning_rate) for rate in rates):
+            raise ValueError(
+                "prodigy finds one rate for all weights: leave text_encoder_learning_rate and "
+                "embedding_learning_rate out"
+            )
+        if name == "adamw_schedule_free" and (
+            self.schedule != "constant" or self.ema_decay is not None
+        ):
+            raise ValueError(
+                "adamw_schedule_free averages the weights itself: set schedule to constant, and "
+                "ema_decay to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_has_a_score(self) -> "TrainingConfig":
         if self.keep == "best" and not (self.watch.every and self.watch.extractor):
             raise ValueError(
@@ -236,7 +271,8 @@ class TrainingSettings(StageSettings):
         content = super().identity()
         training, memory = content["training"], content["base_model"]["memory"]
         del training["checkpoint_every"], training["checkpoint_minutes"]
-        del memory["offload"], memory["vae_slicing"]
+        for saved in ("group_offload", "offload", "release_text_encoders", "vae_slicing"):
+            memory.pop(saved, None)
         if self.training.keep != "best":
             del training["watch"]
         return content

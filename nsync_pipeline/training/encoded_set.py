@@ -49,13 +49,13 @@ class EncodedPrompts:
     """Prompts by their text."""
 
     row_of: dict[str, int]
-    tokens: TensorRows  # (L, D) each
+    tokens: TensorRows  # (L, D) each, as long as it is
     pooled: TensorRows | None  # (P,) each
 
     def embeds(self, texts: Sequence[str]) -> PromptEmbeds:
         rows = [self.row_of[text] for text in texts]
         pooled = None if self.pooled is None else self.pooled.stacked(rows)
-        return PromptEmbeds(self.tokens.stacked(rows), pooled)
+        return PromptEmbeds.of([self.tokens[row] for row in rows], pooled)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _encoded_prompts(family: Family, texts: Iterable[str], cache: Path | None) -
         if key not in store:
             embeds = family.encode_prompts([text])
             pooled = {} if embeds.pooled is None else {"pooled": embeds.pooled[0]}
-            store.put(key, {"tokens": embeds.tokens[0], **pooled})
+            store.put(key, {"tokens": embeds.each()[0], **pooled})
     return EncodedPrompts(
         row_of={text: row for row, text in enumerate(unique)},
         tokens=store.rows(keys, "tokens"),

@@ -46,7 +46,8 @@ class HeldOutLoss:
             noise = torch.stack([self._noise(row) for row in rows])
             prompts = encode([examples.prompts[row] for row in rows])
             geometry = examples.geometry[index]
-            batch = noisy_batch(schedule, latents, noise, entries[index], prompts, geometry)
+            sized = schedule.of_size(*latents.shape[2:])
+            batch = noisy_batch(sized, latents, noise, entries[index], prompts, geometry)
             losses.append(sample_losses(self.family, batch).double().cpu())
         return float(torch.cat(losses).mean())
 

@@ -1,6 +1,7 @@
 """The optimizer over what is trained, and its state as plain tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ def schedule_share(settings: TrainingConfig, step: int) -> float:
 
 
 def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW on what is trained and nothing else, a group of weights each with its own rate.
+    """The optimizer on what is trained and nothing else, a group of weights each with its own rate.
 
     The LoRA is decayed towards the base; a token vector, unless it is asked for, is not: zero
     means nothing to it.
@@ -73,17 +74,67 @@ def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.o
         }
         for g in dict.fromkeys(trained.groups)
     ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, fused=True)
+    name = settings.optimizer
+    own: dict[str, Any] = {}
+    if settings.optimizer_betas is not None:
+        own["betas"] = settings.optimizer_betas
+    if settings.optimizer_eps is not None:
+        own["eps"] = settings.optimizer_eps
+    if name == "adamw":
+        return torch.optim.AdamW(groups, fused=True, **own)
+    if name == "adafactor":
+        return torch.optim.Adafactor(groups)
+    package, extra = OPTIMIZER_PACKAGES[name]
     try:
-        from bitsandbytes.optim import AdamW8bit
+        optimizer: Any
+        if name == "adamw_8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            optimizer = AdamW8bit(groups, **own)
+        elif name == "prodigy":
+            from prodigyopt import Prodigy
+
+            optimizer = Prodigy(groups, use_bias_correction=True, safeguard_warmup=True, **own)
+        else:
+            from schedulefree import AdamWScheduleFree
+
+            optimizer = AdamWScheduleFree(groups, **own)
+            optimizer.train()
     except ImportError as error:
         raise TrainingError(
-            f"training.optimizer: {settings.optimizer} needs bitsandbytes, which is not installed "
-            f"or does not work here ({error}): `pip install bitsandbytes`, or set it to adamw"
+            f"training.optimizer: {name} needs {package}, which is not installed or does not work "
+            f"here ({error}): `pip install {extra}`, or set it to adamw"
         ) from error
-    optimizer: torch.optim.Optimizer = AdamW8bit(groups)
-    return optimizer
+    found: torch.optim.Optimizer = optimizer
+    return found
+
+
+OPTIMIZER_PACKAGES = {
+    "adamw_8bit": ("bitsandbytes", "bitsandbytes"),
+    "prodigy": ("prodigyopt", "'nsync-pipeline[optimizers]'"),
+    "adamw_schedule_free": ("schedulefree", "'nsync-pipeline[optimizers]'"),
+}
+
+
+@contextmanager
+def to_save(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """While it is open, the weights are those to use: with schedule-free, their average.
+
+    Afterwards they are to the bit what they were, which schedule-free's own way back is not.
+    """
+    if not hasattr(optimizer, "train") or not optimizer.state:
+        yield
+        return
+    own: Any = optimizer
+    before = [weight.detach().clone() for weight in weights]
+    own.eval()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(weights), before)
+        for group in optimizer.param_groups:
+            group["train_mode"] = True
 
 
 def take_step(
@@ -119,15 +170,32 @@ def optimizer_metric(
     return tuple(metric)
 
 
+GROUP = "group"
+GROUP_NUMBERS = ("d", "d_denom", "d_hat", "d_max", "d_numerator", "k", "lr_max", "weight_sum")
+"""What Prodigy and schedule-free AdamW keep of a group of weights between steps."""
+
+
 def state_tensors(
     optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The optimizer's state, copied to the CPU: ``<place of the weight>.<name>``."""
-    return {
+    """The optimizer's state, copied to the CPU: ``<place of the weight>.<name>``.
+
+    And ``group<number>.<name>``, of optimizers that keep numbers of a group.
+    """
+    of_weights = {
         f"{index}.{name}": torch.as_tensor(value).to("cpu", copy=True)
         for index, weight in enumerate(weights)
         for name, value in sorted(optimizer.state[weight].items())
     }
+    of_groups = {
+        f"{GROUP}{number}.{name}": torch.tensor(group[name])
+        if isinstance(group[name], int)
+        else torch.tensor(float(group[name]), dtype=torch.float64)
+        for number, group in enumerate(optimizer.param_groups)
+        for name in GROUP_NUMBERS
+        if name in group
+    }
+    return of_weights | of_groups
 
 
 def restore(
@@ -139,13 +207,16 @@ def restore(
     in_order = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
     place_of = {index: place for place, index in enumerate(in_order)}
     state: dict[int, dict[str, Any]] = {place: {} for place in range(len(in_order))}
+    groups = optimizer.state_dict()["param_groups"]
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        # bitsandbytes counts its steps in a plain number.
+        if index.startswith(GROUP):
+            groups[int(index.removeprefix(GROUP))][name] = tensor.item()
+            continue
+        # bitsandbytes and Prodigy count their steps in a plain number.
         whole = name == "step" and not tensor.is_floating_point()
         own = state[place_of[id(weights[int(index)])]]
         own[name] = int(tensor) if whole else tensor.clone()
-    groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

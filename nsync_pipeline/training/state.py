@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -71,7 +71,9 @@ class TrainingState:
 
     def to_save_in_place(self) -> AbstractContextManager[None]:
         """While it is open, the weights are those that would be saved now."""
-        return nullcontext() if self.average is None else self.average.in_place()
+        if self.average is None:
+            return of_optimizer.to_save(self.optimizer, self.trained.weights)
+        return self.average.in_place()
 
     def take_score(self, score: float | None) -> None:
         """Keep the weights that are in place now, where their score is the best so far.
@@ -90,8 +92,9 @@ class TrainingState:
         if best and self.best is not None:
             _set(self.trained.weights, self._best_weights)
             return self.best.step
-        if self.average is not None:
-            _set(self.trained.weights, self.average.tensors)
+        with self.to_save_in_place():
+            kept = [weight.detach().clone() for weight in self.trained.weights]
+        _set(self.trained.weights, kept)
         return self.steps
 
     def checkpoint(self) -> Checkpoint:

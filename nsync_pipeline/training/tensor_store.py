@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,14 +28,16 @@ WRITTEN_WITHIN = 3600.0  # seconds, of any shard
 
 logger = logging.getLogger(__name__)
 
-Floats = NDArray[np.float32]
+Numbers = NDArray[Any]
+TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.int16}
+"""How a file's tensors are mapped; numpy has no bfloat16, whose bytes are taken as they are."""
 
 
 @dataclass(frozen=True)
 class TensorRows:
     """Tensors by place; reading one reads that one alone."""
 
-    arrays: tuple[Floats, ...]  # each (n, ...): memory-mapped, or in memory
+    arrays: tuple[Numbers, ...]  # each (n, ...): memory-mapped, or in memory
     array: NDArray[np.int32]  # (N,) which of them each row is in
     row: NDArray[np.int32]  # (N,) and where
 
@@ -43,8 +45,8 @@ class TensorRows:
         return len(self.array)
 
     def __getitem__(self, place: int) -> Tensor:
-        """A copy of the tensor at ``place``, float32."""
-        return torch.from_numpy(np.array(self.arrays[self.array[place]][self.row[place]]))
+        """A copy of the tensor at ``place``, of the type that it was kept in."""
+        return _tensor(np.array(self.arrays[self.array[place]][self.row[place]]))
 
     def part(self, start: int, stop: int) -> "TensorRows":
         return TensorRows(self.arrays, self.array[start:stop], self.row[start:stop])
@@ -59,12 +61,12 @@ class TensorRows:
 
 @dataclass
 class _Pending:
-    tensors: dict[str, dict[str, Floats]] = field(default_factory=dict)
+    tensors: dict[str, dict[str, Numbers]] = field(default_factory=dict)
     bytes: int = 0
 
 
 class TensorStore:
-    """Named float32 tensors by key.
+    """Named tensors by key: float32, or of two bytes a number where they came so.
 
     Args:
         folder: of the shards; None keeps them in memory.
@@ -73,7 +75,7 @@ class TensorStore:
 
     def __init__(self, folder: Path | None, recipe: Mapping[str, Any]) -> None:
         self._folder = None if folder is None else folder / digest_of(json.dumps(recipe))
-        self._shards: list[dict[str, Floats]] = []
+        self._shards: list[dict[str, Numbers]] = []
         self._places: dict[str, tuple[int, int]] = {}
         self._pending: dict[str, _Pending] = {}  # by the shapes of their tensors
         if folder is None or self._folder is None:
@@ -89,9 +91,7 @@ class TensorStore:
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep ``tensors``: the same names for every key, of any shapes."""
-        arrays = {
-            name: tensor.float().cpu().contiguous().numpy() for name, tensor in tensors.items()
-        }
+        arrays = {name: _array(tensor) for name, tensor in tensors.items()}
         shapes = str({name: array.shape for name, array in arrays.items()})
         part = self._pending.setdefault(shapes, _Pending())
         part.tensors[key] = arrays
@@ -113,7 +113,8 @@ class TensorStore:
             self._add(keys, shard)
             return
         file = self._folder / f"{digest_of(' '.join(keys))}.safetensors"
-        write_whole(file, safetensors.numpy.save(shard, {"keys": json.dumps(keys)}))
+        written = {name: _tensor(array) for name, array in shard.items()}
+        write_whole(file, safetensors.torch.save(written, {"keys": json.dumps(keys)}))
         self._open(file)
 
     def rows(self, keys: Sequence[str], name: str) -> TensorRows:
@@ -137,7 +138,7 @@ class TensorStore:
             return
         self._add(keys, shard)
 
-    def _add(self, keys: Iterable[str], shard: dict[str, Floats]) -> None:
+    def _add(self, keys: Iterable[str], shard: dict[str, Numbers]) -> None:
         self._shards.append(shard)
         for row, key in enumerate(keys):
             self._places[key] = (len(self._shards) - 1, row)
@@ -148,7 +149,19 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _mapped(file: Path) -> tuple[list[str], dict[str, Floats]]:
+def _array(tensor: Tensor) -> Numbers:
+    whole = tensor.detach().cpu().contiguous()
+    if whole.dtype == torch.bfloat16:
+        return whole.view(torch.int16).numpy()
+    return (whole if whole.dtype == torch.float16 else whole.float()).numpy()
+
+
+def _tensor(array: Numbers) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
+
+
+def _mapped(file: Path) -> tuple[list[str], dict[str, Numbers]]:
     """The keys of a shard, and its arrays, memory-mapped; raises where it is not whole."""
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
@@ -156,14 +169,15 @@ def _mapped(file: Path) -> tuple[list[str], dict[str, Floats]]:
             raise ValueError("its header is cut short")
         header = parse_json(stream.read(size))
     keys = parse_json(header.pop("__metadata__")["keys"])
-    arrays: dict[str, Floats] = {}
+    arrays: dict[str, Numbers] = {}
     for name, entry in header.items():
-        if entry["dtype"] != "F32" or entry["shape"][0] != len(keys):
+        if entry["dtype"] not in TYPES or entry["shape"][0] != len(keys):
             raise ValueError(f"{name} is {entry['dtype']} of shape {entry['shape']}")
         start, _ = entry["data_offsets"]
         shape = tuple(entry["shape"])
         # A file that is too short for it raises ValueError here.
-        arrays[name] = np.memmap(file, np.float32, "r", offset=8 + size + start, shape=shape)
+        kind: Any = TYPES[entry["dtype"]]
+        arrays[name] = np.memmap(file, kind, "r", offset=8 + size + start, shape=shape)
     return keys, arrays
 
 

@@ -1,7 +1,12 @@
 """Timesteps and noise depend on what they are for, and on nothing else."""
 
-import torch
+from typing import Any
 
+import pytest
+import torch
+from pydantic import ValidationError
+
+from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.diffusion.draws import SHARED, Draws, draw
 
 SHAPE = (2, 4, 4)
@@ -53,3 +58,20 @@ def test_noise_is_standard_normal() -> None:
     noise = draw(0, "positive", 0, range(800), (4, 4, 4), 1000).noise
     assert abs(float(noise.mean())) < 0.022
     assert abs(float(noise.var()) - 1.0) < 0.032
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal", "shift"])
+def test_a_range_of_timesteps_is_all_that_is_drawn_from(sampling: Any) -> None:
+    """A fifth to a half of 1000 entries: 200 to 499, and nearly to both ends."""
+    objective = ObjectiveConfig(timestep_sampling=sampling, timestep_min=0.2, timestep_max=0.5)
+    drawn = draw(0, "positive", 0, range(600), (1,), 1000, objective).entries
+    assert 200 <= int(drawn.min()) < 230
+    assert 470 < int(drawn.max()) <= 499
+    whole = ObjectiveConfig(timestep_sampling=sampling)
+    at_default = draw(0, "positive", 0, range(20), (1,), 1000, whole).entries
+    assert int(at_default.max()) > 500
+
+
+def test_a_range_that_is_empty_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no timestep is left"):
+        ObjectiveConfig(timestep_min=0.5, timestep_max=0.5)

@@ -28,7 +28,10 @@ from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.families.stable_diffusion import LORA_TARGETS
 from nsync_pipeline.params import Params, parse_params
+from tests.support.original_layout import save_original_denoiser
+from tests.support.tiny_flow_models import PIPELINES, save_tiny_flow_model
 from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
+from tests.support.tiny_style import tiny_family
 
 GIB, MIB = 2**30, 2**20
 SD15_UNET = {
@@ -208,11 +211,13 @@ def test_each_step_to_less_memory_takes_less() -> None:
     ways = [
         Way(True, False, False, 4), Way(False, False, False, 4), Way(False, True, False, 4),
         Way(False, True, True, 4), Way(False, True, True, 1),
+        Way(False, True, True, 1, quantized=True, waiting_blocks=True),
     ]  # fmt: skip
     peaks = [made_up.peak(way) - GIB for way in ways]
     # 120 resident, 60 others; 12, 4, 4, 4 and 1 samples of 51 (11 with checkpointing). With
-    # offloading the others are away; in the last, the largest text encoder counts.
-    assert peaks == [120 + 60 + 612, 120 + 60 + 204, 120 + 60 + 44, 120 + 44, 120 + 30]
+    # offloading the others are away; with one sample, the largest text encoder counts. Quantized it
+    # is already; of blocks that wait a tenth is there.
+    assert peaks == [120 + 60 + 612, 120 + 60 + 204, 120 + 60 + 44, 120 + 44, 120 + 30, 30 + 30]
     for way, peak in zip(ways, peaks, strict=True):
         assert ways_to_fit(made_up, ways[0], peak + GIB) == way
     assert ways_to_fit(made_up, ways[0], peaks[-1] + GIB - 1) is None
@@ -260,3 +265,40 @@ def test_a_damaged_base_is_no_estimate(tmp_path: Path, tiny_base: Path) -> None:
 
     assert finding.state is State.WARN
     assert "cannot be told" in finding.found
+
+
+@pytest.mark.parametrize("name", list(PIPELINES))
+def test_the_doctor_reads_families_with_a_language_model(name: str, tmp_path: Path) -> None:
+    """Their parts, their own resolution, what a prompt is kept in, and what would make it fit."""
+    folder = save_tiny_flow_model(tmp_path / name, name)
+    base = read_base(BaseModelConfig(name=str(folder)))
+    assert base is not None
+    assert (base.family, base.resolution) == (name, 1024)
+    assert {part.name for part in base.components} == {"denoiser", "text_encoder", "vae"}
+    assert base.pixels_per_latent == tiny_family(folder).pixels_per_latent
+    params = parse_params(
+        {
+            "base_model": {"name": str(folder), "device": "cpu"},
+            "styles": {"ink": {"source": "folder"}},
+            "variants": {"lora": {"update_rule": "none"}},
+        }
+    )
+    finding = memory_finding(params, available=100 * GIB)
+    assert finding.state is State.OK
+    assert "denoiser in float32" in finding.found
+    assert "a prompt is kept in up to" in finding.found
+    short = memory_finding(params, available=int(1.02 * GIB))
+    assert "does not fit" in short.found
+    alone = save_original_denoiser(folder, tmp_path / "alone.safetensors")
+    found = read_base(BaseModelConfig(name=str(alone), config=str(folder)))
+    assert found is not None
+    assert {part.name for part in found.components} == {"denoiser", "text_encoder", "vae"}
+
+
+def test_a_denoiser_in_8_bits_is_proposed_before_blocks_that_wait() -> None:
+    """10 GiB of weights, 5 in 8 bits, and a tenth of those where blocks wait."""
+    estimated = MemoryEstimate(10 * GIB, (), 0, 0, 0, GIB, 0, 1, 0, in_8_bits=5 * GIB)
+    asked = Way(False, True, True, 1)
+    assert ways_to_fit(estimated, asked, 8 * GIB) == Way(False, True, True, 1, quantized=True)
+    both = Way(False, True, True, 1, quantized=True, waiting_blocks=True)
+    assert ways_to_fit(estimated, asked, 2 * GIB) == both

@@ -13,7 +13,7 @@ from nsync_pipeline.families.loading import load_family
 def family(prefix: str, widths: tuple[int, ...], prediction_type: str) -> Any:
     return SimpleNamespace(
         embedded=False,
-        denoiser_prefix=prefix,
+        architecture="stable-diffusion-3" if prefix == "transformer" else None,
         text_encoders=[SimpleNamespace(config=SimpleNamespace(hidden_size=w)) for w in widths],
         noise_schedule=SimpleNamespace(prediction_type=prediction_type),
     )

@@ -22,8 +22,8 @@ from nsync_pipeline.drawing.picture_store import picture_key
 from nsync_pipeline.drawing.sampling import PictureRequest
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families import placement as compiled
+from nsync_pipeline.families.autoencoders import Autoencoder
 from nsync_pipeline.families.config import BaseModelConfig, MemoryConfig
-from nsync_pipeline.families.latent_diffusion import Autoencoder
 from nsync_pipeline.families.loading import find_base, load_family
 from nsync_pipeline.families.pipeline_folder import find_pipeline
 from nsync_pipeline.families.placement import Placement, choose_dtype

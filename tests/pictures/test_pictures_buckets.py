@@ -76,7 +76,10 @@ def test_sides_suit_the_denoiser(
     config: dict[str, Any], pixels: int, resolution: int, multiple: int
 ) -> None:
     family: Any = SimpleNamespace(
-        denoiser=SimpleNamespace(config=config), pixels_per_latent=pixels, resolution=resolution
+        denoiser=SimpleNamespace(config=config),
+        pixels_per_latent=pixels,
+        resolution=resolution,
+        patch=config.get("patch_size", 1),
     )
     assert picture_sizes(family, buckets=True).multiple == multiple
 

@@ -1,5 +1,6 @@
 """Saved diffusers pipelines as the single files their authors released: the same weights."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -212,3 +213,94 @@ def _save(file: Path, *parts: Tensors) -> Path:
     whole = {name: tensor for part in parts for name, tensor in part.items()}
     save_file(whole, file)
     return file
+
+
+FLUX_2 = {
+    "x_embedder": "img_in", "context_embedder": "txt_in", "proj_out": "final_layer.linear",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    "attn.to_qkv_mlp_proj": "linear1", "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj", "ff.linear_in": "img_mlp.0", "ff.linear_out": "img_mlp.2",
+    "ff_context.linear_in": "txt_mlp.0", "ff_context.linear_out": "txt_mlp.2",
+}  # fmt: skip
+Z_IMAGE = {
+    "all_final_layer.2-1.": "final_layer.", "all_x_embedder.2-1.": "x_embedder.",
+    "attention.norm_k": "attention.k_norm", "attention.norm_q": "attention.q_norm",
+    "attention.to_out.0": "attention.out",
+}  # fmt: skip
+KREA_2 = {
+    "img_in.": "first.", "time_embed.linear_1": "tmlp.0", "time_embed.linear_2": "tmlp.2",
+    "time_mod_proj": "tproj.1", "txt_in.norm.weight": "txtmlp.0.scale",
+    "txt_in.linear_1": "txtmlp.1", "txt_in.linear_2": "txtmlp.3", "text_fusion.": "txtfusion.",
+    "transformer_blocks.": "blocks.", "final_layer.linear": "last.linear",
+    "final_layer.norm.weight": "last.norm.scale",
+    "final_layer.scale_shift_table": "last.modulation.lin", "to_q.": "wq.", "to_k.": "wk.",
+    "to_v.": "wv.", "to_out.0.": "wo.", "to_gate.": "gate.",
+    "attn.norm_q.weight": "attn.qknorm.qnorm.scale",
+    "attn.norm_k.weight": "attn.qknorm.knorm.scale", ".ff.": ".mlp.",
+    "norm1.weight": "prenorm.scale", "norm2.weight": "postnorm.scale",
+    "scale_shift_table": "mod.lin",
+}  # fmt: skip
+
+
+def save_original_denoiser(pipeline: Path, file: Path) -> Path:
+    """``file`` as the denoiser of a Z-Image, FLUX.2, Qwen-Image or Krea 2 is shared by itself.
+
+    With the beginning of the keys that ComfyUI writes.
+    """
+    folder = pipeline / "transformer"
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    kind = json.loads((folder / "config.json").read_text())["_class_name"]
+    names = {
+        "Flux2Transformer2DModel": FLUX_2,
+        "ZImageTransformer2DModel": Z_IMAGE,
+        "Krea2Transformer2DModel": KREA_2,
+    }.get(kind, {})
+    written: Tensors = {}
+    for key in list(tensors):
+        tensor, new = tensors[key], key
+        for triple, whole in _in_one(kind, key).items():
+            if key.endswith(f"{triple[0]}.weight"):
+                parts = [tensors[key.replace(triple[0], other)] for other in triple]
+                tensor, new = torch.cat(parts), key.replace(triple[0], whole)
+            elif any(key.endswith(f"{other}.weight") for other in triple[1:]):
+                new = ""
+        if not new:
+            continue
+        if kind == "Flux2Transformer2DModel":
+            new = new.replace("single_transformer_blocks.", "single_blocks.")
+            new = new.replace("transformer_blocks.", "double_blocks.")
+            if "single_blocks" in new:
+                new = new.replace("attn.to_out.", "linear2.").replace("attn.norm_", "norm.norm_")
+            else:
+                new = new.replace("attn.norm_q", "img_attn.norm.norm_q")
+                new = new.replace("attn.norm_k", "img_attn.norm.norm_k")
+            new = new.replace("norm_q.weight", "query_norm.scale")
+            new = new.replace("norm_k.weight", "key_norm.scale")
+            if key.startswith("norm_out.linear"):
+                tensor = torch.cat(tensor.chunk(2)[::-1])
+        for ours, theirs in names.items():
+            new = new.replace(ours, theirs)
+        if new.endswith("mod.lin"):
+            tensor = tensor.flatten()
+        written[f"model.diffusion_model.{new}"] = tensor.contiguous()
+    save_file(written, file)
+    return file
+
+
+def _in_one(kind: str, key: str) -> dict[tuple[str, str, str], str]:
+    """Layers that are one in the original."""
+    if kind == "ZImageTransformer2DModel":
+        return {("attention.to_q", "attention.to_k", "attention.to_v"): "attention.qkv"}
+    if kind == "Flux2Transformer2DModel":
+        return {
+            ("attn.to_q", "attn.to_k", "attn.to_v"): "img_attn.qkv",
+            ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"): "txt_attn.qkv",
+        }
+    return {}

@@ -41,7 +41,7 @@ WIDTH = 16
 
 def tiny_tokenizer() -> CLIPTokenizer:
     """A byte-level CLIP tokenizer: 514 tokens, and ``WORDS`` merged; it takes any text."""
-    alphabet = _byte_characters()
+    alphabet = byte_characters()
     tokens = alphabet + [character + "</w>" for character in alphabet]
     merges: list[tuple[str, str]] = []
     for word in WORDS:
@@ -69,17 +69,7 @@ def save_tiny_stable_diffusion(
         torch.manual_seed(seed)
         tokenizer = tiny_tokenizer()
         text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=WIDTH,
-                intermediate_size=2 * WIDTH,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                max_position_embeddings=32,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+            tiny_clip_config(tokenizer, WIDTH, layers=1, projection_dim=512)
         )
         unet = UNet2DConditionModel(
             sample_size=8,
@@ -94,7 +84,7 @@ def save_tiny_stable_diffusion(
             attention_head_dim=2,
             norm_num_groups=4,
         )
-        vae = _tiny_autoencoder() if autoencoder == "tiny" else _kl_autoencoder()
+        vae = _tiny_autoencoder() if autoencoder == "tiny" else kl_autoencoder()
     scheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -150,7 +140,7 @@ def save_tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Path:
             projection_class_embeddings_input_dim=24 + 6 * 8,
             norm_num_groups=4,
         )
-        vae = _kl_autoencoder(scaling_factor=0.13025, force_upcast=True)
+        vae = kl_autoencoder(scaling_factor=0.13025, force_upcast=True)
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -217,7 +207,7 @@ def save_tiny_stable_diffusion_3(
             qk_norm="rms_norm",
             dual_attention_layers=(0,) if second_attention else (),
         )
-        vae = _kl_autoencoder(
+        vae = kl_autoencoder(
             scaling_factor=1.5305,
             shift_factor=0.0609,
             latent_channels=8,
@@ -242,19 +232,19 @@ def tiny_clip_config(
     tokenizer: CLIPTokenizer, width: int, layers: int, **changes: object
 ) -> CLIPTextConfig:
     """Of a CLIP text encoder that reads 32 tokens."""
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **changes,
-    )
+    settings: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "projection_dim": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return CLIPTextConfig(**(settings | changes))
 
 
 def _tiny_t5_tokenizer() -> T5TokenizerFast:
@@ -275,7 +265,7 @@ def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
     return pieces
 
 
-def _kl_autoencoder(**changes: Any) -> AutoencoderKL:
+def kl_autoencoder(**changes: Any) -> AutoencoderKL:
     settings: dict[str, Any] = {
         "down_block_types": ("DownEncoderBlock2D",) * 3,
         "up_block_types": ("UpDecoderBlock2D",) * 3,
@@ -300,7 +290,7 @@ def _tiny_autoencoder() -> AutoencoderTiny:
     )
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The printable character that stands for each byte in byte-level BPE (as GPT-2 defined it)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     spare = iter(range(256, 512))

@@ -22,7 +22,7 @@ CAPTIONS_IN_TURN = ("a red house", "a blue boat on water", "a green tree on gras
 
 def tiny_family(base: Path) -> Family:
     """The tiny base, on the CPU."""
-    return load_family(BaseModelConfig(name=str(base), device="cpu"))
+    return load_family(BaseModelConfig(name=str(base), device="cpu", resolution=TINY_RESOLUTION))
 
 
 def tiny_params(base: Path, training: Mapping[str, Any], rule: str = "orthogonal_anchor") -> Params:

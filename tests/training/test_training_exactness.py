@@ -110,6 +110,35 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bits(
     assert (unbroken.history[0].loss_scale is not None) == (dtype == "float16")
 
 
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adafactor": {},
+    "prodigy": {"learning_rate": 1.0, "optimizer_betas": (0.8, 0.95)},
+    "adamw_schedule_free": {"schedule": "constant", "optimizer_eps": 1e-6},
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_with_any_optimizer_it_goes_on_to_the_same_bits(
+    family: Family, examples: EncodedSet, tmp_path: Path, name: str
+) -> None:
+    """Looks are at the weights that would be saved, and leave no trace in what is trained."""
+    changes = {"optimizer": name, "ema_decay": None, "keep": "last", "steps": 5}
+    of = settings(**changes, **OPTIMIZERS[name])
+    seen: dict[int, list[Tensor]] = {}
+
+    def look(step: int) -> None:
+        seen[step] = [w.detach().clone() for w in lora_weights(family).weights]
+
+    unbroken, a = run(family, examples, tmp_path / "a", of, look=look)
+    with pytest.raises(KeyboardInterrupt):
+        run(family, examples, tmp_path / "b", of, stop_at(4))
+    resumed, b = run(family, examples, tmp_path / "b", of)
+    assert largest_difference(a, b) == 0.0
+    assert resumed == unbroken
+    assert largest_difference(a, seen[5]) == 0.0
+    assert largest_difference(seen[0], seen[5]) > 0
+
+
 def test_the_best_weights_are_the_average_at_their_look(
     family: Family, examples: EncodedSet, tmp_path: Path
 ) -> None:

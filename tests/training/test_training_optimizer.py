@@ -4,7 +4,9 @@ import sys
 import types
 from typing import Any
 
+import prodigyopt
 import pytest
+import schedulefree
 import torch
 from pydantic import ValidationError
 from torch import nn
@@ -118,3 +120,62 @@ def test_token_vectors_decay_where_it_is_asked_for() -> None:
 def test_the_optimizers_metric_needs_its_moments() -> None:
     with pytest.raises(ValidationError, match="which adamw_8bit does not keep"):
         settings(optimizer="adamw_8bit", contrast={"metric": "optimizer"})
+
+
+def test_optimizers_are_those_of_their_packages_with_betas_and_eps() -> None:
+    """A first step of each, beside the package's own on the same weights."""
+    made: dict[str, Any] = {
+        "prodigy": lambda w: prodigyopt.Prodigy(
+            w, betas=(0.8, 0.9), eps=1e-5, use_bias_correction=True, safeguard_warmup=True
+        ),
+        "adamw_schedule_free": lambda w: schedulefree.AdamWScheduleFree(
+            w, betas=(0.8, 0.9), eps=1e-5
+        ),
+        "adamw": lambda w: torch.optim.AdamW(w, betas=(0.8, 0.9), eps=1e-5, weight_decay=0.0),
+    }
+    gradients = [torch.tensor([1.0, -3.0]) for _ in range(4)]
+    for name, own in made.items():
+        trained, theirs = weights(), weights()
+        schedule = {"schedule": "constant"} if name == "adamw_schedule_free" else {}
+        of = settings(optimizer=name, optimizer_betas=(0.8, 0.9), optimizer_eps=1e-5, **schedule)
+        optimizer, plain = make_optimizer(trained, of), own(theirs.weights)
+        if name == "adamw_schedule_free":
+            plain.train()
+        alike = dict.fromkeys(("denoiser", "text_encoder", "embedding"), 0.1)
+        for group in plain.param_groups:
+            group["lr"] = 0.1
+        for _ in range(3):
+            own_part = [part.clone() for part in gradients]  # some change it in place
+            take_step(optimizer, trained.weights, own_part, alike)  # type: ignore[arg-type]
+            for weight, part in zip(theirs.weights, gradients, strict=True):
+                weight.grad = part.clone()
+            plain.step()
+        for one, two in zip(trained.weights, theirs.weights, strict=True):
+            torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adafactor", "optimizer_eps": 1e-8}, "not for adafactor"),
+        ({"optimizer_betas": (0.9, 1.0)}, "from 0 to below 1"),
+        ({"optimizer": "prodigy", "embedding_learning_rate": 0.5}, "one rate for all weights"),
+        ({"optimizer": "adamw_schedule_free"}, "set schedule to constant"),
+        ({"optimizer": "prodigy", "contrast": {"metric": "optimizer"}}, "does not keep"),
+    ],
+)
+def test_settings_that_do_not_go_with_an_optimizer_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize("name", ["prodigyopt", "schedulefree"])
+def test_an_optimizer_that_is_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    of = {"prodigyopt": "prodigy", "schedulefree": "adamw_schedule_free"}[name]
+    with pytest.raises(TrainingError, match=rf"needs {name}.*nsync-pipeline\[optimizers\]"):
+        make_optimizer(weights(), settings(optimizer=of, schedule="constant"))

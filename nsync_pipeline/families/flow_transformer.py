@@ -1,0 +1,87 @@
+"""What the transformers that read prompts by a language model share.
+
+They are trained by flow matching, on a path that may be shifted by the picture's size.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from nsync_pipeline.families.family import PromptEmbeds
+from nsync_pipeline.families.language_model import (
+    TOKENIZER_CLASSES,
+    LanguageModel,
+    LanguageTokenizer,
+)
+from nsync_pipeline.families.latent_diffusion import LatentDiffusion
+from nsync_pipeline.families.pipeline_folder import PipelineFolder
+
+TIMES = 1000.0  # what these models' pipelines divide a timestep by
+
+
+class FlowTransformer(LatentDiffusion):
+    """A frozen base model of that kind but for what its ``predict`` gives the denoiser."""
+
+    language_models: ClassVar[Mapping[str, Any]]  # the classes its text encoder may have
+    components = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+    clip_encoders: ClassVar[Mapping[str, Any]] = {}
+    native_resolution = 1024
+    token_side = 2
+    denoiser_prefix: str = "transformer"
+    tokenizer: LanguageTokenizer
+
+    @classmethod
+    def required_of_prompts(cls) -> dict[str, Sequence[str]]:
+        return {"text_encoder": tuple(cls.language_models), "tokenizer": TOKENIZER_CLASSES}
+
+    def load_text_encoders(self, folder: PipelineFolder) -> None:
+        self.language_model = LanguageModel(folder, self.language_models, self._placement)
+        self.text_encoders = self.tokenizers = ()
+
+    def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """Of each prompt the tokens it has, in the language model's type.
+
+        Each is read alone: it does not depend on the others. Nothing of a language model is
+        trained, so there are no gradients.
+        """
+        said = {prompt: self.read(prompt) for prompt in dict.fromkeys(prompts)}
+        found = PromptEmbeds.of([said[prompt] for prompt in prompts])
+        if self._placement.release_text_encoders:
+            self.language_model.release()
+        return found
+
+    @abstractmethod
+    def read(self, prompt: str) -> Tensor:
+        """What the denoiser is told of ``prompt``: (L, ...)."""
+
+    def told(self, prompt_embeds: PromptEmbeds) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, L, ...) and mask (B, L), on the denoiser's device; None: all tokens."""
+        mask = prompt_embeds.mask
+        tokens = prompt_embeds.tokens.to(self.device, self.dtype)
+        return tokens, None if mask is None else mask.to(self.device)
+
+    def in_full(self, prediction: Tensor) -> Tensor:
+        return torch.as_tensor(prediction.to(self._placement.full_dtype))
+
+
+def packed(latents: Tensor) -> Tensor:
+    """Each square of four of ``latents`` (B, C, h, w) as a token: (B, h w / 4, 4 C)."""
+    return pixel_unshuffle(latents, 2).flatten(2).mT
+
+
+def unpacked(tokens: Tensor, like: Tensor) -> Tensor:
+    """``tokens`` (B, h w / 4, 4 C) as latents of the size of ``like`` (B, C, h, w)."""
+    height, width = like.shape[2:]
+    return pixel_shuffle(tokens.mT.reshape(*tokens.mT.shape[:2], height // 2, width // 2), 2)
+
+
+def grid_positions(height: int, width: int, axes: int, device: torch.device) -> Tensor:
+    """Row and column of each token of a picture on axes 1 and 2 of ``axes``: (h w, axes)."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    positions = torch.zeros(height * width, axes, dtype=torch.int64)
+    positions[:, 1], positions[:, 2] = rows.flatten(), columns.flatten()
+    return positions.to(device)

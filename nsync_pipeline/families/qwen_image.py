@@ -1,0 +1,97 @@
+"""Qwen-Image: two streams, trained by flow matching; Qwen2.5-VL reads prompts.
+
+Source: Qwen-Image (arXiv 2508.02324); the conventions are diffusers'.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from diffusers import QwenImageTransformer2DModel
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from nsync_pipeline.families.autoencoders import QwenAutoencoder
+from nsync_pipeline.families.family import PromptEmbeds
+from nsync_pipeline.families.flow_transformer import TIMES, FlowTransformer, packed, unpacked
+from nsync_pipeline.families.language_model import LanguageTokenizer, load_language_tokenizer
+from nsync_pipeline.families.noise_schedules import linear_mu, sized_schedule
+from nsync_pipeline.families.pipeline_folder import PipelineFolder
+
+LORA_TARGETS = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2",
+)  # fmt: skip
+"""Attention and feed-forward of both streams, as its trainers adapt them."""
+
+SYSTEM = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, "
+    "quantity, text, spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>user\n"
+)
+ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
+SYSTEM_TOKENS = 34  # of the template, which the denoiser is not told
+WINDOW = 1024  # tokens that it is told
+
+
+def described(tokenizer: Any, prompt: str) -> str:
+    return SYSTEM + prompt + ANSWER
+
+
+class QwenImage(FlowTransformer):
+    """A frozen Qwen-Image; a ``Family``."""
+
+    models = "Qwen-Image"
+    pipeline_class = "QwenImagePipeline"
+    base_id = "Qwen/Qwen-Image"
+    language_models: ClassVar = {
+        "Qwen2_5_VLForConditionalGeneration": Qwen2_5_VLForConditionalGeneration
+    }
+    denoiser_class = QwenImageTransformer2DModel
+    autoencoder_class = QwenAutoencoder
+    packed = True
+    noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
+    lora_targets: tuple[str, ...] = LORA_TARGETS
+    architecture: str | None = "qwen-image"
+
+    @classmethod
+    def load_tokenizer(cls, folder: PipelineFolder) -> LanguageTokenizer:
+        return load_language_tokenizer(folder, described, WINDOW + SYSTEM_TOKENS)
+
+    @classmethod
+    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
+        return int(config["joint_attention_dim"])
+
+    def read(self, prompt: str) -> Tensor:
+        """The last hidden states (L, D) of what comes after the system's words.
+
+        Its authors guide by a space where others guide by nothing.
+        """
+        ids, mask = self.tokenizer.ids(prompt or " ")
+        return self.language_model.states(ids, mask, (-1,))[0][0, SYSTEM_TOKENS:]
+
+    def predict(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        prompt_embeds: PromptEmbeds,
+        geometry: Tensor | None = None,
+    ) -> Tensor:
+        height, width = noisy_latents.shape[2:]
+        tokens, mask = self.told(prompt_embeds)
+        found = self.denoiser(
+            hidden_states=packed(noisy_latents.to(self.device, self.dtype)),
+            timestep=timesteps.to(self.device) / TIMES,
+            encoder_hidden_states=tokens,
+            encoder_hidden_states_mask=mask,
+            img_shapes=[[(1, height // 2, width // 2)]] * len(tokens),
+            return_dict=False,
+        )[0]
+        return unpacked(self.in_full(found), noisy_latents)
+
+    def guided(self, empty: Tensor, prompted: Tensor, scale: float) -> Tensor:
+        """Each token as long as it is without guidance."""
+        found, own = packed(super().guided(empty, prompted, scale)), packed(prompted)
+        lengths = [tokens.norm(dim=-1, keepdim=True) for tokens in (own, found)]
+        return unpacked(found * (lengths[0] / lengths[1]), empty)
