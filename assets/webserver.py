@@ -70,5 +70,5 @@ class OwnWebserver(DagsterWebserver):  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
-    app.DagsterWebserver = OwnWebserver  # type: ignore[misc]
-    sys.exit(main())
+    app.DagsterWebserver = OwnWebserver  # type: ignore[attr-defined]
+    sys.exit(main())  # type: ignore[no-untyped-call]

@@ -140,8 +140,10 @@ class Preprocessing:
         if short != self.resize:
             width, height = (self.resize * edge // short for edge in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
-        halves = [(edge - self.side) / 2 for edge in image.size]
-        left, top = map(round if self.halves_to_even else int, halves)
+        left, top = (
+            round(half) if self.halves_to_even else int(half)
+            for half in ((edge - self.side) / 2 for edge in image.size)
+        )
         square = image.crop((left, top, left + self.side, top + self.side))
         array = np.asarray(square, dtype=np.float32) / 255.0
         pixels = torch.from_numpy(array).permute(2, 0, 1)

@@ -22,7 +22,7 @@ from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import Asked, Ingestion, Offer, ingest, splits
+from nsync_pipeline.style_set.ingestion import Asked, Candidate, Ingestion, Offer, ingest, splits
 from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
@@ -161,10 +161,10 @@ class PictureDesk:
                 del self._reading[source.name]
                 self._keep(source, found)
 
-    def _store(self, style: str, picture_id: str, image: Image.Image) -> None:
+    def _store(self, style: str, picture_id: str, candidate: Candidate) -> None:
         place = self._thumbnail(style, picture_id)
         if not place.is_file():
-            _write_copy(place, image, THUMBNAIL)
+            _write_copy(place, candidate.read(), THUMBNAIL)
 
     def _thumbnail(self, style: str, picture_id: str) -> Path:
         return self._folder(style) / "thumbnails" / f"{picture_id}.jpg"
@@ -210,7 +210,7 @@ class _Source:
     def read(
         self,
         workspace: Workspace,
-        store: Callable[[str, Image.Image], None],
+        store: Callable[[str, Candidate], None],
         tell: Progress,
     ) -> Pictures:
         offer = self._offer(workspace)

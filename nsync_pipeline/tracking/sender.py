@@ -355,7 +355,7 @@ def _looked_for_at(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type] # whatever the variable says
+        mlflow.set_tracking_uri(None)  # whatever the variable says
         if before is not None:
             os.environ[name] = before
 

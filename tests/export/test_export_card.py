@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -166,7 +167,7 @@ def test_what_was_trained_to_noise_alone_is_drawn_so() -> None:
     code = snippet(MODEL, Shared("b", False, "l", "", "sks", 0, True, "a house"))
     scheduler = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction")
     lines = code[code.index("pipeline.scheduler =") : code.index("pipeline.load_lora")]
-    names = {"pipeline": type("Pipeline", (), {"scheduler": scheduler})}
+    names = {"pipeline": SimpleNamespace(scheduler=scheduler)}
     exec(lines, names)
     config = names["pipeline"].scheduler.config
     assert (config.rescale_betas_zero_snr, config.timestep_spacing) == (True, "trailing")
