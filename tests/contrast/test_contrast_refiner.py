@@ -131,7 +131,7 @@ def test_released_mean_is_what_the_released_loop_leaves_in_grad() -> None:
         own.append(gradient)
         copies.append(weight.grad.clone())
     for count in (2, 3):
-        branches = dict(zip((POSITIVE, NEGATIVE, ANCHOR), [[g] for g in own], strict=True))
+        branches = dict(zip((POSITIVE, NEGATIVE, ANCHOR), [(g,) for g in own], strict=True))
         found = refine("released", branches, released_form="mean", anchor=count == 3)
         expected = torch.stack(copies[:count]).mean(dim=0)
         torch.testing.assert_close(found.gradient[0], expected)
