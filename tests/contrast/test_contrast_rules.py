@@ -41,8 +41,10 @@ def test_branches_are_stacked_positive_negatives_anchor() -> None:
 def test_negatives_are_counted_by_the_rules_branches() -> None:
     three = ContrastConfig(negatives=3)
     assert branches_of("none", three).negatives == 0
-    rules: tuple[UpdateRule, ...] = ("orthogonal", "orthogonal_anchor", "mean", "released")
-    for rule in rules:
+    with_negatives: tuple[UpdateRule, ...] = (
+        "orthogonal", "orthogonal_anchor", "mean", "released", "safeguarded", "slider",
+    )  # fmt: skip
+    for rule in with_negatives:
         needed = branches_of(rule, three)
         assert needed.negatives == sum(branch.is_negative for branch in needed.ordered) == 3
 

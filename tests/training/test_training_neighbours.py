@@ -239,7 +239,7 @@ def test_automatic_beta_follows_the_margins_of_the_steps_before(
     assert first is not None
     plain = BatchMaker(examples, family.noise_schedule, 0, shared_noise=True, live_prompts=True)
     margins = Written(family, plain, order.triplets(0)).margins
-    assert first == pytest.approx(float(margins.abs().mean()))
+    assert first == pytest.approx(margins.abs().mean().item())
     assert gradients.beta == pytest.approx(min(256.0, 2.772588722 / first))
     gradients(1, order.triplets(1))
     assert gradients.margin_size is not None
