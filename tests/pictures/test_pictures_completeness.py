@@ -149,6 +149,17 @@ def test_no_whole_picture_is_refused(image: Image.Image, form: str) -> None:
         require_all_rows(opened, content)
 
 
+@pytest.mark.parametrize("shade", [116, 127, 129, 136, 141])
+def test_a_whole_picture_that_ends_in_nearly_grey_is_taken(shade: int) -> None:
+    """A progressive JPEG's first scan has only noughts for it, and as many as wanted can go."""
+    image = textured(1, 73, 191)
+    image.paste((shade, shade, shade), (0, 31, 73, 191))
+    content = encoded("JPEG", image, progressive=True)
+    with Image.open(io.BytesIO(content)) as opened:
+        opened.load()
+        require_all_rows(opened, content)
+
+
 def test_an_interlaced_png_is_read() -> None:
     """Adam7 of 3 x 5 grey pixels: passes of 1 + 1, 0, 1 x (1 + 1), 1 x (1 + 1), ... bytes."""
     passes = [(1, 1), (0, 1), (1, 1), (1, 2), (2, 1), (1, 3), (3, 2)]
