@@ -22,7 +22,7 @@ from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import Asked, Ingestion, Offer, ingest, splits
+from nsync_pipeline.style_set.ingestion import Asked, Candidate, Ingestion, Offer, ingest, splits
 from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
@@ -161,10 +161,11 @@ class PictureDesk:
                 del self._reading[source.name]
                 self._keep(source, found)
 
-    def _store(self, style: str, picture_id: str, image: Image.Image) -> None:
+    def _store(self, style: str, picture_id: str, candidate: Candidate) -> None:
+        """Of a drawn picture a copy is kept; of a file, one is made when it is looked at."""
         place = self._thumbnail(style, picture_id)
-        if not place.is_file():
-            _write_copy(place, image, THUMBNAIL)
+        if candidate.path is None and not place.is_file():
+            _write_copy(place, candidate.read(), THUMBNAIL)
 
     def _thumbnail(self, style: str, picture_id: str) -> Path:
         return self._folder(style) / "thumbnails" / f"{picture_id}.jpg"
@@ -210,11 +211,13 @@ class _Source:
     def read(
         self,
         workspace: Workspace,
-        store: Callable[[str, Image.Image], None],
+        store: Callable[[str, Candidate], None],
         tell: Progress,
     ) -> Pictures:
         offer = self._offer(workspace)
-        ingestion = ingest(offer, self.config, store, tell)
+        # Where the stage keeps it, too: no file is looked at twice.
+        seen_before = workspace.scratch("style_set", self.name) / "seen.jsonl"
+        ingestion = ingest(offer, self.config, store, tell, seen_before)
         return Pictures(tuple(self._cards(ingestion)), ingestion.ignored)
 
     def _offer(self, workspace: Workspace) -> Offer:
