@@ -1,7 +1,8 @@
-"""What a step costs at the true sizes: Stable Diffusion 1.5 (860 M weights), XL (2.6 G), 3 (2 G).
+"""What a step costs at the true sizes: Stable Diffusion 1.5 (860 M weights), XL (2.6 G), 3 (2 G),
+Z-Image (6 G), FLUX.2 klein (4 G), Krea 2 (12 G) and Qwen-Image (20 G).
 
     python -m benchmarks.true_size [--models sd15 xl sd3] [--dtype bfloat16] [--batch 1]
-                                   [--rounds 5] [--checkpointing] [--compile] [--tiny]
+                                   [--rounds 5] [--checkpointing] [--compile] [--quantized] [--tiny]
 
 Denoisers and VAEs are built from their settings, with random weights: how long a step takes and how
 much memory does not depend on the numbers. Each measurement has a process of its own, so that its
@@ -28,7 +29,15 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    Flux2Transformer2DModel,
+    Krea2Transformer2DModel,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
@@ -38,19 +47,24 @@ from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused
 from nsync_pipeline.contrast.config import ContrastConfig, UpdateRule, branches_of
 from nsync_pipeline.contrast.refiner import Refiner
 from nsync_pipeline.families.family import PromptEmbeds
+from nsync_pipeline.families.flux_2_klein import Flux2Klein
+from nsync_pipeline.families.krea_2 import Krea2
 from nsync_pipeline.families.placement import (
     Placement,
     choose_device,
     choose_dtype,
     compile_in_place,
 )
+from nsync_pipeline.families.qwen_image import QwenImage
 from nsync_pipeline.families.stable_diffusion import StableDiffusion
 from nsync_pipeline.families.stable_diffusion_3 import StableDiffusion3
 from nsync_pipeline.families.stable_diffusion_xl import StableDiffusionXL
+from nsync_pipeline.families.z_image import ZImage
 from nsync_pipeline.training.batches import NoisyBatch, branch_losses
 
 RULE: UpdateRule = "orthogonal_anchor"
 SAMPLER_STEPS = 20
+PROMPT_TOKENS = 96  # of a caption, as a language model counts
 MEASUREMENTS = {
     "lora": "plain LoRA, training step",
     "in_turn": "NSYNC, a pass a branch",
@@ -84,6 +98,13 @@ SD3: dict[str, Any] = {
     "pos_embed_max_size": 192,
     "out_channels": 16,
 }
+KLEIN: dict[str, Any] = {
+    "num_layers": 5,
+    "num_single_layers": 20,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 7680,
+    "guidance_embeds": False,
+}
 VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -105,18 +126,40 @@ TINY: dict[str, dict[str, Any]] = {
         "caption_projection_dim": 16,
         "sample_size": 8,
     },
-}
+    "z_image": {
+        "dim": 64, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
+        "axes_dims": [8, 12, 12],
+    },
+    "klein": {
+        "num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2,
+        "attention_head_dim": 32, "axes_dims_rope": (8, 8, 8, 8),
+    },
+    "krea_2": {
+        "num_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "attention_head_dim": 32, "intermediate_size": 64, "axes_dims_rope": (8, 12, 12),
+        "text_intermediate_size": 64,
+    },
+    "qwen": {
+        "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32,
+        "axes_dims_rope": (8, 12, 12),
+    },
+}  # fmt: skip
 """For a look at whether it runs; nothing is learnt from its times."""
 
 
 def untrained(model: str, placement: Placement, tiny: bool) -> Any:
     """A family that predicts as the real one, without text encoders."""
-    kinds: dict[str, tuple[Any, Any, dict[str, Any], int, tuple[int, int, int]]] = {
-        "sd15": (StableDiffusion, UNet2DConditionModel, SD15, 4, (77, 768, 0)),
-        "xl": (StableDiffusionXL, UNet2DConditionModel, XL, 4, (77, 2048, 1280)),
-        "sd3": (StableDiffusion3, SD3Transformer2DModel, SD3, 16, (77 + 256, 4096, 2048)),
+    clip, told = (77, 768), PROMPT_TOKENS
+    kinds: dict[str, tuple[Any, Any, dict[str, Any], int, tuple[int, ...], int]] = {
+        "sd15": (StableDiffusion, UNet2DConditionModel, SD15, 4, clip, 0),
+        "xl": (StableDiffusionXL, UNet2DConditionModel, XL, 4, (77, 2048), 1280),
+        "sd3": (StableDiffusion3, SD3Transformer2DModel, SD3, 16, (77 + 256, 4096), 2048),
+        "z_image": (ZImage, ZImageTransformer2DModel, {}, 16, (told, 2560), 0),
+        "klein": (Flux2Klein, Flux2Transformer2DModel, KLEIN, 128, (512, 7680), 0),
+        "krea_2": (Krea2, Krea2Transformer2DModel, {}, 16, (told, 12, 2560), 0),
+        "qwen": (QwenImage, QwenImageTransformer2DModel, {}, 16, (told, 3584), 0),
     }
-    family_class, denoiser_class, settings, channels, prompt_shape = kinds[model]
+    family_class, denoiser_class, settings, channels, prompt_shape, pooled = kinds[model]
     family = object.__new__(family_class)
     family.name = model
     family.device, family.dtype = placement.device, placement.dtype
@@ -124,9 +167,15 @@ def untrained(model: str, placement: Placement, tiny: bool) -> Any:
     family.text_encoders = ()
     family.pixels_per_latent = 8
     config = settings | (TINY[model] if tiny else {})
-    family.latent_shape = (channels, config["sample_size"], config["sample_size"])
-    family.prompt_shape = prompt_shape
+    side = config.get("sample_size") or (8 if tiny else 64 if model == "klein" else 128)
+    family.latent_shape = (channels, side, side)
+    family.prompt_shape, family.pooled_width = prompt_shape, pooled
     family.denoiser = with_random_weights(lambda: denoiser_class(**config), placement)
+    if placement.quantization is not None:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(family.denoiser, Int8WeightOnlyConfig())
+        family.quantization = placement.quantization
     if placement.compile:
         compile_in_place(family.denoiser)
     return family
@@ -151,10 +200,8 @@ def with_random_weights(build: Callable[[], nn.Module], placement: Placement) ->
 
 
 def prompts(family: Any, count: int) -> PromptEmbeds:
-    length, width, pooled = family.prompt_shape
-    return PromptEmbeds(
-        torch.randn(count, length, width), torch.randn(count, pooled) if pooled else None
-    )
+    pooled = torch.randn(count, family.pooled_width) if family.pooled_width else None
+    return PromptEmbeds(torch.randn(count, *family.prompt_shape), pooled)
 
 
 def training_step(family: Any, way: str, batch: int, checkpointing: bool) -> Callable[[], object]:
@@ -236,7 +283,9 @@ def measure(arguments: argparse.Namespace, model: str, name: str) -> dict[str, f
     device = choose_device(arguments.device)
     dtype = choose_dtype(arguments.dtype, device)
     torch.manual_seed(0)
-    family = untrained(model, Placement(device, dtype, compile=arguments.compile), arguments.tiny)
+    quantization = "int8" if arguments.quantized else None
+    place = Placement(device, dtype, compile=arguments.compile, quantization=quantization)
+    family = untrained(model, place, arguments.tiny)
     parameters = sum(weight.numel() for weight in family.denoiser.parameters())
     batch = arguments.batch
     if name == "sampling":
@@ -322,6 +371,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--checkpointing", action="store_true", help="of the gradients")
     parser.add_argument("--compile", action="store_true", help="the denoiser, by torch.compile")
+    parser.add_argument("--quantized", action="store_true", help="the denoiser in int8 (torchao)")
     parser.add_argument("--tiny", action="store_true", help="tiny widths: only to see that it runs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()

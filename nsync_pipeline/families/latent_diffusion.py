@@ -44,6 +44,7 @@ class LatentDiffusion:
     token_side: ClassVar[int | None] = None  # latents a side, where the weights do not say it
     checkpoint_resolution: ClassVar[int] = 1024  # of a single file, which says no more of it
     architecture: str | None = None
+    quantization: str | None = None
     lora_targets: tuple[str, ...] = UNET_LORA_TARGETS
     denoiser_prefix: str = "unet"
     text_encoders: tuple[Any, ...]
@@ -64,7 +65,7 @@ class LatentDiffusion:
         self.autoencoder = self.autoencoder_class(folder, placement)
         self.vae: Any = self.autoencoder.module
         waits = torch.device("cpu") if placement.group_offload else self.device
-        self.quantization: str | None = placement.quantization
+        self.quantization = placement.quantization
         denoiser: Any = load_frozen(
             self.denoiser_class,
             folder,
