@@ -46,6 +46,7 @@ from nsync_pipeline.contrast.branch_copies import BranchCopies
 from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
 from nsync_pipeline.contrast.config import ContrastConfig, UpdateRule, branches_of
 from nsync_pipeline.contrast.refiner import Refiner
+from nsync_pipeline.families.config import Quantization
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.flux_2_klein import Flux2Klein
 from nsync_pipeline.families.krea_2 import Krea2
@@ -283,7 +284,7 @@ def measure(arguments: argparse.Namespace, model: str, name: str) -> dict[str, f
     device = choose_device(arguments.device)
     dtype = choose_dtype(arguments.dtype, device)
     torch.manual_seed(0)
-    quantization = "int8" if arguments.quantized else None
+    quantization: Quantization | None = "int8" if arguments.quantized else None
     place = Placement(device, dtype, compile=arguments.compile, quantization=quantization)
     family = untrained(model, place, arguments.tiny)
     parameters = sum(weight.numel() for weight in family.denoiser.parameters())
