@@ -207,7 +207,9 @@ def _add_folder(
     there = pictures | {problem.name for problem in found.problems}
     known = tuple(name for name in (style.excluded if style else ()) if name in there)
     offer = folder_offer(found, config, shown, known)
-    ingestion = ingest(offer, config, lambda picture_id, candidate: None, progress)
+    # Where the stage looks for it: what is brought in is not decoded again.
+    seen = workspace.scratch("style_set", asked.name) / "seen.jsonl"
+    ingestion = ingest(offer, config, lambda picture_id, candidate: None, progress, seen)
     if not asked.exclude_bad:
         refuse_bad_files(ingestion, config, shown)
     if not asked.update:

@@ -162,8 +162,9 @@ class PictureDesk:
                 self._keep(source, found)
 
     def _store(self, style: str, picture_id: str, candidate: Candidate) -> None:
+        """Of a drawn picture a copy is kept; of a file, one is made when it is looked at."""
         place = self._thumbnail(style, picture_id)
-        if not place.is_file():
+        if candidate.path is None and not place.is_file():
             _write_copy(place, candidate.read(), THUMBNAIL)
 
     def _thumbnail(self, style: str, picture_id: str) -> Path:
@@ -214,7 +215,9 @@ class _Source:
         tell: Progress,
     ) -> Pictures:
         offer = self._offer(workspace)
-        ingestion = ingest(offer, self.config, store, tell)
+        # Where the stage keeps it, too: no file is looked at twice.
+        seen_before = workspace.scratch("style_set", self.name) / "seen.jsonl"
+        ingestion = ingest(offer, self.config, store, tell, seen_before)
         return Pictures(tuple(self._cards(ingestion)), ingestion.ignored)
 
     def _offer(self, workspace: Workspace) -> Offer:
