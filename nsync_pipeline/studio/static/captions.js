@@ -144,7 +144,7 @@
     const said = document.createElement("p");
     said.textContent = current || "(nothing)";
     mine.textContent = "Keep mine";
-    mine.onclick = async () => { one.raw = current; box.hidden = true; await save(); mark(); };
+    mine.onclick = async () => { one.raw = current; if (await save()) { box.hidden = true; mark(); } };
     theirs.textContent = "Take theirs";
     theirs.onclick = () => { one.raw = current; show(); look(); };
     box.append(said, mine, " ", theirs);
