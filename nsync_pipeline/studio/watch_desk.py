@@ -88,10 +88,11 @@ def watched(
         assert artefact.training_seed is not None
         run = TrainingRun(artefact.variant, artefact.training_seed)
         line = lines.get(artefact.slot)
-        live = folder_of(graph.workspace, style, run, LIVE)
-        is_live = line is not None or standing.state is not State.FRESH
-        where = LIVE if is_live and (live / "history.csv").is_file() else OF_ARTEFACT
-        folder = live if where == LIVE else folder_of(graph.workspace, style, run, where)
+        folders = {w: folder_of(graph.workspace, style, run, w) for w in (LIVE, OF_ARTEFACT)}
+        # What a training writes on the way stays behind: the artefact's is newer once it is there.
+        ages = {where: _written(folder / "history.csv") for where, folder in folders.items()}
+        where = LIVE if ages[LIVE] > ages[OF_ARTEFACT] else OF_ARTEFACT
+        folder = folders[where]
         there = (folder / "history.csv").is_file()
         state = "waiting"
         if line is not None:
@@ -118,6 +119,14 @@ def watched(
             )
         )
     return found
+
+
+def _written(path: Path) -> float:
+    """When a file was written; 0 where it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def curves(trainings: Sequence[WatchedTraining], names: dict[TrainingRun, str]) -> Curves:

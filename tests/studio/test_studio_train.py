@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -268,6 +269,22 @@ def test_what_a_training_writes_on_the_way_is_shown(
     for bad in ("7", "x", "../2", ""):
         assert studio.get(f"{look}{bad}").status_code == 404
     assert studio.get("/styles/hills/look?run=../x&where=live&step=2").status_code == 404
+
+
+def test_what_has_ended_is_shown_as_its_artefact_has_it(
+    studio: TestClient, workspace: Workspace
+) -> None:
+    """Out of date or not; the looks on the way are gone then."""
+    on_the_way = live(workspace)
+    shutil.rmtree(on_the_way / "looks")
+    folder = workspace.model("hills", "nsync", 0)
+    (folder / "looks").mkdir(parents=True)
+    (folder / "looks" / "00000040.jpg").write_bytes(b"\xff\xd8 a picture")
+    shutil.copy(on_the_way / "history.csv", folder / "history.csv")
+    os.utime(on_the_way / "history.csv", (1, 1))
+    page = studio.get("/styles/hills/watch/live").text
+    assert "step 40" in page
+    assert "out of date" in page
 
 
 def test_the_queue_is_the_graphs(studio: TestClient, workspace: Workspace) -> None:
