@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsync_pipeline.errors import NotTextError, PictureError, UserError
+from nsync_pipeline.errors import NotTextError, UserError
 from nsync_pipeline.files import parse_json
-from nsync_pipeline.given_files import read_given
 from nsync_pipeline.text import decoded, one_line, printable
 
 MOST_SEED = 2**63 - 1
@@ -40,7 +39,7 @@ def _text(text: str, where: str) -> str:
 
 
 def read_prompts(path: Path, seeds: Sequence[int]) -> list[AskedPrompt]:
-    """The prompts in the file at ``path``, one a line; blank lines do not count.
+    """The prompts in the file or pipe at ``path``, one a line; blank lines do not count.
 
     A ``.jsonl`` file has an object a line: ``{"prompt": ...}``, with a ``"seed"`` where this prompt
     is to be drawn at it and not at ``seeds``.
@@ -49,8 +48,14 @@ def read_prompts(path: Path, seeds: Sequence[int]) -> list[AskedPrompt]:
         UserError: the file cannot be read, has no prompt, or a line is not what it must be.
     """
     try:
-        lines = decoded(read_given(path, MOST_BYTES)).splitlines()
-    except (PictureError, NotTextError) as error:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path} has more than {MOST_BYTES >> 20} MiB: too many prompts")
+        lines = decoded(content).splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except NotTextError as error:
         raise UserError(f"{path} {error}") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:

@@ -1,6 +1,7 @@
 """Pictures on demand: by the base, a variant or a LoRA's file, at any strength and size."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,15 @@ def test_a_prompt_a_line(tmp_path: Path) -> None:
     assert read_prompts(file, [1, 2, 1]) == [
         AskedPrompt("a red house", (1, 2)), AskedPrompt("a fish", (1, 2)),
     ]  # fmt: skip
+
+
+def test_prompts_may_come_from_a_pipe() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        pipe.write("a red house\n\na tree\n")
+    with os.fdopen(reading):
+        asked = read_prompts(Path(f"/dev/fd/{reading}"), [1])
+    assert [prompt.text for prompt in asked] == ["a red house", "a tree"]
 
 
 def test_a_prompt_with_its_seed_a_line(tmp_path: Path) -> None:
