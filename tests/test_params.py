@@ -93,7 +93,9 @@ def test_an_unknown_section_is_named() -> None:
         (
             {"variants__lora__update_rule": "orthogonol"},
             "params.yaml: variants.lora.update_rule: 'orthogonol' is not allowed: "
-            "input should be 'none', 'orthogonal', 'orthogonal_anchor', 'mean' or 'released'",
+            "input should be 'none', 'orthogonal', 'orthogonal_anchor', 'mean', 'released', "
+            "'safeguarded', 'preference', 'prior_preservation', 'class_preservation', "
+            "'contrastive_target', 'slider' or 'negative_aware'",
         ),
         (
             {"training__keep": "best"},

@@ -71,7 +71,7 @@ def test_it_trains_and_compares_and_a_second_time_does_nothing(
     own = Workspace(workspace.root, of_ablation=True)
 
     assert any(line.startswith("none ") and line.endswith(" baseline") for line in first)
-    verdicts = ("better", "worse", "trade-off", "inconclusive")
+    verdicts = ("better", "as good", "worse", "trade-off", "inconclusive")
     assert any(
         line.startswith("orthogonal_shared_noise ") and line.endswith(verdicts) for line in first
     )

@@ -33,8 +33,9 @@ SMALL: Content = YAML(typ="safe").load(SMALL_PARAMS) | {
 }  # fmt: skip
 
 NOTHING = (
-    "training.checkpoint_every", "training.watch", "training.update_rule",  # each variant's own
-    "styles.ink.rights", "styles.ink.license",
+    "training.checkpoint_every", "training.checkpoint_minutes", "training.watch",
+    "training.update_rule",  # each variant's own
+    "styles.ink.rights", "styles.ink.license", "dagster",
 )  # fmt: skip
 DIRECTLY: dict[str, tuple[str, ...]] = dict.fromkeys(NOTHING, ()) | {
     "seed": (
@@ -56,15 +57,26 @@ DIRECTLY: dict[str, tuple[str, ...]] = dict.fromkeys(NOTHING, ()) | {
     "negative_set": ("negative_set",),
     "training": ("training",),
     "generation": ("generation", "base_generation"),
+    "generation.guidance": ("generation",),  # the base has nothing that was trained
     "evaluation": ("evaluation",),
     "report": ("report",),
 }  # fmt: skip
 """By the start of a setting's name, the longest one counts: the stages that read it."""
 
-COMPANIONS: dict[str, dict[str, str]] = {
-    "training.contrast.anchor": dict.fromkeys(
-        ("training.update_rule", "variants.one.update_rule", "variants.two.update_rule"), "mean"
-    ),
+OF_A_RULE = {
+    "anchor": "mean", "released_form": "released", "margin": "safeguarded", "beta": "preference",
+    "supervised": "preference", "repulsion": "contrastive_target", "mirror": "negative_aware",
+    "negative_weight": "prior_preservation",
+}  # fmt: skip
+COMPANIONS: dict[str, dict[str, Any]] = {
+    f"training.contrast.{setting}": dict.fromkeys(
+        ("training.update_rule", "variants.one.update_rule", "variants.two.update_rule"), rule
+    )
+    for setting, rule in OF_A_RULE.items()
+} | {
+    "training.contrast.negative_every": {"training.contrast.negative_estimate": "running_mean"},
+    "training.watch.guidance.weight": {"training.watch.guidance.form": "difference"},
+    "generation.guidance.weight": {"generation.guidance.form": "difference"},
     "training.contrast.running_decay": {"training.contrast.negative_estimate": "running_mean"},
     "training.contrast.basis_size": {"training.contrast.negative_estimate": "running_basis"},
     "training.objective.huber_delta": {"training.objective.loss": "huber"},
@@ -72,6 +84,9 @@ COMPANIONS: dict[str, dict[str, str]] = {
     "training.objective.logit_std": {"training.objective.timestep_sampling": "logit_normal"},
     "training.objective.timestep_shift": {"training.objective.timestep_sampling": "shift"},
 }  # fmt: skip
+COMPANIONS["training.contrast.repulsion"]["ablation.grid"] = {
+    "learning_rate": [0.001, 0.003]
+}  # no shared noise
 """What has to be set for a setting to be allowed to be other than it is."""
 
 
@@ -108,7 +123,7 @@ def changed(value: Any, kind: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield {"to_q": 2}
     else:
-        yield from (1, 64, 0.5, True, "other", "cc-by-4.0", ["other"])
+        yield from (1, 64, 0.5, True, "other", "cc-by-4.0", ["other"], [0.5, 0.9])
     yield None
 
 
@@ -234,7 +249,7 @@ def test_a_variants_own_setting_makes_only_its_trainings_stale(
     value = value_of(content["training"], name)
     params = another(content, f"variants.two.{name}", value, TRAINING_LEAVES[name])
     found = states(made, params)
-    observed = name == "checkpoint_every" or name.startswith("watch.")
+    observed = name.startswith(("checkpoint_", "watch."))
     stale, waiting = expected(Graph(made, params), None, () if observed else ("training",), "two")
     assert set(found[State.STALE]) == stale
     assert set(found[State.WAITING]) == waiting
@@ -244,6 +259,8 @@ def test_a_variants_own_setting_makes_only_its_trainings_stale(
 @pytest.mark.parametrize("name", [name for name in TRAINING_LEAVES if name.startswith("watch.")])
 def test_where_the_best_look_is_kept_looks_decide_the_training(tmp_path: Path, name: str) -> None:
     best = put(put(FULL, "training.keep", "best"), "training.watch.every", 10)
+    for companion, value in COMPANIONS.get(f"training.{name}", {}).items():
+        best = put(best, companion, value)
     workspace = Workspace(tmp_path)
     graph = Graph(workspace, parse_params(best))
     make_everything(graph)
