@@ -132,7 +132,8 @@ def safeguarded(
     learnt = torch.where(of_mean > 0, shared / of_mean.clamp(min=1e-300), 0.0)
     else_ = {"push_away": torch.ones_like(shared), "leave": torch.zeros_like(shared)}
     capped = ((1 - margin) * square / shared.clamp(min=1e-300)).clamp(max=1.0)
-    factors = torch.where(shared > 0, capped, else_.get(conflict, learnt))
+    some = shared > ABSENT * (square * of_mean).clamp(min=0.0).sqrt()  # less is rounding
+    factors = torch.where(some, capped, else_.get(conflict, learnt))
     update.weights[:, 1:branches] = -(factors[:, None] * mean[None, 1:branches])
     lost = torch.where(square > 0, factors * shared.clamp(min=0.0) / square.sqrt(), 0.0)
     return Update(update.weights, lost, update.ranks)

@@ -131,7 +131,7 @@ def safeguarded(
         (weights * a * b).sum()
         for a, b in ((positive, negative), (positive, positive), (negative, negative))
     )
-    if shared > 0:
+    if shared > ABSENT * (square * of_negative).sqrt():  # less is rounding
         return positive - min(1.0, float((1 - margin) * square / shared)) * negative
     learnt = float(shared / of_negative) if of_negative > 0 else 0.0
     return positive - {"push_away": 1.0, "leave": 0.0, "learn_from": learnt}[conflict] * negative
