@@ -33,6 +33,7 @@ from nsync_pipeline.graph.locks import sole_writer, visible_devices
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import running
 from nsync_pipeline.graph.whole import chosen
+from nsync_pipeline.ranks import usable_cores
 from nsync_pipeline.workspace import SKETCHBOOK, Workspace
 
 from .daemon import start_daemon
@@ -105,7 +106,7 @@ def _make(workspace: Workspace, style: str, artefacts: list[Artefact], count: in
         try:
             with (workspace.dagster_home / LOG).open("wb") as log, ExitStack() as until_end:
                 two = _two_at_once(Graph.read(workspace))
-                said = os.environ.get(THREADS, str(max(1, _cores() // 2)))
+                said = os.environ.get(THREADS, str(max(1, usable_cores() // 2)))
                 daemon = start_daemon(workspace, until_end, log, {THREADS: said} if two else {})
                 if daemon is not None:
                     _end_abandoned_runs(instance)
@@ -124,13 +125,9 @@ def _two_at_once(graph: Graph) -> bool:
     one two may not fit in memory, and accelerators have a step each.
     """
     base = graph.params.base_model
-    if base.name != SKETCHBOOK or _cores() < 2:
+    if base.name != SKETCHBOOK or usable_cores() < 2:
         return False
     return base.device == "cpu" or (base.device == "auto" and not visible_devices())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @contextmanager

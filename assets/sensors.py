@@ -35,6 +35,7 @@ from dagster import (
 )
 
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.files import parse_json
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.made import Made
 from nsync_pipeline.workspace import Workspace
@@ -80,7 +81,7 @@ def workspace(context: SensorEvaluationContext) -> SkipReason:
         graph = graph_now()
     except UserError as error:
         return SkipReason(str(error))
-    known = Known(**json.loads(context.cursor)) if context.cursor else Known()
+    known = Known(**parse_json(context.cursor)) if context.cursor else Known()
     follow_partitions(context.instance, graph)
     news = report_news(context.instance, graph, known, PORTION)
     context.update_cursor(json.dumps(asdict(known)))

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -195,10 +195,13 @@ def read_json(path: Path) -> Any:
     return parse_json(content)
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The content of JSON text; ``ValueError`` where it is none that can be read."""
+def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
+    """The content of JSON text; ``ValueError`` where it is none that can be read.
+
+    ``pairs`` makes an object of its names and values.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=pairs)  # noqa: TID251
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 

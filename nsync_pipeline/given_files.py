@@ -90,6 +90,11 @@ def _unfit_name(name: str) -> str | None:
     return None
 
 
+def may_be_read(path: Path, folder: Path) -> bool:
+    """Whether ``given_files`` of ``folder`` has it."""
+    return _unfit_name(path.name) is None and _unfit(path, folder.resolve()) is None
+
+
 def _unfit(path: Path, root: Path) -> str | None:
     try:
         real = path.resolve(strict=True)

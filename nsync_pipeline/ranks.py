@@ -1,6 +1,10 @@
-"""Which of several processes that train together this one is; by the names torchrun gave them."""
+"""Which of several processes that train together this one is; by the names torchrun gave them.
+
+And how many cores a process may use.
+"""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +20,11 @@ class Rank:
     def is_first(self) -> bool:
         """The first process writes, logs and tells; the others compute."""
         return self.index == 0
+
+
+def usable_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def this_rank(environ: Mapping[str, str] = os.environ) -> Rank:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nsync_pipeline.errors import CaptionError
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import parse_json, write_whole
 from nsync_pipeline.text import one_line, without_controls
 
 BY_HAND = "hand"  # the source of a caption that a person wrote here
@@ -55,7 +55,7 @@ def read_by_hand(path: Path) -> dict[str, HandCaption]:
 
 def _read(line: str, where: str) -> HandCaption:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
     except ValueError as error:
         raise CaptionError(f"{where}: not JSON: {error}") from error
     if not isinstance(content, dict) or sorted(content) != sorted(KEYS):

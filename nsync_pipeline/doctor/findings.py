@@ -30,6 +30,7 @@ from nsync_pipeline.errors import (
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.given_files import given_files
 from nsync_pipeline.params import Params, read_params
+from nsync_pipeline.ranks import usable_cores
 from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked
 from nsync_pipeline.workspace import ABLATIONS, Workspace
 
@@ -44,9 +45,8 @@ def machine_findings(folder: Path) -> Iterator[Finding]:
     """``folder`` is on the disk that matters."""
     yield Finding(State.OK, "Python", f"{platform.python_version()} in {sys.prefix}")
     yield from _packages()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    yield Finding(State.OK, "Cores", f"{usable}{load}")
+    yield Finding(State.OK, "Cores", f"{usable_cores()}{load}")
     yield _memory()
     yield _disk(folder)
     yield _accelerators()

@@ -24,7 +24,7 @@ from nsync_pipeline.export.markdown import code
 from nsync_pipeline.export.model import TrainedVariant, embeddings_name, read_trained_variant
 from nsync_pipeline.families.config import BaseModelConfig, public_name
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.files import file_sha256, read_json, whole_folder
+from nsync_pipeline.files import file_sha256, parse_json, read_json, whole_folder
 from nsync_pipeline.params import Params
 from nsync_pipeline.workspace import LORA_FILE, TrainingRun, Workspace
 
@@ -111,7 +111,7 @@ def _write_weights(
     if trained.embeddings is not None:
         name = embeddings_name(model)
         file = read_safetensors(trained.embeddings)
-        origin = _shared_origin(json.loads(file.metadata[OWN_METADATA]))
+        origin = _shared_origin(parse_json(file.metadata[OWN_METADATA]))
         sha256 = kohya.numbers_sha256(file.tensors)
         metadata = {
             **file.metadata, OWN_METADATA: json.dumps(origin, sort_keys=True),

@@ -5,6 +5,7 @@ They are trained by flow matching, on a path that may be shifted by the picture'
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,10 @@ from nsync_pipeline.families.language_model import (
     TOKENIZER_CLASSES,
     LanguageModel,
     LanguageTokenizer,
+    load_language_tokenizer,
 )
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
+from nsync_pipeline.families.noise_schedules import linear_mu, sized_schedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 
 TIMES = 1000.0  # what these models' pipelines divide a timestep by
@@ -27,6 +30,8 @@ class FlowTransformer(LatentDiffusion):
     """A frozen base model of that kind but for what its ``predict`` gives the denoiser."""
 
     language_models: ClassVar[Mapping[str, Any]]  # the classes its text encoder may have
+    window: ClassVar[int]  # tokens, of the prompt and of what is put around it
+    noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
     components = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
     clip_encoders: ClassVar[Mapping[str, Any]] = {}
     native_resolution = 1024
@@ -37,6 +42,19 @@ class FlowTransformer(LatentDiffusion):
     @classmethod
     def required_of_prompts(cls) -> dict[str, Sequence[str]]:
         return {"text_encoder": tuple(cls.language_models), "tokenizer": TOKENIZER_CLASSES}
+
+    @staticmethod
+    @abstractmethod
+    def written(tokenizer: Any, prompt: str, /) -> str:
+        """``prompt`` as the language model reads it, with what is put around it."""
+
+    @classmethod
+    def load_tokenizer(cls, folder: PipelineFolder) -> LanguageTokenizer:
+        return load_language_tokenizer(folder, cls.written, cls.window)
+
+    @classmethod
+    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
+        return int(config["joint_attention_dim"])
 
     def load_text_encoders(self, folder: PipelineFolder) -> None:
         self.language_model = LanguageModel(folder, self.language_models, self._placement)

@@ -3,7 +3,6 @@
 Source: Black Forest Labs, FLUX.2; the conventions are diffusers'.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,12 +15,9 @@ from nsync_pipeline.families.autoencoders import Flux2Autoencoder
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.flow_transformer import TIMES, FlowTransformer, grid_positions
 from nsync_pipeline.families.language_model import (
-    LanguageTokenizer,
     chat,
-    load_language_tokenizer,
 )
 from nsync_pipeline.families.noise_schedules import sized_schedule
-from nsync_pipeline.families.pipeline_folder import PipelineFolder
 
 LORA_TARGETS = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
@@ -55,20 +51,14 @@ class Flux2Klein(FlowTransformer):
     pipeline_class = "Flux2KleinPipeline"
     base_id = "black-forest-labs/FLUX.2-klein-base-4B"
     language_models: ClassVar = {"Qwen3ForCausalLM": Qwen3ForCausalLM}
+    written = staticmethod(chat(thinking=False))
+    window = WINDOW
     denoiser_class = Flux2Transformer2DModel
     autoencoder_class = Flux2Autoencoder
     token_side = 1
     noise_schedule_of = partial(sized_schedule, mu=empirical_mu, patch=1)
     lora_targets: tuple[str, ...] = LORA_TARGETS
     architecture: str | None = "flux-2-klein"
-
-    @classmethod
-    def load_tokenizer(cls, folder: PipelineFolder) -> LanguageTokenizer:
-        return load_language_tokenizer(folder, chat(thinking=False), WINDOW)
-
-    @classmethod
-    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
-        return int(config["joint_attention_dim"])
 
     def read(self, prompt: str) -> Tensor:
         """The hidden states of three layers side by side (512, 3 D)."""

@@ -4,7 +4,6 @@ The conventions are diffusers'.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -21,8 +20,6 @@ from nsync_pipeline.families.flow_transformer import (
     packed,
     unpacked,
 )
-from nsync_pipeline.families.language_model import LanguageTokenizer, load_language_tokenizer
-from nsync_pipeline.families.noise_schedules import linear_mu, sized_schedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.qwen_image import ANSWER, SYSTEM, SYSTEM_TOKENS
 
@@ -53,16 +50,13 @@ class Krea2(FlowTransformer):
     pipeline_class = "Krea2Pipeline"
     base_id = "krea/Krea-2-Raw"
     language_models: ClassVar = {"Qwen3VLModel": Qwen3VLModel}
+    written = staticmethod(described)
+    window = WINDOW
     denoiser_class = Krea2Transformer2DModel
     autoencoder_class = QwenAutoencoder
     packed = True
-    noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
     lora_targets: tuple[str, ...] = LORA_TARGETS
     architecture: str | None = "krea-2"
-
-    @classmethod
-    def load_tokenizer(cls, folder: PipelineFolder) -> LanguageTokenizer:
-        return load_language_tokenizer(folder, described, WINDOW)
 
     def load_text_encoders(self, folder: PipelineFolder) -> None:
         super().load_text_encoders(folder)

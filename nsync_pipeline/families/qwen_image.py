@@ -3,8 +3,6 @@
 Source: Qwen-Image (arXiv 2508.02324); the conventions are diffusers'.
 """
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 from diffusers import QwenImageTransformer2DModel
@@ -14,9 +12,6 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from nsync_pipeline.families.autoencoders import QwenAutoencoder
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.flow_transformer import TIMES, FlowTransformer, packed, unpacked
-from nsync_pipeline.families.language_model import LanguageTokenizer, load_language_tokenizer
-from nsync_pipeline.families.noise_schedules import linear_mu, sized_schedule
-from nsync_pipeline.families.pipeline_folder import PipelineFolder
 
 LORA_TARGETS = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
@@ -48,20 +43,13 @@ class QwenImage(FlowTransformer):
     language_models: ClassVar = {
         "Qwen2_5_VLForConditionalGeneration": Qwen2_5_VLForConditionalGeneration
     }
+    written = staticmethod(described)
+    window = WINDOW + SYSTEM_TOKENS
     denoiser_class = QwenImageTransformer2DModel
     autoencoder_class = QwenAutoencoder
     packed = True
-    noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
     lora_targets: tuple[str, ...] = LORA_TARGETS
     architecture: str | None = "qwen-image"
-
-    @classmethod
-    def load_tokenizer(cls, folder: PipelineFolder) -> LanguageTokenizer:
-        return load_language_tokenizer(folder, described, WINDOW + SYSTEM_TOKENS)
-
-    @classmethod
-    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
-        return int(config["joint_attention_dim"])
 
     def read(self, prompt: str) -> Tensor:
         """The last hidden states (L, D) of what comes after the system's words.

@@ -4,7 +4,6 @@ Source: Z-Image (arXiv 2511.22699); the conventions are diffusers'.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +15,8 @@ from nsync_pipeline.contrast.branch_copies import MIXED_ROWS
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.flow_transformer import TIMES, FlowTransformer
 from nsync_pipeline.families.language_model import (
-    LanguageTokenizer,
     chat,
-    load_language_tokenizer,
 )
-from nsync_pipeline.families.noise_schedules import linear_mu, sized_schedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement
 
@@ -40,14 +36,11 @@ class ZImage(FlowTransformer):
     pipeline_class = "ZImagePipeline"
     base_id = "Tongyi-MAI/Z-Image"
     language_models: ClassVar = {"Qwen3Model": Qwen3Model, "Qwen3ForCausalLM": Qwen3ForCausalLM}
+    written = staticmethod(chat(thinking=True))
+    window = WINDOW
     denoiser_class = ZImageTransformer2DModel
-    noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
     lora_targets: tuple[str, ...] = LORA_TARGETS
     architecture: str | None = "z-image"
-
-    @classmethod
-    def load_tokenizer(cls, folder: PipelineFolder) -> LanguageTokenizer:
-        return load_language_tokenizer(folder, chat(thinking=True), WINDOW)
 
     def __init__(
         self, folder: PipelineFolder, resolution: int | None, placement: Placement

@@ -3,7 +3,6 @@
 ``nsync_pipeline.tracking.models`` writes what is read here.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from nsync_pipeline.drawing.picture_store import png_bytes
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.files import read_json
 from nsync_pipeline.generate.model import DrawingModel
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class PromptsToPictures:
 
     def __init__(self, folder: Path) -> None:
         """``folder`` holds the weights, and the ``made.json`` of their training."""
-        said = json.loads((folder / "made.json").read_bytes())
+        said = read_json(folder / "made.json")
         settings = said["settings"]
         words = trained_style_word(folder, settings["placeholder"])
         self._model = DrawingModel(said["variant"], folder, words, said["style"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from nsync_pipeline.errors import LostProcessError, WorkerError
+from nsync_pipeline.ranks import usable_cores
 
 LOOK_EVERY = 0.1  # seconds between two looks at the processes
 GRACE = 15.0
@@ -62,7 +63,7 @@ def run_workers(command: Sequence[str], count: int) -> None:
 def _started(
     command: Sequence[str], rank: int, count: int, port: int, errors: IO[bytes] | None
 ) -> _Worker:
-    threads = str(max(1, (os.cpu_count() or 1) // count))
+    threads = str(max(1, usable_cores() // count))
     place = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

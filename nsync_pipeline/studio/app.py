@@ -37,6 +37,7 @@ from nsync_pipeline.captions.style_words import own_names
 from nsync_pipeline.doctor.findings import captioner_finding
 from nsync_pipeline.doctor.memory import CardPreset, card_presets
 from nsync_pipeline.errors import BaseModelError, UserError
+from nsync_pipeline.files import parse_json
 from nsync_pipeline.graph.artefacts import Graph, State
 from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file, version_source
 from nsync_pipeline.graph.progress import running
@@ -166,7 +167,7 @@ def _done(action: Callable[[Request, Desk, Form], Response]) -> Endpoint:
 
 def _json_fields(text: str) -> dict[str, list[str]]:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         return {str(name): [str(value)] for name, value in content.items()}
     except (ValueError, AttributeError) as error:
         raise UserError(f"What was sent cannot be read: {error}") from error
@@ -510,7 +511,7 @@ def _save_captions(request: Request, desk: Desk, form: Form) -> Response:
 
 def _changes(text: str) -> list[Change]:
     try:
-        return [Change(str(c["id"]), str(c["was"]), str(c["caption"])) for c in json.loads(text)]
+        return [Change(str(c["id"]), str(c["was"]), str(c["caption"])) for c in parse_json(text)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"What was sent cannot be read: {error}") from error
 

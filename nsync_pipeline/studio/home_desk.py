@@ -1,11 +1,11 @@
 """What there is to take home of a style: trained LoRAs, their pictures, and how to use them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.files import read_json
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.report.trainings import shown_names
@@ -55,7 +55,7 @@ def trained_loras(graph: Graph, style: str) -> list[TrainedLora]:
         if not trained_files(folder):
             continue
         try:
-            summary = json.loads((folder / "training.json").read_bytes())
+            summary = read_json(folder / "training.json")
             origin = summary["origin"]
             word, base, rule = origin["placeholder"], origin["base_model"], origin["update_rule"]
             steps = int(summary["steps"])

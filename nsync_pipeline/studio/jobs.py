@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from nsync_pipeline.errors import WorkspaceBusyError
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.graph.locks import is_held
 from nsync_pipeline.workspace import Workspace
 
@@ -83,7 +83,7 @@ class Jobs:
         if kind in self._own:
             self._own[kind].poll()  # so that one that has ended is no zombie
         try:
-            content = json.loads(self._file(kind, "json").read_bytes())
+            content = read_json(self._file(kind, "json"))
             record = Record(
                 kind, content["style"], content["title"], tuple(content["command"]),
                 int(content["process"]), float(content["began"]),
@@ -148,7 +148,7 @@ class Jobs:
         for path in (self._workspace.state / "running").glob("*.json"):
             if style in path.stem.split("-"):
                 try:
-                    found.append(int(json.loads(path.read_bytes())["process"]))
+                    found.append(int(read_json(path)["process"]))
                 except (OSError, ValueError, KeyError):
                     continue
         return [process for process in found if psutil.pid_exists(process)]

@@ -17,7 +17,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from nsync_pipeline.errors import PictureError, UserError
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import read_json, write_whole
+from nsync_pipeline.given_files import may_be_read
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.stage import Progress
@@ -126,11 +127,11 @@ class PictureDesk:
         return self._copy(style, card, VIEW) or self.thumbnail(style, card)
 
     def _copy(self, style: str, card: PictureCard, side: int) -> Path | None:
-        source = self._workspace.source(style) / card.name
-        try:
-            state = source.stat()
-        except OSError:  # a drawn one has no file
+        folder = self._workspace.source(style)
+        source = folder / card.name
+        if not may_be_read(source, folder):  # or it is a drawn one, which has no file
             return None
+        state = source.stat()
         said = f"{card.name}\0{state.st_mtime_ns}\0{state.st_size}"
         name = hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         place = self._folder(style) / f"copies-{side}" / f"{name}.jpg"
@@ -179,7 +180,7 @@ class PictureDesk:
 
     def _kept(self, style: str) -> tuple[str, Pictures]:
         try:
-            content = json.loads((self._folder(style) / "pictures.json").read_bytes())
+            content = read_json(self._folder(style) / "pictures.json")
             cards = tuple(
                 PictureCard(**{**card, "standing": Standing(card["standing"])})
                 for card in content["cards"]

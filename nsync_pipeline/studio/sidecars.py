@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from nsync_pipeline.captions.by_hand import caption_line
 from nsync_pipeline.errors import CaptionError, UserError
-from nsync_pipeline.given_files import given_name
+from nsync_pipeline.given_files import given_files
 from nsync_pipeline.studio.caption_desk import CaptionCard, Change
 from nsync_pipeline.style_set.source_folder import READERS, read_caption_file, read_metadata
 
@@ -63,10 +63,7 @@ def read_from(folder: Path, cards: Sequence[CaptionCard]) -> tuple[list[Change],
 def _said(folder: Path) -> dict[str, str]:
     """By the picture's name with or without its ending."""
     found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        name = given_name(path, folder)
+    for name, path in given_files(folder).files.items():
         try:
             if path.name.lower() in READERS:
                 above = name.removesuffix(path.name)

@@ -1,11 +1,11 @@
 """What is to be seen of trainings while they run and after: curves, looks, how far they are."""
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nsync_pipeline.files import read_json
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.report.charts import Line, line_chart
 from nsync_pipeline.workspace import TrainingRun, Workspace
@@ -175,7 +175,7 @@ def _table(path: Path, x: str, y: str) -> tuple[tuple[float, float], ...]:
 
 def _summary(folder: Path) -> dict[str, object]:
     try:
-        content = json.loads((folder / "training.json").read_bytes())
+        content = read_json(folder / "training.json")
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}

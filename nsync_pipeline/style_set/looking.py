@@ -9,8 +9,6 @@ import base64
 import hashlib
 import json
 import multiprocessing
-import os
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,8 +20,9 @@ import PIL
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.files import file_sha256
+from nsync_pipeline.files import file_sha256, parse_json
 from nsync_pipeline.pictures.near_duplicates import LOOK_SIDE, Look, look_of
+from nsync_pipeline.ranks import usable_cores
 
 MANY = 64
 """From so many files on there are several processes: starting one takes as long as some files."""
@@ -108,7 +107,7 @@ def looked_at(
 
 def _looks(reads: Sequence[Read]) -> Generator[Seen | PictureError, None, None]:
     """What is seen of each, in order, whatever the number of processes."""
-    processes = min(_cores(), len(reads) // MANY + 1)
+    processes = min(usable_cores(), len(reads) // MANY + 1)
     if processes == 1:
         yield from map(_look, reads)
         return
@@ -124,16 +123,11 @@ def _look(read: Read) -> Seen | PictureError:
     return Seen(pixel_sha256(image), image.width, image.height, look_of(image))
 
 
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _read(file: Path, wanted: set[str]) -> dict[str, Seen]:
     known = {}
     for line in file.read_bytes().split(b"\n") if file.is_file() else ():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if entry["key"] in wanted:
                 known[str(entry["key"])] = _seen(entry)
         except (ValueError, KeyError, TypeError):

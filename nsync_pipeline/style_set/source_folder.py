@@ -16,6 +16,7 @@ from operator import attrgetter
 from pathlib import Path, PurePath, PurePosixPath
 
 from nsync_pipeline.errors import LISTED, CaptionError, NotTextError, PictureError, short_list
+from nsync_pipeline.files import parse_json
 from nsync_pipeline.given_files import given_files, read_given
 from nsync_pipeline.text import decoded, one_line, printable
 
@@ -117,9 +118,9 @@ def _json_lines(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line, object_pairs_hook=_columns)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+            values = parse_json(line, pairs=_columns)
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise CaptionError(f"line {number} is not JSON: {reason}") from error
         except CaptionError as error:
             raise CaptionError(f"line {number} {error}") from error

@@ -123,7 +123,7 @@ class CheckpointFolder:
 
     def latest(self) -> Checkpoint | None:
         """The newest usable checkpoint of these inputs; None where there is none."""
-        own = json.loads(json.dumps(self.inputs))
+        own = parse_json(json.dumps(self.inputs))
         newest = _newest(self.path)
         if newest is not None and newest[1] == own:
             return self._going_on_from(newest)

@@ -57,6 +57,7 @@ def test_no_file_is_no_captions(tmp_path: Path) -> None:
     ("line", "why"),
     [
         ("a boat", "not JSON"),
+        ("[" * 100_000, "not JSON: it is nested too deep"),
         ('["a"]', "an object with id, file, caption"),
         ('{"id": "a", "caption": "a boat"}', "an object with id, file, caption"),
         ('{"id": "a", "file": "b", "caption": 3}', "must be text"),

@@ -147,6 +147,8 @@ def test_sidecars_come_out_and_go_in(studio: TestClient, tmp_path: Path) -> None
     for name in before:
         write(studio, name, "something else")
     (tmp_path / "out" / "z.txt").write_text("nobody's")
+    (tmp_path / "private.txt").write_text("a secret")
+    (tmp_path / "out" / "e.txt").symlink_to(tmp_path / "private.txt")  # it leads out
     form = {"folder": str(tmp_path / "out")}
     page = studio.post("/styles/hills/captions/import", data=form)
     assert "4 captions brought in. No picture here for: z." in page.text

@@ -75,6 +75,18 @@ def test_thumbnails_are_pictures_and_broken_files_are_not(studio: TestClient) ->
             assert studio.get(f"/styles/hills/{what}", params={"name": name}).status_code == 404
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(
+    studio: TestClient, workspace: Workspace, tmp_path: Path
+) -> None:
+    save(tmp_path / "private.png", 50, 96, 80)
+    (workspace.source("hills") / "link.png").symlink_to(tmp_path / "private.png")
+    read_all(studio)
+    assert standings(studio)["link.png"] is Standing.UNUSABLE
+    for what in ("thumbnail", "view"):
+        asked = studio.get(f"/styles/hills/{what}", params={"name": "link.png"})
+        assert asked.status_code == 404
+
+
 def dropped(studio: TestClient, folder: Path) -> None:
     for path in sorted(folder.rglob("*.*")):
         name = path.relative_to(folder.parent).as_posix()
