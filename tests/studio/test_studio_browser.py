@@ -51,8 +51,7 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def link(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A studio with a socket, whose trainings are fakes."""
-    for module in ("nsync_pipeline.studio.app.NSYNC", "nsync_pipeline.studio.jobs.NSYNC"):
-        monkeypatch.setattr(module, FAKE)
+    monkeypatch.setattr("nsync_pipeline.studio.jobs.NSYNC", FAKE)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("NSYNC_TRACKING", "off")
     monkeypatch.setattr(TokenCounts, "prepare", lambda *_: None)  # no model is loaded

@@ -1,6 +1,10 @@
 """Who may talk to the studio."""
 
+from urllib.parse import quote
+
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from nsync_pipeline.studio.app import make_app
@@ -75,3 +79,20 @@ def test_what_pages_may_load_is_their_own(studio: TestClient) -> None:
     policy = studio.get("/").headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "http" not in policy
+
+
+@pytest.mark.parametrize("style", ["nothing", "..", "hills;x"])
+def test_no_address_answers_for_a_style_that_is_not_there(studio: TestClient, style: str) -> None:
+    app = studio.app
+    assert isinstance(app, Starlette)
+    asked = [
+        (method, route.path.replace("{style}", quote(style, safe="")))
+        for route in app.routes
+        if isinstance(route, Route) and "{style}" in route.path
+        for method in (route.methods or set()) - {"HEAD"}
+    ]
+    assert len(asked) > 30
+    for method, path in asked:
+        answer = studio.request(method, path.replace("/../", "/%2e%2e/"))
+        assert answer.status_code in (400, 404), path
+        assert "is not in params.yaml" in answer.text or answer.status_code == 404

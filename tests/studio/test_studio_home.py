@@ -99,7 +99,7 @@ def test_an_export_that_fails_says_why(
     trained: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "nsync_pipeline.studio.app.NSYNC", ("/bin/sh", "-c", "echo 'nsync: no' >&2; exit 2")
+        "nsync_pipeline.studio.jobs.NSYNC", ("/bin/sh", "-c", "echo 'nsync: no' >&2; exit 2")
     )
     page = trained.post("/styles/hills/home", data={"run": "lora-0"})
     assert (page.status_code, ">no<" in page.text) == (400, True)

@@ -6,7 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.testclient import TestClient
 
-from nsync_pipeline.studio.app import Desk, make_app
+from nsync_pipeline.studio.app import make_app
+from nsync_pipeline.studio.page import Desk
 from nsync_pipeline.workspace import Workspace
 from tests.support.picture_files import save
 
