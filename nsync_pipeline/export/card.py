@@ -117,17 +117,17 @@ def drawn_with(generation: GenerationConfig) -> str:
     else:
         how = f"ordinary guidance at {scale:g}, the LoRA at strength {strength:g}"
         return (
-            f"The pictures here are drawn with {how}. More style: raise the strength, to 1.5 at "
-            "most; beyond, content breaks. With ComfyUI's `DualModelGuider` more of the content is "
-            "kept: the model with the LoRA, at a strength of about "
-            f"{1.5 / scale:.2f}, as `model`, and the checkpoint without it as `model_negative`."
+            f"The pictures here are drawn with {how}. For more style try a higher strength, up to "
+            "1.5, and look at what it does to the content; or, with ComfyUI's `DualModelGuider`, "
+            f"the model with the LoRA, at a strength of about {1.5 / scale:.2f}, as `model`, and "
+            "the checkpoint without it as `model_negative`. Neither was measured on this model."
         )
     near = "the same" if guidance.form == "base_empty" else "nearly the same"
     return (
         f"The pictures here are drawn with {how}. In ComfyUI `DualModelGuider` does {near}: the "
         f"model with the LoRA at strength {strength:.2f} as `model`, the checkpoint without it as "
-        f"`model_negative`, `cfg` {scale:g}. No pipeline of diffusers does; nearest comes a higher "
-        "strength, 1.25 to 1.5, at some cost in content."
+        f"`model_negative`, `cfg` {scale:g}. No pipeline of diffusers does; there, try a strength "
+        "of 1.25 to 1.5, and look at what it does to the content."
     )
 
 
