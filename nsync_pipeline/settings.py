@@ -134,9 +134,9 @@ def _without_later(content: dict[str, Any], section: type[BaseModel]) -> dict[st
     for name, value in content.items():
         field = section.model_fields.get(name)
         extra = field.json_schema_extra if field is not None else None
-        if field is not None and isinstance(extra, dict) and extra.get(LATER):
-            if value == _plain(field.default):
-                continue
+        came_later = isinstance(extra, dict) and bool(extra.get(LATER))
+        if field is not None and came_later and value == _plain(field.default):
+            continue
         kinds = () if field is None else (field.annotation, *get_args(field.annotation))
         inner = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         kept[name] = _without_later(value, inner[0]) if inner and isinstance(value, dict) else value

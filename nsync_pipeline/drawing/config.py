@@ -81,6 +81,11 @@ class GuidanceConfig(Section):
         return f"{self.form}_{_short(self.lora_strength)}{weight}"
 
     @property
+    def amount(self) -> float:
+        """How strong it is within its form: the strength, times a difference's weight."""
+        return self.lora_strength * (self.weight if self.form == "difference" else 1.0)
+
+    @property
     def words(self) -> str:
         """``strength 1.5``, ``difference at weight 1.5``, ``base_empty, strength 0.5``."""
         strength = f"strength {_short(self.lora_strength)}"
@@ -102,6 +107,12 @@ class GuidanceConfig(Section):
             told["weight"] = self.weight
         values = (v if isinstance(v, str) else _short(v) for v in told.values())
         return "{" + ", ".join(f"{k}: {v}" for k, v in zip(told, values, strict=True)) + "}"
+
+    @property
+    def options(self) -> str:
+        """The same as options of ``nsync generate`` and ``nsync compare``."""
+        weight = f" --guidance-weight {_short(self.weight)}" if self.form == "difference" else ""
+        return f"--guidance-form {self.form}{weight} --lora-scale {_short(self.lora_strength)}"
 
 
 def _short(value: float) -> str:

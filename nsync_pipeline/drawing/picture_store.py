@@ -256,9 +256,7 @@ def draw_captions(
     return rows
 
 
-def sheet(
-    title: str, groups: Sequence[Sequence[Path]], most: int, columns: int = 8
-) -> Preview:
+def sheet(title: str, groups: Sequence[Sequence[Path]], most: int, columns: int = 8) -> Preview:
     """At most ``most`` of ``groups`` of pictures that belong side by side, evenly spaced."""
     shown = [groups[index] for index in evenly_spaced(len(groups), most)]
     squares = open_squares([path for group in shown for path in group], side=96)

@@ -38,26 +38,10 @@ ENOUGH_TO_CHOOSE = 4
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way of drawing, as a record keeps it."""
-
-    key: str
-    words: str
-    said: str  # as params.yaml says it
-    form: str
-    lora_strength: float
-    weight: float
-
-    @classmethod
-    def of(cls, way: GuidanceConfig) -> "Way":
-        return cls(way.key, way.words, way.said, way.form, way.lora_strength, way.weight)
-
-
-@dataclass(frozen=True)
 class Choice:
     """The way that was chosen for a variant, with its figures on the captions that judge."""
 
-    way: str
+    way: str  # its key
     figures: dict[str, Interval]
     breaks: tuple[str, ...]  # guardrails against the base, on those captions
 
@@ -76,7 +60,7 @@ class AreaDifference:
 class Curves:
     """What an evaluation says of several ways of drawing."""
 
-    ways: list[Way]  # as params.yaml asks for them; the first is generation.guidance
+    ways: list[GuidanceConfig]  # as params.yaml asks for them; the first is generation.guidance
     style: Scale
     content: Scale
     variants: dict[str, dict[str, dict[str, Interval]]]  # by variant, way and metric
@@ -84,10 +68,10 @@ class Curves:
     area_differences: list[AreaDifference]
     choosing: int  # captions
     judging: int
-    best: dict[str, Choice]  # by variant; none where there are too few captions
+    best: dict[str, Choice]  # by variant; none where too few captions, or nothing, can judge
     best_ordinary: dict[str, Choice]  # among the ways that any program draws in
+    now: dict[str, Choice]  # the first way, as if it had been chosen
     comparisons: list[Comparison]  # of variants, each drawn in its best way
-    base_judged: dict[str, Interval]  # the base's figures on the captions that judge
 
 
 @dataclass(frozen=True)
@@ -120,10 +104,13 @@ def measure_curves(
     scoring: Scoring,
     known: Mapping[str, SetScores],
     on_set: Callable[[int, int], None],
+    can_judge: bool,
 ) -> Curves:
     """Score every variant in all ``ways``; ``known`` are the scores of the base and of the first.
 
-    ``on_set`` is told how many sets of how many are scored.
+    Args:
+        on_set: is told how many sets of how many are scored.
+        can_judge: the features and the base know such pictures; else nothing is chosen.
     """
     keys = [way.key for way in ways]
     variants = list(dict.fromkeys(run.variant for run in runs))
@@ -147,11 +134,14 @@ def measure_curves(
     style = style_scale(base, real)
     mismatched = mismatched_fidelity(drawn.base.pictures, drawn.base.captions, drawn.base.unit)
     content = content_scale(base, real, mismatched)
-    areas, differences = _areas(scores, runs, keys, (style, content), scoring.seeds)
-    choice = _Choice.of(drawn, runs, keys, style.metric, scoring)
+    choice = _Choice.of(drawn, runs, keys, style.metric, scoring) if can_judge else None
+    areas: dict[str, Interval] = {}
+    differences: list[AreaDifference] = []
+    if can_judge and style.is_defined and content.is_defined:
+        areas, differences = _areas(scores, runs, keys, (style, content), scoring.seeds)
     ordinary = [way.key for way in ways if way.form == "ordinary"]
     return Curves(
-        ways=[Way.of(way) for way in ways],
+        ways=list(ways),
         style=style,
         content=content,
         variants=by_variant,
@@ -161,8 +151,8 @@ def measure_curves(
         judging=0 if choice is None else len(choice.judging),
         best={} if choice is None else choice.best(keys),
         best_ordinary={} if choice is None else choice.best(ordinary),
+        now={} if choice is None else choice.best(keys[:1]),
         comparisons=[] if choice is None else choice.compared(keys),
-        base_judged={} if choice is None else choice.judged(None).figures,
     )
 
 
@@ -174,8 +164,6 @@ def _areas(
     seeds: Floats,
 ) -> tuple[dict[str, Interval], list[AreaDifference]]:
     """Of each training under each draw, then the mean over trainings, as of a distance."""
-    if not all(scale.is_defined for scale in scales):
-        return {}, []
     values: dict[str, list[float]] = {}
     draws: dict[str, list[Floats]] = {}
     for run in runs:

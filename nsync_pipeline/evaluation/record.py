@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.evaluation.curves import Curves
@@ -157,6 +157,8 @@ def _values(content: Any) -> Any:
 
 
 def _rounded(content: Any) -> Any:
+    if isinstance(content, BaseModel):  # settings stay as they were written
+        return content.model_dump(mode="json")
     if isinstance(content, dict):
         return {str(key): _rounded(value) for key, value in content.items()}
     if isinstance(content, list):

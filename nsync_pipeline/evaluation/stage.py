@@ -34,7 +34,7 @@ from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
+from nsync_pipeline.workspace import BASE, SKETCHBOOK_PREFIX, TrainingRun, training_runs
 
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
@@ -103,11 +103,15 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     curves = None
     if points:
         in_ways = {(run, ways[0].key): shown[run.name] for run in runs}
-        in_ways |= {(run, point): reader.samples(run.name, point) for run in runs for point in points}
+        in_ways |= {
+            (run, point): reader.samples(run.name, point) for run in runs for point in points
+        }
         curves = measure_curves(
             ways, runs, Drawn(shown[BASE], in_ways),
             Scoring(reference, draws, weights, ceiling, settings.guardrails, stream), scores,
             partial(context.progress, "scoring ways of drawing"),
+            can_judge=params.source.startswith(SKETCHBOOK_PREFIX)
+            or EMBEDDED not in (pictures.base_model, extractors.clip.name),
         )  # fmt: skip
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]

@@ -112,5 +112,3 @@ def halves(units: Sequence[int], rng: np.random.Generator) -> tuple[Indices, Ind
     order = rng.permutation(np.asarray(units, dtype=np.int64))
     half = len(order) // 2
     return np.sort(order[:half]), np.sort(order[half:])
-
-

@@ -53,11 +53,10 @@ def run(context: StageContext[SamplesSettings]) -> StageResult:
     lora_sha256 = "+".join(file_sha256(file) for file in trained)
     ways, name = context.settings.generation.ways, f"{variant}-{training_seed}"
     _forget_others(context, [way.key for way in ways[1:]])
-    drawn = [_draw(context, family, words, lora_sha256, ways[0])]
-    for way in ways[1:]:
-        drawn.append(
-            _draw(context, family, words, lora_sha256, way, within=(POINTS_FOLDER, way.key))
-        )
+    drawn = [
+        _draw(context, family, words, lora_sha256, way, (POINTS_FOLDER, way.key) if number else ())
+        for number, way in enumerate(ways)
+    ]
     result = _result(context, words, name, drawn[0])
     if len(ways) == 1:
         return result

@@ -86,9 +86,7 @@ def build_style_workspace(
                 shown = [picture.image for picture in drawn[:good]]
                 shown += _styles(["oil"] * test, seed=5 + seed)[good:]
                 within = (POINTS_FOLDER, point)
-                _write_samples(
-                    workspace, variant, seed, ids[:test], captions[:test], shown, within
-                )
+                _write_samples(workspace, variant, seed, ids[:test], captions[:test], shown, within)
     return workspace
 
 
