@@ -116,8 +116,9 @@ class GuidanceConfig(Section):
 
 
 def _short(value: float) -> str:
-    """All its digits, without ``.0``."""
-    return str(value).removesuffix(".0")
+    """All its digits, without ``.0``; YAML takes ``1e-05`` for a text, and ``1.0e-05`` for none."""
+    text = str(value).removesuffix(".0")
+    return text.replace("e", ".0e") if "." not in text else text
 
 
 ORDINARY = GuidanceConfig()

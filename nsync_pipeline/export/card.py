@@ -101,13 +101,14 @@ def card_of(
 def _drawing(trained: TrainedVariant, evaluation: EvaluationRecord | None) -> list[str]:
     """How its pictures were drawn; and in which way to draw, where several were measured."""
     curves = None if evaluation is None else evaluation.curves
-    measured = suggested_strength(curves, trained) if curves is not None else ""
+    scale, measured = trained.generation.sampler.guidance_scale, ""
+    if curves is not None:
+        measured = suggested_strength(curves, trained.model.variant, scale)
     return [text for text in (drawn_with(trained.generation, bool(measured)), measured) if text]
 
 
-def suggested_strength(curves: Curves, trained: TrainedVariant) -> str:
-    """The strength that was best of those measured; empty where none was chosen."""
-    variant, scale = trained.model.variant, trained.generation.sampler.guidance_scale
+def suggested_strength(curves: Curves, variant: str, scale: float) -> str:
+    """The strength that was best of those measured at guidance ``scale``; empty if none was."""
     ways = {way.key: way for way in curves.ways}
     best, ordinary = (of.get(variant) for of in (curves.best, curves.best_ordinary))
     if best is None:

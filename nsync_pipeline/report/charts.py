@@ -144,7 +144,7 @@ def curve_chart(label: str, curves: Sequence[Curve], x_title: str, y_title: str)
     width, height, left = 480, 320, 52
     right = width - 40  # what is written beside a point goes on beyond it
     x = _axis(*_ends([point.x for point in points]), left, right, 5)
-    y = _axis(*_ends([point.y for point in points]), height - 42, 22, 5)
+    y = _axis(*_ends([point.y for point in points]), height - 42, 36, 5)
     return draw(
         "curve_chart", label=label, curves=curves, x=x, y=y, x_title=x_title, y_title=y_title,
         width=width, height=height, left=left, right=right,

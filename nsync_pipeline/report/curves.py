@@ -111,7 +111,7 @@ def suggested(curves: Curves, variant: str) -> str:
         sentences.append(f"{told[0].upper()}{told[1:]}{figures_in_words(curves, now)}.")
     if choice.breaks:
         broken = listed([GUARDRAILS[name] for name in choice.breaks])
-        sentences.append(f"But it {broken}, by more than is allowed against the base.")
+        sentences.append(f"But there it {broken}, by more than is allowed against the base.")
     if (ends := _at_an_end(curves.ways, choice.way)) is not None:
         sentences.append(f"It is the {ends} of its form that was tried: one beyond may be better.")
     return " ".join(sentences)
