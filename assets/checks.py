@@ -29,7 +29,7 @@ from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.pictures.manifest import NEGATIVE_SET, SAMPLES, STYLE_SET, read_manifest
 from nsync_pipeline.pictures.pixels import open_picture
-from nsync_pipeline.workspace import MANIFEST_FILE
+from nsync_pipeline.workspace import MANIFEST_FILE, POINTS_FOLDER
 
 from .lineage import asset_key
 from .partitions import artefact_of, partition_key
@@ -45,9 +45,16 @@ Check = Callable[[Graph, Artefact], AssetCheckResult]
 def decodable(graph: Graph, artefact: Artefact) -> AssetCheckResult:
     """Every picture can be decoded, and has the size its manifest says."""
     schemas = {"style_set": STYLE_SET, "negative_set": NEGATIVE_SET}
-    folder = graph.workspace.root / artefact.path
     schema = schemas.get(artefact.stage.name, SAMPLES)
-    return _wrong(_undecodable(folder, read_manifest(folder / MANIFEST_FILE, schema)))
+    folder = graph.workspace.root / artefact.path
+    points = [file.parent for file in folder.glob(f"{POINTS_FOLDER}/*/{MANIFEST_FILE}")]
+    return _wrong(
+        [
+            name
+            for place in (folder, *sorted(points))
+            for name in _undecodable(place, read_manifest(place / MANIFEST_FILE, schema))
+        ]
+    )
 
 
 def no_test_picture_in_train(graph: Graph, artefact: Artefact) -> AssetCheckResult:

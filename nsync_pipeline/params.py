@@ -270,7 +270,10 @@ def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
     section: type[BaseModel] = Params
     parts = list(location)
     while parts:
-        annotation = section.model_fields[str(parts.pop(0))].annotation
+        part = parts.pop(0)
+        if isinstance(part, int):  # of a list
+            continue
+        annotation = section.model_fields[str(part)].annotation
         kinds = (annotation, *get_args(annotation))
         models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         if get_origin(annotation) is dict and parts:

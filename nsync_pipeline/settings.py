@@ -97,7 +97,7 @@ def later(default: Any, **field: Any) -> Any:
     return Field(default=default, json_schema_extra={LATER: True}, **field)
 
 
-def of_params(*keys: str) -> Any:
+def of_params(*keys: str, came_later: Section | None = None) -> Any:
     """A field of a stage's settings: where in ``params.yaml`` its value stands.
 
     Where a section stands there and the field is a smaller section, it has the keys they share.
@@ -105,8 +105,11 @@ def of_params(*keys: str) -> Any:
     Args:
         keys: dotted, with ``{style}`` and ``{variant}`` to fill in. The first holds the value; the
             others change it, as a variant changes ``training``.
+        came_later: the value at which it is no part of the identity, as a field made by ``later``.
     """
-    return Field(json_schema_extra={PARAMS: list(keys)})
+    if came_later is None:
+        return Field(json_schema_extra={PARAMS: list(keys)})
+    return Field(default=came_later, json_schema_extra={PARAMS: list(keys), LATER: True})
 
 
 class StageSettings(Section):
@@ -131,15 +134,20 @@ def _without_later(content: dict[str, Any], section: type[BaseModel]) -> dict[st
     for name, value in content.items():
         field = section.model_fields.get(name)
         extra = field.json_schema_extra if field is not None else None
-        if field is not None and isinstance(extra, dict) and extra.get(LATER):
-            default = field.default
-            plain = default.model_dump(mode="json") if isinstance(default, Section) else default
-            if value == plain:
-                continue
+        came_later = isinstance(extra, dict) and bool(extra.get(LATER))
+        if field is not None and came_later and value == _plain(field.default):
+            continue
         kinds = () if field is None else (field.annotation, *get_args(field.annotation))
         inner = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         kept[name] = _without_later(value, inner[0]) if inner and isinstance(value, dict) else value
     return kept
+
+
+def _plain(value: Any) -> Any:
+    """A default as JSON has it."""
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value.model_dump(mode="json") if isinstance(value, Section) else value
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ STRIP_FILE = "looks.jpg"
 """What a training drew on the way, side by side."""
 FIGURES_FOLDER = "figures"  # of an evaluation: a small file a metric, for `dvc metrics show`
 PLOTS_FOLDER = "plots"  # of a report: pictures for `dvc plots show`
+POINTS_FOLDER = "points"  # of samples: a folder each further way of drawing
 BASE = "base"
 """The name that stands for the untrained base model where a variant is asked for."""
 SKETCHBOOK = "sketchbook"
@@ -106,6 +107,8 @@ class Workspace:
 
     def samples(self, style: str, variant: str, training_seed: int | str | None = None) -> Path:
         """``manifest.parquet`` (pictures.manifest.SAMPLES) and ``images/``.
+
+        Of further ways of drawing the same again, in ``points/<way>/``.
 
         Of ``base``, which nobody trained, whatever the training seed is.
 

@@ -91,7 +91,9 @@ def type_of(annotation: Any) -> str:
     if origin in (types.UnionType, Union):
         return " or ".join(type_of(argument) for argument in arguments)
     if origin is tuple:
-        return f"list of {type_of(arguments[0])}"
+        first = arguments[0]
+        is_section = isinstance(first, type) and issubclass(first, BaseModel)
+        return f"list of {'sections' if is_section else type_of(first)}"
     if origin is dict:
         return f"mapping of {type_of(arguments[0])} to {type_of(arguments[1])}"
     if origin is Annotated:
@@ -132,6 +134,8 @@ def _pattern(pattern: str) -> str:
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
     """The section a field holds, alone, once a name, or optional."""
+    if get_origin(annotation) is tuple:  # a list of sections is one value
+        return None
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate

@@ -1,8 +1,7 @@
 """What each method is trained and drawn at: chosen on seeds and prompts that are not reported on.
 
-A training is compared with others as a whole, by the curve of style against content over all its
-drawings: the area under it is the mean, over the content that is asked for, of the most style that
-some drawing shows at that content or more.
+A training is compared with others as a whole, by the area under its curve of style against content
+over all its drawings (``nsync_pipeline.metrics.curves``).
 """
 
 import json
@@ -11,9 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from benchmarks.evidence.matrix import ORDINARY, TABLES, Table, Tuning
 from benchmarks.evidence.results import Result, read_result
 from nsync_pipeline.files import write_whole
+from nsync_pipeline.metrics.curves import area_under
 
 CHOSEN_FILE = "chosen.json"
 CONTENT, LEAK = 0.9, 0.05
@@ -50,11 +52,8 @@ def point(drawing: str, results: Sequence[Result]) -> Point:
 
 def area(points: Iterable[Point]) -> float:
     """Under the curve of style against content, between 0 and 1."""
-    total, best, edge = 0.0, 0.0, 1.0
-    for one in sorted(points, key=lambda one: one.content, reverse=True):
-        total += best * (edge - one.content)
-        best, edge = max(best, one.style), one.content
-    return total + best * edge
+    shares = np.array([(one.style, one.content) for one in points]).reshape(-1, 2)
+    return float(area_under(shares[:, 0], shares[:, 1]))
 
 
 def curves(results: Path, table: Table) -> dict[str, dict[Tuning, list[Point]]]:

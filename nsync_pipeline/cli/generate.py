@@ -273,7 +273,7 @@ def manner_of(
     from nsync_pipeline.generate.pictures import Manner
     from nsync_pipeline.samples.config import GenerationConfig
 
-    settings = params.generation.model_dump()
+    settings = params.generation.model_dump(exclude={"points"})
     named = None if scheduler is None else scheduler.value
     given = {"steps": steps, "scheduler": named, "guidance_scale": guidance}
     settings["sampler"] |= {name: value for name, value in given.items() if value is not None}

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section
+from nsync_pipeline.settings import Section, later
 
 
 class SamplerConfig(Section):
@@ -74,8 +74,73 @@ class GuidanceConfig(Section):
             )
         return self
 
+    @property
+    def key(self) -> str:
+        """A name for a folder, another for each: ``ordinary_1.5``, ``difference_1_by_1.5``."""
+        weight = f"_by_{_short(self.weight)}" if self.form == "difference" else ""
+        return f"{self.form}_{_short(self.lora_strength)}{weight}"
+
+    @property
+    def amount(self) -> float:
+        """How strong it is within its form: the strength, times a difference's weight."""
+        return self.lora_strength * (self.weight if self.form == "difference" else 1.0)
+
+    @property
+    def words(self) -> str:
+        """``strength 1.5``, ``difference at weight 1.5``, ``base_empty, strength 0.5``."""
+        strength = f"strength {_short(self.lora_strength)}"
+        if self.form == "ordinary":
+            return strength
+        if self.form == "base_empty":
+            return f"base_empty, {strength}"
+        of_it = "" if self.lora_strength == 1.0 else f", {strength}"
+        return f"difference at weight {_short(self.weight)}{of_it}"
+
+    @property
+    def said(self) -> str:
+        """As it is written in ``params.yaml``: what is not at its default, ``{form: difference}``.
+
+        The weight of a difference is always said.
+        """
+        told = self.model_dump(exclude_defaults=True)
+        if self.form == "difference":
+            told["weight"] = self.weight
+        values = (v if isinstance(v, str) else _short(v) for v in told.values())
+        return "{" + ", ".join(f"{k}: {v}" for k, v in zip(told, values, strict=True)) + "}"
+
+    @property
+    def options(self) -> str:
+        """The same as options of ``nsync generate`` and ``nsync compare``."""
+        weight = f" --guidance-weight {_short(self.weight)}" if self.form == "difference" else ""
+        return f"--guidance-form {self.form}{weight} --lora-scale {_short(self.lora_strength)}"
+
+
+def _short(value: float) -> str:
+    """All its digits, without ``.0``; YAML takes ``1e-05`` for a text, and ``1.0e-05`` for none."""
+    text = str(value).removesuffix(".0")
+    return text.replace("e", ".0e") if "." not in text else text
+
 
 ORDINARY = GuidanceConfig()
+
+MOST_POINTS = 32
+
+
+class DrawnWays(Section):
+    """In which ways what was trained draws: ``guidance``, and ``points`` to compare it with."""
+
+    guidance: GuidanceConfig = later(GuidanceConfig())
+    points: tuple[GuidanceConfig, ...] = later(
+        (),
+        max_length=MOST_POINTS,
+        description="further ways of drawing, each with the keys of `guidance`: the captions are "
+        "drawn at each of them, too, for a curve of style against content",
+    )
+
+    @property
+    def ways(self) -> tuple[GuidanceConfig, ...]:
+        """``guidance`` first; each way once."""
+        return tuple(dict.fromkeys((self.guidance, *self.points)))
 
 
 def require_guidance(guidance: GuidanceConfig, guidance_scale: float) -> None:

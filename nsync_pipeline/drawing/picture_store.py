@@ -205,13 +205,16 @@ def draw_captions(
     lora_sha256: str | None = None,
     guidance: GuidanceConfig = ORDINARY,
     side: int | None = None,
+    within: Sequence[str] = (),
 ) -> list[tuple[RealPicture, dict[str, Any]]]:
     """Draw the captions of ``pictures`` in ``style`` into ``context.folder``; a row of each.
 
     All are squares of ``side`` pixels, or where None, of the size their picture is trained at.
+    ``within`` are folders within, of one of several sets of an artefact; rows name their files from
+    there on.
 
     A seed depends on ``stream``, the caption's picture and the number (``k``) alone. Drawn pictures
-    are kept in the workspace's scratch, one set a stage, style and training.
+    are kept in the workspace's scratch, one set a stage, style, training and ``within``.
 
     Raises:
         BaseModelError: a picture came out broken; what was drawn before is kept.
@@ -231,17 +234,18 @@ def draw_captions(
     slot = [stage, context.style] + ([context.variant] if context.variant else [])
     if context.variant not in (None, BASE):
         slot.append(str(context.training_seed))
-    store = PictureStore(context.workspace.scratch(*slot))
-    tell = partial(context.progress, "pictures")
+    store = PictureStore(context.workspace.scratch(*slot, *within))
+    folder = context.folder.joinpath(*within)
+    tell = partial(context.progress, " ".join(("pictures", *within[-1:])))
     with deterministic_algorithms():
         drawn = draw_into_store(
             family, list(requests.values()), sampler, store, tell, lora_sha256, guidance
         )
-    (context.folder / "images").mkdir()
+    (folder / "images").mkdir(parents=True)
     rows = []
     for (picture, k), request in requests.items():
         file = f"images/{request.id}.png"
-        shutil.copyfile(drawn[request.id], context.folder / file)
+        shutil.copyfile(drawn[request.id], folder / file)
         with Image.open(drawn[request.id]) as image:
             width, height = image.size
         row = {
@@ -252,8 +256,8 @@ def draw_captions(
     return rows
 
 
-def sheet(title: str, groups: Sequence[Sequence[Path]], most: int) -> Preview:
+def sheet(title: str, groups: Sequence[Sequence[Path]], most: int, columns: int = 8) -> Preview:
     """At most ``most`` of ``groups`` of pictures that belong side by side, evenly spaced."""
     shown = [groups[index] for index in evenly_spaced(len(groups), most)]
     squares = open_squares([path for group in shown for path in group], side=96)
-    return Preview(title, preview(title, list(squares)))
+    return Preview(title, preview(title, list(squares), columns))

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from nsync_pipeline.drawing.config import DrawnWays
 from nsync_pipeline.metrics.verdict import GuardrailConfig
 from nsync_pipeline.settings import Section, StageSettings, of_params
 
@@ -51,4 +52,5 @@ class EvaluationSettings(StageSettings):
     device: str = of_params("base_model.device")
     variants: tuple[str, ...] = of_params("variants")
     training_seeds: tuple[int, ...] = of_params("training_seeds")
+    drawn: DrawnWays = of_params("generation", came_later=DrawnWays())
     evaluation: EvaluationConfig = of_params("evaluation")

@@ -138,11 +138,16 @@ class FeatureReader:
         first, real = len(self.pictures.test), self.pictures.train
         return self._set("training", real, range(first, first + len(real)))
 
-    def samples(self, name: str) -> PictureSet:
-        """What the base or a training drew, each picture in the unit of its caption."""
+    def samples(self, name: str, point: str | None = None) -> PictureSet:
+        """What the base or a training drew, each picture in the unit of its caption.
+
+        ``point`` is a further way of drawing; None: as ``generation.guidance`` says.
+        """
         unit_of = {picture.id: unit for unit, picture in enumerate(self.pictures.test)}
-        drawn = self.pictures.samples[name]
-        return self._set(name, drawn, [unit_of[sample.prompt_id] for sample in drawn])
+        pictures = self.pictures
+        drawn = pictures.samples[name] if point is None else pictures.at_points[name, point]
+        what = name if point is None else f"{name}, {point},"
+        return self._set(what, drawn, [unit_of[sample.prompt_id] for sample in drawn])
 
     def negatives(self) -> Floats:
         """(N, s) of style."""

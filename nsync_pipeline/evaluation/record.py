@@ -2,7 +2,8 @@
 
 ``figures/`` has a small file for each metric a person sees first, a number a variant: the table
 that ``dvc metrics show`` prints. ``metrics.json`` holds all numbers: ``variants`` are means over
-their trainings, ``trainings`` each by its seed;
+their trainings, ``trainings`` each by its seed, ``ways`` the variants in each way of drawing, where
+there are several;
 ``evaluation.json`` everything the report tells: intervals, comparisons, warnings, settings;
 ``pictures.parquet`` a row a generated picture. All figures are rounded to six significant digits.
 """
@@ -15,9 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from nsync_pipeline.errors import MissingArtifactError
+from nsync_pipeline.evaluation.curves import Curves
 from nsync_pipeline.files import read_json
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.distances import Floats
@@ -77,6 +79,7 @@ class EvaluationRecord:
     rivals: tuple[str, ...]
     mmd_bandwidth: float
     copy_threshold: float
+    curves: Curves | None = None  # where several ways of drawing are asked for
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:
@@ -102,7 +105,10 @@ def write_evaluation(
     """Write all files of an evaluation into the empty ``folder``; ``pictures`` are its rows."""
     content = _rounded(asdict(record))
     sets = {name: content.pop(name) for name in SETS}
-    _write_json(folder / METRICS_FILE, _values(sets))
+    in_ways = {} if record.curves is None else {"ways": content["curves"]["variants"]}
+    if record.curves is None:
+        del content["curves"]
+    _write_json(folder / METRICS_FILE, _values(sets | in_ways))
     _write_json(folder / EVALUATION_FILE, {"sets": sets, **content})
     table = pa.Table.from_pylist(list(pictures), schema=PICTURES)
     pq.write_table(table, folder / PICTURES_FILE)
@@ -151,6 +157,8 @@ def _values(content: Any) -> Any:
 
 
 def _rounded(content: Any) -> Any:
+    if isinstance(content, BaseModel):  # settings stay as they were written
+        return content.model_dump(mode="json")
     if isinstance(content, dict):
         return {str(key): _rounded(value) for key, value in content.items()}
     if isinstance(content, list):

@@ -1,12 +1,14 @@
 """Evaluation: every training of every variant, and the base, against the held-out real pictures."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 
 from nsync_pipeline.errors import EvaluationError
 from nsync_pipeline.evaluation.config import EvaluationConfig, EvaluationSettings
+from nsync_pipeline.evaluation.curves import Drawn, Scoring, measure_curves
 from nsync_pipeline.evaluation.features import FeatureReader, drawn_world_judge, load_extractors
 from nsync_pipeline.evaluation.record import (
     FIRST_METRICS,
@@ -32,7 +34,7 @@ from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
+from nsync_pipeline.workspace import BASE, SKETCHBOOK_PREFIX, TrainingRun, training_runs
 
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
@@ -49,7 +51,9 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     """
     params, folder = context.settings, context.folder
     settings, runs = params.evaluation, training_runs(params.variants, params.training_seeds)
-    pictures = read_style_pictures(context.workspace, context.style, runs)
+    ways = params.drawn.ways
+    points = [way.key for way in ways[1:]]
+    pictures = read_style_pictures(context.workspace, context.style, runs, points)
     device = str(choose_device(params.device))
     extractors = load_extractors(settings, context.workspace.root, device)
     reader = FeatureReader(
@@ -96,6 +100,19 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     for variant in params.variants:
         own = [scores[run.name] for run in runs if run.variant == variant]
         measured[variant] = over_trainings(own, weights)
+    curves = None
+    if points:
+        in_ways = {(run, ways[0].key): shown[run.name] for run in runs}
+        in_ways |= {
+            (run, point): reader.samples(run.name, point) for run in runs for point in points
+        }
+        curves = measure_curves(
+            ways, runs, Drawn(shown[BASE], in_ways),
+            Scoring(reference, draws, weights, ceiling, settings.guardrails, stream), scores,
+            partial(context.progress, "scoring ways of drawing"),
+            can_judge=params.source.startswith(SKETCHBOOK_PREFIX)
+            or EMBEDDED not in (pictures.base_model, extractors.clip.name),
+        )  # fmt: skip
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
     to_base = [(name, BASE) for name in params.variants]
@@ -130,6 +147,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         rivals=reference.rival_names,
         mmd_bandwidth=reference.bandwidth,
         copy_threshold=reference.copy_threshold,
+        curves=curves,
     )
     rows = [
         row
@@ -148,6 +166,12 @@ def _figures(record: EvaluationRecord) -> dict[str, int | float | str]:
                 figures[f"{name} {metric}"] = float(f"{measured[metric].value:.4g}")
     for compared in record.comparisons:
         figures[f"{compared.a} against {compared.b}"] = compared.verdict
+    if record.curves is not None:
+        words = {way.key: way.words for way in record.curves.ways}
+        best = record.curves.best.items()
+        figures |= {f"{name} is best drawn": words[choice.way] for name, choice in best}
+        areas = record.curves.areas.items()
+        figures |= {f"{name} area": float(f"{area.value:.4g}") for name, area in areas}
     return figures
 
 

@@ -9,6 +9,8 @@ from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from nsync_pipeline.drawing.config import GuidanceConfig
+from nsync_pipeline.evaluation.curves import Curves
 from nsync_pipeline.evaluation.record import EVALUATION_FILE, EvaluationRecord, read_evaluation
 from nsync_pipeline.export.markdown import cell, code, code_block, plain, quoted
 from nsync_pipeline.export.model import TrainedVariant, embeddings_name
@@ -19,6 +21,7 @@ from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import GridRow, evenly_spaced, fitted, labelled_grid
+from nsync_pipeline.report.curves import figures_in_words
 from nsync_pipeline.report.figures import Measured, TableRow, figures_table
 from nsync_pipeline.report.lineage import settings_text
 from nsync_pipeline.report.words import explained
@@ -84,7 +87,7 @@ def card_of(
         "files": files,
         "snippet": snippet(model, shared) if shared.weights or shared.embeddings else "",
         "has_vectors": trained.embeddings is not None,
-        "drawn_with": drawn_with(trained.generation) if trained.lora is not None else "",
+        "drawn_with": [] if trained.lora is None else _drawing(trained, evaluation),
         "comparison": _comparison(workspace, trained, folder),
         "samples": samples,
         "evaluation": evaluation,
@@ -95,39 +98,94 @@ def card_of(
     }
 
 
-def drawn_with(generation: GenerationConfig) -> str:
+def _drawing(trained: TrainedVariant, evaluation: EvaluationRecord | None) -> list[str]:
+    """How its pictures were drawn; and in which way to draw, where several were measured."""
+    curves = None if evaluation is None else evaluation.curves
+    scale, measured = trained.generation.sampler.guidance_scale, ""
+    if curves is not None:
+        measured = suggested_strength(curves, trained.model.variant, scale)
+    return [text for text in (drawn_with(trained.generation, bool(measured)), measured) if text]
+
+
+def suggested_strength(curves: Curves, variant: str, scale: float) -> str:
+    """The strength that was best of those measured at guidance ``scale``; empty if none was."""
+    ways = {way.key: way for way in curves.ways}
+    best, ordinary = (of.get(variant) for of in (curves.best, curves.best_ordinary))
+    if best is None:
+        return ""
+    sentences = []
+    if ordinary is not None:
+        strength = ways[ordinary.way].lora_strength
+        sentences.append(
+            f"**Suggested strength: {strength:g}** (in ComfyUI `strength_model`, in A1111 the "
+            f"number in `<lora:...:{strength:g}>`): {figures_in_words(curves, ordinary)}."
+        )
+    if ordinary is None or best.way != ordinary.way:
+        way = ways[best.way]
+        sentences.append(
+            f"Better still is {_how(way, scale)}: {figures_in_words(curves, best)}. "
+            f"{_in_comfyui(way, scale)}"
+        )
+    sentences.append(
+        f"It is the best of {len(ways)} ways that were tried, chosen by {curves.choosing} held-out "
+        f"captions; the figures are of {curves.judging} others."
+    )
+    return " ".join(sentences)
+
+
+def drawn_with(generation: GenerationConfig, measured: bool = False) -> str:
     """How the pictures on the card were drawn, and how other programs come to it.
 
-    To first order, guidance at scale g whose empty prompt is the base's adds g times what the LoRA
-    changes: at strength w / g as much as the difference at weight w.
+    ``measured``: other ways of drawing were, so that nothing is said of what might be tried.
     """
     guidance, scale = generation.guidance, generation.sampler.guidance_scale
-    strength = guidance.lora_strength
-    if guidance.form == "difference":
-        how = (
-            f"the base's own guidance at {scale:g} and {guidance.weight:g} times what the LoRA "
-            f"changes, at strength {strength:g}"
-        )
-        strength *= guidance.weight / scale
-    elif guidance.form == "base_empty":
-        how = (
-            f"guidance {scale:g} whose empty prompt the base predicts without the LoRA, which is "
-            f"at strength {strength:g}"
-        )
-    else:
-        how = f"ordinary guidance at {scale:g}, the LoRA at strength {strength:g}"
+    told = f"The pictures here are drawn with {_how(guidance, scale)}."
+    if guidance.form != "ordinary":
+        told = f"{told} {_in_comfyui(guidance, scale)}"
+    if measured:
+        return told
+    if guidance.form == "ordinary":
         return (
-            f"The pictures here are drawn with {how}. For more style try a higher strength, up to "
+            f"{told} For more style try a higher strength, up to "
             "1.5, and look at what it does to the content; or, with ComfyUI's `DualModelGuider`, "
             f"the model with the LoRA, at a strength of about {1.5 / scale:.2f}, as `model`, and "
             "the checkpoint without it as `model_negative`. Neither was measured on this model."
         )
-    near = "the same" if guidance.form == "base_empty" else "nearly the same"
     return (
-        f"The pictures here are drawn with {how}. In ComfyUI `DualModelGuider` does {near}: the "
-        f"model with the LoRA at strength {strength:.2f} as `model`, the checkpoint without it as "
-        f"`model_negative`, `cfg` {scale:g}. No pipeline of diffusers does; there, try a strength "
-        "of 1.25 to 1.5, and look at what it does to the content."
+        f"{told} No pipeline of diffusers does; there, try a strength of 1.25 to 1.5, and look at "
+        "what it does to the content."
+    )
+
+
+def _how(guidance: GuidanceConfig, scale: float) -> str:
+    """The guidance in words, after "with"."""
+    strength = guidance.lora_strength
+    if guidance.form == "difference":
+        return (
+            f"the base's own guidance at {scale:g} and {guidance.weight:g} times what the LoRA "
+            f"changes, at strength {strength:g}"
+        )
+    if guidance.form == "base_empty":
+        return (
+            f"guidance {scale:g} whose empty prompt the base predicts without the LoRA, which is "
+            f"at strength {strength:g}"
+        )
+    return f"ordinary guidance at {scale:g}, the LoRA at strength {strength:g}"
+
+
+def _in_comfyui(guidance: GuidanceConfig, scale: float) -> str:
+    """How ComfyUI comes to a guidance that is not ordinary.
+
+    To first order, guidance at scale g whose empty prompt is the base's adds g times what the LoRA
+    changes: at strength w / g as much as the difference at weight w.
+    """
+    strength, near = guidance.lora_strength, "the same"
+    if guidance.form == "difference":
+        strength, near = strength * guidance.weight / scale, "nearly the same"
+    return (
+        f"In ComfyUI `DualModelGuider` does {near}: the model with the LoRA at strength "
+        f"{strength:.2f} as `model`, the checkpoint without it as `model_negative`, `cfg` "
+        f"{scale:g}."
     )
 
 

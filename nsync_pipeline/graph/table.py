@@ -112,7 +112,7 @@ STAGES: dict[str, Stage] = {
             name="report", asset="report", group="results",
             room="report", settings=ReportSettings,
             says="One page a style: pictures side by side, figures, choices, where all came from.",
-            recipe=2, folder="reports/{style}",
+            recipe=3, folder="reports/{style}",
             needs=(
                 "style_set", "captions", "negative_set", "training", "base_generation",
                 "generation", "evaluation",

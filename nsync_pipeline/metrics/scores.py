@@ -60,9 +60,16 @@ class PictureSet:
 
     def first(self, count: int) -> "PictureSet":
         """The first ``count`` rows, or all."""
-        judged = {name: values[:count] for name, values in self.judged.items()}
-        rows = {name: values[:count] for name, values in vars(self).items() if name != "judged"}
-        return PictureSet(**rows, judged=judged)
+        return self._rows(np.arange(min(count, len(self.unit))))
+
+    def of_units(self, units: Indices) -> "PictureSet":
+        """The rows of these units."""
+        return self._rows(np.flatnonzero(np.isin(self.unit, units)))
+
+    def _rows(self, rows: Indices) -> "PictureSet":
+        judged = {name: values[rows] for name, values in self.judged.items()}
+        others = {name: values[rows] for name, values in vars(self).items() if name != "judged"}
+        return PictureSet(**others, judged=judged)
 
 
 @dataclass(frozen=True)

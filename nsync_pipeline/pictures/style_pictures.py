@@ -1,7 +1,7 @@
 """The pictures of one style as evaluation and report see them, read from their manifests."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from nsync_pipeline.pictures.manifest import (
     STYLE_SET,
     read_manifest,
 )
-from nsync_pipeline.workspace import BASE, MANIFEST_FILE, TrainingRun, Workspace
+from nsync_pipeline.workspace import BASE, MANIFEST_FILE, POINTS_FOLDER, TrainingRun, Workspace
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class StylePictures:
     base_model: str
     base_revision: str
     negative_sampler: str  # in words
+    at_points: Mapping[tuple[str, str], tuple[Sample, ...]] = field(default_factory=dict)
+    """What a training drew in a further way, by both names."""
 
     @property
     def side(self) -> int:
@@ -68,9 +70,11 @@ class StylePictures:
 
 
 def read_style_pictures(
-    workspace: Workspace, style: str, runs: Sequence[TrainingRun]
+    workspace: Workspace, style: str, runs: Sequence[TrainingRun], points: Sequence[str] = ()
 ) -> StylePictures:
     """Read the manifests of ``style``, and check that they belong together.
+
+    ``points`` are the further ways of drawing whose pictures are read, too.
 
     Raises:
         MissingArtifactError: one is missing or empty, or the samples of a training are not of the
@@ -101,11 +105,16 @@ def read_style_pictures(
             "the train split: run the negative_set stage again."
         )
     samples = {BASE: _samples(workspace.samples(style, BASE))}
+    at_points: dict[tuple[str, str], tuple[Sample, ...]] = {}
     for run in runs:
-        samples[run.name] = _samples(workspace.samples(style, run.variant, run.training_seed))
+        drawn_by = workspace.samples(style, run.variant, run.training_seed)
+        samples[run.name] = _samples(drawn_by)
+        for point in points:
+            at_points[run.name, point] = _samples(drawn_by / POINTS_FOLDER / point)
     drawn = negatives[0]
     scheduler = drawn["sampler"].removesuffix("Scheduler")
-    _check_paired(style, samples, {picture.id for picture in real["test"]})
+    of_points = {f"{name}, {point}": rows for (name, point), rows in at_points.items()}
+    _check_paired(style, samples | of_points, {picture.id for picture in real["test"]})
     return StylePictures(
         test=tuple(real["test"]),
         train=tuple(real["train"]),
@@ -119,6 +128,7 @@ def read_style_pictures(
         negative_sampler=(
             f"{scheduler}, {drawn['steps']} steps, guidance {drawn['guidance_scale']:g}"
         ),
+        at_points=at_points,
     )
 
 

@@ -60,6 +60,24 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    x: float
+    y: float
+    name: str
+    short: str = ""  # written beside it
+    ringed: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one colour; ``lines`` join those that belong together."""
+
+    colour: int | None
+    points: tuple[CurvePoint, ...]
+    lines: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class _Axis:
     """Maps values to pixels, with ticks at round values."""
 
@@ -118,6 +136,23 @@ def interval_chart(
         "interval_chart", label=label, rows=rows, band=band, x=x,
         width=width, left=left, top=TOP, step=26,
     )  # fmt: skip
+
+
+def curve_chart(label: str, curves: Sequence[Curve], x_title: str, y_title: str) -> str:
+    """Points in the plane of two metrics, and the lines that join them."""
+    points = [point for curve in curves for point in curve.points]
+    width, height, left = 480, 320, 52
+    right = width - 40  # what is written beside a point goes on beyond it
+    x = _axis(*_ends([point.x for point in points]), left, right, 5)
+    y = _axis(*_ends([point.y for point in points]), height - 42, 36, 5)
+    return draw(
+        "curve_chart", label=label, curves=curves, x=x, y=y, x_title=x_title, y_title=y_title,
+        width=width, height=height, left=left, right=right,
+    )  # fmt: skip
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
 
 
 def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:

@@ -58,6 +58,19 @@ class ReportPictures:
             for caption, seed, named in self._side_by_side(most)
         ]
 
+    def in_ways(self, variant: str, points: Sequence[str]) -> tuple[str, list[Picture]]:
+        """The first caption, and what the variant drew of it: as usual, then at each of ``points``.
+
+        The base's first sample says which is shown.
+        """
+        name = TrainingRun(variant, self.training_seed).name
+        first = next(sample for sample in self.pictures.samples[BASE] if sample.k == 0)
+        files = [self._sample_path(name, first.id)]
+        for point in points:
+            drawn = self.pictures.at_points[name, point]
+            files.append(next(sample.path for sample in drawn if sample.id == first.id))
+        return first.caption, [self._square(file, f"{variant}: {first.caption}") for file in files]
+
     def preview(self, style: str) -> bytes:
         """The same side by side, as one small JPEG."""
         rows = self._side_by_side(PREVIEW_ROWS)

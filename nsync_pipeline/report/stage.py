@@ -14,6 +14,7 @@ from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.report.charts import primary_charts
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
+from nsync_pipeline.report.curves import curves_section
 from nsync_pipeline.report.figures import Measured, digits_for, figures_table, shown
 from nsync_pipeline.report.lineage import lineage, settings_text
 from nsync_pipeline.report.page import render
@@ -70,8 +71,9 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     params, folder = context.settings, context.folder
     variants, seeds = list(params.variants), params.training_seeds
     runs = training_runs(variants, seeds)
-    pictures = read_style_pictures(workspace, style, runs)
     evaluation = read_evaluation(workspace.evaluation(style))
+    points = [way.key for way in evaluation.curves.ways[1:]] if evaluation.curves else []
+    pictures = read_style_pictures(workspace, style, runs, points)
     rows_of_pictures = pq.read_table(workspace.evaluation(style) / PICTURES_FILE).to_pylist()
     trainings = {run: read_training(workspace, style, run) for run in runs}
     summaries = {run: summary for run, (_, summary) in trainings.items()}
@@ -113,6 +115,7 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         comparisons=[*evaluation.comparisons, *evaluation.against_base] if judged else [],
         resampled="training seeds and captions" if enough else "captions",
         primary=primary_charts(measured, evaluation.floor),
+        curves=curves_section(evaluation.curves, variants, shown_pictures),
         choices=choices_section(style, variants, preferred, kept.set_aside, asks),
         table_columns=columns,
         table=figures_table(columns),

@@ -115,7 +115,7 @@ def _alike(comparison: Comparison) -> str:
         (comparison.a, comparison.a_breaks), (comparison.b, comparison.b_breaks)
     ):  # fmt: skip
         if broken:
-            text += f", but {name} {_listed([GUARDRAILS[one] for one in broken])}"
+            text += f", but {name} {listed([GUARDRAILS[one] for one in broken])}"
     return f"{text}."
 
 
@@ -156,7 +156,7 @@ def _learned(there: Sequence[str], started: Sequence[str], total: int, compared:
     if there:
         sentences.append(f"{_those(there, total, compared)} took on the style.")
     if started:
-        who = _listed(started) if there else _those(started, total, compared)
+        who = listed(started) if there else _those(started, total, compared)
         sentences.append(
             f"{who} moved towards {'it' if there else 'the style'}, but not half of the way."
         )
@@ -168,7 +168,7 @@ def _those(names: Sequence[str], total: int, compared: str) -> str:
     if total == 1:
         return f"The {compared}"
     if len(names) < total:
-        return f"Of {total} {compared}s, {_listed(names)}"
+        return f"Of {total} {compared}s, {listed(names)}"
     return f"Both {compared}s" if total == 2 else f"All {number(total)} {compared}s"
 
 
@@ -188,7 +188,7 @@ def _between(comparisons: Sequence[Comparison]) -> str:
     if not verdicts:
         return "Which of them is best cannot be told."
     rest = "; the rest cannot be told apart" if len(verdicts) < len(comparisons) else ""
-    return f"Between them, {_listed(verdicts)}{rest}."
+    return f"Between them, {listed(verdicts)}{rest}."
 
 
 def _order(comparisons: Sequence[Comparison], beats: Sequence[tuple[str, str]]) -> list[str]:
@@ -208,12 +208,12 @@ def _trade_off(comparison: Comparison) -> str:
         sign = 1 if first == comparison.a else -1
         ahead = sign * comparison.style_margin.value > 0 > sign * comparison.cmmd.value
         if broken and ahead:
-            price = _listed([GUARDRAILS[name] for name in broken])
+            price = listed([GUARDRAILS[name] for name in broken])
             return f"{first} is nearer to the style than {second}, but it {price}."
     return f"The two measures point to different {_compared(comparison.trainings)}s."
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"

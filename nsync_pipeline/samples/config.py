@@ -2,9 +2,9 @@
 
 from pydantic import Field, model_validator
 
-from nsync_pipeline.drawing.config import GuidanceConfig, SamplerConfig, require_guidance
+from nsync_pipeline.drawing.config import DrawnWays, SamplerConfig, require_guidance
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section, StageSettings, later, of_params
+from nsync_pipeline.settings import Section, StageSettings, of_params
 
 
 class DrawnCaptions(Section):
@@ -20,14 +20,13 @@ class DrawnCaptions(Section):
     sampler: SamplerConfig = SamplerConfig()
 
 
-class GenerationConfig(DrawnCaptions):
+class GenerationConfig(DrawnWays, DrawnCaptions):
     """``generation`` in params.yaml."""
-
-    guidance: GuidanceConfig = later(GuidanceConfig())
 
     @model_validator(mode="after")
     def _the_guidance_has_an_effect(self) -> "GenerationConfig":
-        require_guidance(self.guidance, self.sampler.guidance_scale)
+        for way in self.ways:
+            require_guidance(way, self.sampler.guidance_scale)
         return self
 
 

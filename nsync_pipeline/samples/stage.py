@@ -2,9 +2,15 @@
 
 A picture's seed depends on its caption's picture and its number alone: all trainings and the base
 start from the same noise, so that what differs between their pictures is the model.
+
+What is drawn in further ways (``generation.points``) lies in ``points/``, a folder and a manifest
+each: whoever reads the artefact's own manifest sees the pictures of ``generation.guidance`` alone.
 """
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
@@ -18,9 +24,12 @@ from nsync_pipeline.pictures.manifest import SAMPLES, write_manifest
 from nsync_pipeline.pictures.style_pictures import captioned_split
 from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE, MANIFEST_FILE, trained_files
+from nsync_pipeline.workspace import BASE, MANIFEST_FILE, POINTS_FOLDER, trained_files
 
 PREVIEW_PICTURES = 48
+PREVIEW_ROWS = 6
+
+Context = StageContext[SamplesSettings] | StageContext[BaseSamplesSettings]
 
 
 def run(context: StageContext[SamplesSettings]) -> StageResult:
@@ -42,42 +51,73 @@ def run(context: StageContext[SamplesSettings]) -> StageResult:
     family = _family(context.settings)
     load_trained(family, model)
     lora_sha256 = "+".join(file_sha256(file) for file in trained)
-    guidance = context.settings.generation.guidance
-    return _drawn(context, family, words, f"{variant}-{training_seed}", lora_sha256, guidance)
+    ways, name = context.settings.generation.ways, f"{variant}-{training_seed}"
+    _forget_others(context, [way.key for way in ways[1:]])
+    drawn = [
+        _draw(context, family, words, lora_sha256, way, (POINTS_FOLDER, way.key) if number else ())
+        for number, way in enumerate(ways)
+    ]
+    result = _result(context, words, name, drawn[0])
+    if len(ways) == 1:
+        return result
+    # All rows are of the same captions and seeds in the same order.
+    rows = list(zip(*drawn, strict=True))
+    preview = sheet(f"{name}, each in {len(ways)} ways", rows, PREVIEW_ROWS, len(ways))
+    return StageResult(
+        figures={**result.figures, "ways of drawing": len(ways)},
+        previews=(*result.previews, preview),
+    )
 
 
 def run_base(context: StageContext[BaseSamplesSettings]) -> StageResult:
     """Draw the test captions with the untrained base, in the generic style; raises as ``run``."""
-    family = _family(context.settings)
-    return _drawn(replace(context, variant=BASE), family, context.settings.generic_style, BASE)
+    context, words = replace(context, variant=BASE), context.settings.generic_style
+    return _result(context, words, BASE, _draw(context, _family(context.settings), words))
 
 
 def _family(settings: SamplesSettings | BaseSamplesSettings) -> Family:
     return load_family(settings.generation.sampler.base(settings.base_model))
 
 
-def _drawn(
-    context: StageContext[SamplesSettings] | StageContext[BaseSamplesSettings],
+def _draw(
+    context: Context,
     family: Family,
     words: str,
-    drawn_by: str,
     lora_sha256: str | None = None,
     guidance: GuidanceConfig = ORDINARY,
-) -> StageResult:
+    within: Sequence[str] = (),
+) -> list[Path]:
     """``images_per_prompt`` pictures of each test caption, in the style that ``words`` name."""
     settings = context.settings.generation
     chosen = captioned_split(context.workspace, context.style, "test")[: settings.prompts]
     drawn = draw_captions(
         context, family, chosen, words, settings.images_per_prompt, settings.sampler,
         stage="generation", stream="sample", lora_sha256=lora_sha256, guidance=guidance,
+        within=within,
     )  # fmt: skip
     rows = [
         {**row, "prompt_id": p.id, "caption": p.caption, "variant": context.variant}
         for p, row in drawn
     ]
-    write_manifest(context.folder / MANIFEST_FILE, rows, SAMPLES)
-    files = [(context.folder / row["file"],) for row in rows]
+    folder = context.folder.joinpath(*within)
+    write_manifest(folder / MANIFEST_FILE, rows, SAMPLES)
+    return [folder / row["file"] for row in rows]
+
+
+def _forget_others(context: StageContext[SamplesSettings], kept: Sequence[str]) -> None:
+    """Remove from scratch what was drawn in ways that are no longer asked for."""
+    variant, seed = context.training
+    slot = ("generation", context.style, variant, str(seed), POINTS_FOLDER)
+    for store in context.workspace.scratch(*slot).glob("*"):
+        if store.name not in kept:
+            shutil.rmtree(store)
+
+
+def _result(context: Context, words: str, name: str, files: Sequence[Path]) -> StageResult:
+    of_each = context.settings.generation.images_per_prompt
     return StageResult(
-        figures={"pictures": len(rows), "prompts": len(chosen), "in_the_style_of": words},
-        previews=(sheet(f"samples of {drawn_by}", files, PREVIEW_PICTURES),),
-    )
+        figures={
+            "pictures": len(files), "prompts": len(files) // of_each, "in_the_style_of": words
+        },
+        previews=(sheet(f"samples of {name}", [(file,) for file in files], PREVIEW_PICTURES),),
+    )  # fmt: skip

@@ -140,7 +140,11 @@ def _shown(value: Any, way: Input) -> str:
     if way is Input.LINES:
         return "\n".join(value)
     if isinstance(value, tuple | list):
-        return json.dumps(value, ensure_ascii=False)
+        plain = [
+            one.model_dump(exclude_defaults=True) if isinstance(one, BaseModel) else one
+            for one in value
+        ]
+        return json.dumps(plain, ensure_ascii=False)
     if isinstance(value, BaseModel):
         return "its own section in params.yaml"
     if isinstance(value, float) and way is Input.NUMBER:

@@ -323,6 +323,8 @@ def test_report_without_choices_says_how_to_ask_people(
     end = html[html.index("What to do next") :]
     assert "nsync blind make" in end
     assert "nsync export woodblock --variant " in end
+    assert "points: [{lora_strength: 1.5}, {form: difference}]" in end
+    assert "How strongly to draw" not in html
     assert f"models/{STYLE}/nsync/0" in end
     assert "in the style of sks" in end
     assert "What people chose" not in html

@@ -9,6 +9,7 @@ import torch
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora
 from nsync_pipeline.adaptation.lora_file import save_lora
+from nsync_pipeline.drawing.config import GuidanceConfig
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.params import Params
@@ -16,9 +17,15 @@ from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.samples import stage as generation
 from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.seeding import stream_seed
-from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+from nsync_pipeline.workspace import (
+    BASE,
+    LORA_FILE,
+    MANIFEST_FILE,
+    POINTS_FOLDER,
+    Workspace,
+)
 from tests.support.contexts import stage_context
-from tests.support.drawing_workspace import STYLE, drawing_params, write_pictures
+from tests.support.drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
 
 TEST = ("a1", "b2", "c3")
 
@@ -122,3 +129,41 @@ def test_a_lora_that_is_not_trained_yet_is_named(workspace: Workspace, params: P
     (workspace.model(STYLE, "nsync", 0) / LORA_FILE).unlink()
     with pytest.raises(MissingArtifactError, match="of 'nsync' at training seed 0 first"):
         draw(workspace, params, "nsync")
+
+
+STRONG = GuidanceConfig(lora_strength=1.5)
+CONTRAST = GuidanceConfig(form="difference", weight=2.0)
+
+
+def test_each_further_way_of_drawing_is_a_set_of_its_own(
+    workspace: Workspace, params: Params
+) -> None:
+    """The artefact's own pictures stay as they are; each set is what it would be by itself."""
+    samples = workspace.samples(STYLE, "nsync", 0)
+    of_one: dict[str, dict[str, bytes]] = {}
+    for way in (GuidanceConfig(), STRONG, CONTRAST):
+        draw(workspace, with_generation(params, guidance=way), "nsync")
+        of_one[way.key] = folder_bytes(samples)
+    rows, reports = draw(workspace, with_generation(params, points=(STRONG, CONTRAST)), "nsync")
+    assert [row["prompt_id"] for row in rows] == list(TEST)
+    assert len(reports) == 3 * len((0, 2, 3))
+    found = folder_bytes(samples)
+    for way in (STRONG, CONTRAST):
+        within = f"{POINTS_FOLDER}/{way.key}/"
+        own = {name.removeprefix(within): found.pop(name) for name in list(found) if within in name}
+        assert own == of_one[way.key]
+    assert found == of_one[GuidanceConfig().key]
+    assert len({files["manifest.parquet"] for files in of_one.values()}) == 3
+
+
+def test_a_way_more_draws_that_way_alone_and_one_less_is_forgotten(
+    workspace: Workspace, params: Params
+) -> None:
+    draw(workspace, with_generation(params, points=(STRONG,)), "nsync")
+    both = with_generation(params, points=(STRONG, CONTRAST))
+    assert draw(workspace, both, "nsync")[1] == [3, 3, 0, 2, 3]
+    draw(workspace, with_generation(params, points=(CONTRAST,)), "nsync")
+    kept = workspace.scratch("generation", STYLE, "nsync", "0", POINTS_FOLDER)
+    assert [folder.name for folder in kept.iterdir()] == [CONTRAST.key]
+    draw(workspace, both, BASE)
+    assert not (workspace.samples(STYLE, BASE) / POINTS_FOLDER).exists()

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -24,7 +24,13 @@ from nsync_pipeline.pictures.manifest import (
 from nsync_pipeline.sketchbook.world import DrawnPicture, draw_style_set
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import COLUMNS
-from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
+from nsync_pipeline.workspace import (
+    BASE,
+    LORA_FILE,
+    MANIFEST_FILE,
+    POINTS_FOLDER,
+    Workspace,
+)
 
 STYLE = "woodblock"
 VARIANTS: dict[str, UpdateRule] = {"lora": "none", "nsync": "orthogonal"}
@@ -51,10 +57,12 @@ def build_style_workspace(
     side: int = 64,
     steps: int = 30,
     training_seeds: Sequence[int] = (0,),
+    points: Mapping[str, Mapping[str, int]] = {},
 ) -> Workspace:
     """Write the artefacts of all stages up to generation; ``side`` is the real pictures'.
 
-    Of each training seed the scenes are others.
+    Of each training seed the scenes are others. ``points`` are further ways of drawing: how many of
+    each variant's pictures are in the style there, and show what was asked for; the others do not.
     """
     workspace = Workspace(root)
     drawn = list(draw_style_set(STYLE, test + train, seed=1))
@@ -73,6 +81,12 @@ def build_style_workspace(
             _write_samples(workspace, variant, seed, ids[:test], captions[:test], images)
         for variant, rule in VARIANTS.items():
             _write_model(workspace, variant, seed, rule, steps)
+        for point, of_variants in points.items():
+            for variant, good in of_variants.items():
+                shown = [picture.image for picture in drawn[:good]]
+                shown += _styles(["oil"] * test, seed=5 + seed)[good:]
+                within = (POINTS_FOLDER, point)
+                _write_samples(workspace, variant, seed, ids[:test], captions[:test], shown, within)
     return workspace
 
 
@@ -138,8 +152,9 @@ def _write_samples(
     ids: list[str],
     captions: list[str],
     images: list[Image.Image],
+    within: Sequence[str] = (),
 ) -> None:
-    folder = workspace.samples(STYLE, variant, training_seed)
+    folder = workspace.samples(STYLE, variant, training_seed).joinpath(*within)
     rows = [
         {
             "id": f"{picture_id}_0",
