@@ -5,7 +5,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nsync_pipeline.settings import Section
+from nsync_pipeline.settings import Section, later
+
+AdapterKind = Literal["lora", "lokr", "loha"]
+"""What is put on a layer; ``lycoris`` says what the last two are."""
 
 LoraStart = Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"]
 """How LoRA's factors start; ``lora_start`` says what each is."""
@@ -45,6 +48,29 @@ class LoraSettings(Section):
         description="of the factors; pissa and olora start from the base's own weights, and their "
         "file has twice the rank",
     )
+    kind: AdapterKind = later(
+        "lora",
+        description="of adapter; lokr (a Kronecker product) and loha (a Hadamard product of two "
+        "LoRAs) are on the denoiser alone",
+    )
+    factor: int | None = later(
+        None,
+        ge=2,
+        le=1024,
+        description="of lokr: into so many parts each side is cut; null: near its square root",
+    )
+    dropout: float = later(
+        0.0, ge=0, lt=1, description="share of a layer's inputs that its LoRA does not see a step"
+    )
+    rate_ratio: float = later(
+        1.0, gt=0, le=1000, description="learning rate of B over that of A (LoRA+)"
+    )
+    start_from: str | None = later(
+        None,
+        min_length=1,
+        description="a file with an existing adapter of this shape that the training goes on "
+        "from; `start` is for fresh ones",
+    )
     text_encoder: bool = Field(default=False, description="adapt the CLIP text encoder(s) too")
     text_encoder_targets: Targets = Field(
         default=("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -80,12 +106,29 @@ class LoraSettings(Section):
 
     @model_validator(mode="after")
     def _together(self) -> "LoraSettings":
+        if self.kind != "lora":
+            own = {"factor"} if self.kind == "lokr" else set()
+            for name in sorted(_OF_LORA - own):
+                if getattr(self, name) != LoraSettings.model_fields[name].default:
+                    raise ValueError(f"{name} is not for kind {self.kind}: leave it out")
+        elif self.factor is not None:
+            raise ValueError("factor is for kind lokr: leave it out")
+        if self.start_from is not None and self.start != "kaiming":
+            raise ValueError(
+                f"start_from gives the weights, which start {self.start} would draw: leave one out"
+            )
         if self.dora and self.start in ("pissa", "olora", "orthogonal"):
             raise ValueError(f"dora goes with start kaiming or gaussian, not with {self.start}")
         odd = [rank for rank in (self.rank, *self.ranks.values()) if rank % 2]
         if self.start == "orthogonal" and odd:
             raise ValueError(f"start orthogonal needs even ranks, and one is {odd[0]}")
         return self
+
+
+_OF_LORA = frozenset(
+    {"dora", "dropout", "factor", "rank_stabilized", "rate_ratio", "start", "text_encoder"}
+)
+"""What the other kinds do not have."""
 
 
 class TextualInversionSettings(Section):

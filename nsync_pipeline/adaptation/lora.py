@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lycoris_utils import LycorisLayer
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from nsync_pipeline.adaptation.config import LoraSettings, LoraStart, Targets
+from nsync_pipeline.adaptation.dropout import DropoutRows, SampleDropout
+from nsync_pipeline.adaptation.lycoris import lycoris_config, lycoris_weights, start_lycoris
 from nsync_pipeline.adaptation.trained_weights import (
     AdaptedModel,
     TrainedWeights,
@@ -25,6 +28,7 @@ from nsync_pipeline.adaptation.trained_weights import (
     clip_encoders_of,
     denoiser_of,
 )
+from nsync_pipeline.contrast.branch_copies import MIXED_ROWS
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 
@@ -37,12 +41,12 @@ START = "start"
 
 def inject(
     model: nn.Module,
-    config: LoraConfig,
+    config: Any,
     dtype: torch.dtype,
     adapter: str = ADAPTER,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Add LoRA layers where ``config`` says, or exactly where ``tensors`` has factors.
+    """Add layers where PEFT's ``config`` says, or exactly where ``tensors`` has factors.
 
     Raises:
         ValueError: there is no such layer, or one cannot be adapted.
@@ -62,13 +66,16 @@ def inject(
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The LoRA layers of ``model`` by name, in the order of their names."""
-    found = {n: layer for n, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    """The LoRA, LoKr or LoHa layers of ``model`` by name, in the order of their names."""
+    kinds = (LoraLayer, LycorisLayer)
+    found = {n: layer for n, layer in model.named_modules() if isinstance(layer, kinds)}
     yield from sorted(found.items())
 
 
 def weights_of(layer: Any, adapter: str = ADAPTER) -> dict[str, nn.Parameter]:
     """The weights of one layer's adapter, by what a LoRA's file calls them."""
+    if isinstance(layer, LycorisLayer):
+        return lycoris_weights(layer, adapter)
     weights = {
         "lora_A.weight": layer.lora_A[adapter].weight,
         "lora_B.weight": layer.lora_B[adapter].weight,
@@ -145,6 +152,11 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
     Raises:
         TrainingError: no layer has such a name, or one that has cannot be adapted.
     """
+    if family.quantization == "nf4" and settings.kind != "lora":
+        raise TrainingError(
+            f"training.lora.kind: {settings.kind} needs the shapes of the base's weights, which "
+            "base_model.quantization nf4 does not keep: set it to int8 or fp8, or kind to lora"
+        )
     if family.quantization is not None and (settings.dora or settings.start in FROM_WEIGHTS):
         what = "dora" if settings.dora else f"start {settings.start}"
         raise TrainingError(
@@ -165,6 +177,8 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
         _require_patterns_met(settings, (denoiser, *encoders))
         for model in (denoiser, *encoders):
             _start(model, settings, generator)
+        if settings.dropout:
+            _drop_inputs((denoiser, *encoders), settings.dropout)
     except TrainingError:
         remove_lora(family)
         raise
@@ -204,26 +218,45 @@ def _put_on(
     family: Family, model: AdaptedModel, settings: LoraSettings, targets: Targets, key: str
 ) -> None:
     """Put LoRA layers in ``model``."""
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        rank_pattern=dict(settings.ranks),
-        alpha_pattern=dict(settings.alphas),
-        use_rslora=settings.rank_stabilized,
-        use_dora=settings.dora,
-    )
+    common: dict[str, Any] = {
+        "r": settings.rank,
+        "target_modules": targets if isinstance(targets, str) else list(targets),
+        "rank_pattern": dict(settings.ranks),
+        "alpha_pattern": dict(settings.alphas),
+    }
+    if settings.kind == "lora":
+        config = LoraConfig(
+            **common,
+            lora_alpha=settings.alpha,
+            use_rslora=settings.rank_stabilized,
+            use_dora=settings.dora,
+        )
+    else:
+        config = lycoris_config(settings.kind, settings.factor, **common, alpha=settings.alpha)
     try:
         inject(model.model, config, lora_dtype(family))
         if settings.start in FROM_WEIGHTS:
             inject(model.model, config, lora_dtype(family), START)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         listed = targets if isinstance(targets, str) else ", ".join(targets)
         own = f"; null takes the family's own ({', '.join(family.lora_targets)})"
         raise TrainingError(
             f"training.lora.{key}: {listed}: the {model.component} of {family.name} cannot be "
             f"adapted there{own if model.group == 'denoiser' else ''}. PEFT says: {error}"
         ) from error
+
+
+def _drop_inputs(models: Sequence[AdaptedModel], share: float) -> None:
+    """Let the LoRA of every layer miss a share of its inputs; raises ``TrainingError``."""
+    rows = DropoutRows()
+    for model in models:
+        for name, layer in lora_layers(model.model):
+            if getattr(layer.get_base_layer(), MIXED_ROWS, False):
+                raise TrainingError(
+                    f"training.lora.dropout: {model.key(name)} is given all samples' tokens in a "
+                    "row: leave it out of targets, or set dropout to 0"
+                )
+            layer.lora_dropout[ADAPTER] = SampleDropout(share, model.key(name), rows)
 
 
 def _require_attention(encoder: AdaptedModel) -> None:
@@ -251,6 +284,9 @@ def _require_patterns_met(settings: LoraSettings, adapted: Sequence[AdaptedModel
 def _start(model: AdaptedModel, settings: LoraSettings, generator: torch.Generator) -> None:
     """Set the factors of every layer to their start."""
     for name, layer in lora_layers(model.model):
+        if isinstance(layer, LycorisLayer):
+            start_lycoris(layer, ADAPTER, generator)
+            continue
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         rank, outputs = down.shape[0], up.shape[0]
         if settings.start in FROM_WEIGHTS:

@@ -3,14 +3,15 @@
 Keys are ``<component>.<layer>.lora_A.weight``, ``.lora_B.weight`` and, for DoRA,
 ``.lora_magnitude_vector.weight``, as ``save_lora_weights`` of diffusers' pipelines writes them;
 ``load_lora_weights`` reads ranks, alphas and targets from ``lora_adapter_metadata``. The scale of a
-layer is its alpha / rank, whatever the training's settings said.
+layer is its alpha / rank, whatever the training's settings said. A LoKr and a LoHa have PEFT's own
+keys (``.lokr_w1``, ``.hada_w1_a`` ...).
 """
 
 import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from nsync_pipeline.adaptation.config import AdapterKind
 from nsync_pipeline.adaptation.lora import (
     ADAPTER,
     START,
@@ -30,6 +32,7 @@ from nsync_pipeline.adaptation.lora import (
     use,
     weights_of,
 )
+from nsync_pipeline.adaptation.lycoris import MARKS, kind_of, lycoris_config
 from nsync_pipeline.adaptation.safetensors_file import (
     not_ours,
     read_safetensors,
@@ -56,10 +59,12 @@ class AdapterHeader:
     targets: tuple[str, ...]  # names of the adapted layers
     ranks: Mapping[str, int]  # of the layers that have another one
     alphas: Mapping[str, float]  # the same
-    dora: bool
+    dora: bool = False
+    kind: AdapterKind = "lora"
+    factor: int | None = None  # of LoKr, where it is not near the square root
 
     def scale(self, layer: str) -> float:
-        """What ``B A`` of ``layer``, one of ``targets``, is multiplied by."""
+        """What the product of ``layer``, one of ``targets``, is multiplied by."""
         return self.alphas.get(layer, self.alpha) / self.ranks.get(layer, self.rank)
 
 
@@ -100,16 +105,13 @@ def read_lora_file(path: Path) -> tuple[LoraHeader, dict[str, Tensor]]:
     file = read_safetensors(path)
     try:
         settings: dict[str, Any] = parse_json(file.metadata[DIFFUSERS_METADATA])
+        kind = kind_of(file.tensors)
         adapters = {
-            component: AdapterHeader(
-                rank=settings[f"{component}.r"],
-                alpha=settings[f"{component}.lora_alpha"],
-                targets=tuple(settings[f"{component}.target_modules"]),
-                ranks=_by_name(settings[f"{component}.rank_pattern"]),
-                alphas=_by_name(settings[f"{component}.alpha_pattern"]),
-                dora=settings[f"{component}.use_dora"],
+            component: _from_peft(
+                kind, {k.partition(".")[2]: v for k, v in settings.items() if k.startswith(start)}
             )
             for component in dict.fromkeys(key.split(".", 1)[0] for key in file.tensors)
+            for start in (f"{component}.",)
         }
         header = LoraHeader(adapters, parse_json(file.metadata[OWN_METADATA]))
     except (KeyError, ValueError, TypeError) as error:
@@ -122,14 +124,29 @@ def _to_peft(adapter: AdapterHeader, start: str) -> dict[str, Any]:
 
     A pattern's ``start``, ``^``, keeps it from layers whose names only end in this one's.
     """
-    return {
+    patterns: dict[str, Any] = {
         "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
         "target_modules": sorted(adapter.targets),
         "rank_pattern": {f"{start}{layer}": rank for layer, rank in adapter.ranks.items()},
         "alpha_pattern": {f"{start}{layer}": alpha for layer, alpha in adapter.alphas.items()},
-        "use_dora": adapter.dora,
     }
+    if adapter.kind == "lora":
+        return patterns | {"lora_alpha": adapter.alpha, "use_dora": adapter.dora}
+    factor = {"decompose_factor": adapter.factor} if adapter.factor is not None else {}
+    return patterns | {"alpha": adapter.alpha} | factor
+
+
+def _from_peft(kind: AdapterKind, settings: Mapping[str, Any]) -> AdapterHeader:
+    return AdapterHeader(
+        rank=settings["r"],
+        alpha=settings["lora_alpha" if kind == "lora" else "alpha"],
+        targets=tuple(settings["target_modules"]),
+        ranks=_by_name(settings["rank_pattern"]),
+        alphas=_by_name(settings["alpha_pattern"]),
+        dora=settings["use_dora"] if kind == "lora" else False,
+        kind=kind,
+        factor=settings.get("decompose_factor"),
+    )
 
 
 def _by_name(patterns: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,11 +165,19 @@ def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:
         sizes: dict[str, tuple[int, float]] = {}  # rank and alpha of each layer
         for name, layer in lora_layers(model.model):
             parts = _as_it_acts(layer)
-            rank = parts["lora_A.weight"].shape[0]
+            first = parts.get("lora_A.weight")
+            rank = layer.r[ADAPTER] if first is None else first.shape[0]
             sizes[name] = (rank, float(layer.scaling[ADAPTER]) * rank)
             tensors |= {f"{model.key(name)}.{part}": tensor for part, tensor in parts.items()}
         if sizes:
-            adapters[model.component] = _header(sizes, "lora_magnitude_vector.weight" in parts)
+            config: Any = model.model.peft_config[ADAPTER]  # type: ignore[union-attr, index]
+            factor = getattr(config, "decompose_factor", -1)
+            adapters[model.component] = replace(
+                _header(sizes),
+                dora="lora_magnitude_vector.weight" in parts,
+                kind=kind_of({f".{part}": None for part in parts}),
+                factor=None if factor == -1 else factor,
+            )
     write_lora_file(path, tensors, LoraHeader(adapters, origin))
 
 
@@ -167,7 +192,7 @@ def load_lora(family: Family, path: Path) -> None:
         raise BaseModelError(f"{family.name} holds a LoRA already: take that off first")
     header, tensors = read_lora_file(path)
     try:
-        _put_back(family, header, tensors)
+        put_back(family, header, tensors)
     except ValueError as error:
         remove_lora(family)
         raise BaseModelError(
@@ -186,7 +211,7 @@ def load_lora(family: Family, path: Path) -> None:
 def _as_it_acts(layer: Any) -> dict[str, Tensor]:
     """A layer's weights, float32: with its start taken off, where that is not zero."""
     parts = {part: weight.detach().float().cpu() for part, weight in weights_of(layer).items()}
-    if START in layer.lora_A:
+    if START in getattr(layer, "lora_A", ()):
         start = {p: w.detach().float().cpu() for p, w in weights_of(layer, START).items()}
         return {
             "lora_A.weight": torch.cat([parts["lora_A.weight"], start["lora_A.weight"]]),
@@ -195,25 +220,35 @@ def _as_it_acts(layer: Any) -> dict[str, Tensor]:
     return parts
 
 
-def _header(sizes: Mapping[str, tuple[int, float]], dora: bool) -> AdapterHeader:
+def _header(sizes: Mapping[str, tuple[int, float]]) -> AdapterHeader:
     """The rank and alpha that most layers have, and the layers that have others."""
     usual, _ = Counter(sizes.values()).most_common(1)[0]
     others = {name: size for name, size in sizes.items() if size != usual}
     ranks = {name: rank for name, (rank, _) in others.items()}
     alphas = {name: alpha for name, (_, alpha) in others.items()}
-    return AdapterHeader(*usual, tuple(sizes), ranks, alphas, dora)
+    return AdapterHeader(*usual, tuple(sizes), ranks, alphas)
 
 
-def _put_back(family: Family, header: LoraHeader, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ``ValueError`` where the tensors are not those of layers that the family has."""
+def put_back(family: Family, header: LoraHeader, tensors: Mapping[str, Tensor]) -> None:
+    """Put what a file holds on the family's models, frozen.
+
+    Raises:
+        ValueError: the tensors are not those of layers that the family has.
+    """
     models = {model.component: model for model in adapted_models_of(family)}
     for component, adapter in header.adapters.items():
         if component not in models:
             raise ValueError(f"there is no {component}")
         model = models[component]
         keys = {model.key(name): name for name, _ in model.model.named_modules()}
-        own = _by_layer(model, tensors, keys)
-        config = LoraConfig(**_to_peft(adapter, "^"))
+        own = _by_layer(model, tensors, keys, MARKS[adapter.kind])
+        settings = _to_peft(adapter, "^")
+        config: Any
+        if adapter.kind == "lora":
+            config = LoraConfig(**settings)
+        else:
+            factor = settings.pop("decompose_factor", None)
+            config = lycoris_config(adapter.kind, factor, **settings)
         inject(model.model, config, lora_dtype(family), tensors=own)
     lora = lora_weights(family)
     weights = dict(zip(lora.names, lora.weights, strict=True))
@@ -229,14 +264,14 @@ def _put_back(family: Family, header: LoraHeader, tensors: Mapping[str, Tensor])
 
 
 def _by_layer(
-    model: AdaptedModel, tensors: Mapping[str, Tensor], keys: Mapping[str, str]
+    model: AdaptedModel, tensors: Mapping[str, Tensor], keys: Mapping[str, str], mark: str
 ) -> dict[str, Tensor]:
     """The tensors of one model, by the names that it has for its layers itself."""
     own: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.startswith(f"{model.component}."):
-            key, _, part = name.partition(".lora_")
+            key, _, part = name.partition(mark)
             if key not in keys:
                 raise ValueError(f"there is no {key}")
-            own[f"{keys[key]}.lora_{part}"] = tensor
+            own[f"{keys[key]}{mark}{part}"] = tensor
     return own

@@ -7,8 +7,13 @@ XL ``lora_te1_`` and ``lora_te2_``) with every ``.`` of the layer's name an ``_`
 kohya's scripts read them beside those of the original code. Convolutions are as in kohya's LoCon:
 ``A`` (rank, in, kh, kw), ``B`` (out, rank, 1, 1).
 
-For transformers (Stable Diffusion 3) kohya's names follow another, fused code; there, diffusers'
-keys with the scale multiplied into ``B``, which ComfyUI and diffusers both read.
+For transformers kohya's names follow another, fused code; there, diffusers' keys with the scale
+multiplied into ``B``, which ComfyUI and diffusers both read. ComfyUI maps them to the fused layers
+of Stable Diffusion 3, FLUX.1 and 2, Z-Image, Qwen-Image and Krea 2 (``model_lora_keys_unet``).
+
+A LoKr and a LoHa have LyCORIS' names (``.lokr_w1``, ``.hada_w1_a``), with the scale multiplied into
+the first factor, and an alpha as large as the rank: where both factors of a LoKr are whole, readers
+take no scale, and LyCORIS takes any other twice.
 
 Of a DoRA's lengths no two programs make the same: LyCORIS divides by those of the changed weight a
 row, A1111, Forge and ComfyUI until 2025 by those a column, later versions of ComfyUI by those of
@@ -22,6 +27,7 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.lora import lora_layers
 from nsync_pipeline.adaptation.lora_file import LoraHeader
+from nsync_pipeline.adaptation.lycoris import MARKS
 from nsync_pipeline.adaptation.trained_weights import adapted_models_of
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.families.family import Family
@@ -41,6 +47,8 @@ def form_for_others(
     """``tensors``, keyed as in diffusers' file, as other programs read them; None of a DoRA."""
     if any(adapter.dora for adapter in header.adapters.values()):
         return None
+    if any(adapter.kind != "lora" for adapter in header.adapters.values()):
+        return lycoris_tensors(header, tensors, architecture)
     if "transformer" in header.adapters:
         return scaled_tensors(header, tensors)
     return kohya_tensors(header, tensors, architecture)
@@ -99,6 +107,30 @@ def scaled_tensors(header: LoraHeader, tensors: Mapping[str, Tensor]) -> dict[st
         scaled[f"{layer}{DOWN}"] = down
         scaled[f"{layer}{UP}"] = up * scale
     return scaled
+
+
+def lycoris_tensors(
+    header: LoraHeader, tensors: Mapping[str, Tensor], architecture: str
+) -> dict[str, Tensor]:
+    """A LoKr's or LoHa's ``tensors`` as LyCORIS writes them; of a transformer in diffusers' keys.
+
+    Raises:
+        UserError: a component is not one that kohya's form has.
+    """
+    converted: dict[str, Tensor] = {}
+    for key in sorted(tensors):
+        component, _, rest = key.partition(".")
+        adapter = header.adapters[component]
+        layer, mark, part = rest.partition(MARKS[adapter.kind])
+        name = f"{component}.{layer}"
+        if component != "transformer":
+            name = _kohya_key(name, architecture)
+            rank = adapter.ranks.get(layer, adapter.rank)
+            converted[f"{name}.alpha"] = torch.tensor(float(rank))
+        is_first = part in ("w1", "w1_a")
+        factor = adapter.scale(layer) if is_first else 1.0
+        converted[f"{name}{mark}{part}"] = tensors[key] * factor
+    return converted
 
 
 @torch.no_grad()

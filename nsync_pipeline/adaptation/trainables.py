@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
+from nsync_pipeline.adaptation.existing_lora import begin_from, read_existing
 from nsync_pipeline.adaptation.lora import add_lora, remove_lora
 from nsync_pipeline.adaptation.lora_file import load_lora, save_lora
 from nsync_pipeline.adaptation.safetensors_file import read_metadata
@@ -33,6 +34,7 @@ def add_trainables(
     *,
     placeholder: str = "style",
     generic_style: str = "painting",
+    folder: Path = Path(),
 ) -> TrainedWeights:
     """Add what is trained to the family, fresh.
 
@@ -43,13 +45,14 @@ def add_trainables(
         generator: of the CPU; what is random at the start is drawn from it.
         placeholder: textual inversion trains ``style_word`` of it.
         generic_style: textual inversion starts from it, unless its settings say from what.
+        folder: that ``lora.start_from`` is relative to.
 
     Raises:
         TrainingError: the family cannot be adapted as asked.
     """
     parts = []
     if lora is not None:
-        parts.append(add_lora(family, lora, generator))
+        parts.append(_lora(family, lora, generator, folder))
     if textual_inversion is not None:
         word = style_word(placeholder, textual_inversion)
         initializer = textual_inversion.initializer or generic_style
@@ -61,6 +64,21 @@ def add_trainables(
         parts.append(vectors)
     entries = [zip(part.names, part.weights, part.groups, strict=True) for part in parts]
     return TrainedWeights.of(chain.from_iterable(entries))
+
+
+def _lora(
+    family: Family, settings: LoraSettings, generator: torch.Generator, folder: Path
+) -> TrainedWeights:
+    if settings.start_from is None:
+        return add_lora(family, settings, generator)
+    existing = read_existing(family, folder / Path(settings.start_from).expanduser())
+    fresh = add_lora(family, settings, generator)
+    try:
+        begin_from(family, existing)
+    except TrainingError:
+        remove_lora(family)
+        raise
+    return fresh
 
 
 def save_trained(

@@ -8,13 +8,16 @@ Other adapters of the layer, frozen ones, are part of its base. A layer of anoth
 how it computes by branches (``Branched``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from peft.tuners import loha, lokr
+from peft.tuners.loha.layer import LoHaLayer
+from peft.tuners.lokr.layer import LoKrLayer
 from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
@@ -23,6 +26,9 @@ from torch.nn import functional as F
 
 MIXED_ROWS = "mixed_rows"
 """Set on a layer whose input is not a sample after another, as many rows each."""
+
+BY_SAMPLE = "by_sample"
+"""Set on a dropout whose masks hang on the samples, so that all branches may go through at once."""
 
 
 class NotFusableError(Exception):
@@ -43,31 +49,108 @@ class Branched(Protocol):
         ...
 
 
-def _linear(base: Forward, scaling: float, down: Tensor, up: Tensor, x: Tensor) -> Tensor:
+def _linear(
+    base: Forward, dropped: Forward, scaling: float, down: Tensor, up: Tensor, x: Tensor
+) -> Tensor:
     """A LoRA ``Linear``: ``down`` (n, r, in), ``up`` (n, out, r), ``x`` (n * B, ..., in)."""
     result = base(x)
     n = down.shape[0]
-    hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]).to(down.dtype), down.mT)
+    hidden = torch.bmm(dropped(x.to(down.dtype)).reshape(n, -1, x.shape[-1]), down.mT)
     stacked = result.reshape(n, -1, result.shape[-1]).to(down.dtype)
     adapted = torch.baddbmm(stacked, hidden, up.mT, alpha=scaling)
     return adapted.view(result.shape).to(x.dtype)
 
 
 def _convolution(
-    base: Forward, convolution: nn.Conv2d, scaling: float, down: Tensor, up: Tensor, x: Tensor
+    base: Forward,
+    dropped: Forward,
+    convolution: nn.Conv2d,
+    scaling: float,
+    down: Tensor,
+    up: Tensor,
+    x: Tensor,
 ) -> Tensor:
     """A LoRA ``Conv2d``: ``down`` (n, r, in, kh, kw), ``up`` (n, out, r, 1, 1)."""
     result = base(x)
     n = down.shape[0]
-    # (n * B, C, H, W) to (B, n * C, H, W): a group of channels a branch.
-    side_by_side = x.to(down.dtype).reshape(n, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
     hidden = F.conv2d(
-        side_by_side, down.flatten(0, 1), None, convolution.stride, convolution.padding, groups=n
-    )
+        _side_by_side(dropped(x.to(down.dtype)), n), down.flatten(0, 1), None, convolution.stride,
+        convolution.padding, groups=n,
+    )  # fmt: skip
     adapted = F.conv2d(hidden, up.flatten(0, 1), groups=n)
-    apart = adapted.reshape(adapted.shape[0], n, -1, *adapted.shape[2:])
-    stacked = apart.transpose(0, 1).reshape(result.shape)
-    return result.add(stacked, alpha=scaling).to(x.dtype)
+    return result.add(_apart(adapted, n, result), alpha=scaling).to(x.dtype)
+
+
+def _side_by_side(x: Tensor, n: int) -> Tensor:
+    """(n * B, C, H, W) as (B, n * C, H, W): a group of channels a branch."""
+    return x.reshape(n, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
+
+
+def _apart(side_by_side: Tensor, n: int, like: Tensor) -> Tensor:
+    """The way back."""
+    apart = side_by_side.reshape(side_by_side.shape[0], n, -1, *side_by_side.shape[2:])
+    return apart.transpose(0, 1).reshape(like.shape)
+
+
+def _kronecker_linear(
+    base: Forward, scaling: float, w1: Tensor, w2: Tensor, x: Tensor
+) -> Tensor:
+    """A LoKr ``Linear``, without its product: ``w1`` (n, a, b), ``w2`` (n, c, d), in = b d."""
+    result = base(x)
+    n, b, d = w1.shape[0], w1.shape[2], w2.shape[2]
+    hidden = torch.bmm(x.to(w1.dtype).reshape(n, -1, d), w2.mT)  # (n, B ... b, c)
+    hidden = hidden.reshape(n, -1, b, hidden.shape[-1]).transpose(1, 2).flatten(2)
+    adapted = torch.bmm(w1, hidden)  # (n, a, B ... c)
+    rows = adapted.reshape(*adapted.shape[:2], -1, w2.shape[1]).transpose(1, 2)
+    return result.add(rows.reshape(result.shape), alpha=scaling).to(x.dtype)
+
+
+def _changed_linear(base: Forward, scaling: float, change: Tensor, x: Tensor) -> Tensor:
+    """A ``Linear`` whose weight changes by ``scaling * change``, (n, out, in)."""
+    result = base(x)
+    n = change.shape[0]
+    inputs = x.reshape(n, -1, x.shape[-1]).to(change.dtype)
+    stacked = result.reshape(n, -1, result.shape[-1]).to(change.dtype)
+    adapted = torch.baddbmm(stacked, inputs, change.mT, alpha=scaling)
+    return adapted.view(result.shape).to(x.dtype)
+
+
+def _changed_convolution(
+    base: Forward, convolution: nn.Conv2d, scaling: float, change: Tensor, x: Tensor
+) -> Tensor:
+    """A ``Conv2d`` whose weight changes by ``scaling * change``, (n, out, in, kh, kw)."""
+    result = base(x)
+    n = change.shape[0]
+    adapted = F.conv2d(
+        _side_by_side(x.to(change.dtype), n), change.flatten(0, 1), None, convolution.stride,
+        convolution.padding, convolution.dilation, groups=n,
+    )  # fmt: skip
+    return result.add(_apart(adapted, n, result), alpha=scaling).to(x.dtype)
+
+
+def _lycoris(layer: Any, scaling: float, parts: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """A LoKr or LoHa layer whose factors are ``parts``, by PEFT's names."""
+    base, plain = layer.base_layer, layer.get_base_layer()
+    if isinstance(layer, LoKrLayer):
+        w1, w2 = (
+            parts[name] if name in parts else torch.bmm(parts[f"{name}_a"], parts[f"{name}_b"])
+            for name in ("lokr_w1", "lokr_w2")
+        )
+        if isinstance(plain, nn.Linear):
+            return _kronecker_linear(base, scaling, w1, w2, x)
+        change = torch.einsum("nij,nkl->nikjl", w1, w2.flatten(2))
+    else:
+        change = torch.bmm(parts["hada_w1_a"], parts["hada_w1_b"])
+        change = change * torch.bmm(parts["hada_w2_a"], parts["hada_w2_b"])
+    change = change.reshape(change.shape[0], *plain.weight.shape)
+    if isinstance(plain, nn.Linear):
+        return _changed_linear(base, scaling, change, x)
+    return _changed_convolution(base, plain, scaling, change, x)
+
+
+LYCORIS = (LoKrLayer, LoHaLayer)
+LINEAR = (LoraLinear, loha.Linear, lokr.Linear)
+CONVOLUTION = (LoraConv2d, loha.Conv2d, lokr.Conv2d)
 
 
 def _with_frozen(layer: Any, adapters: Sequence[str], x: Tensor) -> Tensor:
@@ -82,7 +165,7 @@ def _with_frozen(layer: Any, adapters: Sequence[str], x: Tensor) -> Tensor:
 class BranchCopies:
     """The per-branch copies of the trained weights of one or several models.
 
-    Each of the ``weights`` is a factor of a ``Linear`` or ``Conv2d`` LoRA layer, or a weight of a
+    Each of the ``weights`` is a factor of a ``Linear`` or ``Conv2d`` LoRA, LoKr or LoHa layer, or a weight of a
     ``Branched`` layer, of one of the ``modules``.
 
     Raises:
@@ -97,11 +180,20 @@ class BranchCopies:
         self._weights, self._adapter = tuple(weights), adapter
         places = {id(weight): index for index, weight in enumerate(weights)}
         self._layers: list[tuple[Any, tuple[int, ...]]] = []
+        self._parts: dict[int, tuple[str, ...]] = {}  # of LoKr and LoHa layers
         for name, layer in chain.from_iterable(module.named_modules() for module in modules):
             own: tuple[nn.Parameter, ...]
             if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
                 _require_fusable(name, layer, adapter)
                 own = (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)
+            elif isinstance(layer, LYCORIS):
+                _require_plain(name, layer, adapter)
+                factors = {
+                    part: getattr(layer, part)[adapter]
+                    for part in layer.adapter_layer_names
+                    if adapter in getattr(layer, part)
+                }
+                own, self._parts[id(layer)] = tuple(factors.values()), tuple(factors)
             elif isinstance(layer, Branched):
                 own = layer.branch_weights()
             else:
@@ -131,10 +223,11 @@ class BranchCopies:
         try:
             for layer, places in self._layers:
                 copies = [leaves[i] for i in places]
+                forward = self._forward(layer, copies)
                 if any(mirrored):
-                    copies = [_mirrored(copies[0], mirrored), *copies[1:]]
+                    forward = partial(self._mirrored, layer, copies, mirrored)
                 # Past nn.Module.__setattr__, which is slow: this hides the class's own forward.
-                layer.__dict__["forward"] = self._forward(layer, copies)
+                layer.__dict__["forward"] = forward
             # A model compiled by torch would be compiled again for the copies of every step.
             with torch.compiler.set_stance("force_eager"):
                 yield leaves
@@ -142,42 +235,60 @@ class BranchCopies:
             for layer, _ in self._layers:
                 layer.__dict__.pop("forward", None)
 
+    def _mirrored(
+        self, layer: Any, copies: Sequence[Tensor], mirrored: Sequence[bool], x: Tensor
+    ) -> Tensor:
+        """Signs are changed in each pass anew: every micro-batch has a way back of its own."""
+        return self._forward(layer, [_mirrored(copies[0], mirrored), *copies[1:]])(x)
+
     def _forward(self, layer: Any, copies: Sequence[Tensor]) -> Forward:
         if isinstance(layer, Branched):
             return layer.branch_forward(copies)
+        if isinstance(layer, LYCORIS):
+            parts = dict(zip(self._parts[id(layer)], copies, strict=True))
+            return partial(_lycoris, layer, float(layer.scaling[self._adapter]), parts)
         down, up = copies
+        dropped = layer.lora_dropout[self._adapter]
         scaling = float(layer.scaling[self._adapter])
         frozen = [a for a in layer.active_adapters if a != self._adapter]
         base = partial(_with_frozen, layer, frozen) if frozen else layer.base_layer
         if isinstance(layer, LoraLinear):
-            return partial(_linear, base, scaling, down, up)
-        return partial(_convolution, base, layer.base_layer, scaling, down, up)
+            return partial(_linear, base, dropped, scaling, down, up)
+        return partial(_convolution, base, dropped, layer.base_layer, scaling, down, up)
 
 
 def _mirrored(down: Tensor, mirrored: Sequence[bool]) -> Tensor:
-    """``-A`` in the branches that are mirrored: the product ``B A`` changes its sign."""
+    """``-A`` in the branches that are mirrored: the product it is in changes its sign."""
     signs = down.new_tensor([-1.0 if is_mirrored else 1.0 for is_mirrored in mirrored])
     return down * signs.view(-1, *[1] * (down.dim() - 1))
 
 
 def _require_fusable(name: str, layer: Any, adapter: str) -> None:
     """Raise ``NotFusableError`` where the layer is more than ``base(x) + scaling * B A x``."""
-    base, active = layer.base_layer, list(layer.active_adapters)
-    plain = isinstance(layer, LoraLinear) and isinstance(base, nn.Linear)
-    if isinstance(layer, LoraConv2d) and isinstance(base, nn.Conv2d):
+    _require_plain(name, layer, adapter)
+    dropout = layer.lora_dropout[adapter]
+    if not (isinstance(dropout, nn.Identity) or getattr(dropout, BY_SAMPLE, False)):
+        raise NotFusableError(f"{name} has dropout")
+    if adapter in layer.lora_variant or layer.lora_bias[adapter]:
+        raise NotFusableError(f"{name} is a variant of LoRA (DoRA, bias)")
+    for other in layer.active_adapters:
+        factors = (layer.lora_A[other].weight, layer.lora_B[other].weight)
+        if other != adapter and any(weight.requires_grad for weight in factors):
+            raise NotFusableError(f"{name} has another trained adapter, {other!r}, in use")
+
+
+def _require_plain(name: str, layer: Any, adapter: str) -> None:
+    """Raise ``NotFusableError`` where the layer is not a plain one with ``adapter`` in use."""
+    base = layer.base_layer
+    plain = isinstance(base, nn.Linear) and isinstance(layer, LINEAR)
+    if isinstance(base, nn.Conv2d) and isinstance(layer, CONVOLUTION):
         # PEFT's own factor A has no dilation, no groups and no padding mode either.
         plain = base.groups == 1 and base.dilation == (1, 1) and base.padding_mode == "zeros"
     if not plain:
         raise NotFusableError(f"{name} is a {type(layer).__name__} of {base}, not a plain one")
     if getattr(base, MIXED_ROWS, False):
         raise NotFusableError(f"{name} is given all samples' tokens in a row, as many as each has")
-    if not isinstance(layer.lora_dropout[adapter], nn.Identity):
-        raise NotFusableError(f"{name} has dropout")
-    if adapter in layer.lora_variant or layer.lora_bias[adapter]:
-        raise NotFusableError(f"{name} is a variant of LoRA (DoRA, bias)")
-    if adapter not in active or layer.merged or layer.disable_adapters:
+    if adapter not in layer.active_adapters or layer.merged or layer.disable_adapters:
         raise NotFusableError(f"{name} does not have its adapter {adapter!r} in use")
-    for other in active:
-        factors = (layer.lora_A[other].weight, layer.lora_B[other].weight)
-        if other != adapter and any(weight.requires_grad for weight in factors):
-            raise NotFusableError(f"{name} has another trained adapter, {other!r}, in use")
+    if isinstance(layer, LYCORIS) and len(layer.active_adapters) > 1:
+        raise NotFusableError(f"{name} has another adapter in use")

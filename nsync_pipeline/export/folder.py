@@ -90,10 +90,15 @@ def _write_weights(
     model = trained.model
     if trained.lora is not None and (shape := model.lora) is not None:
         header, tensors = trained.lora
-        if form in ("diffusers", "all"):
+        if form == "diffusers" and shape.kind == "loha":
+            raise UserError(NO_DIFFUSERS_LOHA)
+        if shape.kind == "loha":
+            notes.append(NO_DIFFUSERS_LOHA)
+        elif form in ("diffusers", "all"):
             shared = LoraHeader(header.adapters, _shared_origin(header.origin))
             write_lora_file(folder / LORA_FILE, tensors, shared)
-            files.append(CardFile(LORA_FILE, DIFFUSERS_DORA if shape.dora else DIFFUSERS))
+            by_kind = DIFFUSERS_DORA if shape.dora else DIFFUSERS
+            files.append(CardFile(LORA_FILE, DIFFUSERS_LOKR if shape.kind == "lokr" else by_kind))
         third = "transformer" in header.adapters
         if form in ("kohya", "all") and shape.dora and third:
             if form == "kohya":
@@ -107,6 +112,8 @@ def _write_weights(
             metadata = kohya.metadata(model, shape, converted, kohya_keys=not third)
             write_safetensors(folder / name, converted, {"format": "pt", **metadata})
             what = CHANGES if shape.dora else THIRD if third else KOHYA
+            if shape.kind != "lora":
+                what = (LYCORIS_THIRD if third else LYCORIS).format(shape.called)
             files.append(CardFile(name, what))
     if trained.embeddings is not None:
         name = embeddings_name(model)
@@ -128,6 +135,15 @@ def _write_weights(
 
 DIFFUSERS = "the LoRA, for diffusers"
 DIFFUSERS_DORA = f"{DIFFUSERS.replace('LoRA', 'DoRA')}; no other program reads its lengths rightly"
+DIFFUSERS_LOKR = (
+    "the LoKr, for diffusers: `load_lora_adapter` of the denoiser, and `load_lora_weights` of the "
+    "pipelines of Z-Image and FLUX.2"
+)
+LYCORIS = "the {} in LyCORIS' form: ComfyUI, A1111, Forge and LyCORIS read it; diffusers does not"
+LYCORIS_THIRD = "the {} in diffusers' names, as ComfyUI reads it; A1111 and kohya's tools do not"
+NO_DIFFUSERS_LOHA = (
+    "diffusers reads no LoHa: the file for ComfyUI (--format kohya) is the only one there is."
+)
 KOHYA = "the same in kohya's form: ComfyUI, A1111, Forge, kohya's tools and diffusers read it"
 THIRD = "the same for ComfyUI and diffusers; A1111 and kohya's tools do not read it"
 CHANGES = (

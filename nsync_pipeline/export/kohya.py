@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from safetensors.torch import save
 from torch import Tensor
 
+from nsync_pipeline.adaptation.config import AdapterKind
+
 BASE_VERSIONS = {
     "stable-diffusion-v1": "sd_v1",
     "stable-diffusion-v2-512": "sd_v2",
@@ -29,6 +31,12 @@ class LoraShape:
     alpha: float
     dora: bool
     convolution_rank: int | None  # None: no convolution of more than a pixel is adapted
+    kind: AdapterKind = "lora"
+    factor: int | None = None  # of LoKr
+
+    @property
+    def called(self) -> str:
+        return "DoRA" if self.dora else {"lora": "LoRA", "lokr": "LoKr", "loha": "LoHa"}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,14 @@ def _network(lora: LoraShape) -> dict[str, str]:
     if lora.dora:  # as whole changes
         return {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "full"}'}
     arguments: dict[str, str] = {}
-    if lora.convolution_rank is not None:
+    if lora.kind != "lora":
+        arguments = {"algo": lora.kind}
+        if lora.kind == "lokr":
+            arguments["factor"] = str(-1 if lora.factor is None else lora.factor)
+    elif lora.convolution_rank is not None:
         arguments |= {"conv_dim": str(lora.convolution_rank), "conv_alpha": f"{lora.alpha:g}"}
     return {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if lora.kind == "lora" else "lycoris.kohya",
         "ss_network_dim": str(lora.rank),
         "ss_network_alpha": f"{lora.alpha:g}",
         "ss_network_args": json.dumps(arguments, sort_keys=True),

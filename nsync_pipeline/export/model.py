@@ -150,6 +150,8 @@ def _shape(header: LoraHeader, tensors: Mapping[str, Tensor]) -> LoraShape:
         rank=adapter.rank,
         alpha=adapter.alpha,
         dora=any(one.dora for one in header.adapters.values()),
+        kind=adapter.kind,
+        factor=adapter.factor,
         convolution_rank=max(set(convolutions), key=convolutions.count) if convolutions else None,
     )
 

@@ -18,6 +18,8 @@ DENOISERS = {
     "krea-2": ("Krea2Transformer2DModel", "krea/Krea-2-Raw"),
 }
 """Architectures of which a single file is the denoiser alone: its class, and where the rest is."""
+UNETS = ("sketchbook", "stable-diffusion-v", "stable-diffusion-xl")
+"""How the architectures begin whose denoiser is a UNet."""
 CHECKPOINTS = (".safetensors", ".ckpt")
 
 
@@ -73,7 +75,15 @@ def snippet(model: SharedModel, shared: Shared) -> str:
             'timestep_spacing="trailing"',
             ")",
         ]
-    if shared.weights:
+    if shared.weights and model.lora is not None and model.lora.kind == "lokr":
+        unet = model.architecture.startswith(UNETS)
+        denoiser = "unet" if unet else "transformer"
+        lines += [
+            f"pipeline.{denoiser}.load_lora_adapter(",
+            f'    ".", weight_name={shared.weights!r}, prefix="{denoiser}"',
+            ")",
+        ]
+    elif shared.weights:
         lines.append(f'pipeline.load_lora_weights(".", weight_name={shared.weights!r})')
     asked = repr(shared.prompt)
     if shared.embeddings and not two:

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from nsync_pipeline.adaptation.dropout import set_dropout_rows
 from nsync_pipeline.contrast.branch_gradients import BranchLosses
 from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch, UpdateRule
 from nsync_pipeline.diffusion.config import ObjectiveConfig
@@ -21,6 +22,7 @@ from nsync_pipeline.diffusion.objectives import (
 )
 from nsync_pipeline.families.family import Family, NoiseSchedule, PromptEmbeds
 from nsync_pipeline.families.noise_schedules import use_zero_terminal_snr
+from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
 from nsync_pipeline.training.triplets import Triplet
@@ -58,6 +60,7 @@ class NoisyBatch:
     weights: Tensor | None = None  # (B,) of each sample's loss
     objective: ObjectiveConfig | None = None  # None: the squared error
     other_target: Tensor | None = None  # (B, C, h, w) of the negative, noised by the same noise
+    dropout: tuple[int, ...] = ()  # B seeds of what the LoRA does not see; empty: it sees all
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class BatchMaker:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     live_prompts: bool = False  # prompts are encoded in the loss: part of their encoder is trained
     rule: UpdateRule = "orthogonal"
+    drops: bool = False  # the LoRA has dropout
 
     def batch(
         self, branch: Branch, step: int, triplets: Sequence[Triplet]
@@ -102,6 +106,9 @@ class BatchMaker:
         made = noisy_batch(
             schedule, latents, draws.noise, entries, prompts, geometry, weights, objective
         )
+        if self.drops:
+            seeds = [stream_seed(self.seed, "lora dropout", stream, step, p) for p in positions]
+            made = replace(made, dropout=tuple(seeds))
         if self.rule != "contrastive_target":
             return made
         others, _ = self._latents(NEGATIVE, triplets)
@@ -141,9 +148,11 @@ def batch_maker(
     examples: EncodedSet, family: Family, settings: TrainingConfig, seed: int, live_prompts: bool
 ) -> BatchMaker:
     schedule, shared = family.noise_schedule, settings.shared_noise
+    drops = settings.lora is not None and settings.lora.dropout > 0
     return BatchMaker(
-        examples, schedule, seed, shared, settings.objective, live_prompts, settings.update_rule
-    )
+        examples, schedule, seed, shared, settings.objective, live_prompts, settings.update_rule,
+        drops,
+    )  # fmt: skip
 
 
 def noisy_batch(
@@ -178,6 +187,8 @@ def sample_losses(family: Family, batch: NoisyBatch) -> Tensor:
 def predicted(family: Family, batch: NoisyBatch) -> Tensor:
     """What the denoiser says, (B, C, h, w)."""
     prompts = batch.prompts
+    if batch.dropout:
+        set_dropout_rows(family, batch.dropout)
     embeds = prompts if isinstance(prompts, PromptEmbeds) else family.embed_prompts(prompts)
     return family.predict(batch.noisy_latents, batch.timesteps, embeds, batch.geometry)
 
@@ -212,6 +223,7 @@ def stacked(parts: Sequence[NoisyBatch]) -> NoisyBatch:
         _joined([part.geometry for part in parts]),
         _joined([part.weights for part in parts]),
         parts[0].objective,
+        dropout=tuple(chain.from_iterable(part.dropout for part in parts)),
     )
 
 

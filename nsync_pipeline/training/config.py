@@ -193,6 +193,8 @@ class TrainingConfig(Section):
                 "prodigy finds one rate for all weights: leave text_encoder_learning_rate and "
                 "embedding_learning_rate out"
             )
+        if name == "prodigy" and self.lora is not None and self.lora.rate_ratio != 1.0:
+            raise ValueError("prodigy finds one rate for all weights: leave lora.rate_ratio out")
         if name == "adamw_schedule_free" and (
             self.schedule != "constant" or self.ema_decay is not None
         ):

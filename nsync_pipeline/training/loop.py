@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nsync_pipeline.adaptation.dropout import checkpoint_by_rows, dropout_rows
 from nsync_pipeline.adaptation.lora import ADAPTER
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_gradients import BranchPass
@@ -146,7 +147,7 @@ def train(
     if is_first:
         on_checkpoint()
 
-    with _checkpointed_activations(family.denoiser, settings.gradient_checkpointing):
+    with _checkpointed_activations(family, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
             found = gradients(step, order.triplets(step))
             metric = None
@@ -210,14 +211,15 @@ def _clipped(refinement: Refinement, largest: float | None) -> tuple[Tensor, ...
 
 
 @contextmanager
-def _checkpointed_activations(denoiser: nn.Module, wanted: bool) -> Iterator[None]:
+def _checkpointed_activations(family: Family, wanted: bool) -> Iterator[None]:
     """Where ``wanted``: compute activations again on the way back instead of keeping them."""
     if not wanted:
         yield
         return
-    model: Any = denoiser  # every denoiser here is a diffusers ModelMixin
+    model: Any = family.denoiser  # every denoiser here is a diffusers ModelMixin
+    rows = dropout_rows(family)
     try:
-        model.enable_gradient_checkpointing()
+        model.enable_gradient_checkpointing(None if rows is None else checkpoint_by_rows(rows))
     except ValueError as error:
         raise TrainingError(f"training.gradient_checkpointing: set it to false: {error}") from error
     try:

@@ -58,21 +58,26 @@ def schedule_share(settings: TrainingConfig, step: int) -> float:
 def make_optimizer(trained: TrainedWeights, settings: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer on what is trained and nothing else, a group of weights each with its own rate.
 
+    With LoRA+ (arXiv 2402.12354) every ``B`` has ``lora.rate_ratio`` times the rate of its ``A``.
     The LoRA is decayed towards the base; a token vector, unless it is asked for, is not: zero
     means nothing to it.
 
     Raises:
         TrainingError: the optimizer asked for is not installed.
     """
+    ratio = 1.0 if settings.lora is None else settings.lora.rate_ratio
+    ratios = [ratio if name.endswith("lora_B.weight") else 1.0 for name in trained.names]
+    alike = list(zip(trained.groups, ratios, strict=True))
     groups: list[dict[str, Any]] = [
         {
-            "params": [w for w, of in zip(trained.weights, trained.groups, strict=True) if of == g],
-            "group": g,
+            "params": [w for w, own in zip(trained.weights, alike, strict=True) if own == of],
+            "group": of[0],
+            "rate_ratio": of[1],
             "weight_decay": (
-                settings.embedding_weight_decay if g == "embedding" else settings.weight_decay
+                settings.embedding_weight_decay if of[0] == "embedding" else settings.weight_decay
             ),
         }
-        for g in dict.fromkeys(trained.groups)
+        for of in dict.fromkeys(alike)
     ]
     name = settings.optimizer
     own: dict[str, Any] = {}
@@ -145,7 +150,7 @@ def take_step(
 ) -> None:
     """One optimizer step along ``gradient``."""
     for group in optimizer.param_groups:
-        group["lr"] = rates[group["group"]]
+        group["lr"] = rates[group["group"]] * group["rate_ratio"]
     for weight, part in zip(weights, gradient, strict=True):
         weight.grad = part.contiguous()
     optimizer.step()

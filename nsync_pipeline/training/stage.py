@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nsync_pipeline import __version__
+from nsync_pipeline.adaptation.lora import remove_lora
 from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.adaptation.other_forms import form_for_others, others_name
 from nsync_pipeline.adaptation.safetensors_file import write_safetensors
@@ -20,7 +21,7 @@ from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
 from nsync_pipeline.families.placement import choose_device
-from nsync_pipeline.files import write_whole
+from nsync_pipeline.files import file_sha256, write_whole
 from nsync_pipeline.pictures.pixels import load_pixels, picture_sizes
 from nsync_pipeline.pictures.sheets import sharp_jpeg, small_jpeg
 from nsync_pipeline.seeding import stream_seed, torch_stream
@@ -103,6 +104,11 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
         )
     apply_objective(family, settings.objective)
     require_fitting(family, settings)
+    if settings.lora is not None and settings.lora.start_from is not None:
+        # Tried before pictures are encoded, which takes long.
+        stream, root = torch_stream(0, "lora"), context.workspace.root
+        add_trainables(family, settings.lora, None, stream, folder=root)
+        remove_lora(family)
     for example in (*inputs.train, *inputs.held_out):
         prompts = (example.prompt, example.negative_prompt or "")
         lengths = {
@@ -128,6 +134,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     trained = add_trainables(
         family, settings.lora, settings.textual_inversion, torch_stream(task.seed, "lora"),
         placeholder=context.settings.placeholder, generic_style=context.settings.generic_style,
+        folder=context.workspace.root,
     )  # fmt: skip
     held_out_loss = None
     if test is not None:
@@ -215,6 +222,7 @@ def _origin(task: _Task) -> dict[str, str]:
     seeds = {"training_seed": str(training_seed)} if training_seed else {}
     return {
         **seeds,
+        **_start(task),
         "architecture": architecture_of(family),
         "base_model": family.name,
         "base_revision": family.revision,
@@ -233,11 +241,21 @@ def _origin(task: _Task) -> dict[str, str]:
     }
 
 
+def _start(task: _Task) -> dict[str, str]:
+    """The existing LoRA that the training starts from."""
+    lora = task.settings.lora
+    if lora is None or lora.start_from is None:
+        return {}
+    file = task.context.workspace.root / Path(lora.start_from).expanduser()
+    return {"started_from": file.name, "started_from_sha256": file_sha256(file)}
+
+
 def _inputs(task: _Task) -> Inputs:
     """All that decides the result: a checkpoint of anything else is of no use."""
     family = task.family
     return {
         **task.context.settings.identity(),
+        **_start(task),
         "style": task.context.style,
         "variant": task.context.variant,
         "training_seed": task.context.training_seed,

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from nsync_pipeline.adaptation.dropout import set_dropout_rows
 from nsync_pipeline.contrast.branch_gradients import (
     BranchGradients,
     BranchLosses,
@@ -55,6 +56,13 @@ class StepGradients:
         Raises:
             TrainingError: a loss or a gradient is not finite, or memory runs out.
         """
+        try:
+            return self._taken(step, triplets)
+        finally:
+            if self.maker.drops:
+                set_dropout_rows(self.family, ())
+
+    def _taken(self, step: int, triplets: Sequence[Triplet]) -> BranchGradients:
         branches = self.branches
         if step % self.contrast.negative_every:
             branches = tuple(branch for branch in branches if not branch.is_negative)

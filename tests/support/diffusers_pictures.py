@@ -1,5 +1,6 @@
 """What diffusers itself draws with the files that a training saved, beside our own sampler."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,19 @@ def our_pictures(family: Family, prompts: list[str]) -> np.ndarray:
     return np.stack([picture.pixels for batch in batches for picture in batch]).astype(int)
 
 
-def their_pictures(pipeline: Any, family: Family, prompts: list[str]) -> np.ndarray:
-    """The same pictures by the diffusers pipeline."""
+def their_pictures(
+    pipeline: Any,
+    family: Family,
+    prompts: list[str],
+    guidance: Callable[[float], dict[str, Any]] = lambda scale: {"guidance_scale": scale},
+) -> np.ndarray:
+    """The same pictures by the diffusers pipeline, which is called with ``guidance``."""
     pipeline.scheduler = build_scheduler(family, sampler_of(family))
     images = pipeline(
-        prompts,
+        prompt=list(prompts),  # Z-Image writes into it
         generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
         num_inference_steps=SAMPLER.steps,
-        guidance_scale=SAMPLER.guidance_scale,
+        **guidance(SAMPLER.guidance_scale),
         height=family.resolution,
         width=family.resolution,
     ).images
