@@ -97,16 +97,28 @@ def later(default: Any, **field: Any) -> Any:
     return Field(default=default, json_schema_extra={LATER: True}, **field)
 
 
+CHOICES_MADE = "styles.{style}.use_steps"
+"""Where params.yaml says which saved steps a person chose, by training."""
+
+
 def of_params(*keys: str) -> Any:
     """A field of a stage's settings: where in ``params.yaml`` its value stands.
 
     Where a section stands there and the field is a smaller section, it has the keys they share.
 
     Args:
-        keys: dotted, with ``{style}`` and ``{variant}`` to fill in. The first holds the value; the
-            others change it, as a variant changes ``training``.
+        keys: dotted, with ``{style}``, ``{variant}`` and ``{training}`` to fill in. The first holds
+            the value; the others change it, as a variant changes ``training``.
     """
     return Field(json_schema_extra={PARAMS: list(keys)})
+
+
+def of_choices(default: Any, key: str = CHOICES_MADE) -> Any:
+    """A field that holds ``CHOICES_MADE``, or a ``key`` of it, where a person chose something.
+
+    Where nothing is chosen it is no part of the identity, and nothing of it stands in dvc.yaml.
+    """
+    return Field(default=default, json_schema_extra={PARAMS: [key], LATER: True})
 
 
 class StageSettings(Section):
