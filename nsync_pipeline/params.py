@@ -116,7 +116,13 @@ class Params(Section):
                 "negative_set.resolution is for square pictures: set base_model.aspect_buckets to "
                 "false, or leave it out"
             )
+        trainings = [run.name for run in self.training_runs()]
         for name, style in self.styles.items():
+            if strangers := [one for one in style.use_steps if one not in trainings]:
+                raise ValueError(
+                    f"styles.{name}.use_steps names {strangers[0]!r}, which is no training (a "
+                    f"variant, a dash and a training seed); there are: {', '.join(trainings)}"
+                )
             if style.source == "folder":
                 for key in ("pictures", "test_pictures"):
                     if getattr(style, key) is not None:

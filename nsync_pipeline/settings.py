@@ -12,6 +12,7 @@ from pydantic import (
     create_model,
     model_serializer,
 )
+from pydantic_core import PydanticUndefined
 
 from nsync_pipeline.errors import NotTextError
 from nsync_pipeline.text import one_line
@@ -97,17 +98,21 @@ def later(default: Any, **field: Any) -> Any:
     return Field(default=default, json_schema_extra={LATER: True}, **field)
 
 
-def of_params(*keys: str, came_later: Section | None = None) -> Any:
+CHOICES_MADE = "styles.{style}.use_steps"
+"""Where params.yaml says which saved steps a person chose, by training."""
+
+
+def of_params(*keys: str, came_later: Any = PydanticUndefined) -> Any:
     """A field of a stage's settings: where in ``params.yaml`` its value stands.
 
     Where a section stands there and the field is a smaller section, it has the keys they share.
 
     Args:
-        keys: dotted, with ``{style}`` and ``{variant}`` to fill in. The first holds the value; the
-            others change it, as a variant changes ``training``.
+        keys: dotted, with ``{style}``, ``{variant}`` and ``{training}`` to fill in. The first holds
+            the value; the others change it, as a variant changes ``training``.
         came_later: the value at which it is no part of the identity, as a field made by ``later``.
     """
-    if came_later is None:
+    if came_later is PydanticUndefined:
         return Field(json_schema_extra={PARAMS: list(keys)})
     return Field(default=came_later, json_schema_extra={PARAMS: list(keys), LATER: True})
 

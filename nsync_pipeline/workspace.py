@@ -17,6 +17,8 @@ EMBEDDINGS_FILE = "learned_embeds.safetensors"
 """What a variant trained: its LoRA, its token vectors, or both."""
 MANIFEST_FILE = "manifest.parquet"
 ABLATIONS = "ablations"  # the folder of all of them
+STEPS_FOLDER = "steps"
+"""Of a model: what was saved on the way, ``<8 digits of the step>/`` with the same files."""
 STRIP_FILE = "looks.jpg"
 """What a training drew on the way, side by side."""
 FIGURES_FOLDER = "figures"  # of an evaluation: a small file a metric, for `dvc metrics show`
@@ -41,6 +43,11 @@ def trained_files(model: Path) -> tuple[Path, ...]:
         return (model,)
     files = (model / LORA_FILE, model / EMBEDDINGS_FILE)
     return tuple(file for file in files if file.is_file())
+
+
+def step_folder(model: Path, step: int) -> Path:
+    """Where a model's weights after ``step`` lie, of those that were saved on the way."""
+    return model / STEPS_FOLDER / f"{step:08d}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nsync_pipeline.cli.ablate import ablate
 from nsync_pipeline.cli.blind import blind
 from nsync_pipeline.cli.generate import compare, generate
 from nsync_pipeline.cli.options import (
+    StepOption,
     StyleArgument,
     StyleOption,
     TrainingSeedOption,
@@ -25,6 +26,7 @@ from nsync_pipeline.cli.options import (
     variant_names,
 )
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.workspace import TrainingRun
 
 app = typer.Typer(
     name="nsync",
@@ -270,6 +272,7 @@ def export(
     author: Annotated[
         str | None, typer.Option(help="Who shares it, for the metadata of its files.")
     ] = None,
+    step: StepOption = None,
 ) -> None:
     """Write a trained variant's LoRA for diffusers, ComfyUI and A1111, with a model card."""
     place = find_workspace(workspace)
@@ -277,9 +280,9 @@ def export(
     from nsync_pipeline.params import read_params
 
     params = read_params(place.params_file)
-    folder = output or default_folder(place, style, variant, training_seed)
+    folder = output or default_folder(place, style, variant, training_seed, step)
     exported = export_model(
-        place, params, style, variant, form.value, folder, training_seed, author
+        place, params, style, variant, form.value, folder, training_seed, author, step
     )
     print(f"{folder}: {len(exported.files)} files")
     for name in exported.files:
@@ -386,11 +389,43 @@ def promote(
     from nsync_pipeline.tracking.sender import promote as register
 
     params = read_params(place.params_file)
-    params.style(style)
+    from nsync_pipeline.adaptation.saved_steps import chosen_weights
+
+    chosen = params.style(style).use_steps
     params.variant(variant)
-    promoted = register(place, style, variant, params.training_seed(training_seed), alias)
+    run = TrainingRun(variant, params.training_seed(training_seed))
+    folder = place.model(style, variant, run.training_seed)
+    weights = chosen_weights(folder, chosen.get(run.name), f"{style}, {run.name}")
+    promoted = register(place, style, variant, run.training_seed, alias, weights)
     print(f"{promoted.name}: version {promoted.version} is {promoted.alias}")
     print(f'To draw with it: mlflow.pyfunc.load_model("{promoted.uri}")')
+
+
+@app.command()
+def choose(
+    style: StyleArgument,
+    variant: VariantOption,
+    training_seed: TrainingSeedOption = None,
+    step: StepOption = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Use its last weights again.")] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Say which of the weights that a training saved are drawn with, measured and exported."""
+    place = find_workspace(workspace)
+    from nsync_pipeline.adaptation.saved_steps import saved_steps
+    from nsync_pipeline.graph.settings import choose_step
+    from nsync_pipeline.params import read_params
+
+    params = read_params(place.params_file)
+    params.variant(variant)
+    run = TrainingRun(variant, params.training_seed(training_seed))
+    if clear == (step is not None):
+        folder = place.model(style, variant, run.training_seed)
+        there = ", ".join(map(str, saved_steps(folder))) or "none: it is not trained yet"
+        raise UserError(f"say one of --step and --clear; {style}, {run.name} has steps: {there}")
+    used = choose_step(place, params, style, run, step)
+    print(f"{style}, {run.name}: the weights of step {used} are used from now on")
+    print("Next: `dvc repro`, or the style's job in Dagster, draws and measures them")
 
 
 @app.command()

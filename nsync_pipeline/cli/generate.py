@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nsync_pipeline.cli.options import (
+    StepOption,
     StyleOption,
     TrainingSeedOption,
     WorkspaceOption,
@@ -99,6 +100,7 @@ def generate(
         typer.Option("--variant", "-v", help="A variant, or base.", autocompletion=variant_names),
     ] = None,
     training_seed: TrainingSeedOption = None,
+    step: StepOption = None,
     lora: Annotated[
         Path | None,
         typer.Option(help="A LoRA's file (ours, diffusers', kohya's), instead of a variant."),
@@ -128,7 +130,7 @@ def generate(
     place = find_workspace(workspace)
     folder = output or next_free(Path("pictures"), variant or "drawn")
     if again is not None:
-        if prompt or prompts or style or variant or seed or training_seed is not None:
+        if prompt or prompts or style or variant or seed or (step, training_seed) != (None, None):
             raise UserError("--again takes prompt, seed and style from the picture: leave them out")
         _draw_again(place, again, lora, folder)
         return
@@ -139,6 +141,10 @@ def generate(
 
     params = read_params(place.params_file)
     asked = asked_for(prompt or [], prompts, seed, seeds, params.seed)
+    if step is not None:
+        if variant is None:
+            raise UserError("--step names weights of a variant's training: say which by --variant")
+        variant = f"{variant}@{step}"
     model = drawing_model(place, params, style, variant, lora, training_seed)
     manner = manner_of(
         params, steps, scheduler, guidance, size, strengths_of(scale_sweep, lora_scale),
@@ -150,7 +156,7 @@ def generate(
 
 
 def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path) -> None:
-    from nsync_pipeline.generate.model import drawing_model, training_with
+    from nsync_pipeline.generate.model import drawing_model, training_with, variant_and_step
     from nsync_pipeline.generate.pictures import draw_again, read_settings
     from nsync_pipeline.graph.progress import shown_progress
     from nsync_pipeline.params import read_params
@@ -161,7 +167,8 @@ def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path
     if variant is not None and variant.endswith(".safetensors"):
         raise UserError(f"{picture} was drawn with {variant}: say where it is by --lora")
     seed = None
-    if variant in params.variants and settings.style is not None:
+    name = None if variant is None else variant_and_step(variant)[0]
+    if name in params.variants and settings.style is not None:
         weights = settings.weights_sha256
         seed = training_with(place, params, settings.style, str(variant), weights)
     model = drawing_model(place, params, settings.style, variant, lora, seed)
@@ -184,7 +191,11 @@ def compare(
     prompts: PromptsOption = None,
     variants: Annotated[
         str | None,
-        typer.Option(metavar="base,lora,nsync", help="The columns; else all that are trained."),
+        typer.Option(
+            metavar="base,lora,nsync@50,nsync",
+            help="The columns, a variant at a step that it saved as nsync@50; else all that are "
+            "trained.",
+        ),
     ] = None,
     training_seed: TrainingSeedOption = None,
     lora_scale: ScaleOption = None,

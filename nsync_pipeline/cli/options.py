@@ -52,6 +52,10 @@ TrainingSeedOption = Annotated[
         help="Which training of a variant; else the first of training_seeds in params.yaml.",
     ),
 ]
+StepOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="The weights that were saved after so many steps."),
+]
 WorkspaceOption = Annotated[
     Path | None,
     typer.Option(

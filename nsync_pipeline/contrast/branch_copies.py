@@ -92,9 +92,7 @@ def _apart(side_by_side: Tensor, n: int, like: Tensor) -> Tensor:
     return apart.transpose(0, 1).reshape(like.shape)
 
 
-def _kronecker_linear(
-    base: Forward, scaling: float, w1: Tensor, w2: Tensor, x: Tensor
-) -> Tensor:
+def _kronecker_linear(base: Forward, scaling: float, w1: Tensor, w2: Tensor, x: Tensor) -> Tensor:
     """A LoKr ``Linear``, without its product: ``w1`` (n, a, b), ``w2`` (n, c, d), in = b d."""
     result = base(x)
     n, b, d = w1.shape[0], w1.shape[2], w2.shape[2]

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from nsync_pipeline.adaptation.saved_steps import weights_of_step
 from nsync_pipeline.drawing.config import GuidanceConfig
 from nsync_pipeline.evaluation.curves import Curves
 from nsync_pipeline.evaluation.record import EVALUATION_FILE, EvaluationRecord, read_evaluation
@@ -17,7 +18,7 @@ from nsync_pipeline.export.model import TrainedVariant, embeddings_name
 from nsync_pipeline.export.snippet import Shared, snippet
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
-from nsync_pipeline.files import file_sha256
+from nsync_pipeline.files import file_sha256, read_json
 from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import GridRow, evenly_spaced, fitted, labelled_grid
@@ -62,12 +63,13 @@ def card_of(
     """The card of what lies in ``folder``; its pictures are written to ``folder/images``."""
     model = trained.model
     embedded = model.architecture == SKETCHBOOK  # the base that is in no hub
-    evaluation = _evaluation(workspace, trained)
+    shows_others = not _drawn_with_these(workspace, trained)
+    evaluation = None if shows_others else _evaluation(workspace, trained)
     against_base = [] if evaluation is None else evaluation.against_base
     names = [file.name for file in files]
     embeddings = embeddings_name(model) if embeddings_name(model) in names else ""
     hub_base = None if model.base_revision.startswith("sha256:") else model.base_model
-    samples = _samples(workspace, trained, folder)
+    samples = {} if shows_others else _samples(workspace, trained, folder)
     shared = Shared(
         base=hub_base or model.base_model,
         embedded=embedded,
@@ -88,7 +90,7 @@ def card_of(
         "snippet": snippet(model, shared) if shared.weights or shared.embeddings else "",
         "has_vectors": trained.embeddings is not None,
         "drawn_with": [] if trained.lora is None else _drawing(trained, evaluation),
-        "comparison": _comparison(workspace, trained, folder),
+        "comparison": None if shows_others else _comparison(workspace, trained, folder),
         "samples": samples,
         "evaluation": evaluation,
         "metrics": _metrics(evaluation, trained) if evaluation else [],
@@ -206,6 +208,17 @@ def _metadata(
     return str(data.to_yaml(line_break="\n"))
 
 
+def _drawn_with_these(workspace: Workspace, trained: TrainedVariant) -> bool:
+    """Whether the samples, and what was measured of them, are of the weights that are shared."""
+    style, variant, seed = trained.model.style, trained.model.variant, trained.training_seed
+    try:
+        said = read_json(workspace.samples(style, variant, seed) / "made.json")["settings"]
+    except (OSError, ValueError, KeyError):
+        said = {}
+    step = said.get("use_step", {}).get("step")
+    return weights_of_step(workspace.model(style, variant, seed), step) == trained.place
+
+
 def _samples(workspace: Workspace, trained: TrainedVariant, folder: Path) -> dict[str, str]:
     """The prompts of the pictures that are written, by file."""
     source = workspace.samples(trained.model.style, trained.model.variant, trained.training_seed)
@@ -282,13 +295,13 @@ def _facts(workspace: Workspace, trained: TrainedVariant) -> dict[str, Any]:
         "negative set": workspace.negative_set(model.style),
     }
     files = {f"{name}, manifest": path / MANIFEST_FILE for name, path in manifests.items()}
-    trained_in = workspace.model(model.style, model.variant, trained.training_seed)
-    files["LoRA as trained"] = trained_in / LORA_FILE
+    files["LoRA as trained"] = trained.place / LORA_FILE
     return {
         "training pictures": model.pictures,
         "held-out pictures": summary["test_pictures"],
         "negatives": summary["negatives"],
         "steps": summary["steps"],
+        **({} if trained.step is None else {"weights saved after step": trained.step}),
         "root seed": summary["origin"]["seed"],
         "training seed": trained.training_seed,
         "data (SHA-256)": summary["origin"]["data_sha256"],

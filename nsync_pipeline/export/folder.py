@@ -51,6 +51,7 @@ def export_model(
     folder: Path,
     training_seed: int | None = None,
     author: str | None = None,
+    step: int | None = None,
 ) -> Exported:
     """Write the trained ``variant`` of ``style`` to ``folder``, whole or not at all.
 
@@ -59,6 +60,8 @@ def export_model(
         folder: made where missing; an earlier export in it is replaced.
         training_seed: which training of the variant; None: the first of ``training_seeds``.
         author: who shares it, for its metadata.
+        step: of the weights that were saved on the way; None: the ones that a person chose, or the
+            last.
 
     Raises:
         MissingArtifactError: the variant is not trained yet, or by another version.
@@ -66,12 +69,11 @@ def export_model(
             has no such form.
     """
     seed = params.training_seed(training_seed)
-    trained = read_trained_variant(workspace, params, style, variant, seed, author)
+    trained = read_trained_variant(workspace, params, style, variant, seed, author, step)
     folder = Path(os.path.normpath(folder.expanduser().absolute()))
     _refuse_other_files(workspace, folder)
     with whole_folder(folder) as written:
-        model = workspace.model(style, variant, seed)
-        files, notes = _write_weights(trained, form, written, params.base_model, model)
+        files, notes = _write_weights(trained, form, written, params.base_model)
         card = card_of(workspace, trained, written, files)
         (written / CARD_FILE).write_text(render(card), encoding="utf-8", newline="\n")
         record = {name: file_sha256(path) for name, path in _files_in(written)}
@@ -83,7 +85,7 @@ def export_model(
 
 
 def _write_weights(
-    trained: TrainedVariant, form: Form, folder: Path, base: BaseModelConfig, source: Path
+    trained: TrainedVariant, form: Form, folder: Path, base: BaseModelConfig
 ) -> tuple[list[CardFile], list[str]]:
     files: list[CardFile] = []
     notes: list[str] = []
@@ -108,7 +110,7 @@ def _write_weights(
             name = others_name(model.style, model.variant)
             converted = form_for_others(header, tensors, model.architecture)
             if converted is None:
-                converted = _whole_changes(trained, base, source)
+                converted = _whole_changes(trained, base)
             metadata = kohya.metadata(model, shape, converted, kohya_keys=not third)
             write_safetensors(folder / name, converted, {"format": "pt", **metadata})
             what = CHANGES if shape.dora else THIRD if third else KOHYA
@@ -156,9 +158,7 @@ NO_THIRD_DORA = (
 )
 
 
-def _whole_changes(
-    trained: TrainedVariant, base: BaseModelConfig, source: Path
-) -> dict[str, Tensor]:
+def _whole_changes(trained: TrainedVariant, base: BaseModelConfig) -> dict[str, Tensor]:
     """What a DoRA changes, for which its base is loaded; raises as ``load_family``."""
     family = load_family(base.model_copy(update={"device": "cpu", "dtype": "float32"}))
     if family.revision != trained.model.base_revision:
@@ -167,7 +167,7 @@ def _whole_changes(
             f"and base_model in params.yaml is {family.name} ({family.revision}): for other "
             "programs its changes are worked out with the base it was trained on"
         )
-    load_lora(family, source / LORA_FILE)
+    load_lora(family, trained.place / LORA_FILE)
     return whole_changes(family, trained.model.architecture)
 
 
@@ -210,8 +210,14 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def default_folder(
-    workspace: Workspace, style: str, variant: str, training_seed: int | None = None
+    workspace: Workspace,
+    style: str,
+    variant: str,
+    training_seed: int | None = None,
+    step: int | None = None,
 ) -> Path:
-    """Where an export goes when nothing else is said; a training that was named has its own."""
+    """Where an export goes when nothing else is said; a training or step that was named has its
+    own."""
     name = variant if training_seed is None else TrainingRun(variant, training_seed).name
+    name += "" if step is None else f"-step{step}"
     return workspace.root / "exports" / style / name

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nsync_pipeline.adaptation.lora_file import LoraHeader, read_lora_file
+from nsync_pipeline.adaptation.saved_steps import chosen_weights
 from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.drawing.prompts import style_phrase
@@ -58,6 +59,8 @@ class TrainedVariant:
     rule: str  # the update rule, and what it does
     summary: Mapping[str, Any]  # training.json
     training_seed: int
+    place: Path  # the folder with the weights
+    step: int | None  # after which they were saved; None: the training's own
     generation: GenerationConfig  # how its samples are drawn
 
 
@@ -68,12 +71,16 @@ def read_trained_variant(
     variant: str,
     training_seed: int,
     author: str | None = None,
+    step: int | None = None,
 ) -> TrainedVariant:
     """Read what the training stage left; ``author`` is who shares it.
 
+    Its weights are those that were saved after ``step``; None: that a person chose, else its own.
+
     Raises:
         ParamsError: there is no such style, variant or training seed.
-        MissingArtifactError: the variant is not trained yet, or by another version.
+        MissingArtifactError: the variant is not trained yet, or by another version; or there are
+            no such weights.
     """
     settings = params.style(style)
     params.variant(variant)
@@ -86,9 +93,11 @@ def read_trained_variant(
         )
     _, summary = read_training(workspace, style, run)
     training, origin = _settings(summary, folder), summary["origin"]
-    has_lora = (folder / LORA_FILE).is_file()
-    lora = read_lora_file(folder / LORA_FILE) if has_lora else None
-    embeddings = folder / EMBEDDINGS_FILE
+    chosen = settings.use_steps.get(run.name)
+    place = chosen_weights(folder, chosen, f"{style}, {run.name}", step)
+    has_lora = (place / LORA_FILE).is_file()
+    lora = read_lora_file(place / LORA_FILE) if has_lora else None
+    embeddings = place / EMBEDDINGS_FILE
     word = trained_style_word(embeddings, settings.placeholder)
     base = public_name(origin["base_model"])
     rule = f"`{training.update_rule}` ({RULES[training.update_rule]})"
@@ -116,7 +125,7 @@ def read_trained_variant(
     return TrainedVariant(
         model, lora, embeddings if embeddings.is_file() else None,
         0 if inversion is None else inversion.vectors, word, rule, summary, run.training_seed,
-        params.generation,
+        place, None if place == folder else int(place.name), params.generation,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from nsync_pipeline.files import file_sha256
 from nsync_pipeline.graph.made import FileHashes, Made, read_made
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import Params, read_params
-from nsync_pipeline.settings import StageSettings
+from nsync_pipeline.settings import CHOICES_MADE, StageSettings
 from nsync_pipeline.workspace import ABLATIONS, BASE, Workspace
 
 
@@ -102,7 +102,7 @@ class Graph:
         self.params = params
         self.part = part
         self.hashes = FileHashes(workspace.state / "hashes")
-        self._settings: dict[tuple[str, str, str | None, bool], StageSettings] = {}
+        self._settings: dict[Artefact, StageSettings] = {}
         self._identities: dict[int, dict[str, Any]] = {}
         self._made: dict[str, Made | None] = {}
         self._people_filled: dict[str, str | None] = {}
@@ -196,15 +196,14 @@ class Graph:
 
     def settings(self, artefact: Artefact) -> StageSettings:
         """All of ``params.yaml`` that reaches its stage."""
-        key = (artefact.stage.name, artefact.style, artefact.variant, artefact.of_ablation)
-        if key not in self._settings:
+        if artefact not in self._settings:
             params, model = self.params_of(artefact.of_ablation), artefact.stage.settings
             values = {
                 name: _value(artefact, params, keys, model.model_fields[name].annotation)
                 for name, keys in model.sources()
             }
-            self._settings[key] = model.model_validate(values)
-        return self._settings[key]
+            self._settings[artefact] = model.model_validate(values)
+        return self._settings[artefact]
 
     def identity(self, artefact: Artefact) -> dict[str, Any]:
         """What of its settings decides it."""
@@ -311,6 +310,9 @@ def _value(artefact: Artefact, params: Params, keys: tuple[str, ...], kind: Any)
     """What ``params.yaml`` says at ``keys``, for a field of a stage's settings."""
     if len(keys) > 1:  # what a variant changes
         return params.variant(str(artefact.variant))
+    if keys[0].startswith(CHOICES_MADE):  # of the workspace's own trainings, not an ablation's
+        chosen = {} if artefact.of_ablation else params.style(artefact.style).use_steps
+        return dict(chosen) if keys[0] == CHOICES_MADE else chosen.get(str(artefact.training))
     value: Any = params
     for part in keys[0].format(style=artefact.style, variant=artefact.variant).split("."):
         value = value[part] if isinstance(value, dict) else getattr(value, part)

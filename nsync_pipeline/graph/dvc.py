@@ -24,6 +24,8 @@ from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.artefacts import Artefact, Graph
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
+from nsync_pipeline.params import Params
+from nsync_pipeline.settings import CHOICES_MADE
 from nsync_pipeline.settings_file import read_settings, with_values
 from nsync_pipeline.text import printable
 from nsync_pipeline.tracking.destination import masked
@@ -182,20 +184,28 @@ def _stage_lines(graph: Graph, stage: Stage, of_ablation: bool) -> Iterator[str]
         yield f"      {key}: [{', '.join(listed)}]\n"
     yield f"    cmd: ${{nsync}} run {stage.name} {options} --recipe {stage.recipe}\n"
     yield "    params:\n"
-    yield from (f"      - {key}\n" for key in tracked_keys(stage, STYLE, VARIANT, of_ablation))
+    yield from (
+        f"      - {key}\n" for key in tracked_keys(stage, params, STYLE, VARIANT, of_ablation)
+    )
     yield "    deps:\n"
     yield from (f"      - {path.format(style=STYLE)}\n" for path in stage.reads)
     yield from (f"      - {need.path}/{SUMS_FILE}\n" for need in graph.needs(artefact))
     yield f"    outs:\n      - {artefact.path}:\n          persist: true\n"
 
 
-def tracked_keys(stage: Stage, style: str, variant: str | None, of_ablation: bool) -> list[str]:
+def tracked_keys(
+    stage: Stage, params: Params, style: str, variant: str | None, of_ablation: bool
+) -> list[str]:
     """The keys of ``params.yaml`` that DVC looks at for ``stage``."""
     keys = []
+    chosen = not of_ablation and any(one.use_steps for one in params.styles.values())
     for name, of_field in stage.settings.sources():
         if name == "variants":
             continue  # which there are, the deps say
         for key in of_field:
+            if key.startswith(CHOICES_MADE):  # as a whole: of most trainings nothing stands there
+                keys += [CHOICES_MADE.format(style=style)] if chosen else []
+                continue
             made_by_grid = of_ablation and key in ("variants.{variant}", "training_seeds")
             keys.append("ablation" if made_by_grid else key.format(style=style, variant=variant))
     return list(dict.fromkeys(keys))
@@ -209,7 +219,7 @@ def _left_out(graph: Graph) -> list[str]:
         for stage in STAGES.values()
         for style in graph.params.styles
         for variant in graph.params.variants
-        for key in tracked_keys(stage, style, variant, of_ablation=False)
+        for key in tracked_keys(stage, graph.params, style, variant, of_ablation=False)
     }
     return sorted(key for key in keys if not _has(content, key.split(".")))
 

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from nsync_pipeline.settings import Section, StageSettings, of_params
+from nsync_pipeline.adaptation.saved_steps import ChosenStep
+from nsync_pipeline.settings import CHOICES_MADE, Section, StageSettings, of_params
 
 
 class ReportConfig(Section):
@@ -25,3 +26,4 @@ class ReportSettings(StageSettings):
     training_seeds: tuple[int, ...] = of_params("training_seeds")
     bootstrap_draws: int = of_params("evaluation.bootstrap_draws")
     report: ReportConfig = of_params("report")
+    use_steps: dict[str, ChosenStep] = of_params(CHOICES_MADE, came_later={})

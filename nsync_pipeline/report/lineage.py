@@ -33,8 +33,12 @@ def lineage(
     pictures: StylePictures,
     evaluation: EvaluationRecord,
     summaries: Mapping[TrainingRun, Mapping[str, Any]],
+    places: Mapping[TrainingRun, Path],
 ) -> dict[str, dict[str, str | int]]:
-    """Hashes, seeds, sizes and versions, by what they belong to."""
+    """Hashes, seeds, sizes and versions, by what they belong to.
+
+    ``places`` are the folders of the weights that are used of each training.
+    """
     counts, names = evaluation.counts, shown_names(tuple(summaries))
     origin = next(iter(summaries.values()))["origin"]
     manifests = {
@@ -68,9 +72,10 @@ def lineage(
         },
         "Checkpoints (SHA-256)": {
             f"{names[run]} ({summary['origin']['update_rule']})"
+            + _at_step(workspace.model(style, run.variant, run.training_seed), places[run])
             + (", token vectors" if file.name == EMBEDDINGS_FILE else ""): _sha256(file)
             for run, summary in summaries.items()
-            for file in trained_files(workspace.model(style, run.variant, run.training_seed))
+            for file in trained_files(places[run])
         },
         "Manifests (SHA-256)": {
             **{name: _sha256(path / MANIFEST_FILE) for name, path in manifests.items()},
@@ -89,6 +94,10 @@ def lineage(
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
+
+
+def _at_step(model: Path, place: Path) -> str:
+    return "" if place == model else f", after step {int(place.name)}, as chosen"
 
 
 def settings_text(summaries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from nsync_pipeline.adaptation.saved_steps import chosen_weights
 from nsync_pipeline.blind.choices import preferences, read_choices
 from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.evaluation.record import PICTURES_FILE, EvaluationRecord, read_evaluation
@@ -77,6 +78,14 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     rows_of_pictures = pq.read_table(workspace.evaluation(style) / PICTURES_FILE).to_pylist()
     trainings = {run: read_training(workspace, style, run) for run in runs}
     summaries = {run: summary for run, (_, summary) in trainings.items()}
+    places = {
+        run: chosen_weights(
+            workspace.model(style, run.variant, run.training_seed),
+            params.use_steps.get(run.name),
+            f"{style}, {run.name}",
+        )
+        for run in runs
+    }
     # Curves of several trainings in one colour would hide one another: pictures and curves are of
     # the first seed's, figures and warnings of all.
     shown_runs = [run for run in runs if run.training_seed == seeds[0]]
@@ -123,20 +132,17 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         pairs=shown_pictures.pairs(),
         charts=training_charts([trainings[run][0] for run in shown_runs]),
         training_notes=training_notes(summaries, variants),
-        strips=film_strips(workspace, style, summaries, seeds[0]),
+        strips=film_strips(workspace, style, summaries, seeds[0], places),
         copies=shown_pictures.copies(rows_of_pictures),
         copy_threshold=shown(evaluation.copy_threshold, digits_for([evaluation.copy_threshold])),
-        facts=lineage(workspace, style, pictures, evaluation, summaries),
+        facts=lineage(workspace, style, pictures, evaluation, summaries, places),
         settings=settings_text(shown_summaries),
         picture_side=params.report.picture_side,
         of_ablation=workspace.of_ablation,
         style_key=style,
         leader=leader(variants, evaluation.comparisons),
         models={
-            run.variant: workspace.model(style, run.variant, run.training_seed)
-            .relative_to(workspace.root)
-            .as_posix()
-            for run in shown_runs
+            run.variant: places[run].relative_to(workspace.root).as_posix() for run in shown_runs
         },
         trigger=style_phrase(params.placeholder),
     )

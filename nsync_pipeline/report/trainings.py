@@ -3,8 +3,10 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from nsync_pipeline.adaptation.saved_steps import own_step, saved_steps
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.files import read_json
 from nsync_pipeline.pictures.embedded import Picture, as_stored
@@ -67,17 +69,39 @@ def training_notes(summaries: Summaries, variants: Sequence[str]) -> list[tuple[
 
 
 def film_strips(
-    workspace: Workspace, style: str, summaries: Summaries, training_seed: int
+    workspace: Workspace,
+    style: str,
+    summaries: Summaries,
+    training_seed: int,
+    places: Mapping[TrainingRun, Path],
 ) -> list[tuple[str, int, Picture, str]]:
-    """The film-strips there are of one seed's trainings: variant, colour, picture, text."""
+    """The film-strips there are of one seed's trainings: variant, colour, picture, text.
+
+    ``places`` are the folders of the weights that are used of each training.
+    """
     strips = []
     for colour, run in enumerate(r for r in summaries if r.training_seed == training_seed):
-        file = workspace.model(style, run.variant, run.training_seed) / STRIP_FILE
+        model = workspace.model(style, run.variant, run.training_seed)
+        file = model / STRIP_FILE
         if file.is_file():
             alt = f"What {run.variant} drew, a row a caption, a column a look; the first column is "
             picture = as_stored(file.read_bytes(), alt + "real")
-            strips.append((run.variant, colour, picture, _scores(summaries[run])))
+            text = f"{_scores(summaries[run])} {_saved(style, run, model, places[run])}".strip()
+            strips.append((run.variant, colour, picture, text))
     return strips
+
+
+def _saved(style: str, run: TrainingRun, model: Path, place: Path) -> str:
+    """Which weights there are to choose from, and which is chosen."""
+    if place != model:
+        return f"What was saved after step {int(place.name)} was chosen, and is used."
+    steps = [str(step) for step in saved_steps(model) if step != own_step(model)]
+    if not steps:
+        return ""
+    return (
+        f"Weights were saved after step {', '.join(steps)}, too: `nsync choose {style} --variant "
+        f"{run.variant} --training-seed {run.training_seed} --step {steps[-1]}` uses them."
+    )
 
 
 def _scores(summary: Mapping[str, Any]) -> str:

@@ -2,9 +2,10 @@
 
 from pydantic import Field, model_validator
 
+from nsync_pipeline.adaptation.saved_steps import ChosenStep
 from nsync_pipeline.drawing.config import DrawnWays, SamplerConfig, require_guidance
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section, StageSettings, of_params
+from nsync_pipeline.settings import CHOICES_MADE, Section, StageSettings, of_params
 
 
 class DrawnCaptions(Section):
@@ -37,6 +38,7 @@ class SamplesSettings(StageSettings):
     placeholder: str = of_params("styles.{style}.placeholder")
     base_model: BaseModelConfig = of_params("base_model")
     generation: GenerationConfig = of_params("generation")
+    use_step: ChosenStep | None = of_params(f"{CHOICES_MADE}.{{training}}", came_later=None)
 
 
 class BaseSamplesSettings(StageSettings):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nsync_pipeline.adaptation.saved_steps import chosen_weights
 from nsync_pipeline.adaptation.textual_inversion import trained_style_word
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig
@@ -40,7 +41,11 @@ def run(context: StageContext[SamplesSettings]) -> StageResult:
         BaseModelError: the base cannot be loaded, or a picture comes out broken.
     """
     variant, training_seed = context.training
-    model = context.workspace.model(context.style, variant, training_seed)
+    model = chosen_weights(
+        context.workspace.model(context.style, variant, training_seed),
+        context.settings.use_step,
+        f"{context.style}, {variant}-{training_seed}",
+    )
     trained = trained_files(model)
     if not trained:
         raise MissingArtifactError(

@@ -19,7 +19,8 @@ from nsync_pipeline.doctor.findings import captioner_finding
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import parse_json
 from nsync_pipeline.graph.artefacts import Graph
-from nsync_pipeline.studio import caption_desk, jobs, settings_form, sidecars
+from nsync_pipeline.graph.settings import write_settings
+from nsync_pipeline.studio import caption_desk, jobs, sidecars
 from nsync_pipeline.studio.caption_desk import CaptionCard, Change
 from nsync_pipeline.studio.jobs import Kind
 from nsync_pipeline.studio.page import (
@@ -145,7 +146,7 @@ def style_words(request: Request, desk: Desk, form: Form) -> Response:
     """Words that are taken out of this style's captions only."""
     _, style = style_asked(request)
     words = [w.strip() for w in value_of(form, "style_words").split(",") if w.strip()]
-    settings_form.write_settings(desk.workspace, {f"styles.{style}.style_words": words})
+    write_settings(desk.workspace, {f"styles.{style}.style_words": words})
     return go_to(f"/styles/{style}/captions")
 
 

@@ -16,7 +16,8 @@ from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Graph, State
 from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file, version_source
 from nsync_pipeline.graph.progress import running
-from nsync_pipeline.studio import caption_desk, settings_form
+from nsync_pipeline.graph.settings import write_settings
+from nsync_pipeline.studio import caption_desk
 from nsync_pipeline.studio.jobs import Kind
 from nsync_pipeline.studio.page import (
     BATCH,
@@ -174,7 +175,7 @@ def exclude(request: Request, desk: Desk, form: Form) -> Response:
         if name not in known:
             raise UserError(f"{name!r} is not among the pictures of {style!r}.")
         after = (*after, name)
-    settings_form.write_settings(
+    write_settings(
         desk.workspace, {f"styles.{style}.excluded": sorted(after)} if after != before else {}
     )
     if wants_json(request):

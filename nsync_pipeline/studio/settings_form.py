@@ -12,12 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nsync_pipeline.errors import ParamsError
-from nsync_pipeline.files import write_whole
-from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file
-from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.params import Params, parse_params
-from nsync_pipeline.settings_file import parse_settings, with_values
-from nsync_pipeline.workspace import Workspace
+from nsync_pipeline.params import Params
+from nsync_pipeline.settings_file import parse_settings
 
 MAIN = (
     "training.steps", "training.learning_rate", "training.batch_size", "training.lora.rank",
@@ -185,19 +181,3 @@ def _read(setting: Setting, answer: str) -> Any:
         return parse_settings(f"value: {answer}", setting.key)["value"]
     except (ParamsError, KeyError) as error:
         raise ParamsError(f"{setting.key}: {answer!r} cannot be read") from error
-
-
-def write_settings(workspace: Workspace, values: Mapping[str, Any]) -> None:
-    """Write ``values``, by dotted key, into params.yaml, and bring dvc.yaml in order.
-
-    Raises:
-        ParamsError: they are not what the schema allows; nothing is written then.
-    """
-    if not values:
-        return
-    with sole_writer(workspace.lock("params"), workspace.params_file):
-        text = with_values(workspace.params_file.read_bytes().decode("utf-8"), values)
-        parse_params(parse_settings(text, "params.yaml"))
-        write_whole(workspace.params_file, text)
-    if (workspace.root / DVC_FILE).is_file():
-        sync_dvc_file(workspace)

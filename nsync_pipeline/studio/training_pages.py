@@ -14,6 +14,7 @@ from nsync_pipeline.doctor.memory import CardPreset, card_presets
 from nsync_pipeline.errors import BaseModelError, UserError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.progress import running
+from nsync_pipeline.graph.settings import write_settings
 from nsync_pipeline.report.trainings import shown_names
 from nsync_pipeline.studio import settings_form, watch_desk
 from nsync_pipeline.studio.jobs import Kind, dagster_runs, making
@@ -58,7 +59,7 @@ def save_settings(request: Request, desk: Desk, form: Form) -> Response:
     if scope:  # a form with some of the settings, none of them a switch
         answers = {name: value for name, value in answers.items() if name in scope}
     values = settings_form.asked_values(groups, answers, switches_shown=not scope)
-    settings_form.write_settings(desk.workspace, values)
+    write_settings(desk.workspace, values)
     said = f"Saved in params.yaml: {', '.join(values)}." if values else "Nothing was changed."
     return go_to(place_of_form(form, f"/styles/{style}/train"), said)
 
@@ -87,7 +88,7 @@ def start_training(request: Request, desk: Desk, form: Form) -> Response:
     seeds = _seeds(value_of(form, "training_seeds"), graph)
     if tuple(seeds) != graph.params.training_seeds:
         every = sorted({*graph.params.training_seeds, *seeds})
-        settings_form.write_settings(desk.workspace, {"training_seeds": every})
+        write_settings(desk.workspace, {"training_seeds": every})
         graph = desk.graph()
     all_variants = set(variants) == set(graph.params.variants)
     all_seeds = set(seeds) == set(graph.params.training_seeds)

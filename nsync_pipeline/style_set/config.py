@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from nsync_pipeline.adaptation.saved_steps import ChosenStep
 from nsync_pipeline.settings import Phrase, Section, StageSettings, of_params
 
 
@@ -67,6 +68,11 @@ class StyleConfig(StyleSource):
         pattern=r"^[a-z0-9][a-z0-9.-]*$",
         max_length=64,
         description="of what is exported, as the hub names it: cc-by-4.0, openrail, other",
+    )
+    use_steps: dict[str, ChosenStep] = Field(
+        default={},
+        description="by training (`nsync-0`): which of the weights that it saved on the way are "
+        "drawn with, measured and exported; else its last; `nsync choose` writes it",
     )
 
 

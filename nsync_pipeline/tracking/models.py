@@ -40,16 +40,18 @@ class Promoted:
         return f"models:/{self.name}@{self.alias}"
 
 
-def log_model(client: Any, run: Any, source: Source) -> Logged:
+def log_model(client: Any, run: Any, source: Source, weights: Path | None = None) -> Logged:
     """The logged model of a training's run: made, or finished, where it is not there whole.
 
-    Raises as mlflow does.
+    ``weights`` is a folder of those that it saved on the way; None: its own. Raises as mlflow does.
     """
     from mlflow.entities import LoggedModelOutput
 
     run = client.get_run(run.info.run_id)  # with the tags that it has by now
     said, of = source.said, run.info.experiment_id
-    wanted = f"tags.`{ARTEFACT}` = '{said['content']}'"
+    at = "" if weights in (None, source.folder) else f"-step{int(weights.name)}"
+    content = f"{said['content']}{at}"
+    wanted = f"tags.`{ARTEFACT}` = '{content}'"
     found = [
         model
         for model in client.search_logged_models([of], wanted)
@@ -60,14 +62,15 @@ def log_model(client: Any, run: Any, source: Source) -> Logged:
         sets = {f"dataset.{p.rpartition('/')[2]}": d[:36] for p, d in said["inputs"].items()}
         kept = ("mlflow.user", "mlflow.source.git.commit", "style", "variant", "training_seed")
         tags = {k: v for k, v in run.data.tags.items() if k in kept} | sets
-        tags[ARTEFACT] = said["content"]
+        tags[ARTEFACT] = content
         model = (found or [None])[0] or client.create_logged_model(
-            of, f"{said['variant']}-{said['training_seed']}", run.info.run_id, tags,
+            of, f"{said['variant']}-{said['training_seed']}{at}", run.info.run_id, tags,
             model_type="nsync-lora",
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            write_model(Path(folder, "model"), source, model.model_id, run.info.run_id)
-            client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
+            place = Path(folder, "model")
+            write_model(place, source, model.model_id, run.info.run_id, weights)
+            client.log_model_artifacts(model.model_id, str(place))
         client.finalize_logged_model(model.model_id, "READY")
         ready = [model]
     model_id = ready[0].model_id
@@ -77,7 +80,9 @@ def log_model(client: Any, run: Any, source: Source) -> Logged:
     return Logged(model_id, not found)
 
 
-def write_model(folder: Path, source: Source, model_id: str, run_id: str) -> None:
+def write_model(
+    folder: Path, source: Source, model_id: str, run_id: str, weights: Path | None = None
+) -> None:
     """The model as MLflow lays it out: ``MLmodel``, ``data/`` and what it needs."""
     import pandas
     from mlflow.models import Model, ModelSignature
@@ -88,7 +93,7 @@ def write_model(folder: Path, source: Source, model_id: str, run_id: str) -> Non
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, "lora")  # in the model it is data/lora
         data.mkdir()
-        for file in (*trained_files(source.folder), source.folder / DESCRIPTION):
+        for file in (*trained_files(weights or source.folder), source.folder / DESCRIPTION):
             shutil.copyfile(file, data / file.name)
         save_model(
             folder,
@@ -101,15 +106,15 @@ def write_model(folder: Path, source: Source, model_id: str, run_id: str) -> Non
         )
 
 
-def register(client: Any, run: Any, source: Source, alias: str) -> Promoted:
+def register(client: Any, run: Any, source: Source, alias: str, weights: Path | None) -> Promoted:
     """The version of the style's registered model that is this training's, with the ``alias``.
 
-    Raises as mlflow does.
+    ``weights`` as of ``log_model``. Raises as mlflow does.
     """
     from mlflow.exceptions import MlflowException
 
     said = source.said
-    model_id, name = log_model(client, run, source).model_id, f"nsync-{said['style']}"
+    model_id, name = log_model(client, run, source, weights).model_id, f"nsync-{said['style']}"
     try:
         client.create_registered_model(name, description=f"The style {said['style']}, as LoRAs.")
     except MlflowException as error:

@@ -320,9 +320,16 @@ def deliver(workspace: Workspace, to: str | None = None) -> Outcome:
 
 
 def promote(
-    workspace: Workspace, style: str, variant: str, training_seed: int, alias: str
+    workspace: Workspace,
+    style: str,
+    variant: str,
+    training_seed: int,
+    alias: str,
+    weights: Path | None = None,
 ) -> Promoted:
     """Register a training's model at the configured server, and give it the ``alias``.
+
+    ``weights`` is a folder of those that it saved on the way; None: its own.
 
     Raises:
         MissingArtifactError: it is not trained.
@@ -339,7 +346,7 @@ def promote(
             part = next(found[0].runs())
             server.tell(part)
             with _looked_for_at(server.client.tracking_uri):
-                return register(server.client, server.run_of(part), found[0], alias)
+                return register(server.client, server.run_of(part), found[0], alias, weights)
     except Exception as error:
         raise UserError(f"MLflow did not take it: {masked(str(error))}") from error
 

@@ -22,6 +22,7 @@ from nsync_pipeline.contrast.branch_gradients import MemoryPlan
 from nsync_pipeline.files import parse_json, write_whole
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
+from nsync_pipeline.workspace import step_folder, trained_files
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +96,12 @@ class CheckpointFolder:
     Args:
         path: this machine's own state, not an artefact.
         inputs: all that decides the result, as JSON; its keys are for messages.
+        saved: after which steps weights are saved, each in its ``step_folder`` of ``path``.
     """
 
     path: Path
     inputs: Inputs
+    saved: Sequence[int] = ()
     _written: _Written = field(default_factory=_Written, init=False, compare=False, repr=False)
 
     @property
@@ -149,8 +152,17 @@ class CheckpointFolder:
         logger.warning("the checkpoints that were kept aside in %s are used again", self.aside)
         return self._going_on_from(before)
 
-    def _going_on_from(self, found: "_Found") -> Checkpoint:
+    def _going_on_from(self, found: "_Found") -> Checkpoint | None:
         checkpoint, _, written = found
+        passed = [step for step in self.saved if step <= checkpoint.step]
+        lost = [step for step in passed if not trained_files(step_folder(self.path, step))]
+        if lost:
+            logger.warning(
+                "the checkpoint of step %d is not used: the weights that were saved after step %d "
+                "are not in %s (any more)",
+                checkpoint.step, lost[0], self.path,
+            )  # fmt: skip
+            return None
         vars(self._written).update(vars(written))
         return checkpoint
 

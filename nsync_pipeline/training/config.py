@@ -58,6 +58,32 @@ class WatchConfig(Section):
         return self
 
 
+MOST_SAVED = 500
+"""Weights that one training saves on the way: each is a file, or two."""
+
+
+class SaveConfig(Section):
+    """``training.save`` in params.yaml: weights saved on the way, beside the last.
+
+    Each can be drawn with, compared, exported and chosen (docs/watching.md).
+    """
+
+    every: int = Field(
+        default=0, ge=0, le=10_000_000, description="optimizer steps between them; 0: none"
+    )
+    last: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_SAVED,
+        description="only so many, the latest before the end; null: all",
+    )
+
+    def steps(self, of: int) -> tuple[int, ...]:
+        """After which of a training's steps weights are saved."""
+        every = range(self.every, of, self.every) if self.every else range(0)
+        return tuple(every if self.last is None else every[-self.last :])
+
+
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
 
@@ -124,6 +150,7 @@ class TrainingConfig(Section):
         description="which weights are saved; best: of the look with the best score "
         "(`watch.every`)",
     )
+    save: SaveConfig = later(SaveConfig())
     shared_noise: bool = Field(
         default=False,
         description="a triplet's branches share timestep and noise; the paper's are independent",
@@ -210,6 +237,28 @@ class TrainingConfig(Section):
             raise ValueError(
                 "keep is best, which goes by the score of looks: set watch.every above 0, and "
                 "watch.extractor"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_as_much_to_save(self) -> "TrainingConfig":
+        every, last, there = self.save.every, self.save.last, len(self.save.steps(self.steps))
+        if not every and last is not None:
+            raise ValueError("save.last says how many of save.every are kept: set save.every")
+        if every and not there:
+            raise ValueError(
+                f"save.every is {every}, and there are {self.steps} steps: nothing would be saved "
+                "on the way"
+            )
+        if last is not None and there < last:
+            raise ValueError(
+                f"save.last is {last}, and save.every {every} of {self.steps} steps gives {there}: "
+                "lower one of them"
+            )
+        if there > MOST_SAVED:
+            raise ValueError(
+                f"save.every {every} of {self.steps} steps would save {there} times, and "
+                f"{MOST_SAVED} is the most: raise it, or set save.last"
             )
         return self
 

@@ -63,6 +63,7 @@ def train(
     on_held_out: Callable[[int, float], None] = lambda step, loss: None,
     look: Callable[[int], float | None] | None = None,
     on_checkpoint: Callable[[], None] = lambda: None,
+    save: Callable[[int], None] = lambda done: None,
     processes: Processes = ALONE,
 ) -> TrainingOutcome:
     """Train what was added to the family, from its newest checkpoint on where there is one.
@@ -80,6 +81,8 @@ def train(
         look: is given the steps done before the first step, every ``watch.every`` steps and at the
             end; what it returns is the score of the weights there, higher being better. During
             both, the weights are those that would be saved (their average, where there is one).
+        save: is given the steps done after each step of ``settings.save``; the weights are those
+            of ``look``.
         on_checkpoint: is called before the first step that is taken, and at every checkpoint.
         processes: share the samples of each step; all but the first compute only.
 
@@ -119,7 +122,7 @@ def train(
     optimizer = make_optimizer(trained, settings)
     state = TrainingState(trained, optimizer, refiner, gradients, average)
 
-    written = _LastWritten()
+    written, saved = _LastWritten(), frozenset(settings.save.steps(settings.steps))
 
     def loss_due() -> bool:
         return state.steps == settings.steps or state.steps % settings.checkpoint_every == 0
@@ -130,8 +133,10 @@ def train(
             if held_out_loss is not None and is_first and loss_due():
                 state.held_out[done] = held_out_loss()
                 on_held_out(done, state.held_out[done])
+            if is_first and done in saved:
+                save(done)
             every = settings.watch.every
-            if look is not None and every > 0 and (at_end or done % every == 0):
+            if look is not None and every > 0 and (at_end or done % every == 0 or done in saved):
                 state.take_score(processes.from_first(look(done) if is_first else None))
 
     checkpoint = processes.from_first(checkpoints.latest() if is_first else None)

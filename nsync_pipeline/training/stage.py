@@ -1,6 +1,7 @@
 """Stage ``training``: a style's LoRA or token vectors by one variant's update rule."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from nsync_pipeline.training.looks import Looks
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.neighbours import require_fitting
 from nsync_pipeline.training.processes import Processes, joined_processes
-from nsync_pipeline.workspace import LORA_FILE, STRIP_FILE
+from nsync_pipeline.workspace import LORA_FILE, STRIP_FILE, step_folder
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,25 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     if test is not None:
         held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
     inputs, looks = _inputs(task), None
-    checkpoints = CheckpointFolder(task.scratch("training"), inputs)
+    saved = settings.save.steps(settings.steps)
+    checkpoints = CheckpointFolder(task.scratch("training"), inputs, saved)
     if settings.watch.every:  # looks hang on all inputs but which of the weights are kept
-        training = {k: v for k, v in inputs["training"].items() if k not in ("keep", "watch")}
+        others = ("keep", "save", "watch")
+        training = {k: v for k, v in inputs["training"].items() if k not in others}
         weights = json.dumps({**inputs, "training": training}, sort_keys=True)
         looks = Looks(context, family, task.inputs.train, task.scratch("looks"), weights)
     watch = TrainingWatch(context, family.device, looks)
     is_first = processes.rank.is_first
+
+    def save(step: int) -> None:
+        folder = step_folder(checkpoints.path, step)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_trained(family, trained, folder, _origin(task, step))
+
     outcome = train(
         family, trained, examples, settings, task.seed, checkpoints, held_out_loss,
         watch.on_step if is_first else lambda record: None, watch.on_held_out,
-        None if looks is None else watch.look, watch.show, processes,
+        None if looks is None else watch.look, watch.show, save, processes,
     )  # fmt: skip
     if not is_first:
         return StageResult({})
@@ -174,6 +183,8 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     of = f"{context.style}, {context.variant}-{context.training_seed}"
     previews = [Preview(f"losses of {of}", loss_curve(outcome.history, outcome.held_out))]
     save_trained(family, trained, context.folder, _origin(task))
+    for step in saved:
+        shutil.copytree(step_folder(checkpoints.path, step), step_folder(context.folder, step))
     _save_for_others(task)
     write_whole(context.folder / HISTORY_FILE, history_csv(outcome.history))
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
@@ -213,16 +224,18 @@ def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
     )
 
 
-def _origin(task: _Task) -> dict[str, str]:
-    """Where what is trained comes from; kept in its files' headers."""
+def _origin(task: _Task, step: int | None = None) -> dict[str, str]:
+    """Where what is trained comes from; kept in its files' headers. ``step``: on the way."""
     # Of seed 0, which is the root seed alone, it is left out: then the files are what they would
     # be if there were no others.
     context, family = task.context, task.family
     variant, training_seed = context.training
     seeds = {"training_seed": str(training_seed)} if training_seed else {}
+    saved = {} if step is None else {"step": str(step)}
     return {
         **seeds,
         **_start(task),
+        **saved,
         "architecture": architecture_of(family),
         "base_model": family.name,
         "base_revision": family.revision,

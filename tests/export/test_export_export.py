@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from nsync_pipeline.adaptation.lora import lora_layers
+from nsync_pipeline.adaptation.lora_file import read_lora_file, write_lora_file
+from nsync_pipeline.adaptation.saved_steps import ChosenStep
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.cli.app import ExportForm
 from nsync_pipeline.cli.app import export as export_command
@@ -27,7 +29,7 @@ from nsync_pipeline.export.model import RULES
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.params import Params
-from nsync_pipeline.workspace import LORA_FILE, Workspace
+from nsync_pipeline.workspace import LORA_FILE, Workspace, step_folder
 from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from tests.support.drawing_workspace import folder_bytes
 from tests.support.shared_variant import RIGHTS, trained_workspace
@@ -421,3 +423,31 @@ def test_what_a_training_makes_is_read_by_other_programs_too(
     shared = load_file(exported / KOHYA_FILE)
     assert own.keys() == shared.keys()
     assert all(torch.equal(own[key], shared[key]) for key in own)
+
+
+def test_a_saved_step_is_exported_without_the_pictures_and_figures_of_another(
+    made: tuple[Workspace, Params], tmp_path: Path
+) -> None:
+    """Those of a step are shown where the samples were drawn with it: as it was chosen."""
+    workspace = Workspace(tmp_path / "workspace")
+    shutil.copytree(made[0].root, workspace.root)
+    place = step_folder(workspace.model(STYLE, "nsync", 0), 50)
+    place.mkdir(parents=True)
+    header, tensors = read_lora_file(workspace.model(STYLE, "nsync", 0) / LORA_FILE)
+    write_lora_file(place / LORA_FILE, {key: 2 * t for key, t in tensors.items()}, header)
+    folder = default_folder(workspace, STYLE, "nsync", step=50)
+    assert folder.name == "nsync-step50"
+    export_model(workspace, made[1], STYLE, "nsync", "all", folder, step=50)
+    shared = load_file(folder / LORA_FILE)
+    assert all(torch.equal(shared[key], 2 * tensors[key]) for key in tensors)
+    assert not (folder / "images").exists()
+    assert "| weights saved after step | 50 |" in (folder / "README.md").read_text()
+
+    style = made[1].style(STYLE).model_copy(update={"use_steps": {"nsync-0": ChosenStep(step=50)}})
+    chosen = made[1].model_copy(update={"styles": {STYLE: style}})
+    samples = workspace.samples(STYLE, "nsync", 0)
+    (samples / "made.json").write_text(json.dumps({"settings": {"use_step": {"step": 50}}}))
+    export_model(workspace, chosen, STYLE, "nsync", "all", folder)
+    assert load_file(folder / LORA_FILE).keys() == shared.keys()
+    assert torch.equal(*(next(iter(f.values())) for f in (shared, load_file(folder / LORA_FILE))))
+    assert (folder / "images" / "sample_1.jpg").is_file()

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsync_pipeline.adaptation.saved_steps import ChosenStep
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.generate import compare as compare_models
 from nsync_pipeline.generate.compare import ComparedModels, compare
-from nsync_pipeline.generate.model import drawing_model
+from nsync_pipeline.generate.model import drawing_model, training_with
 from nsync_pipeline.generate.pictures import generate
 from nsync_pipeline.generate.prompts import AskedPrompt
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.sheets import fitted, labelled_grid
-from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace
+from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace, step_folder
 from tests.support.drawing_workspace import STYLE, drawing_params, save_random_lora
 
 PROMPTS = [AskedPrompt("a tree", (1, 2)), AskedPrompt("a fish", (3,))]
@@ -38,6 +39,29 @@ def workspace(tmp_path: Path, params: Params) -> Workspace:
 
 def compared(workspace: Workspace, params: Params, file: Path, **how: Any) -> ComparedModels:
     return compare(workspace, params, STYLE, how.pop("prompts", PROMPTS), file, **how)
+
+
+def test_steps_that_were_saved_stand_side_by_side(
+    workspace: Workspace, params: Params, tmp_path: Path
+) -> None:
+    model = workspace.model(STYLE, "nsync", 0)
+    place = step_folder(model, 50)
+    save_random_lora(place / LORA_FILE, params, dora=True)  # another than the model's own
+    columns = ["nsync@50", "nsync"]
+    made = compared(workspace, params, tmp_path / "steps.png", variants=columns)
+    assert made.columns == ("nsync@50", "nsync")
+    at_fifty, last = (drawing_model(workspace, params, STYLE, name) for name in columns)
+    assert (at_fifty.place, last.place) == (place, model)
+    style = params.style(STYLE).model_copy(update={"use_steps": {"nsync-0": ChosenStep(step=50)}})
+    chosen = params.model_copy(update={"styles": {STYLE: style}})
+    assert drawing_model(workspace, chosen, STYLE, "nsync").place == place
+    digest = at_fifty.weights_sha256()
+    assert training_with(workspace, params, STYLE, "nsync@50", digest) == 0
+    assert training_with(workspace, params, STYLE, "nsync", digest) is None
+    with pytest.raises(MissingArtifactError, match="no weights of step 60; there are those of: 50"):
+        drawing_model(workspace, params, STYLE, "nsync@60")
+    with pytest.raises(UserError, match="behind the @ a step is needed, such as nsync@50"):
+        drawing_model(workspace, params, STYLE, "nsync@last")
 
 
 def test_every_model_draws_what_it_draws_alone(

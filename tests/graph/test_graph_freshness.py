@@ -79,6 +79,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "generation.guidance.weight": {"generation.guidance.form": "difference"},
     "training.contrast.running_decay": {"training.contrast.negative_estimate": "running_mean"},
     "training.contrast.basis_size": {"training.contrast.negative_estimate": "running_basis"},
+    "training.save.last": {"training.save.every": 10},
     "training.objective.huber_delta": {"training.objective.loss": "huber"},
     "training.objective.logit_mean": {"training.objective.timestep_sampling": "logit_normal"},
     "training.objective.logit_std": {"training.objective.timestep_sampling": "logit_normal"},
@@ -166,6 +167,7 @@ LEAVES = INK | {
     for name, kind in leaves(Params, FULL)
     if name.split(".")[0] in SECTIONS and name != "training_seeds"
 }
+LEAVES.pop("styles.ink.use_steps")  # by training: see below
 TRAINING_LEAVES = dict(leaves(TrainingConfig, FULL["training"]))
 
 
@@ -274,6 +276,21 @@ def test_where_the_best_look_is_kept_looks_decide_the_training(tmp_path: Path, n
 def test_a_setting_said_by_a_variant_as_it_is_anyway_changes_nothing(made: Workspace) -> None:
     params = parse_params(put(FULL, "variants.two.learning_rate", 0.002))
     assert len(states(made, params)[State.FRESH]) == 20
+
+
+def test_a_chosen_step_makes_stale_what_is_drawn_with_it_and_nothing_else(
+    made: Workspace,
+) -> None:
+    """Of one training of one style, and not of the ablation's training of that name."""
+    params = parse_params(put(FULL, "styles.ink.use_steps", {"one-0": {"step": 5}}))
+    found = states(made, params)
+    (stale,) = found[State.STALE]
+    assert stale.title == "generation · ink · one · 0"
+    assert {a.stage.name for a in found[State.WAITING]} == {"evaluation", "report"}
+    own = [a for a in states(made, params, True)[State.FRESH] if a.of_ablation]
+    assert len(own) == 2 * 6
+    none = parse_params(put(FULL, "styles.ink.use_steps", {}))
+    assert len(states(made, none)[State.FRESH]) == 20
 
 
 def test_one_more_variant_lacks_its_own_and_waits_with_what_compares_all(

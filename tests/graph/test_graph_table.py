@@ -15,7 +15,7 @@ from nsync_pipeline.graph.dvc import dvc_text, stage_name, sync_dvc_file
 from nsync_pipeline.graph.made import SUMS_FILE
 from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import Params
-from nsync_pipeline.settings import StageSettings
+from nsync_pipeline.settings import CHOICES_MADE, StageSettings
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_stages import all_artefacts
 from tests.support.fake_workspace import REPOSITORY, FakeWorkspace, make_fake_workspace
@@ -113,13 +113,14 @@ def test_dvc_reads_what_the_table_says(dvc_stages: dict[str, Any]) -> None:
 
 
 def test_dvc_tracks_every_key_a_stage_reads(dvc_stages: dict[str, Any]) -> None:
-    """But for which variants there are: that, the deps say."""
+    """But for which variants there are: that, the deps say. And choices, where none is made."""
     for name, parsed in dvc_stages.items():
         if name == "fake" or "ablations" in name:
             continue
         stage = STAGES[name.partition("@")[0]]
         variant = name.split("-")[1] if stage.per_training else None
         read = [key for _, keys in stage.settings.sources() for key in keys]
+        read = [key for key in read if not key.startswith(CHOICES_MADE)]
         keys = {key.format(style="ink", variant=variant) for key in read}
         tracked = {
             key

@@ -9,6 +9,7 @@ import torch
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora
 from nsync_pipeline.adaptation.lora_file import save_lora
+from nsync_pipeline.adaptation.saved_steps import ChosenStep
 from nsync_pipeline.drawing.config import GuidanceConfig
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.loading import load_family
@@ -23,6 +24,7 @@ from nsync_pipeline.workspace import (
     MANIFEST_FILE,
     POINTS_FOLDER,
     Workspace,
+    step_folder,
 )
 from tests.support.contexts import stage_context
 from tests.support.drawing_workspace import STYLE, drawing_params, folder_bytes, write_pictures
@@ -123,6 +125,18 @@ def test_another_lora_is_drawn_anew_and_the_same_is_not(
     other, reports = draw(workspace, params, "nsync")
     assert reports == [0, 2, 3]
     assert all(a["sha256"] != b["sha256"] for a, b in zip(first, other, strict=True))
+
+
+def test_the_weights_that_were_chosen_are_drawn_with(workspace: Workspace, params: Params) -> None:
+    """The same pictures as where those weights are the model's own."""
+    model = workspace.model(STYLE, "nsync", 0)
+    save_random_lora(step_folder(model, 50) / LORA_FILE, params, seed=2)
+    style = params.style(STYLE).model_copy(update={"use_steps": {"nsync-0": ChosenStep(step=50)}})
+    chosen, _ = draw(workspace, params.model_copy(update={"styles": {STYLE: style}}), "nsync")
+    own, _ = draw(workspace, params, "nsync")
+    save_random_lora(model / LORA_FILE, params, seed=2)
+    assert draw(workspace, params, "nsync")[0] == chosen
+    assert all(a["sha256"] != b["sha256"] for a, b in zip(own, chosen, strict=True))
 
 
 def test_a_lora_that_is_not_trained_yet_is_named(workspace: Workspace, params: Params) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nsync_pipeline.params import Params
-from nsync_pipeline.settings import Section, StageSettings
+from nsync_pipeline.settings import CHOICES_MADE, Section, StageSettings
 from nsync_pipeline.stage import StageContext
 from nsync_pipeline.workspace import BASE, Workspace
 
@@ -29,7 +29,7 @@ def stage_context(
     values: dict[str, Any] = {}
     for name, keys in settings_cls.sources():
         annotation = settings_cls.model_fields[name].annotation
-        values[name] = _value(params, keys, style, variant, annotation)
+        values[name] = _value(params, keys, style, variant, training_seed, annotation)
     folder = _folder(settings_cls, workspace, style, variant, training_seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -45,11 +45,19 @@ def stage_context(
 
 
 def _value(
-    params: Params, keys: tuple[str, ...], style: str, variant: str | None, annotation: Any
+    params: Params,
+    keys: tuple[str, ...],
+    style: str,
+    variant: str | None,
+    training_seed: int,
+    annotation: Any,
 ) -> Any:
     if keys == ("training", "variants.{variant}"):
         assert variant is not None
         return params.variant(variant)
+    if keys[0].startswith(CHOICES_MADE):
+        chosen = params.styles[style].use_steps
+        return chosen if keys[0] == CHOICES_MADE else chosen.get(f"{variant}-{training_seed}")
     value: Any = params
     for part in keys[0].format(style=style, variant=variant).split("."):
         value = value[part] if isinstance(value, Mapping) else getattr(value, part)

@@ -19,7 +19,7 @@ from nsync_pipeline.tracking import destination
 from nsync_pipeline.tracking.destination import OWN, resolved_uri
 from nsync_pipeline.tracking.models import LOADER
 from nsync_pipeline.tracking.sender import deliver, promote, recorded
-from nsync_pipeline.workspace import BASE, Workspace
+from nsync_pipeline.workspace import BASE, LORA_FILE, Workspace, step_folder
 from tests.support.artefacts import draw, evaluate, history_csv, train, training_plan, whole_style
 
 
@@ -156,6 +156,23 @@ def test_a_promoted_training_has_the_alias_and_the_one_before_it_no_longer(
     assert versions == ["1", "1", "2", "1"]
     found = client_of(workspace).get_model_version_by_alias("nsync-ink", "champion")
     assert (str(found.version), found.tags["training_seed"]) == ("1", "0")
+
+
+def test_of_a_chosen_step_its_own_weights_are_promoted(workspace: Workspace) -> None:
+    train(workspace, "nsync", 0)
+    model = workspace.model("ink", "nsync", 0)
+    chosen = step_folder(model, 50)
+    chosen.mkdir(parents=True)
+    (chosen / LORA_FILE).write_bytes(b"as after step 50")
+    promote(workspace, "ink", "nsync", 0, "champion")
+    versions = [promote(workspace, "ink", "nsync", 0, "mine", chosen).version for _ in range(2)]
+    assert versions == ["2", "2"]
+    client = client_of(workspace)
+    for alias, expected in (("champion", (model / LORA_FILE).read_bytes()), ("mine", b"as after")):
+        version = client.get_model_version_by_alias("nsync-ink", alias)
+        uri = client.get_model_version_download_uri("nsync-ink", version.version)
+        place = unquote(urlsplit(uri).path)
+        assert (Path(place) / "data" / "lora" / LORA_FILE).read_bytes().startswith(expected)
 
 
 def test_the_trainings_of_a_variant_lie_below_one_run_with_their_means(
