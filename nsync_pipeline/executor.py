@@ -23,12 +23,13 @@ class ExecutorConfig(Section):
         ge=1,
         le=MOST,
         description="how many stages run side by side: at most one a card, and on the CPU one for "
-        "each `threads` cores. Left out: as many as there are cards; on the CPU one, and of the "
-        "embedded base two",
+        "each `threads` cores. Left out: as many as there are cards, and on the CPU one "
+        "(`make demo` with the embedded base: two). The variable `NSYNC_SLOTS` goes before it",
     )
     threads: int | None = Field(
         default=None,
         ge=1,
         le=MOST,
-        description="of a slot on the CPU; left out: the cores, divided by `slots`",
+        description="of a stage on the CPU, alone or beside others; left out: the cores, divided "
+        "by `slots`, and without those as many as torch takes. `OMP_NUM_THREADS` goes before it",
     )
