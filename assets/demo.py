@@ -21,24 +21,23 @@ if __name__ == "__main__":  # what is imported below takes seconds, and nothing 
 import argparse
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from dagster import DagsterInstance
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, State
-from nsync_pipeline.graph.locks import sole_writer, visible_devices
+from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.graph.places import SLOTS, places_of
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
-from nsync_pipeline.graph.progress import running
+from nsync_pipeline.graph.progress import Watch
 from nsync_pipeline.graph.whole import chosen
 from nsync_pipeline.ranks import usable_cores
 from nsync_pipeline.workspace import SKETCHBOOK, Workspace
 
 from .daemon import start_daemon
 from .instance import VARIABLE, write_home
-from .lineage import DEVICES
 from .runs import (
     ATTEMPT,
     FAILED,
@@ -54,9 +53,6 @@ LOG = "demo.log"
 DEMO = "demo-"
 """How the attempts of demos begin."""
 LOOK_EVERY = 2.0  # seconds
-SAY_EVERY = 5.0  # seconds between two lines on one artefact
-DONE = "done"
-THREADS = "OMP_NUM_THREADS"
 QUIET = 180.0
 """Seconds in which no run may be under way although something is out of date."""
 
@@ -105,14 +101,12 @@ def _make(workspace: Workspace, style: str, artefacts: list[Artefact], count: in
         daemon = None
         try:
             with (workspace.dagster_home / LOG).open("wb") as log, ExitStack() as until_end:
-                two = _two_at_once(Graph.read(workspace))
-                said = os.environ.get(THREADS, str(max(1, usable_cores() // 2)))
-                daemon = start_daemon(workspace, until_end, log, {THREADS: said} if two else {})
+                slots = {SLOTS: "2"} if _two_at_once(Graph.read(workspace)) else {}
+                daemon = start_daemon(workspace, until_end, log, slots)
                 if daemon is not None:
                     _end_abandoned_runs(instance)
-                    if two:
-                        until_end.enter_context(at_once(instance, 2))
-                _watch(workspace, demo, artefacts, instance, daemon, count)
+                watch = until_end.enter_context(Watch(workspace))
+                _watch(workspace, demo, artefacts, instance, daemon, count, watch)
         finally:
             if daemon is not None:
                 _end_abandoned_runs(instance)
@@ -122,27 +116,12 @@ def _two_at_once(graph: Graph) -> bool:
     """Whether two steps side by side, on half of the cores each, are done sooner than in turn.
 
     Of the embedded base they are: its operations are too small to be shared by cores. Of a larger
-    one two may not fit in memory, and accelerators have a step each.
+    one two may not fit in memory. Where the settings say how many, they do.
     """
-    base = graph.params.base_model
-    if base.name != SKETCHBOOK or usable_cores() < 2:
+    if graph.params.executor.slots is not None or SLOTS in os.environ:
         return False
-    return base.device == "cpu" or (base.device == "auto" and not visible_devices())
-
-
-@contextmanager
-def at_once(instance: DagsterInstance, steps: int) -> Iterator[None]:
-    """Let so many steps of the pool run at once; afterwards its limit is what it was."""
-    storage = instance.event_log_storage
-    own = [p for p in storage.get_pool_limits() if p.name == DEVICES and not p.from_default]
-    storage.set_concurrency_slots(DEVICES, steps)
-    try:
-        yield
-    finally:
-        if own and own[0].limit is not None:
-            storage.set_concurrency_slots(DEVICES, own[0].limit)
-        else:
-            storage.delete_concurrency_limit(DEVICES)
+    places = places_of(graph.params)
+    return not places.devices and graph.params.base_model.name == SKETCHBOOK and usable_cores() > 1
 
 
 def _watch(
@@ -152,18 +131,13 @@ def _watch(
     instance: DagsterInstance,
     daemon: "subprocess.Popen[bytes] | None",
     count: int,
+    watch: Watch,
 ) -> None:
-    said: dict[str, tuple[str, float]] = {}
     active = time.monotonic()
     while True:
         time.sleep(LOOK_EVERY)
         left = len(_not_fresh(Graph.read(workspace), artefacts))
-        lines = running(workspace) | {DONE: f"[{count - left} of {count} done]"}
-        for slot, line in lines.items():
-            before, at = said.get(slot, ("", 0.0))
-            if line != before and (slot == DONE or time.monotonic() - at >= SAY_EVERY):
-                said[slot] = line, time.monotonic()
-                print(line, flush=True)
+        watch.look(f"[{count - left} of {count} done]")
         unfinished = runs_of(instance, UNFINISHED)
         failed = runs_of(instance, FAILED, demo.attempt)
         if demo.style in [run.tags.get(PARTITION, "").split("|")[0] for run in unfinished]:

@@ -22,7 +22,7 @@ from dagster import (
 
 from nsync_pipeline.graph.artefacts import Artefact
 from nsync_pipeline.graph.dvc import dvc_reason, stage_name, sync_dvc_file
-from nsync_pipeline.graph.processes import die_with_parent
+from nsync_pipeline.graph.processes import OURS, die_with_parent, last_words
 from nsync_pipeline.workspace import Workspace
 
 # Raised by dagster's own code, at every session.
@@ -36,8 +36,6 @@ BUSY = (
 PATIENCE = 24 * 3600.0  # seconds: another training may go first
 LONGEST_PAUSE = 30.0  # seconds between two tries
 TRACEBACK = "Traceback (most recent call last):"
-OURS = "nsync: "
-"""How the command line begins what a person should read."""
 
 
 class DvcError(Exception):
@@ -104,10 +102,9 @@ def _run(root: Path, environment: Mapping[str, str], stage: str) -> _Ended:
 def _error(ended: _Ended) -> DvcError:
     """What the engine said, without DVC's words around it; where it said nothing, DVC's own."""
     lines = ended.stderr.strip().splitlines()
-    said = [number for number, line in enumerate(lines) if line.startswith(OURS)]
-    if said:
-        own = [line for line in lines[said[-1] :] if not line.startswith("ERROR: ")]
-        return DvcError("\n".join(own).removeprefix(OURS).strip())
+    if any(line.startswith(OURS) for line in lines):
+        own = [line for line in lines if not line.startswith("ERROR: ")]
+        return DvcError(last_words("\n".join(own)))
     if TRACEBACK in lines:  # a fault of the engine's: first what it was, then where
         trace = lines[lines.index(TRACEBACK) :]
         last = [line for line in trace if not line.startswith(("ERROR: ", " "))]

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from nsync_pipeline.files import write_whole
-from nsync_pipeline.graph.locks import visible_devices
 from nsync_pipeline.workspace import Workspace
 
 SETTINGS = """\
@@ -33,11 +32,12 @@ run_coordinator:
   config:
     dequeue_interval_seconds: 1
 
-# As many steps at once use an accelerator as there are (one where there is none).
+# Of steps that compute, as many run at once as the section `executor` of params.yaml lets: the
+# sensor `workspace` gives the pool so many places. Until it has, one.
 concurrency:
   pools:
     granularity: op
-    default_limit: {devices}
+    default_limit: 1
 """
 VARIABLE = "DAGSTER_HOME"
 
@@ -48,8 +48,7 @@ def write_home(workspace: Workspace) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     if not settings.is_file():
-        devices = max(1, len(visible_devices()))
-        write_whole(settings, SETTINGS.format(devices=devices))
+        write_whole(settings, SETTINGS)
     _name_in_environment_file(workspace.root / ".env", home)
     return home
 

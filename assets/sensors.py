@@ -1,8 +1,8 @@
 """What happens by itself: the page follows the workspace, and makes it whole where asked to.
 
-``workspace`` follows ``params.yaml`` (partitions), the folders that people fill, and what any door
-has made. ``keep_up_to_date`` requests a run for whatever is out of date; it is off until somebody
-turns it on. ``demo`` does so for what ``make demo`` asks for.
+``workspace`` follows ``params.yaml`` (partitions, places of the pool), the folders that people
+fill, and what any door has made. ``keep_up_to_date`` requests a run for whatever is out of date; it
+is off until somebody turns it on. ``demo`` does so for what ``make demo`` asks for.
 """
 
 import hashlib
@@ -38,11 +38,12 @@ from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import parse_json
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.graph.made import Made
+from nsync_pipeline.graph.places import Places
 from nsync_pipeline.workspace import Workspace
 
 from .checks import UP_TO_DATE, freshness
 from .jobs import JOBS, part_of
-from .lineage import PEOPLE_S, asset_key
+from .lineage import DEVICES, PEOPLE_S, asset_key
 from .metadata import metadata_of
 from .partitions import ABLATION_TRAININGS, STYLES, TRAININGS, partition_key
 from .runs import (
@@ -56,7 +57,7 @@ from .runs import (
     reason_of,
     runs_of,
 )  # fmt: skip
-from .workspace import dagster_settings, graph_now
+from .workspace import dagster_settings, graph_now, places_here
 
 DATA_VERSION = "dagster/data_version"
 PORTION = 150
@@ -83,6 +84,7 @@ def workspace(context: SensorEvaluationContext) -> SkipReason:
         return SkipReason(str(error))
     known = Known(**parse_json(context.cursor)) if context.cursor else Known()
     follow_partitions(context.instance, graph)
+    follow_places(context.instance, places_here(graph.params))
     news = report_news(context.instance, graph, known, PORTION)
     context.update_cursor(json.dumps(asdict(known)))
     if not news:
@@ -144,6 +146,7 @@ def _requests(
     except UserError as error:
         return SkipReason(str(error))
     follow_partitions(instance, graph)
+    follow_places(instance, places_here(graph.params))
     styles = [style] if style else list(graph.params.styles)
     all_due = (one for s in styles for one in due(graph, graph.standings([s]), attempt))
     asked = (one for one in all_due if _is_asked(one, trainings))
@@ -215,6 +218,14 @@ def follow_partitions(instance: DagsterInstance, graph: Graph) -> None:
     _set_partitions(instance, STYLES, list(graph.params.styles))
     _set_partitions(instance, TRAININGS, [run.name for run in graph.params.training_runs()])
     _set_partitions(instance, ABLATION_TRAININGS, [run.name for run in ablation])
+
+
+def follow_places(instance: DagsterInstance, places: Places) -> None:
+    """Have the pool let as many steps run at once as there are places for."""
+    storage = instance.event_log_storage
+    limits = {pool.name: pool.limit for pool in storage.get_pool_limits()}
+    if limits.get(DEVICES) != places.count:
+        storage.set_concurrency_slots(DEVICES, places.count)
 
 
 def _set_partitions(

@@ -17,6 +17,7 @@ from nsync_pipeline.ablation import (
 from nsync_pipeline.captions.config import CaptioningConfig
 from nsync_pipeline.errors import LISTED, ParamsError
 from nsync_pipeline.evaluation.config import EvaluationConfig
+from nsync_pipeline.executor import ExecutorConfig
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.negative_set.config import NegativeSetConfig
 from nsync_pipeline.report.config import ReportConfig
@@ -80,6 +81,7 @@ class Params(Section):
     generation: GenerationConfig = GenerationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
+    executor: ExecutorConfig = ExecutorConfig()
     dagster: DagsterConfig = DagsterConfig()
     ablation: AblationConfig | None = Field(
         default=None, description="what `nsync ablate` trains and compares (docs/ablation.md)"

@@ -22,9 +22,16 @@ class Rank:
         return self.index == 0
 
 
+def cores() -> tuple[int, ...]:
+    """Those that this process may use, by number."""
+    if sys.platform == "linux":
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
 def usable_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """How many cores this process may use."""
+    return len(cores())
 
 
 def this_rank(environ: Mapping[str, str] = os.environ) -> Rank:

@@ -41,9 +41,7 @@ def ablate(
     from nsync_pipeline.graph.ablation import check_ablation, pending, run_ablation
     from nsync_pipeline.graph.artefacts import AblationPart, Graph
 
-    seeds = None if training_seeds is None else _seeds(training_seeds)
-    names = None if only is None else tuple(name.strip() for name in only.split(","))
-    graph = Graph.read(place, AblationPart(names, seeds))
+    graph = Graph.read(place, AblationPart(*part_of(only, training_seeds)))
     params = graph.ablation_params
     check_ablation(graph, style)
     for note in graph.params.ablation_matrix().notes:
@@ -60,6 +58,14 @@ def ablate(
         return
     outcomes = run_ablation(graph, style, lambda line: print(line, flush=True))
     print_summary(graph, style, outcomes)
+
+
+def part_of(
+    only: str | None, training_seeds: str | None
+) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
+    """The variants and training seeds of an ablation that are named; None: all."""
+    seeds = None if training_seeds is None else _seeds(training_seeds)
+    return None if only is None else tuple(name.strip() for name in only.split(",")), seeds
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nsync_pipeline import __version__
-from nsync_pipeline.cli.ablate import ablate
+from nsync_pipeline.cli.ablate import ablate, part_of
 from nsync_pipeline.cli.blind import blind
 from nsync_pipeline.cli.generate import compare, generate
 from nsync_pipeline.cli.options import (
@@ -102,16 +102,22 @@ def run(
         bool, typer.Option("--ablation", help="A training of the section `ablation`.")
     ] = False,
     recipe: Annotated[int | None, typer.Option(hidden=True, help="As dvc.yaml has it.")] = None,
+    only: Annotated[str | None, typer.Option(hidden=True, help="As of `nsync ablate`.")] = None,
+    training_seeds: Annotated[
+        str | None, typer.Option(hidden=True, help="As of `nsync ablate`.")
+    ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Bring one artefact up to date, as `dvc repro` and Dagster do."""
     place = find_workspace(workspace)
+    from nsync_pipeline.graph.artefacts import AblationPart
     from nsync_pipeline.graph.run import Asked, run_in_processes, run_stage
     from nsync_pipeline.ranks import this_rank
 
     if processes > 1 and stage != "training" and "NSYNC_PROCESSES" not in os.environ:
         raise UserError(f"--processes {processes}: only training takes several, {stage} does not")
-    asked = Asked(stage, style, variant, training_seed, ablation, force, recipe, processes)
+    part = AblationPart(*part_of(only, training_seeds))
+    asked = Asked(stage, style, variant, training_seed, ablation, force, recipe, processes, part)
     if processes > 1 and stage == "training" and this_rank().count == 1:
         run_in_processes(place, asked)
         return
@@ -137,7 +143,7 @@ def make(
     until: Annotated[str | None, typer.Option(help="The last stage that is made.")] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Make a style whole, one artefact after the other, without Dagster or DVC."""
+    """Make a style whole without Dagster or DVC: as many artefacts at once as `executor` says."""
     place = find_workspace(workspace)
     from nsync_pipeline.graph.whole import make_whole
 

@@ -222,6 +222,7 @@ def workspace_findings(workspace: Workspace) -> Iterator[Finding]:
     names = f"styles: {', '.join(params.styles)}; variants: {', '.join(params.variants)}"
     yield Finding(State.OK, "Settings", f"{workspace.params_file} ({names})")
     yield _writable(workspace.root)
+    yield places_finding(params)
     yield base_model_finding(params.base_model)
     yield memory_finding(params)
     yield captioner_finding(params)
@@ -229,6 +230,20 @@ def workspace_findings(workspace: Workspace) -> Iterator[Finding]:
         yield dvc_file_finding(workspace, params)
     for style in params.styles:
         yield style_finding(workspace, params, style)
+
+
+def places_finding(params: Params) -> Finding:
+    """How many stages run side by side here."""
+    from nsync_pipeline.graph.places import places_of
+
+    try:
+        places = places_of(params)
+    except ParamsError as error:
+        return Finding(State.MISSING, "Side by side", str(error), "correct that variable")
+    if places.note:
+        advice = "lower executor.slots or executor.threads in params.yaml (NSYNC_SLOTS goes first)"
+        return Finding(State.WARN, "Side by side", places.note, advice)
+    return Finding(State.OK, "Side by side", places.says)
 
 
 def dvc_file_finding(workspace: Workspace, params: Params) -> Finding:

@@ -3,7 +3,6 @@
 Pictures, captions, negatives and the base's drawings are the style's own.
 """
 
-import gc
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -12,8 +11,9 @@ from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.graph.artefacts import Artefact, Graph, State
 from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
-from nsync_pipeline.graph.run import Outcome, bring_up_to_date
+from nsync_pipeline.graph.run import Outcome
 from nsync_pipeline.graph.table import STAGES
+from nsync_pipeline.graph.whole import make_all
 
 
 def check_ablation(graph: Graph, style: str) -> None:
@@ -71,13 +71,5 @@ def run_ablation(graph: Graph, style: str, say: Callable[[str], None]) -> list[O
     check_ablation(graph, style)
     if (graph.workspace.root / DVC_FILE).is_file():
         sync_dvc_file(graph.workspace, ablation=True)
-    artefacts = list(in_order(graph, style))
-    outcomes = []
     with sole_writer(graph.workspace.lock(f"ablate-{style}"), f"the ablation of {style!r}"):
-        for number, artefact in enumerate(artefacts, start=1):
-            outcome = bring_up_to_date(graph, artefact)
-            outcomes.append(outcome)
-            if outcome.is_new:
-                say(f"[{number} of {len(artefacts)}] {artefact.title}")
-                gc.collect()  # a model's memory, before the next one is loaded
-    return outcomes
+        return make_all(graph.workspace, list(in_order(graph, style)), say, graph.part)

@@ -92,12 +92,13 @@ class AblationPart:
     training_seeds: tuple[int, ...] | None = None  # None: those of the section
 
 
+WHOLE = AblationPart()
+
+
 class Graph:
     """The artefacts of one workspace, as its ``params.yaml`` is now."""
 
-    def __init__(
-        self, workspace: Workspace, params: Params, part: AblationPart = AblationPart()
-    ) -> None:
+    def __init__(self, workspace: Workspace, params: Params, part: AblationPart = WHOLE) -> None:
         self.workspace = workspace
         self.params = params
         self.part = part
@@ -108,7 +109,7 @@ class Graph:
         self._people_filled: dict[str, str | None] = {}
 
     @staticmethod
-    def read(workspace: Workspace, part: AblationPart = AblationPart()) -> "Graph":
+    def read(workspace: Workspace, part: AblationPart = WHOLE) -> "Graph":
         """Of the settings as they are written; raises ``ParamsError`` as ``read_params`` does."""
         return Graph(workspace, read_params(workspace.params_file), part)
 

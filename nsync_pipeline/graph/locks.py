@@ -1,14 +1,16 @@
-"""One writer an artefact, and one user an accelerator.
+"""One writer an artefact, and one user a device.
 
-``flock`` locks: the kernel lets go of them when the process ends, however it ends. Accelerators are
-given out one by one: a stage gets the first free one, and waits where none is. A lease is a lock in
-a folder of this user's own, on this machine; ``CUDA_VISIBLE_DEVICES`` then names what was leased,
-for this process and those it starts.
+``flock`` locks: the kernel lets go of them when the process ends, however it ends. Devices are
+given out one by one: a stage gets the first that are free, and waits where too few are. A lease is
+a lock in a folder of this user's own, on this machine: all workspaces share the devices. For this
+process and those it starts, ``CUDA_VISIBLE_DEVICES`` then names the cards that were leased.
 """
 
+import ctypes
 import fcntl
 import os
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,9 @@ from pathlib import Path
 from nsync_pipeline.errors import UserError, WorkspaceBusyError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+MIG = "MIG-"
+"""How CUDA names a part of a card."""
+CARD, CORE = "cuda", "core"
 LEASED = "NSYNC_LEASED"
 """Tells a process that the one that started it holds its devices."""
 RETRY = 0.5  # seconds
@@ -61,26 +66,53 @@ def is_held(lock: Path) -> bool:
 
 
 def visible_devices() -> list[str]:
-    """What ``CUDA_VISIBLE_DEVICES`` names, else every CUDA device; none where there is none."""
+    """The CUDA devices that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them, or all.
+
+    A name of something that is not there ends the list, as it does for CUDA.
+    """
     named = os.environ.get(VISIBLE)
-    if named is not None:
-        names = [name.strip() for name in named.split(",")]
-        # As CUDA reads it: -1, or nothing, ends the list.
-        return list(takewhile(lambda name: name and not name.startswith("-"), names))
+    names = None if named is None else _as_cuda_reads(named)
+    # CUDA alone can count parts of a card, and once it has, the variable is read.
+    if names is not None and (not names or names[0].startswith(MIG)):
+        return names
+    if not driver_is_there():
+        return []
     import torch  # only here: most of what this package does needs no torch
 
     # Counted through NVML: CUDA itself must not start before the variable is set.
-    return [str(index) for index in range(torch.cuda.device_count())]
+    there = torch.cuda.device_count()
+    return names[:there] if names is not None else [str(index) for index in range(there)]
+
+
+def driver_is_there() -> bool:
+    """Whether there may be a card; torch, which knows, takes seconds to load."""
+    if sys.platform != "linux":
+        return sys.platform != "darwin"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()  # AMD's
+    return True
+
+
+def _as_cuda_reads(named: str) -> list[str]:
+    """-1, or nothing, ends the list; what is named twice leaves none."""
+    names = [name.strip() for name in named.split(",")]
+    names = list(takewhile(lambda name: name and not name.startswith("-"), names))
+    return names if len(set(names)) == len(names) else []
 
 
 @contextmanager
 def leased_devices(
-    devices: Sequence[str], count: int, on_wait: Callable[[str], None]
+    devices: Sequence[str], count: int, on_wait: Callable[[str], None], kind: str = CARD
 ) -> Iterator[tuple[str, ...]]:
     """``count`` of ``devices``, against this user's other processes on this machine.
 
-    ``on_wait`` is told once where all are taken. Where there is no device, or whoever started this
-    process leased them, nothing is leased.
+    ``on_wait`` is told once where others have them. Where there is no device, or whoever started
+    this process leased them, nothing is leased.
+
+    Args:
+        kind: ``CARD``, of which CUDA then sees those that were leased, or ``CORE``.
 
     Raises:
         UserError: more are asked for than there are.
@@ -91,17 +123,19 @@ def leased_devices(
     if count > len(devices):
         raise UserError(f"{count} devices are asked for, and there are {len(devices)}")
     before = {name: os.environ.get(name) for name in (VISIBLE, LEASED)}
-    files, leased = _wait_for(devices, count, on_wait)
-    os.environ |= {VISIBLE: ",".join(leased), LEASED: "1"}
+    held: dict[str, int] = {}  # open locked files
     try:
-        yield tuple(leased)
+        _wait_for(devices, count, kind, on_wait, held)
+        leased = tuple(name for name in devices if name in held)
+        os.environ |= {LEASED: "1"} | ({VISIBLE: ",".join(leased)} if kind == CARD else {})
+        yield leased
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        for file in files:
+        for file in held.values():
             os.close(file)
 
 
@@ -127,28 +161,46 @@ def lease_folder() -> Path:
 
 
 def _wait_for(
-    devices: Sequence[str], count: int, on_wait: Callable[[str], None]
-) -> tuple[list[int], list[str]]:
-    """Open locked files, and the devices they stand for."""
+    devices: Sequence[str],
+    count: int,
+    kind: str,
+    on_wait: Callable[[str], None],
+    held: dict[str, int],
+) -> None:
+    """Fill ``held`` with ``count`` of ``devices``.
+
+    Who needs several keeps each that gets free, or those that need one would always go first. Only
+    one at a time does so: two that each hold a part would wait for ever.
+    """
     folder = lease_folder()
+    gate = None
     waiting = False
-    while True:
-        files: list[int] = []
-        leased: list[str] = []
-        for name in devices:
-            file = _lock(folder / f"cuda-{name.replace(os.sep, '_')}.lock")
-            if file is not None:
-                files.append(file)
-                leased.append(name)
-            if len(leased) == count:
-                return files, leased
-        for file in files:  # all or none: two that each hold one would wait for ever
-            os.close(file)
-        if not waiting:
-            others = "device" if len(devices) == 1 else "devices"
-            on_wait(f"waiting for {count} of the {others} {', '.join(devices)}, which others use")
-            waiting = True
-        time.sleep(RETRY)
+    try:
+        while True:
+            if count > 1 and gate is None:
+                gate = _lock(folder / f"{kind}-several.lock")
+            if count == 1 or gate is not None:
+                for name in devices:
+                    if name not in held and len(held) < count:
+                        file = _lock(folder / f"{kind}-{name.replace(os.sep, '_')}.lock")
+                        if file is not None:
+                            held[name] = file
+                if len(held) == count:
+                    return
+            if not waiting:
+                on_wait(f"waiting for {_counted(devices, count, kind)}, which others use")
+                waiting = True
+            time.sleep(RETRY)
+    finally:
+        if gate is not None:
+            os.close(gate)
+
+
+def _counted(devices: Sequence[str], count: int, kind: str) -> str:
+    if kind == CORE:
+        return f"{count} of {len(devices)} cores"
+    of = "device" if len(devices) == 1 else "devices"
+    return f"{count} of the {of} {', '.join(devices)}"
 
 
 def _lock(path: Path) -> int | None:

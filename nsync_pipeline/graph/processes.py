@@ -1,6 +1,7 @@
-"""Several processes for one command: started, watched and ended together.
+"""Processes of this machine: started, watched, and ended with the one that started them.
 
-They find each other as those of ``torchrun`` and ``accelerate launch`` do, by the same variables.
+Those of one training find each other as those of ``torchrun`` and ``accelerate launch`` do, by the
+same variables.
 """
 
 import ctypes
@@ -25,6 +26,8 @@ GRACE = 15.0
 KILLED = 1  # the exit code for a process that was killed
 ENDS_WITH_PARENT = "NSYNC_ENDS_WITH_PARENT"
 """The variable that tells a process to end when the one that started it has."""
+OURS = "nsync: "
+"""How the command line begins what a person should read."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -35,11 +38,14 @@ class _Worker:
     errors: IO[bytes] | None  # what it said on stderr; None: it was said here
 
 
-def run_workers(command: Sequence[str], count: int) -> None:
+def run_workers(command: Sequence[str], count: int, threads: int | None = None) -> None:
     """Run ``command`` in ``count`` processes on this machine until all are done.
 
     The first one's output is this process's; of the others nothing is shown but the last words of
     one that fails. When one fails, all end.
+
+    Args:
+        threads: of each; None: the cores are divided among them.
 
     Raises:
         WorkerError: one failed; the message says which, and what it said.
@@ -50,7 +56,7 @@ def run_workers(command: Sequence[str], count: int) -> None:
         try:
             for rank in range(count):
                 errors = None if rank == 0 else open_files.enter_context(tempfile.TemporaryFile())
-                workers.append(_started(command, rank, count, port, errors))
+                workers.append(_started(command, rank, count, port, errors, threads))
             _wait(workers)
         finally:  # no process outlives this, however it is left
             for worker in workers:
@@ -61,9 +67,13 @@ def run_workers(command: Sequence[str], count: int) -> None:
 
 
 def _started(
-    command: Sequence[str], rank: int, count: int, port: int, errors: IO[bytes] | None
+    command: Sequence[str],
+    rank: int,
+    count: int,
+    port: int,
+    errors: IO[bytes] | None,
+    threads: int | None,
 ) -> _Worker:
-    threads = str(max(1, usable_cores() // count))
     place = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -75,7 +85,9 @@ def _started(
     }
     process = subprocess.Popen(
         command,
-        env={"OMP_NUM_THREADS": threads} | dict(os.environ) | place,
+        env={"OMP_NUM_THREADS": str(threads or max(1, usable_cores() // count))}
+        | dict(os.environ)
+        | place,
         stdout=None if errors is None else subprocess.DEVNULL,
         stderr=errors,
     )
@@ -100,15 +112,51 @@ def _wait(workers: Sequence[_Worker]) -> None:
 
 
 def _error(worker: _Worker, count: int) -> WorkerError:
-    code = worker.process.returncode
-    how = f"ended with code {code}" if code > 0 else f"was killed ({signal.Signals(-code).name})"
-    said = ": what it said is above" if code > 0 else ""
+    said = None
     if worker.errors is not None:
         worker.errors.seek(0)
-        lines = worker.errors.read().decode(errors="replace").strip().splitlines()
-        said = f": {lines[-1].removeprefix('nsync: ')}" if lines else ""
-    message = f"process {worker.rank} of {count} {how}{said}. All have ended."
+        said = worker.errors.read().decode(errors="replace")
+    error = ended_error(f"process {worker.rank} of {count}", worker.process.returncode, said)
+    return WorkerError(f"{error}. All have ended.", error.exit_code)
+
+
+def ended_error(who: str, code: int, said: str | None) -> WorkerError:
+    """How a process ended that failed: its code, and its last words; ``said`` is its stderr.
+
+    None: what it said on stderr was seen.
+    """
+    how = f"ended with code {code}" if code > 0 else f"was killed ({signal.Signals(-code).name})"
+    words = "what it said is above" if said is None and code > 0 else last_words(said or "")
+    message = f"{who} {how}" + (f": {words}" if words else "")
     return WorkerError(message, code if code > 0 else KILLED)
+
+
+def last_words(said: str) -> str:
+    """What the command line said on stderr that a person should read; else the last line."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    begins = [number for number, line in enumerate(lines) if line.startswith(OURS)]
+    return "\n".join(lines[begins[-1] if begins else -1 :]).removeprefix(OURS).strip()
+
+
+def start(command: Sequence[str], errors: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start ``command``, which ends with this process; Ctrl-C reaches it only by ``end_all``."""
+    return subprocess.Popen(
+        command, env={**os.environ, ENDS_WITH_PARENT: "1"}, process_group=0,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+    )  # fmt: skip
+
+
+def end_all(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Have them end as by Ctrl-C, by force where that takes too long."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    limit = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _free_port() -> int:

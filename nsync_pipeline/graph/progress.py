@@ -6,7 +6,7 @@ Whoever else wants to know reads it from a file of the workspace's state (``runn
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,9 @@ from pathlib import Path
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.pace import Pace, shown_speed, shown_time
@@ -67,6 +69,16 @@ def progress_file(workspace: Workspace, slot: str) -> Path:
     return workspace.state / RUNNING / f"{slot}.json"
 
 
+def said_in(file: Path, title: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """``say``, and the line of the run in ``file``, before there is any progress to tell."""
+
+    def say_it(text: str) -> None:
+        _write_line(file, f"{title}: {text}")
+        say(text)
+
+    return say_it
+
+
 def running(workspace: Workspace) -> dict[str, str]:
     """What the runs that go on now said last, by slot."""
     lines = {}
@@ -84,6 +96,39 @@ def _write_line(file: Path, line: str) -> None:
     with suppress(OSError):  # nobody can look, and the work goes on
         content = json.dumps({"process": os.getpid(), "line": line})
         write_whole(file, content, lasting=False)
+
+
+class Watch:
+    """Shows the runs under way: on a terminal in a line each, else by a line now and then."""
+
+    def __init__(self, workspace: Workspace, clock: Callable[[], float] = time.monotonic) -> None:
+        self._workspace, self._clock = workspace, clock
+        self._live = Live(console=Console(), auto_refresh=False, transient=True)
+        self._said: dict[str, tuple[str, float]] = {}
+
+    def __enter__(self) -> "Watch":
+        if self._live.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def look(self, status: str, slots: Collection[str] | None = None) -> None:
+        """Show what the runs say, of ``slots`` or of all, and ``status``."""
+        lines = {
+            s: line for s, line in running(self._workspace).items() if slots is None or s in slots
+        }
+        if self._live.is_started:
+            text = Text("\n".join([*lines.values(), status]), no_wrap=True, overflow="ellipsis")
+            self._live.update(text, refresh=True)
+            return
+        for slot, line in {**lines, "": status}.items():
+            before, at = self._said.get(slot, ("", 0.0))
+            now = self._clock()
+            if line != before and (not slot or before == "" or now - at >= LINE_EVERY):
+                self._said[slot] = line, now
+                print(line, flush=True)
 
 
 def _pace(paces: dict[str, Pace], what: str, done: int, total: int, now: float) -> str:

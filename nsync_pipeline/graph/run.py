@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import nsync_pipeline
-from nsync_pipeline.errors import InputsChangedError, ParamsError, UserError
+from nsync_pipeline.errors import InputsChangedError, MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.files import (
     disk_full_explained,
     forget_replaced,
@@ -20,12 +20,19 @@ from nsync_pipeline.files import (
     replaced,
     sweep,
 )
-from nsync_pipeline.graph.artefacts import Artefact, Graph, difference
+from nsync_pipeline.graph.artefacts import WHOLE, AblationPart, Artefact, Graph, difference
 from nsync_pipeline.graph.dvc import check_dvc_file
-from nsync_pipeline.graph.locks import leased_devices, sole_writer, visible_devices
+from nsync_pipeline.graph.locks import leased_devices, sole_writer
 from nsync_pipeline.graph.made import Made, describe, read_made, require_whole
+from nsync_pipeline.graph.places import Places, on_threads, places_of
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent, run_workers
-from nsync_pipeline.graph.progress import DagsterLine, dagster_line, progress_file, shown_progress
+from nsync_pipeline.graph.progress import (
+    DagsterLine,
+    dagster_line,
+    progress_file,
+    said_in,
+    shown_progress,
+)
 from nsync_pipeline.ranks import this_rank
 from nsync_pipeline.settings import StageSettings
 from nsync_pipeline.stage import Progress, StageContext
@@ -35,6 +42,8 @@ from nsync_pipeline.workspace import Workspace
 KEPT = 3  # earlier artefacts in one place: a setting that is changed back costs nothing
 UNDER_DVC = "DVC_STAGE"  # the variable by which DVC tells a command that it runs it
 
+
+ENGINE: tuple[str, ...] = (sys.executable, "-m", "nsync_pipeline.cli")
 
 say_here = partial(print, flush=True)
 
@@ -51,6 +60,22 @@ class Asked:
     force: bool = False  # make it even where it is fresh
     recipe: int | None = None  # that dvc.yaml expects; None: any
     processes: int = 1  # that share the work of a training
+    part: AblationPart = WHOLE
+
+    def command(self, workspace: Workspace) -> list[str]:
+        """That makes it in a process of its own."""
+        options: dict[str, object] = {
+            "--workspace": workspace.root, "--style": self.style, "--variant": self.variant,
+            "--training-seed": self.training_seed,
+            "--only": self.part.only and ",".join(self.part.only),
+            "--training-seeds": self.part.training_seeds
+            and ",".join(map(str, self.part.training_seeds)),
+        }  # fmt: skip
+        command = [*ENGINE, "run", self.stage]
+        for option, value in options.items():
+            command += [] if value is None else [option, str(value)]
+        command += ["--ablation"] if self.of_ablation else []
+        return command + (["--force"] if self.force else [])
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,7 @@ def run_stage(workspace: Workspace, asked: Asked) -> Outcome | None:
     if UNDER_DVC in os.environ or ENDS_WITH_PARENT in os.environ:
         die_with_parent()
     require_own_engine(workspace)
-    graph = Graph.read(workspace)
+    graph = Graph.read(workspace, asked.part)
     sweep(workspace.state)
     artefact = graph.artefact(
         asked.stage, asked.style, asked.variant, asked.training_seed, asked.of_ablation
@@ -104,21 +129,26 @@ def run_in_processes(workspace: Workspace, asked: Asked) -> None:
         WorkerError: one of them failed, and all have ended.
         UserError: there are fewer devices than processes.
     """
-    if UNDER_DVC in os.environ:
+    if UNDER_DVC in os.environ or ENDS_WITH_PARENT in os.environ:
         die_with_parent()
-    graph = Graph.read(workspace)
+    graph = Graph.read(workspace, asked.part)
     artefact = graph.artefact(
         asked.stage, asked.style, asked.variant, asked.training_seed, asked.of_ablation
     )
-    command = [sys.executable, "-m", "nsync_pipeline.cli", "run", asked.stage]
-    command += ["--workspace", str(workspace.root), "--style", asked.style]
-    command += [] if asked.variant is None else ["--variant", asked.variant]
-    command += [] if asked.training_seed is None else ["--training-seed", str(asked.training_seed)]
-    command += ["--ablation"] if asked.of_ablation else []
-    command += ["--force"] if asked.force else []
-    devices = _devices(graph, artefact)
-    with leased_devices(devices, asked.processes, say_here):
-        run_workers(command, asked.processes)
+    places = _places(graph, artefact)
+    if places.devices and asked.processes > places.count:
+        raise UserError(
+            f"--processes {asked.processes}: each needs a device of its own, and there are places "
+            f"for {places.says}"
+        )
+    if not places.whole_cards:
+        raise UserError(
+            f"--processes {asked.processes} needs whole cards, and CUDA_VISIBLE_DEVICES names "
+            f"parts of one: {', '.join(places.devices)}"
+        )
+    count = asked.processes * places.each
+    with leased_devices(places.devices, count, say_here, places.kind):
+        run_workers(asked.command(workspace), asked.processes, places.threads)
 
 
 def bring_up_to_date(
@@ -153,12 +183,26 @@ def bring_up_to_date(
             found = graph.made(need)
             assert found is not None, "the plan has its digest"
             require_whole(workspace.root / need.path, found, graph.hashes)
-        devices = _devices(graph, artefact)
-        open_until_end.enter_context(leased_devices(devices, 1, say))
         file = progress_file(workspace, artefact.slot)
+        places = _places(graph, artefact)
+        open_until_end.callback(file.unlink, missing_ok=True)
+        say_waiting = said_in(file, artefact.title, say)
+        lease = leased_devices(places.devices, places.each, say_waiting, places.kind)
+        open_until_end.enter_context(lease)
+        open_until_end.enter_context(on_threads(places.threads))
         shown = shown_progress(artefact.title, line.say if line else None, file)
         tell = open_until_end.enter_context(shown)
         return Outcome(artefact, _make(graph, artefact, plan, tell, line), is_new=True)
+
+
+def up_to_date(graph: Graph, artefact: Artefact, say: Callable[[str], None]) -> Made | None:
+    """What the artefact says of itself where nothing needs to be done for it; else None."""
+    try:
+        plan = graph.plan(artefact)
+    except MissingArtifactError:
+        return None
+    made, place = graph.made(artefact), graph.workspace.root / artefact.path
+    return made if made is not None and _is_whole(made, plan, place, graph, say) else None
 
 
 def _make(
@@ -280,10 +324,9 @@ def _keep(old: Path, kept: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _devices(graph: Graph, artefact: Artefact) -> list[str]:
-    """The accelerators that the stage may use."""
-    device = graph.params.base_model.device
-    return visible_devices() if artefact.stage.on_device and device in ("auto", "cuda") else []
+def _places(graph: Graph, artefact: Artefact) -> Places:
+    """The devices that the stage may use."""
+    return places_of(graph.params) if artefact.stage.on_device else Places()
 
 
 def require_own_engine(workspace: Workspace) -> None:

@@ -22,6 +22,7 @@ import psutil
 from nsync_pipeline.errors import WorkspaceBusyError
 from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.graph.locks import is_held
+from nsync_pipeline.graph.processes import last_words
 from nsync_pipeline.workspace import Workspace
 
 NSYNC = (sys.executable, "-m", "nsync_pipeline.cli")
@@ -64,9 +65,7 @@ class Job:
         """What it said last, where it failed."""
         if self.is_running or self.exit_code == 0:
             return ""
-        lines = [line for line in self.log.splitlines() if line.strip()]
-        said = [n for n, line in enumerate(lines) if line.startswith("nsync: ")]
-        text = "\n".join(lines[said[-1] :] if said else lines[-1:]).removeprefix("nsync: ")
+        text = last_words(self.log)
         return "" if text.startswith("Aborted") else text or "It was ended."
 
 
@@ -165,7 +164,7 @@ def dagster_runs(workspace: Workspace) -> bool:
 def making(
     workspace: Workspace, style: str, variants: Sequence[str], seeds: Sequence[int]
 ) -> tuple[str, ...]:
-    """The command that makes ``style``: by Dagster where it runs, else in one process."""
+    """The command that makes ``style``: by Dagster where it runs, else by ``nsync make``."""
     chosen = [part for variant in variants for part in ("--variant", variant)]
     chosen += [part for seed in seeds for part in ("--training-seed", str(seed))]
     if dagster_runs(workspace):

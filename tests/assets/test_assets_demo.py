@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
-from assets.demo import at_once
 from assets.runs import UNFINISHED
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from tests.support.demo_workspace import DEMO, make_demo_workspace, processes_of
@@ -103,19 +102,6 @@ def test_killed_and_stopped_demo_leave_nothing_behind_and_are_gone_on_from(
     until(lambda: processes_of(fake) == {}, 20)
     with DagsterInstance.get() as instance:
         assert instance.get_run_records(RunsFilter(statuses=UNFINISHED)) == []
-
-
-def test_the_limit_of_a_pool_is_what_it_was_after_a_demo() -> None:
-    """Set by hand, and left to the default."""
-    with DagsterInstance.ephemeral() as instance:
-        storage = instance.event_log_storage
-        with at_once(instance, 2):
-            assert [(p.name, p.limit) for p in storage.get_pool_limits()] == [("gpu", 2)]
-        assert storage.get_pool_limits() == []
-        storage.set_concurrency_slots("gpu", 5)
-        with at_once(instance, 2):
-            assert storage.get_pool_limits()[0].limit == 2
-        assert storage.get_pool_limits()[0].limit == 5
 
 
 def test_unknown_style_is_named(fake: FakeWorkspace) -> None:

@@ -18,7 +18,7 @@ from dagster import (
 from dagster._core.test_utils import create_run_for_test
 
 from assets import sensors
-from assets.lineage import PEOPLE_S
+from assets.lineage import DEVICES, PEOPLE_S
 from assets.sensors import Known, follow_partitions, report_news, workspace
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.table import STAGES
@@ -221,3 +221,24 @@ def test_first_import_goes_on_in_portions_and_settings_may_be_broken(
     result = workspace(build_sensor_context(instance, cursor=cursor))
     assert isinstance(result, SkipReason)
     assert "styles" in str(result.skip_message)
+
+
+def test_the_pool_has_as_many_places_as_stages_run_at_once(
+    place: Workspace, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One setting says so: what is set elsewhere does not last."""
+    monkeypatch.setattr("nsync_pipeline.graph.places.cores", lambda: tuple(range(4)))
+    storage = instance.event_log_storage
+
+    def limit_now() -> int | None:
+        workspace(build_sensor_context(instance))
+        return next(pool.limit for pool in storage.get_pool_limits() if pool.name == DEVICES)
+
+    assert limit_now() == 1
+    edit_params(place, "seed: 0\n", "seed: 0\nexecutor: {slots: 3}\n")
+    assert limit_now() == 3
+    storage.set_concurrency_slots(DEVICES, 5)
+    assert limit_now() == 3
+    edit_params(place, "device: cpu", "device: cuda")
+    monkeypatch.setattr("assets.workspace._cards", lambda: ["0", "1"])
+    assert limit_now() == 2

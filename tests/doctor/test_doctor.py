@@ -15,6 +15,7 @@ from nsync_pipeline.doctor.findings import (
     captioner_finding,
     dvc_file_finding,
     machine_findings,
+    places_finding,
     service_findings,
     style_finding,
     workspace_findings,
@@ -240,3 +241,17 @@ def test_a_workspace_that_cannot_be_written_to_blocks(
     (finding,) = [f for f in workspace_findings(workspace) if f.subject == "Workspace"]
     assert finding.state is State.MISSING
     assert "cannot be written to: Read-only file system" in finding.found
+
+
+def test_how_many_run_side_by_side_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsync_pipeline.graph.places.cores", lambda: tuple(range(4)))
+    on_cpu = PARAMS | {"base_model": {"device": "cpu"}}
+
+    def found(slots: int) -> Finding:
+        return places_finding(parse_params(on_cpu | {"executor": {"slots": slots}}))
+
+    assert found(2) == Finding(State.OK, "Side by side", "2 stages at once, on 2 cores each")
+    assert found(8).state is State.WARN
+    assert found(8).found.endswith("there are 4 cores: 4 at once")
+    monkeypatch.setenv("NSYNC_SLOTS", "many")
+    assert found(2).state is State.MISSING

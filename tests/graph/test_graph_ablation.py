@@ -14,21 +14,20 @@ from nsync_pipeline.errors import (
     WorkspaceBusyError,
 )
 from nsync_pipeline.graph.ablation import pending, run_ablation
-from nsync_pipeline.graph.artefacts import AblationPart, Graph, State
+from nsync_pipeline.graph.artefacts import WHOLE, AblationPart, Graph, State
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.run import Asked, run_stage
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_stages import Fakes
 
 SHARED = ["style_set-ink", "captions-ink", "negative_set-ink", "base_generation-ink"]
-WHOLE = AblationPart()
 CLOSING = ["evaluation-ink", "report-ink"]
 
 
 @pytest.fixture(autouse=True)
 def without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The garbage of all other tests takes a second each time."""
-    monkeypatch.setattr("nsync_pipeline.graph.ablation.gc.collect", lambda: 0)
+    monkeypatch.setattr("nsync_pipeline.graph.whole.gc.collect", lambda: 0)
 
 
 def trainings(*names: str) -> list[str]:

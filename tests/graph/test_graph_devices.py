@@ -1,27 +1,32 @@
-"""Accelerators are given out one by one, between real processes; the devices are only names."""
+"""Devices are given out one by one, between real processes; the devices are only names."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph import locks
 from nsync_pipeline.graph import run as of_run
 from nsync_pipeline.graph.locks import (
+    CARD,
     LEASED,
     VISIBLE,
     lease_folder,
     leased_devices,
     visible_devices,
 )
+from nsync_pipeline.graph.places import SLOTS
+from nsync_pipeline.graph.progress import running
 from nsync_pipeline.graph.run import Asked, run_in_processes, run_stage
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_stages import Fakes
@@ -29,8 +34,9 @@ from tests.support.fake_stages import Fakes
 HOLD = """
 import os, sys
 from nsync_pipeline.graph.locks import leased_devices
-with leased_devices(["0", "1"], int(sys.argv[1]), lambda text: print(text, flush=True)) as leased:
-    print(*leased, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+say = lambda text: print(text, flush=True)
+with leased_devices(["0", "1"], int(sys.argv[1]), say, sys.argv[2]) as leased:
+    print(*leased, os.environ.get("CUDA_VISIBLE_DEVICES", "-"), flush=True)
     sys.stdin.read()
 """
 TWO = ("0", "1")
@@ -41,7 +47,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     runtime = tmp_path / "runtime"
     runtime.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    for name in (VISIBLE, LEASED):
+    for name in (VISIBLE, LEASED, SLOTS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(locks, "RETRY", 0.02)
     return runtime / f"nsync-{os.getuid()}"
@@ -52,9 +58,9 @@ def hold() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Starts a process that asks for devices, and keeps them until it is ended."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(count: int = 1) -> "subprocess.Popen[str]":
+    def start(count: int = 1, kind: str = CARD) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(count)], text=True,
+            [sys.executable, "-c", HOLD, str(count), kind], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
@@ -102,18 +108,38 @@ def test_a_lease_ends_with_its_process_however_that_ends(
         assert leased == TWO
 
 
-def test_several_are_leased_at_once_or_none(
+def test_who_needs_several_keeps_each_that_gets_free(
     hold: Callable[..., "subprocess.Popen[str]"],
 ) -> None:
-    """Who waits for two holds none meanwhile: another can have the one that is free."""
+    """Those that need one would go first for ever, and two that each hold a part wait for ever."""
     first = hold()
     assert said(first) == "0 0"
-    waits = hold(2)
-    assert said(waits).startswith("waiting for 2 of the devices")
-    with leased_devices(TWO, 1, lambda text: None) as leased:
-        assert leased == ("1",)
+    killed = hold(2)
+    assert said(killed) == "waiting for 2 of the devices 0, 1, which others use"
+    until(lambda: not is_free("1"))
+    second, one = hold(2), hold()
+    assert said(second).startswith("waiting for 2")
+    assert said(one).startswith("waiting for 1")
+    one.kill()
+    killed.kill()
     first.kill()
-    assert said(waits) == "0 1 0,1"
+    assert said(second) == "0 1 0,1"
+
+
+def is_free(name: str) -> bool:
+    with (lease_folder() / f"cuda-{name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit, "it never came to that"
+        time.sleep(0.02)
 
 
 def test_cuda_sees_what_was_leased_and_afterwards_what_it_saw_before(
@@ -124,7 +150,7 @@ def test_cuda_sees_what_was_leased_and_afterwards_what_it_saw_before(
     assert VISIBLE not in os.environ
     assert LEASED not in os.environ
     monkeypatch.setenv(VISIBLE, "1,3")
-    with suppress(ZeroDivisionError), leased_devices(visible_devices(), 2, refuse_to_wait):
+    with suppress(ZeroDivisionError), leased_devices(("1", "3"), 2, refuse_to_wait):
         assert os.environ[VISIBLE] == "1,3"
         raise ZeroDivisionError
     assert LEASED not in os.environ
@@ -151,21 +177,44 @@ def test_more_than_there_are_is_told() -> None:
         leased_devices(TWO, 3, refuse_to_wait).__enter__()
 
 
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has this machine so many cards; without a variable, CUDA sees them all."""
+
+    def there_are(count: int) -> None:
+        monkeypatch.setattr(locks, "driver_is_there", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return there_are
+
+
 @pytest.mark.parametrize(
-    ("named", "visible"),
+    ("named", "there", "visible"),
     [
-        ("0,1", ["0", "1"]),
-        (" 2 , 0", ["2", "0"]),
-        ("", []),
-        ("-1", []),
-        ("0,-1,1", ["0"]),
-        ("GPU-5ebe,MIG-GPU-5ebe/1/0", ["GPU-5ebe", "MIG-GPU-5ebe/1/0"]),
+        ("0,1", 8, ["0", "1"]),
+        (" 2 , 0", 8, ["2", "0"]),
+        ("", 8, []),
+        ("-1", 8, []),
+        ("0,-1,1", 8, ["0"]),
+        ("0,0", 8, []),
+        ("0,1", 1, ["0"]),  # torch counts those of the variable that are there
+        ("0", 0, []),
+        ("GPU-5ebe,GPU-77aa", 8, ["GPU-5ebe", "GPU-77aa"]),
+        ("MIG-GPU-5ebe/1/0,MIG-12", 0, ["MIG-GPU-5ebe/1/0", "MIG-12"]),
+        (None, 2, ["0", "1"]),
+        (None, 0, []),
     ],
 )
 def test_devices_are_read_as_cuda_reads_them(
-    monkeypatch: pytest.MonkeyPatch, named: str, visible: list[str]
+    cards: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    named: str | None,
+    there: int,
+    visible: list[str],
 ) -> None:
-    monkeypatch.setenv(VISIBLE, named)
+    cards(there)
+    if named is not None:
+        monkeypatch.setenv(VISIBLE, named)
     assert visible_devices() == visible
 
 
@@ -203,11 +252,20 @@ def test_somebody_elses_folder_is_refused(
         lease_folder()
 
 
-def test_a_stage_sees_the_device_it_leased(
-    fakes: Fakes, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def edit(workspace: Workspace, before: str, after: str) -> None:
     text = workspace.params_file.read_text()
-    workspace.params_file.write_text(text.replace("device: cpu", "device: auto"))
+    assert text.count(before) == 1, before
+    workspace.params_file.write_text(text.replace(before, after))
+
+
+def test_a_stage_sees_the_device_it_leased(
+    fakes: Fakes,
+    workspace: Workspace,
+    cards: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cards(8)
+    edit(workspace, "device: cpu", "device: auto")
     monkeypatch.setenv(VISIBLE, "4,5")
     seen: list[str] = []
     fakes.meanwhile = lambda context: seen.append(os.environ[VISIBLE])
@@ -217,7 +275,7 @@ def test_a_stage_sees_the_device_it_leased(
     assert os.environ[VISIBLE] == "4,5"
 
 
-def test_on_the_cpu_no_device_is_leased(
+def test_on_the_cpu_nothing_is_leased_where_no_slots_are_set(
     fakes: Fakes, workspace: Workspace, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VISIBLE, "4,5")
@@ -226,17 +284,71 @@ def test_on_the_cpu_no_device_is_leased(
     assert not own_folder.exists()
 
 
-def test_a_training_in_processes_leases_one_each(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+def test_a_slot_is_cores_that_workspaces_share(
+    fakes: Fakes,
+    workspace: Workspace,
+    hold: Callable[..., "subprocess.Popen[str]"],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    text = workspace.params_file.read_text()
-    workspace.params_file.write_text(text.replace("device: cpu", "device: cuda"))
+    """``nsync status`` shows that it waits, too."""
+    monkeypatch.setattr("nsync_pipeline.graph.places.cores", lambda: (0, 1))
+    edit(workspace, "seed: 0\n", "seed: 0\nexecutor: {slots: 1, threads: 2}\n")
+    run_stage(workspace, Asked("style_set", "ink"))
+    other = hold(1, "core")
+    assert said(other) == "0 -"
+    shown: list[str] = []
+
+    def look() -> None:
+        until(lambda: bool(running(workspace)))
+        shown.extend(running(workspace).values())
+        other.kill()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    run_stage(workspace, Asked("captions", "ink"))
+    looking.join()
+    waits = "waiting for 2 of 2 cores, which others use"
+    assert shown == [f"captions · ink: {waits}"]
+    assert waits in capfd.readouterr().out
+    assert running(workspace) == {}
+    assert VISIBLE not in os.environ
+
+
+def workers_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None, str | None]]:
+    seen: list[tuple[int, int | None, str | None]] = []
+
+    def run(command: object, count: int, threads: int | None) -> None:
+        seen.append((count, threads, os.environ.get(VISIBLE)))
+
+    monkeypatch.setattr(of_run, "run_workers", run)
+    return seen
+
+
+def test_a_training_in_processes_leases_one_each(
+    workspace: Workspace, cards: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(3)
+    edit(workspace, "device: cpu", "device: cuda")
     monkeypatch.setenv(VISIBLE, "4,5,6")
-    seen: list[Any] = []
-    monkeypatch.setattr(
-        of_run, "run_workers", lambda command, count: seen.append((count, os.environ[VISIBLE]))
-    )
+    seen = workers_seen(monkeypatch)
     run_in_processes(workspace, Asked("training", "ink", "lora", processes=2))
-    assert seen == [(2, "4,5")]
-    with pytest.raises(UserError, match="4 devices are asked for, and there are 3"):
+    assert seen == [(2, None, "4,5")]
+    with pytest.raises(UserError, match=r"--processes 4: .* 3 stages at once, on the devices 4, 5"):
         run_in_processes(workspace, Asked("training", "ink", "lora", processes=4))
+    monkeypatch.setenv(VISIBLE, "MIG-a,MIG-b")
+    with pytest.raises(UserError, match="names parts of one: MIG-a, MIG-b"):
+        run_in_processes(workspace, Asked("training", "ink", "lora", processes=2))
+
+
+def test_a_training_in_processes_on_the_cpu_leases_a_slot_each(
+    workspace: Workspace, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nsync_pipeline.graph.places.cores", lambda: tuple(range(4)))
+    edit(workspace, "seed: 0\n", "seed: 0\nexecutor: {slots: 2}\n")
+    seen = workers_seen(monkeypatch)
+    run_in_processes(workspace, Asked("training", "ink", "lora", processes=2))
+    assert seen == [(2, 2, None)]
+    assert {path.name for path in own_folder.iterdir()} > {f"core-{n}.lock" for n in range(4)}
+    with pytest.raises(UserError, match=r"--processes 3: .* 2 stages at once, on 2 cores each"):
+        run_in_processes(workspace, Asked("training", "ink", "lora", processes=3))

@@ -14,7 +14,7 @@ import pytest
 
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.run import Asked, run_stage
-from tests.support.fake_stages import Fakes, all_artefacts
+from tests.support.fake_stages import Fakes, all_artefacts, make_everything
 from tests.support.fake_workspace import BIN, FakeWorkspace, copied, make_fake_workspace
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
@@ -211,6 +211,26 @@ def test_stage_ends_when_dvc_is_killed_and_nothing_is_recorded(
     _until(lambda: not Path(f"/proc/{stage}").exists())
     assert not (fake.root / "dvc.lock").exists()
     assert repro(fake, "style_set@ink") == ["style_set-ink"]
+
+
+def test_two_stages_that_wait_for_each_others_locks_run_side_by_side(
+    fake_with_dvc: FakeWorkspace, tmp_path: Path
+) -> None:
+    """A fake training ends only when another is under way."""
+    make_everything(Graph.read(fake_with_dvc.workspace))
+    shutil.rmtree(fake_with_dvc.root / "models")
+    (tmp_path / "meeting").mkdir()
+    own = {**fake_with_dvc.environment, "FAKE_MEETING": str(tmp_path / "meeting")}
+    command = [str(BIN / "dvc"), "--wait-for-lock", "repro", "--quiet", "--single-item"]
+    both = [
+        subprocess.Popen([*command, f"training@ink-{variant}-0"], cwd=fake_with_dvc.root, env=own)
+        for variant in ("lora", "nsync")
+    ]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    assert sorted(fake_with_dvc.ran()) == ["training-ink-lora-0", "training-ink-nsync-0"]
+    lock = (fake_with_dvc.root / "dvc.lock").read_text()  # it holds what both of them wrote
+    assert "training@ink-lora-0:" in lock
+    assert "training@ink-nsync-0:" in lock
 
 
 def test_settings_edited_meanwhile_are_not_recorded(fake_with_dvc: FakeWorkspace) -> None:

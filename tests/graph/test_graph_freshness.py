@@ -35,7 +35,7 @@ SMALL: Content = YAML(typ="safe").load(SMALL_PARAMS) | {
 NOTHING = (
     "training.checkpoint_every", "training.checkpoint_minutes", "training.watch",
     "training.update_rule",  # each variant's own
-    "styles.ink.rights", "styles.ink.license", "dagster",
+    "styles.ink.rights", "styles.ink.license", "dagster", "executor",
 )  # fmt: skip
 DIRECTLY: dict[str, tuple[str, ...]] = dict.fromkeys(NOTHING, ()) | {
     "seed": (
@@ -165,7 +165,9 @@ INK = dict(leaves(StyleConfig, FULL["styles"]["ink"], "styles.ink."))
 LEAVES = INK | {
     name: kind
     for name, kind in leaves(Params, FULL)
-    if name.split(".")[0] in SECTIONS and name != "training_seeds"
+    if name.split(".")[0] in SECTIONS
+    and name != "training_seeds"
+    and not (get_origin(kind) is Literal and len(get_args(kind)) == 1)  # it has no other value
 }
 LEAVES.pop("styles.ink.use_steps")  # by training: see below
 TRAINING_LEAVES = dict(leaves(TrainingConfig, FULL["training"]))
