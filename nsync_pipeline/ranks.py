@@ -15,6 +15,7 @@ class Rank:
 
     index: int = 0
     count: int = 1
+    here: int = 1  # of them on this machine
 
     @property
     def is_first(self) -> bool:
@@ -38,4 +39,5 @@ def this_rank(environ: Mapping[str, str] = os.environ) -> Rank:
     """As ``nsync run --processes``, ``accelerate launch`` and ``torchrun`` say it; else alone."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(environ):
         return Rank()
-    return Rank(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
+    here = int(environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Rank(int(environ["RANK"]), int(environ["WORLD_SIZE"]), here)

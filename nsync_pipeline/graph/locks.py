@@ -24,6 +24,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 MIG = "MIG-"
 """How CUDA names a part of a card."""
 CARD, CORE = "cuda", "core"
+FOLDER = "NSYNC_LEASES"
+"""The variable that names another folder than /tmp for the leases' own."""
 LEASED = "NSYNC_LEASED"
 """Tells a process that the one that started it holds its devices."""
 RETRY = 0.5  # seconds
@@ -145,9 +147,11 @@ def lease_folder() -> Path:
     Raises:
         UserError: somebody else made one of its name.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    parent = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
-    folder = parent / f"nsync-{os.getuid()}"
+    # One for all of this user's sessions: XDG_RUNTIME_DIR is not set in every one, and goes with
+    # the last, and TMPDIR may be a session's own.
+    here = Path("/tmp")
+    said = os.environ.get(FOLDER) or (here if here.is_dir() else tempfile.gettempdir())
+    folder = Path(said) / f"nsync-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
@@ -155,7 +159,7 @@ def lease_folder() -> Path:
     if not own or found.st_mode & 0o022:
         raise UserError(
             f"{folder} is not a folder that only you can write to: remove it, or name another "
-            "place in XDG_RUNTIME_DIR"
+            f"place in {FOLDER}"
         )
     return folder
 

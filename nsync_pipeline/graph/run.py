@@ -187,7 +187,10 @@ def bring_up_to_date(
         places = _places(graph, artefact)
         open_until_end.callback(file.unlink, missing_ok=True)
         say_waiting = said_in(file, artefact.title, say)
-        lease = leased_devices(places.devices, places.each, say_waiting, places.kind)
+        # Several processes that something else started use the first devices, one after the other.
+        count = this_rank().here * places.each
+        devices = places.devices if count == places.each else places.devices[:count]
+        lease = leased_devices(devices, count, say_waiting, places.kind)
         open_until_end.enter_context(lease)
         open_until_end.enter_context(on_threads(places.threads))
         shown = shown_progress(artefact.title, line.say if line else None, file)

@@ -17,6 +17,7 @@ import torch
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.graph import locks
 from nsync_pipeline.graph import run as of_run
+from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.locks import (
     CARD,
     LEASED,
@@ -29,7 +30,7 @@ from nsync_pipeline.graph.places import SLOTS
 from nsync_pipeline.graph.progress import running
 from nsync_pipeline.graph.run import Asked, run_in_processes, run_stage
 from nsync_pipeline.workspace import Workspace
-from tests.support.fake_stages import Fakes
+from tests.support.fake_stages import Fakes, make_everything
 
 HOLD = """
 import os, sys
@@ -46,7 +47,7 @@ TWO = ("0", "1")
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     runtime = tmp_path / "runtime"
     runtime.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("NSYNC_LEASES", str(runtime))
     for name in (VISIBLE, LEASED, SLOTS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(locks, "RETRY", 0.02)
@@ -352,3 +353,22 @@ def test_a_training_in_processes_on_the_cpu_leases_a_slot_each(
     assert {path.name for path in own_folder.iterdir()} > {f"core-{n}.lock" for n in range(4)}
     with pytest.raises(UserError, match=r"--processes 3: .* 2 stages at once, on 2 cores each"):
         run_in_processes(workspace, Asked("training", "ink", "lora", processes=3))
+
+
+def test_a_training_that_torchrun_started_leases_one_for_each_process_here(
+    fakes: Fakes,
+    workspace: Workspace,
+    cards: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They use the first ones; the first process leases them for all."""
+    cards(3)
+    edit(workspace, "device: cpu", "device: cuda")
+    make_everything(Graph.read(workspace))
+    place = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here"}
+    for name, value in {**place, VISIBLE: "4,5,6"}.items():
+        monkeypatch.setenv(name, value)
+    seen: list[str] = []
+    fakes.meanwhile = lambda context: seen.append(os.environ[VISIBLE])
+    run_stage(workspace, Asked("training", "ink", "lora", force=True))
+    assert seen == ["4,5"]

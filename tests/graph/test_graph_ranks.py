@@ -47,7 +47,7 @@ def test_a_training_is_started_in_as_many_processes_as_asked_for(
     call = started(workspace, monkeypatch, "training", *given, "--processes", "3")
     command = [sys.executable, "-m", "nsync_pipeline.cli", "run", "training"]
     command += ["--workspace", str(workspace.root), "--style", "ink"]
-    assert call == ([*command, *passed_on], 3)
+    assert call == ([*command, *passed_on], 3, None)
 
 
 def test_the_environment_may_ask_for_it_where_no_option_can(

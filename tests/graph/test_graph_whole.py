@@ -87,7 +87,7 @@ def two_slots(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     runtime, meeting = tmp_path / "runtime", tmp_path / "meeting"
     runtime.mkdir()
     meeting.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("NSYNC_LEASES", str(runtime))
     monkeypatch.setenv("NSYNC_TRACKING", "off")
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "ran.txt"))
     monkeypatch.setattr(of_run, "ENGINE", (sys.executable, fake_nsync.__file__))
@@ -161,7 +161,7 @@ def test_what_ends_it_ends_all_that_it_started(
     shutil.rmtree(fake.root / "models")
     runtime = fake.root.parent / "runtime"
     runtime.mkdir()
-    own = {"FAKE_SLOW": "training", "XDG_RUNTIME_DIR": str(runtime), "NSYNC_SLOTS": "2"}
+    own = {"FAKE_SLOW": "training", "NSYNC_LEASES": str(runtime), "NSYNC_SLOTS": "2"}
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("it takes two cores")
     process = fake.start("make", "ink", **own)
