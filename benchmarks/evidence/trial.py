@@ -17,6 +17,7 @@ from benchmarks.evidence.matrix import Scale, Trial, digest, settings
 from benchmarks.evidence.results import REAL, TAUGHT_BY, Result, sample_file
 from benchmarks.stages import artefact_folder, make_artefact
 from nsync_pipeline import __version__
+from nsync_pipeline.contrast.config import ON_TOP
 from nsync_pipeline.evaluation.features import (
     FeatureReader,
     drawn_world_judge,
@@ -116,7 +117,8 @@ def _trained(
         workspace, params, "training", trial.style_key, trial.variant, trial.seed, progress=clock
     )
     training = _told(model)
-    seconds = clock.seconds(params.variant(trial.variant).steps)
+    variant = params.variant(trial.variant)
+    seconds = clock.seconds(variant.steps * (2 if variant.update_rule in ON_TOP else 1))
     training |= {} if seconds is None else {"seconds": round(seconds, 1)}
     write_whole(kept, json.dumps({"settings": without, "training": training}))
     return training
