@@ -66,7 +66,7 @@ def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> R
     """
     asked = settings(trial, scale)
     params, workspace = parse_params(asked), workspace_of(folder, asked)
-    training = _trained(trial, asked, workspace, params, progress)
+    training = trained(trial, asked, workspace, params, progress)
     make_artefact(
         workspace, params, "generation", trial.style_key, trial.variant, trial.seed,
         progress=progress,
@@ -96,7 +96,7 @@ TRAINED_FILE = "trained.json"
 """Beside a training: what was asked for, and what it says of itself."""
 
 
-def _trained(
+def trained(
     trial: Trial,
     asked: Mapping[str, Any],
     workspace: Workspace,
