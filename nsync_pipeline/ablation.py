@@ -43,6 +43,7 @@ IDLE_WITH: Mapping[str, frozenset[str]] = {
     "none": ONLY_WITH_NEGATIVES,
     "contrastive_target": frozenset({"shared_noise", "branches"}),
     "class_preservation": frozenset({"shared_noise", "negatives_of"}),
+    "differential": ONLY_WITH_NEGATIVES,
 }
 """What trainings by these rules do not do differently."""
 

@@ -95,7 +95,7 @@ def test_an_unknown_section_is_named() -> None:
             "params.yaml: variants.lora.update_rule: 'orthogonol' is not allowed: "
             "input should be 'none', 'orthogonal', 'orthogonal_anchor', 'mean', 'released', "
             "'safeguarded', 'preference', 'prior_preservation', 'class_preservation', "
-            "'contrastive_target', 'slider' or 'negative_aware'",
+            "'contrastive_target', 'slider', 'negative_aware' or 'differential'",
         ),
         (
             {"training__keep": "best"},

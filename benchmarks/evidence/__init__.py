@@ -5,6 +5,7 @@
     python -m benchmarks.evidence run --table search    # every method's rates, steps and drawings
     python -m benchmarks.evidence choose --table search # what each method is best at
     python -m benchmarks.evidence run --table chosen    # that, on other seeds and prompts
+    python -m benchmarks.evidence diagnose --table main # why: what of each LoRA is bound to what
 
 A *trial* is one training of one method on one set of pictures of one held-out style, from one
 training seed, made by the pipeline's own stages, and what its pictures of other contents show. Each

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.evidence.choice import table_of, write_choice
 from benchmarks.evidence.matrix import CHOOSING_SEEDS, FULL, METHODS, SEEDS, SETS, TABLES
 from benchmarks.evidence.results import RESULTS
-from benchmarks.evidence.run import run_table, work
+from benchmarks.evidence.run import diagnose_table, run_table, work
 from nsync_pipeline.graph.processes import die_with_parent
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,6 +37,13 @@ def main() -> int:
     if arguments.what == "choose":
         print("\n".join(write_choice(results, table)))
         return 0
+    if arguments.what == "diagnose":
+        from benchmarks.evidence.diagnoses import PAGE, write_diagnoses_page
+
+        diagnose_table(table, folder, results)
+        write_diagnoses_page(results, docs, whole)
+        print(f"{docs / PAGE} is written")
+        return 0
     wrong: list[str] = []
     if arguments.what == "run":
         wrong = run_table(table, folder, results, arguments.workers or workers())
@@ -59,9 +66,11 @@ def workers() -> int:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument(
-        "what", choices=("run", "choose", "page", "work"), metavar="run|choose|page",
+        "what", choices=("run", "choose", "diagnose", "page", "work"),
+        metavar="run|choose|diagnose|page",
         help="carry out what has no result and write the page; or choose, of the results of the "
-        "table search, what each method of the table chosen is trained and drawn at; or only write "
+        "table search, what each method of the table chosen is trained and drawn at; or say what "
+        "of each training is bound to what its pictures share (docs/diagnosis.md); or only write "
         "the page",
     )  # fmt: skip
     parser.add_argument("--table", choices=tuple(TABLES), default="main")

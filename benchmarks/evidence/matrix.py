@@ -148,6 +148,10 @@ METHODS: Mapping[str, Method] = {
         "DiffusionNFT: the negatives by mirrored predictions",
         {"update_rule": "negative_aware"} | SHARED,
     ),
+    "differential": Method(
+        "differential LoRA: on top of one that learned the negatives",
+        {"update_rule": "differential"},
+    ),
     "inversion": Method("textual inversion", INVERSION | {"update_rule": "none"}),
     "inversion_nsync": Method("textual inversion by the paper's rule", INVERSION | CONTRAST),
 }
@@ -271,6 +275,7 @@ SEARCHED = (
     "lora", "lora_dropout", "nsync", "nsync_anchor", "nsync_extended", "nsync_push",
     "nsync_every_4", "safeguarded", "preference", "preference_auto", "preference_safe",
     "prior_preservation", "class_preservation", "contrastive_target", "slider", "negative_aware",
+    "differential",
 )  # fmt: skip
 """The methods whose own learning rate, steps and drawing are searched, each over the same grid."""
 TUNINGS = (AS_SET, Tuning(0.01), Tuning(0.003, 1.75))

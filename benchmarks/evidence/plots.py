@@ -45,7 +45,7 @@ def rates_plot(trials: Trials, of: str, file: Path) -> None:
     panel.set_yticks(range(len(methods)), methods)
     panel.set_ylim(len(methods) - 0.5, -0.5)
     panel.set_xlim(-0.02, 1.02)
-    _plain(panel, "x")
+    plain(panel, "x")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
@@ -70,7 +70,7 @@ def few_plot(trials: Trials, file: Path) -> bool:
         panel.set_xlabel("pictures that teach the style", fontsize=9)
         panel.set_ylim(-0.03, 1.03)
         panel.set_title(NAMES[name], fontsize=10, color=INK)
-        _plain(panel, "y")
+        plain(panel, "y")
     figure.axes[1].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(file, dpi=110, metadata={"Software": None})
     return True
@@ -98,7 +98,7 @@ def _opened(file: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _plain(panel: Axes, axis: Literal["x", "y"]) -> None:
+def plain(panel: Axes, axis: Literal["x", "y"]) -> None:
     panel.tick_params(labelsize=9, colors=INK)
     panel.grid(axis=axis, color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)

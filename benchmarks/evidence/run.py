@@ -46,6 +46,25 @@ def run_table(table: Table, folder: Path, results: Path, workers: int) -> list[s
     return wrong + ([f"{left} trials have no result: run this again"] if left else [])
 
 
+def diagnose_table(table: Table, folder: Path, results: Path) -> None:
+    """Diagnose each training of ``table`` that was not yet; one after another."""
+    from benchmarks.evidence.diagnoses import (
+        diagnose_trial,
+        read_diagnosis,
+        trainings_of,
+        write_diagnosis,
+    )
+
+    trainings = trainings_of(table)
+    left = [t for t in trainings if read_diagnosis(results, t, table.scale) is None]
+    print(f"{table.name}: {len(trainings) - len(left)} trainings are diagnosed, {len(left)} to do")
+    for trial in left:
+        start = time.monotonic()
+        with _claimed(folder / "locks" / _training(trial), wait=True):
+            write_diagnosis(results, trial, diagnose_trial(trial, table.scale, folder))
+        print(f"{_training(trial)} ({time.monotonic() - start:.0f} s)", flush=True)
+
+
 def work(table: Table, folder: Path, results: Path) -> bool:
     """One worker: take a trial that nobody is at, until none is left; False where one failed."""
     failed: set[Trial] = set()

@@ -17,6 +17,7 @@ from benchmarks.evidence.matrix import Scale, Trial, digest, settings
 from benchmarks.evidence.results import REAL, TAUGHT_BY, Result, sample_file
 from benchmarks.stages import artefact_folder, make_artefact
 from nsync_pipeline import __version__
+from nsync_pipeline.contrast.config import ON_TOP
 from nsync_pipeline.evaluation.features import (
     FeatureReader,
     drawn_world_judge,
@@ -65,7 +66,7 @@ def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> R
     """
     asked = settings(trial, scale)
     params, workspace = parse_params(asked), workspace_of(folder, asked)
-    training = _trained(trial, asked, workspace, params, progress)
+    training = trained(trial, asked, workspace, params, progress)
     make_artefact(
         workspace, params, "generation", trial.style_key, trial.variant, trial.seed,
         progress=progress,
@@ -95,7 +96,7 @@ TRAINED_FILE = "trained.json"
 """Beside a training: what was asked for, and what it says of itself."""
 
 
-def _trained(
+def trained(
     trial: Trial,
     asked: Mapping[str, Any],
     workspace: Workspace,
@@ -116,7 +117,8 @@ def _trained(
         workspace, params, "training", trial.style_key, trial.variant, trial.seed, progress=clock
     )
     training = _told(model)
-    seconds = clock.seconds(params.variant(trial.variant).steps)
+    variant = params.variant(trial.variant)
+    seconds = clock.seconds(variant.steps * (2 if variant.update_rule in ON_TOP else 1))
     training |= {} if seconds is None else {"seconds": round(seconds, 1)}
     write_whole(kept, json.dumps({"settings": without, "training": training}))
     return training

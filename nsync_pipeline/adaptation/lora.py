@@ -185,6 +185,12 @@ def add_lora(family: Family, settings: LoraSettings, generator: torch.Generator)
     return lora_weights(family)
 
 
+def start_again(family: Family, settings: LoraSettings, generator: torch.Generator) -> None:
+    """Set the trained factors to their start, in place, as ``add_lora`` draws them."""
+    for model in adapted_models_of(family):
+        _start(model, settings, generator)
+
+
 def remove_lora(family: Family) -> None:
     """Take the LoRA off: the models are the base's again; nothing happens where there is none."""
     for adapted in adapted_models_of(family):

@@ -13,6 +13,7 @@ from nsync_pipeline.settings import Section, later
 UpdateRule = Literal[
     "none", "orthogonal", "orthogonal_anchor", "mean", "released", "safeguarded", "preference",
     "prior_preservation", "class_preservation", "contrastive_target", "slider", "negative_aware",
+    "differential",
 ]  # fmt: skip
 
 Conflict = Literal["learn_from", "leave", "push_away"]
@@ -203,7 +204,8 @@ def branches_of(rule: UpdateRule, contrast: ContrastConfig) -> Branches:
     """The branches of ``rule``; ``released`` takes the anchor's gradient for a mean alone."""
     if rule == "none":
         return Branches(0, anchor=False, pictures=0)
-    if rule == "contrastive_target":  # a negative enters the positive's target
+    # A negative enters the positive's target, or what is trained before.
+    if rule in ("contrastive_target", "differential"):
         return Branches(0, anchor=False, pictures=1)
     if rule == "class_preservation":  # its second branch is of the positive pictures
         return Branches(1, anchor=False, pictures=0)
@@ -229,6 +231,9 @@ GENERIC: frozenset[UpdateRule] = frozenset({"prior_preservation", "class_preserv
 MIRRORED: frozenset[UpdateRule] = frozenset({"slider"})
 """The rules whose negatives' loss is taken at the mirrored weights."""
 
+ON_TOP: frozenset[UpdateRule] = frozenset({"differential"})
+"""The rules that train on top of a LoRA which learned the negatives before."""
+
 _PROJECTION = frozenset(
     {
         "scope", "strength", "positive_part", "metric", "negatives", "negative_prompt",
@@ -251,6 +256,7 @@ SETTINGS: dict[UpdateRule, frozenset[str]] = {
     "contrastive_target": frozenset({"repulsion"}),
     "slider": frozenset({"negatives", "negative_weight", "negative_prompt"}),
     "negative_aware": frozenset({"negatives", "negative_weight", "negative_prompt", "mirror"}),
+    "differential": frozenset({"negative_prompt"}),
 }
 """The settings of ``training.contrast`` that have a meaning for each rule."""
 

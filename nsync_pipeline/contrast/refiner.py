@@ -224,7 +224,7 @@ class Refiner:
     def _update(self, products: InnerProducts, lengths: Sequence[float]) -> Update:
         contrast, branches = self._contrast, len(self.branches)
         count = products.plain.shape[-1]
-        if self._rule in ("none", "mean", "contrastive_target"):
+        if self._rule in ("none", "mean", "contrastive_target", "differential"):
             return averaged(products, branches)
         if self._rule == "released" and contrast.released_form == "mean":
             return accumulated(products, branches)

@@ -193,6 +193,18 @@ def negative_aware(positive: Tensor, mirrored: Vectors, weight: float = 1.0) -> 
     return positive + weight * torch.stack([*mirrored]).mean(dim=0)
 
 
+def differential(positive: Tensor) -> Tensor:
+    """``g' = g+(F + S)``, the gradient with respect to ``S`` alone: the LoRA that is shipped.
+
+    ``F = argmin_F E l-(F)`` is a LoRA that learned the negatives before, and is frozen beneath:
+    what they explain, ``S`` need not learn. ``l(D)`` is the loss at the base's weights with ``D``
+    added. Pictures are drawn with ``S`` alone.
+
+    Source: differential LoRA training, known from DiffSynth-Studio.
+    """
+    return positive
+
+
 def preference_loss(margins: Tensor, positives: Tensor, beta: float, supervised: float) -> Tensor:
     """``L = mean_i [-log sigma(-k m_i) + w l+_i]``, ``k = beta / 2``, ``w`` the supervised weight.
 

@@ -43,6 +43,7 @@ RULES: Mapping[UpdateRule, str] = {
     "contrastive_target": "contrastive flow matching, away from the base's picture",
     "slider": "as a visual concept slider: the base's pictures at mirrored weights",
     "negative_aware": "as DiffusionNFT: the base's pictures by mirrored predictions",
+    "differential": "on top of a LoRA that learned the base's pictures before, and is not here",
 }
 """What an update rule does, for somebody who knows no other (``contrast.rules``)."""
 

@@ -57,6 +57,7 @@ RULES: dict[str, str] = {
     "contrastive_target": "away from the negative's target",
     "slider": "plus the negatives at mirrored weights",
     "negative_aware": "plus the negatives by mirrored predictions",
+    "differential": "on top of a LoRA of the negatives",
 }
 """What an update rule does, in a few words."""
 

@@ -8,6 +8,7 @@ from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSetti
 from nsync_pipeline.contrast.config import (
     BY_BASE,
     MIRRORED,
+    ON_TOP,
     BranchMode,
     ContrastConfig,
     UpdateRule,
@@ -275,14 +276,25 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _the_base_is_beneath(self) -> "TrainingConfig":
         rule = self.update_rule
-        if rule not in BY_BASE | MIRRORED:
+        if rule not in BY_BASE | MIRRORED | ON_TOP:
             return self
         if self.lora is None or self.textual_inversion is not None:
+            what = "compares with the base without its LoRA"
+            if rule in ON_TOP:
+                what = "trains one LoRA on top of another"
             raise ValueError(
-                f"update_rule {rule} compares with the base without its LoRA, which token vectors "
-                "are no part of: set lora, and textual_inversion to null"
+                f"update_rule {rule} {what}, which token vectors are no part of: set lora, and "
+                "textual_inversion to null"
             )
-        if rule in MIRRORED and (self.lora.dora or self.lora.start in ("pissa", "olora")):
+        factors = not self.lora.dora and self.lora.start not in ("pissa", "olora")
+        fresh = self.lora.kind == "lora" and self.lora.start_from is None
+        if rule in ON_TOP and not (factors and fresh):
+            raise ValueError(
+                f"update_rule {rule} adds two fresh LoRAs, which must be their two factors alone: "
+                "leave lora.dora, lora.kind and lora.start_from out, and set lora.start to "
+                "kaiming, gaussian or orthogonal"
+            )
+        if rule in MIRRORED and not factors:
             raise ValueError(
                 f"update_rule {rule} mirrors what the LoRA adds, which must be its two factors "
                 "alone: set lora.dora to false, and lora.start to kaiming, gaussian or orthogonal"

@@ -79,6 +79,26 @@ class EncodedSet:
         """Of each picture's latent; its negatives have the same."""
         return tuple(self.latents.shape(place) for place in range(len(self.latents)))
 
+    def of_negatives(self) -> "EncodedSet":
+        """The negatives as pictures to learn, each under its own prompt."""
+        owners = [p for p, count in enumerate(self.negative_counts) for _ in range(count)]
+        numbers = (k for count in self.negative_counts for k in range(count))
+        prompts = tuple(self.negative_prompts[owner] for owner in owners)
+        none, phrase = (0,) * len(owners), self.style_prompts.negative
+        return EncodedSet(
+            ids=tuple(f"{self.ids[p]}_{k}" for p, k in zip(owners, numbers, strict=True)),
+            latents=self.negative_latents,
+            negative_latents=self.negative_latents.part(0, 0),
+            negative_counts=none,
+            negative_starts=none,
+            geometry=self.negative_geometry,
+            negative_geometry=self.negative_geometry[:0],
+            prompts=prompts,
+            negative_prompts=prompts,
+            style_prompts=StylePrompts(phrase, phrase),
+            encoded_prompts=self.encoded_prompts,
+        )
+
     def negative_row(self, picture: int, negative: int) -> int:
         """Where the ``negative``-th negative of ``picture`` is in ``negative_latents``."""
         return self.negative_starts[picture] + negative

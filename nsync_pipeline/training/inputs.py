@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.contrast.config import GENERIC, branches_of
+from nsync_pipeline.contrast.config import GENERIC, ON_TOP, branches_of
 from nsync_pipeline.drawing.prompts import (
     style_phrase,
     styled_prompt,
@@ -64,7 +64,8 @@ def read_training_inputs(
     if mute:
         raise CaptionError(f"{style}: no caption for {_some(mute)}: run the captions stage again")
     needed = branches_of(settings.update_rule, settings.contrast)
-    wanted, branched = needed.pictures, needed.negatives > 0
+    wanted = needed.pictures
+    prompted = needed.negatives > 0 or settings.update_rule in ON_TOP
     negatives = _negatives(workspace, style, train, wanted) if wanted else []
     drawn: dict[str, list[StoredPicture]] = defaultdict(list)
     for row in sorted(negatives, key=lambda row: (row["positive_id"], row["k"])):
@@ -85,7 +86,7 @@ def read_training_inputs(
             _stored(folder, row),
             styled_prompt(caption, placeholder),
             tuple(drawn[row["id"]]),
-            second_prompt(caption) if second_prompt and branched else None,
+            second_prompt(caption) if second_prompt and prompted else None,
         )
 
     said = {row["id"]: styled_prompt(captions[row["id"]], placeholder) for row in pictures}

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,7 @@ def train(
     on_checkpoint: Callable[[], None] = lambda: None,
     save: Callable[[int], None] = lambda done: None,
     processes: Processes = ALONE,
+    learning: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> TrainingOutcome:
     """Train what was added to the family, from its newest checkpoint on where there is one.
 
@@ -85,6 +86,7 @@ def train(
             of ``look``.
         on_checkpoint: is called before the first step that is taken, and at every checkpoint.
         processes: share the samples of each step; all but the first compute only.
+        learning: is open while gradients are taken, and at no other time.
 
     Raises:
         TrainingError: a loss or a gradient is not finite, memory runs out, or it cannot be trained
@@ -154,7 +156,8 @@ def train(
 
     with _checkpointed_activations(family, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
-            found = gradients(step, order.triplets(step))
+            with learning():
+                found = gradients(step, order.triplets(step))
             metric = None
             if settings.contrast.metric == "optimizer":
                 metric = optimizer_metric(optimizer, weights)

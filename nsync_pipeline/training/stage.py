@@ -3,19 +3,24 @@
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nsync_pipeline import __version__
+from nsync_pipeline.adaptation.beneath import in_use
 from nsync_pipeline.adaptation.lora import remove_lora
 from nsync_pipeline.adaptation.lora_file import read_lora_file
 from nsync_pipeline.adaptation.other_forms import form_for_others, others_name
 from nsync_pipeline.adaptation.safetensors_file import write_safetensors
 from nsync_pipeline.adaptation.textual_inversion import prompt_tokens, style_word
 from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights
+from nsync_pipeline.contrast.config import ON_TOP
 from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
 from nsync_pipeline.families.family import Family, architecture_of
@@ -32,12 +37,19 @@ from nsync_pipeline.training.checkpoint import CheckpointFolder, Inputs
 from nsync_pipeline.training.config import TrainingConfig, TrainingSettings
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, encode_examples
 from nsync_pipeline.training.held_out import MOST_PICTURES, HeldOutLoss
-from nsync_pipeline.training.history import HISTORY_FILE, history_csv, loss_curve, summarise
+from nsync_pipeline.training.history import (
+    HISTORY_FILE,
+    StepRecord,
+    history_csv,
+    loss_curve,
+    summarise,
+)
 from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
 from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
 from nsync_pipeline.training.looks import Looks
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.neighbours import require_fitting
+from nsync_pipeline.training.on_top import FIRST_START, learn_beneath
 from nsync_pipeline.training.processes import Processes, joined_processes
 from nsync_pipeline.workspace import LORA_FILE, STRIP_FILE, step_folder
 
@@ -132,8 +144,10 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         examples = _encoded(task, task.inputs.train, "encoding pictures")
     held_out = task.inputs.held_out[:MOST_PICTURES] if processes.rank.is_first else ()
     test = _encoded(task, held_out, "encoding test pictures") if held_out else None
+    on_top = settings.update_rule in ON_TOP
     trained = add_trainables(
-        family, settings.lora, settings.textual_inversion, torch_stream(task.seed, "lora"),
+        family, settings.lora, settings.textual_inversion,
+        torch_stream(task.seed, FIRST_START if on_top else "lora"),
         placeholder=context.settings.placeholder, generic_style=context.settings.generic_style,
         folder=context.workspace.root,
     )  # fmt: skip
@@ -141,6 +155,10 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
     if test is not None:
         held_out_loss = HeldOutLoss(family, test, context.settings.seed, trained.encode_prompts)
     inputs, looks = _inputs(task), None
+    of_negatives: dict[str, float] = {}
+    if on_top:
+        loss = _learn_beneath(task, trained, examples, inputs, processes)
+        of_negatives["last_loss_negative"] = loss
     saved = settings.save.steps(settings.steps)
     checkpoints = CheckpointFolder(task.scratch("training"), inputs, saved)
     if settings.watch.every:  # looks hang on all inputs but which of the weights are kept
@@ -160,6 +178,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         family, trained, examples, settings, task.seed, checkpoints, held_out_loss,
         watch.on_step if is_first else lambda record: None, watch.on_held_out,
         None if looks is None else watch.look, watch.show, save, processes,
+        partial(in_use, family) if on_top else nullcontext,
     )  # fmt: skip
     if not is_first:
         return StageResult({})
@@ -168,6 +187,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         "pictures": len(examples.ids),
         "trained_weights": trained.count,
         **summarise(outcome.history, outcome.held_out),
+        **of_negatives,
     }
     summary: dict[str, Any] = {
         **figures,
@@ -196,8 +216,27 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
             write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, 92))
             previews.append(Preview(f"looks of {of}", small_jpeg(strip)))
     # The live tables stay: the machine's figures are nowhere else.
-    leftovers = (checkpoints.path, task.scratch("looks"), context.live / LOOKS)
+    leftovers = (
+        checkpoints.path, task.scratch("looks"), context.live / LOOKS, task.scratch("beneath")
+    )  # fmt: skip
     return StageResult(figures | watch.figures(), tuple(previews), leftovers)
+
+
+def _learn_beneath(
+    task: _Task, trained: TrainedWeights, examples: EncodedSet, inputs: Inputs, processes: Processes
+) -> float:
+    """Have a LoRA learn the negatives, to be beneath ``trained``; its last loss."""
+    context, settings = task.context, task.settings
+
+    def on_step(record: StepRecord) -> None:
+        if processes.rank.is_first:
+            context.progress("training on the negatives", record.step, settings.steps)
+
+    outcome = learn_beneath(
+        task.family, trained, examples, settings, task.seed,
+        CheckpointFolder(task.scratch("beneath"), inputs), on_step, processes,
+    )  # fmt: skip
+    return summarise(outcome.history, {})["last_loss_positive"]
 
 
 def _save_for_others(task: _Task) -> None:

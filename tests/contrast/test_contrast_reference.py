@@ -81,6 +81,8 @@ class Plain:
                 return rules.preference(positive, directions, contrast.margin, conflict)
             case "contrastive_target":
                 return rules.contrastive_target(positive)
+            case "differential":
+                return rules.differential(positive)
             case "class_preservation":
                 (preserved,) = directions
                 return rules.class_preservation(positive, preserved, contrast.negative_weight)

@@ -150,9 +150,10 @@ def test_a_rule_gives_what_was_worked_out_by_hand(
     torch.testing.assert_close(found, vector(expected))
 
 
-def test_a_contrastive_target_refines_nothing() -> None:
+@pytest.mark.parametrize("rule", ["contrastive_target", "differential"])
+def test_where_the_negatives_enter_elsewhere_nothing_is_refined(rule: UpdateRule) -> None:
     positive = vector(POSITIVE_GRADIENT)
-    found = Refiner([positive.shape], "contrastive_target")((positive,)).gradient[0]
+    found = Refiner([positive.shape], rule)((positive,)).gradient[0]
     assert torch.equal(found, positive)
 
 

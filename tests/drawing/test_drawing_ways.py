@@ -28,7 +28,7 @@ STRENGTHS, WEIGHTS = st.floats(-100, 100), st.floats(0, 50)
 def ways(draw: st.DrawFn) -> GuidanceConfig:
     form = draw(st.sampled_from(["ordinary", "base_empty", "difference"]))
     weight = {"weight": draw(WEIGHTS)} if form == "difference" else {}
-    return GuidanceConfig(form=form, lora_strength=draw(STRENGTHS), **weight)
+    return GuidanceConfig.model_validate({"form": form, "lora_strength": draw(STRENGTHS), **weight})
 
 
 def params_with(**generation: Any) -> Params:

@@ -58,6 +58,7 @@ DIRECTLY: dict[str, tuple[str, ...]] = dict.fromkeys(NOTHING, ()) | {
     "training": ("training",),
     "generation": ("generation", "base_generation"),
     "generation.guidance": ("generation",),  # the base has nothing that was trained
+    "generation.points": ("generation",),
     "evaluation": ("evaluation",),
     "report": ("report",),
 }  # fmt: skip
@@ -120,7 +121,9 @@ def changed(value: Any, kind: Any) -> Iterator[Any]:
     elif isinstance(value, str):
         yield from (f"{value}x", "sketchbook:mosaic")
     elif isinstance(value, list | tuple):
-        yield from ([*value, "more"], [*value, 7], [0])
+        sections = [part().model_dump(mode="json") for part in get_args(kind) if _is_section(part)]
+        yield from ([*value, more] for more in (*sections, "more", 7))
+        yield [0]
     elif isinstance(value, dict):
         yield {"to_q": 2}
     else:
