@@ -117,7 +117,10 @@ def test_it_may_be_another_programs(
     ("settings", "message"),
     [
         ({"rank": 4}, r"old\.safetensors has \(2, .* at unet.* set rank, ranks and factor"),
-        ({"targets": ("to_q",)}, r"adapts other layers .*it has unet.*conv1.* and \d+ more\): give"),
+        (
+            {"targets": ("to_q",)},
+            r"adapts other layers .*it has unet.*conv1.* and \d+ more\): give",
+        ),
         ({"targets": ("to_q", "conv1", "to_k")}, r"it lacks unet\..*to_k"),
         ({"kind": "loha"}, r"holds a lora, and training\.lora\.kind is loha"),
         ({"start_from": "none.safetensors"}, r"start_from: .*none\.safetensors is not a file that"),
