@@ -20,7 +20,7 @@ from nsync_pipeline.contrast.branch_gradients import (
     gradients_in_turn,
     out_of_memory,
 )
-from nsync_pipeline.contrast.config import Branch, branches_of
+from nsync_pipeline.contrast.config import branches_of
 from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.families.family import Family

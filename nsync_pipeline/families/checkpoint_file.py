@@ -121,6 +121,7 @@ FOREIGN = {  # what else is often at hand, by a part of its keys, the first that
 }
 
 
+PREDICTION_KEYS = ("prediction_type", "predict_key")
 ZERO_TERMINAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
@@ -217,7 +218,7 @@ def _said_of_scheduler(
     """What the checkpoint predicts, and how its schedule ends, where it says so itself.
 
     Empty tensors called ``v_pred`` and ``ztsnr`` are how checkpoints of Stable Diffusion XL say it;
-    others say it in ModelSpec's metadata.
+    others say it in ModelSpec's metadata, as ``prediction_type`` or as ComfyUI calls it.
 
     Raises:
         BaseModelError: it was trained on another kind of schedule.
@@ -227,8 +228,8 @@ def _said_of_scheduler(
             f"base_model.name: {path} was trained on EDM's noise levels, which are not taken."
         )
     # Of "epsilon" nothing follows: tools write it where they know nothing.
-    said = metadata.get("modelspec.prediction_type", "").lower()
-    predicts_v = "v_pred" in keys or said in ("v", "v_prediction")
+    said = {metadata.get(f"modelspec.{key}", "").lower() for key in PREDICTION_KEYS}
+    predicts_v = "v_pred" in keys or not said.isdisjoint({"v", "v_prediction"})
     if "ztsnr" in keys and not predicts_v:
         raise BaseModelError(
             f"base_model.name: {path} is marked for a zero terminal SNR (ztsnr) and not as "

@@ -397,7 +397,9 @@ def test_a_file_that_says_it_predicts_v_is_trained_so(
     by_marker = of_file(marked(files[name], tmp_path / "a.safetensors", "v_pred"), settings[name])
     file = marked(files[name], tmp_path / "b.safetensors", prediction_type="v")
     by_metadata = of_file(file, settings[name])
-    for family in (by_marker, by_metadata):
+    file = marked(files[name], tmp_path / "c.safetensors", prediction_type="", predict_key="v")
+    by_comfyui = of_file(file, settings[name])
+    for family in (by_marker, by_metadata, by_comfyui):
         assert family.noise_schedule.prediction_type == "v_prediction"
         assert family.scheduler.config.prediction_type == "v_prediction"
         assert torch.equal(family.noise_schedule.signal, plain.signal)

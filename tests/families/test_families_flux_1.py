@@ -64,7 +64,7 @@ def test_guidance_by_the_base_is_a_difference_or_nothing(family: Family) -> None
         with torch.no_grad():
             for weight in trained.weights:
                 weight.add_(0.2)
-        with pytest.raises(BaseModelError, match="no empty prompt. Set it to ordinary or diff"):
+        with pytest.raises(BaseModelError, match=r"no empty prompt\. Set it to ordinary or diff"):
             drawn(family, 3.0, GuidanceConfig(form="base_empty"))
         own = drawn(family, 3.0)
         once = drawn(family, 3.0, GuidanceConfig(form="difference", weight=1.0))
@@ -96,7 +96,9 @@ def test_schnell_is_refused_by_its_name_and_by_its_settings(folder: Path, tmp_pa
     named = Path(shutil.copytree(folder, tmp_path / "FLUX.1-schnell"))
     unnamed = save_tiny_flux_1(tmp_path / "mine", guidance_embeds=False)
     for place in (named, unnamed):
-        with pytest.raises(BaseModelError, match=r"distilled .*such as black-forest-labs/FLUX\.1-d"):
+        with pytest.raises(
+            BaseModelError, match=r"distilled .*such as black-forest-labs/FLUX\.1-d"
+        ):
             load_family(config_of(place))
 
 
