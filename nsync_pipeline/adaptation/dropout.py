@@ -35,7 +35,7 @@ class SampleDropout(nn.Module):
         super().__init__()
         self.share, self.layer, self.rows = share, layer, rows
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         seeds = self.rows.seeds
         if not seeds:
@@ -63,7 +63,7 @@ def set_dropout_rows(family: Family, seeds: tuple[int, ...]) -> None:
 def checkpoint_by_rows(rows: DropoutRows) -> Callable[..., Any]:
     """diffusers' function for activations that are computed again: by the rows of their pass."""
 
-    def again(seeds: tuple[int, ...]) -> tuple[AbstractContextManager[None], ...]:
+    def again(seeds: tuple[int, ...]) -> tuple[Context, Context]:
         return nullcontext(), _set(rows, seeds)
 
     def checkpointed(module: nn.Module, *args: Any) -> Any:
@@ -71,6 +71,9 @@ def checkpoint_by_rows(rows: DropoutRows) -> Callable[..., Any]:
         return checkpoint(module.__call__, *args, use_reentrant=False, context_fn=context_fn)
 
     return checkpointed
+
+
+Context = AbstractContextManager[None]
 
 
 @contextmanager

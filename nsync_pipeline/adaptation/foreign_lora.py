@@ -75,6 +75,7 @@ def _load(family: Family, path: Path) -> None:
 READERS: dict[str, Any] = {
     "stable-diffusion-3": loaders.SD3LoraLoaderMixin,
     "z-image": loaders.ZImageLoraLoaderMixin,
+    "flux-1-dev": loaders.FluxLoraLoaderMixin,
     "flux-2-klein": loaders.Flux2LoraLoaderMixin,
     "qwen-image": loaders.QwenImageLoraLoaderMixin,
     "krea-2": loaders.Krea2LoraLoaderMixin,

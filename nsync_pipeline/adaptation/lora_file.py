@@ -170,7 +170,7 @@ def save_lora(family: Family, path: Path, origin: Mapping[str, str]) -> None:
             sizes[name] = (rank, float(layer.scaling[ADAPTER]) * rank)
             tensors |= {f"{model.key(name)}.{part}": tensor for part, tensor in parts.items()}
         if sizes:
-            config: Any = model.model.peft_config[ADAPTER]  # type: ignore[union-attr, index]
+            config: Any = model.model.peft_config[ADAPTER]  # type: ignore[index]
             factor = getattr(config, "decompose_factor", -1)
             adapters[model.component] = replace(
                 _header(sizes),

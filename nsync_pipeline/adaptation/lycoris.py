@@ -1,8 +1,8 @@
 """LoKr and LoHa: other products than ``B A`` in the place of a LoRA's, through PEFT.
 
-- LoKr: ``W x + scale (w1 (x) w2) x``, a Kronecker product; a side of n is cut into two whole numbers
-  whose product it is. Where the rank is less than half of the larger side of ``w2``, that is a
-  product of two factors itself.
+- LoKr: ``W x + scale (w1 (x) w2) x``, a Kronecker product; a side of n is cut into two whole
+  numbers whose product it is. Where the rank is less than half of the larger side of ``w2``, that
+  is a product of two factors itself.
 - LoHa: ``W x + scale ((w1_a w1_b) * (w2_a w2_b)) x``, multiplied number by number: of rank r^2.
 
 Source: LyCORIS (arXiv 2309.14859), FedPara (arXiv 2108.06098).

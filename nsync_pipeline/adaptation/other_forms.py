@@ -20,6 +20,7 @@ row, A1111, Forge and ComfyUI until 2025 by those a column, later versions of Co
 the base's own weight. So a DoRA becomes what it changes, whole: ``.diff``, which all of them add.
 """
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -32,8 +33,30 @@ from nsync_pipeline.adaptation.trained_weights import adapted_models_of
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.families.family import Family
 
+_JOINT = r"attn2?\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+_ENDS = r"(x_embedder|context_embedder|proj_out)"
+COMFYUI_LAYERS = {
+    "stable-diffusion-3": rf"transformer_blocks\.\d+\.({_JOINT}|ff(_context)?\.net\.(0\.proj|2))",
+    "flux-1-dev": rf"transformer_blocks\.\d+\.({_JOINT}|ff(_context)?\.net\.(0\.proj|2))|{_ENDS}"
+    r"|single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)",
+    "flux-2-klein": rf"transformer_blocks\.\d+\.({_JOINT}|ff(_context)?\.linear_(in|out))|{_ENDS}"
+    r"|single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)",
+    "z-image": r"(layers|context_refiner|noise_refiner)\.\d+\."
+    r"(attention\.(to_[qkv]|to_out\.0)|feed_forward\.w[123]|adaLN_modulation\.0)"
+    r"|cap_embedder\.1|t_embedder\.mlp\.[02]|all_(x_embedder|final_layer)\.2-1(\.linear)?",
+    "qwen-image": r".*",  # ComfyUI's own names of its layers are diffusers'
+    "krea-2": r"(transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\."
+    r"(attn\.(to_[qkv]|to_gate|to_out\.0)|ff\.(gate|up|down))|img_in|time_embed\.linear_[12]"
+    r"|time_mod_proj|txt_in\.linear_[12]|text_fusion\.projector|final_layer\.linear",
+}
+"""The layers of each transformer that ComfyUI finds by diffusers' names for them."""
+
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 MAGNITUDE = ".lora_magnitude_vector.weight"  # DoRA's lengths
+
+
+class NoFormError(UserError):
+    """A LoRA has no form that other programs read as it acts."""
 
 
 def others_name(style: str, variant: str) -> str:
@@ -44,9 +67,22 @@ def others_name(style: str, variant: str) -> str:
 def form_for_others(
     header: LoraHeader, tensors: Mapping[str, Tensor], architecture: str
 ) -> dict[str, Tensor] | None:
-    """``tensors``, keyed as in diffusers' file, as other programs read them; None of a DoRA."""
+    """``tensors``, keyed as in diffusers' file, as other programs read them; None of a DoRA.
+
+    Raises:
+        NoFormError: a layer of it is not known there, and would be left out without a word.
+    """
     if any(adapter.dora for adapter in header.adapters.values()):
         return None
+    if (transformer := header.adapters.get("transformer")) is not None:
+        known = COMFYUI_LAYERS.get(architecture, "")
+        strange = [name for name in transformer.targets if not re.fullmatch(known, name)]
+        if strange:
+            raise NoFormError(
+                f"ComfyUI does not know {len(strange)} of the {len(transformer.targets)} adapted "
+                f"layers, the first is {strange[0]}, and would leave them out: export it as "
+                "diffusers (--format diffusers)"
+            )
     if any(adapter.kind != "lora" for adapter in header.adapters.values()):
         return lycoris_tensors(header, tensors, architecture)
     if "transformer" in header.adapters:

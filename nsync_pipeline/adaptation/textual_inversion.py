@@ -122,6 +122,9 @@ def embedded(table: nn.Embedding, first: int, vectors: Tensor, ids: Tensor) -> T
     return torch.where(is_added, picked.view(rows.shape).to(rows.dtype), rows)
 
 
+NO_TOKENS_OF_CLIP = frozenset({"flux-1-dev"})
+"""Architectures that are told CLIP's pooled output alone."""
+
 TWO_ENCODERS = ("clip_l", "clip_g")
 """The keys of a file for two text encoders, as Stable Diffusion XL's embeddings have them."""
 
@@ -156,8 +159,11 @@ def add_token_vectors(
             the initializer.
     """
     encoders = _encoders(family)
-    if not encoders:
-        raise TrainingError(f"training.textual_inversion: {family.name} has no CLIP text encoder")
+    if not encoders or family.architecture in NO_TOKENS_OF_CLIP:
+        raise TrainingError(
+            f"training.textual_inversion: {family.name} has no CLIP text encoder whose tokens are "
+            "read: set it to null"
+        )
     tokens = set(placeholder_tokens(word, settings.vectors))
     for encoder in encoders:
         known = tokens & encoder.tokenizer.get_vocab().keys()

@@ -435,8 +435,17 @@ def choose(
 
 
 @app.command()
-def doctor(workspace: WorkspaceOption = None) -> None:
+def doctor(
+    workspace: WorkspaceOption = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Also load the base and time a training's branches, all at once and in turn.",
+        ),
+    ] = False,
+) -> None:
     """Say what is installed, found and missing."""
     from nsync_pipeline.cli.doctor import examine
 
-    raise typer.Exit(examine(workspace))
+    raise typer.Exit(examine(workspace, measure))

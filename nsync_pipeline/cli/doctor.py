@@ -11,15 +11,19 @@ from nsync_pipeline.cli.options import find_workspace
 from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.findings import machine_findings, service_findings, workspace_findings
 from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.params import read_params
 
 COLOURS = {State.OK: "green", State.WARN: "yellow", State.MISSING: "bold red"}
 
 
-def examine(folder: Path | None) -> int:
+def examine(folder: Path | None, measure: bool = False) -> int:
     """Look, print what was found, and give the exit code: 1 where something needed is missing."""
     console = Console()
     with console.status("Looking ..."):
         findings = list(_all_findings(folder))
+    if measure:
+        with console.status("Measuring ..."):
+            findings += _measured(folder)
     console.print(_table(findings))
     missing = sum(finding.state is State.MISSING for finding in findings)
     if missing:
@@ -40,6 +44,17 @@ def _all_findings(folder: Path | None) -> Iterable[Finding]:
     yield from machine_findings(workspace.root)
     yield from workspace_findings(workspace)
     yield from service_findings(workspace)
+
+
+def _measured(folder: Path | None) -> list[Finding]:
+    """Takes minutes with a large base; what cannot be read was told above."""
+    from nsync_pipeline.doctor.branch_timing import branch_findings
+
+    try:
+        params = read_params(find_workspace(folder).params_file)
+    except ParamsError:
+        return []
+    return list(branch_findings(params))
 
 
 def _table(findings: Iterable[Finding]) -> Table:

@@ -163,8 +163,8 @@ def _with_frozen(layer: Any, adapters: Sequence[str], x: Tensor) -> Tensor:
 class BranchCopies:
     """The per-branch copies of the trained weights of one or several models.
 
-    Each of the ``weights`` is a factor of a ``Linear`` or ``Conv2d`` LoRA, LoKr or LoHa layer, or a weight of a
-    ``Branched`` layer, of one of the ``modules``.
+    Each of the ``weights`` is a factor of a ``Linear`` or ``Conv2d`` LoRA, LoKr or LoHa layer, or a
+    weight of a ``Branched`` layer, of one of the ``modules``.
 
     Raises:
         NotFusableError: a trainable weight is something else, or a LoRA layer is more than its two

@@ -76,19 +76,42 @@ def draw_pictures(
     count = sampler.batch_size
     ahead = count * max(1, PROMPTS_AHEAD // count)  # whole batches
     guided = Guidance(guidance if has_trained(family) else ORDINARY, sampler.guidance_scale)
+    if family.told_guidance is not None:
+        if guided.config.form == "base_empty":
+            raise BaseModelError(
+                f"guidance.form base_empty has no effect on {family.name}: it is told the scale of "
+                "guidance, and no empty prompt. Set it to ordinary or difference."
+            )
+        guided = Guidance(guided.config, 1.0)
     for size, same_size in by_size.items():
         for group in _batches(same_size, ahead):
             with at_strength(family, guided.config.lora_strength):
                 embeds = _encoded(family, group, sampler, guided)
             for batch in _batches(group, count):
                 # The LoRA's layers are told once, not by each of several threads.
-                with at_strength(family, guided.config.lora_strength), guided.in_one_pass(family):
+                with (
+                    at_strength(family, guided.config.lora_strength),
+                    guided.in_one_pass(family),
+                    _told(family, sampler.guidance_scale),
+                ):
                     made = partial(
                         _drawn, family, size=size, embeds=embeds, sampler=sampler, guidance=guided
                     )
                     parts = _side_by_side(family, made, _batches(batch, _at_once(family, sampler)))
                     pictures = [picture for part in parts for picture in part]
                 yield pictures
+
+
+@contextmanager
+def _told(family: Family, scale: float) -> Iterator[None]:
+    """Have the denoiser told the scale of guidance, where it is told one."""
+    before = family.told_guidance
+    if before is not None:
+        family.told_guidance = scale
+    try:
+        yield
+    finally:
+        family.told_guidance = before
 
 
 def _at_once(family: Family, sampler: SamplerConfig) -> int:

@@ -15,11 +15,17 @@ from nsync_pipeline.adaptation.lora_file import (
     load_lora,
     write_lora_file,
 )
-from nsync_pipeline.adaptation.other_forms import form_for_others, others_name, whole_changes
+from nsync_pipeline.adaptation.other_forms import (
+    NoFormError,
+    form_for_others,
+    others_name,
+    whole_changes,
+)
 from nsync_pipeline.adaptation.safetensors_file import read_safetensors, write_safetensors
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.export import kohya
 from nsync_pipeline.export.card import CARD_FILE, CardFile, card_of, render
+from nsync_pipeline.export.kohya import LoraShape
 from nsync_pipeline.export.markdown import code
 from nsync_pipeline.export.model import TrainedVariant, embeddings_name, read_trained_variant
 from nsync_pipeline.families.config import BaseModelConfig, public_name
@@ -101,22 +107,13 @@ def _write_weights(
             write_lora_file(folder / LORA_FILE, tensors, shared)
             by_kind = DIFFUSERS_DORA if shape.dora else DIFFUSERS
             files.append(CardFile(LORA_FILE, DIFFUSERS_LOKR if shape.kind == "lokr" else by_kind))
-        third = "transformer" in header.adapters
-        if form in ("kohya", "all") and shape.dora and third:
-            if form == "kohya":
-                raise UserError(NO_THIRD_DORA)
-            notes.append(NO_THIRD_DORA)
-        elif form in ("kohya", "all"):
-            name = others_name(model.style, model.variant)
-            converted = form_for_others(header, tensors, model.architecture)
-            if converted is None:
-                converted = _whole_changes(trained, base)
-            metadata = kohya.metadata(model, shape, converted, kohya_keys=not third)
-            write_safetensors(folder / name, converted, {"format": "pt", **metadata})
-            what = CHANGES if shape.dora else THIRD if third else KOHYA
-            if shape.kind != "lora":
-                what = (LYCORIS_THIRD if third else LYCORIS).format(shape.called)
-            files.append(CardFile(name, what))
+        if form in ("kohya", "all"):
+            try:
+                files.append(_write_for_others(trained, shape, folder, base))
+            except NoFormError as error:
+                if not files:
+                    raise
+                notes.append(str(error))
     if trained.embeddings is not None:
         name = embeddings_name(model)
         file = read_safetensors(trained.embeddings)
@@ -133,6 +130,27 @@ def _write_weights(
         )
         files.append(CardFile(name, what))
     return files, notes
+
+
+def _write_for_others(
+    trained: TrainedVariant, shape: LoraShape, folder: Path, base: BaseModelConfig
+) -> CardFile:
+    """The file that ComfyUI reads; raises ``NoFormError`` where there is none."""
+    assert trained.lora is not None
+    (header, tensors), model = trained.lora, trained.model
+    third = "transformer" in header.adapters
+    if shape.dora and third:
+        raise NoFormError(NO_THIRD_DORA)
+    name = others_name(model.style, model.variant)
+    converted = form_for_others(header, tensors, model.architecture)
+    if converted is None:
+        converted = _whole_changes(trained, base)
+    metadata = kohya.metadata(model, shape, converted, kohya_keys=not third)
+    write_safetensors(folder / name, converted, {"format": "pt", **metadata})
+    what = CHANGES if shape.dora else THIRD if third else KOHYA
+    if shape.kind != "lora":
+        what = (LYCORIS_THIRD if third else LYCORIS).format(shape.called)
+    return CardFile(name, what)
 
 
 DIFFUSERS = "the LoRA, for diffusers"

@@ -13,6 +13,7 @@ PIPELINES = {
 """By how the architecture begins."""
 DENOISERS = {
     "z-image": ("ZImageTransformer2DModel", "Tongyi-MAI/Z-Image"),
+    "flux-1-dev": ("FluxTransformer2DModel", "black-forest-labs/FLUX.1-dev"),
     "flux-2-klein": ("Flux2Transformer2DModel", "black-forest-labs/FLUX.2-klein-base-4B"),
     "qwen-image": ("QwenImageTransformer2DModel", "Qwen/Qwen-Image"),
     "krea-2": ("Krea2Transformer2DModel", "krea/Krea-2-Raw"),

@@ -79,6 +79,12 @@ DENOISER_ALONE = CheckpointKind(
 )
 KREA2 = replace(DENOISER_ALONE, family="krea_2", settings="krea/Krea-2-Raw")
 QWEN = replace(DENOISER_ALONE, family="qwen_image", settings="Qwen/Qwen-Image")
+FLUX_1 = replace(
+    DENOISER_ALONE,
+    family="flux_1",
+    settings="black-forest-labs/FLUX.1-dev",
+    components=(*DENOISER_ALONE.components, "text_encoder_2", "tokenizer_2"),
+)
 KLEIN = replace(
     DENOISER_ALONE,
     family="flux_2_klein",
@@ -93,7 +99,9 @@ ALONE = {  # denoisers that are shared without the rest, by a key each
     "txtfusion.projector.weight": KREA2,
     "transformer_blocks.0.img_mod.1.weight": QWEN,
     "single_stream_modulation.lin.weight": KLEIN,
+    "double_blocks.0.img_mod.lin.weight": FLUX_1,
 }
+GUIDED = "guidance_in.in_layer.weight"  # FLUX.1 dev has it, and schnell has not
 OTHER_GENERATION = {  # of those, what is not the model that is taken
     "txt_in.text_norm.weight": "Qwen-Image 2.1",
     "siglip_embedder.0.weight": "Z-Image Omni",
@@ -104,7 +112,7 @@ PREFIXES = (DENOISER, "diffusion_model.")
 FOREIGN = {  # what else is often at hand, by a part of its keys, the first that fits
     "lora": "a LoRA or the like, not a base model",
     "control_model.": "a ControlNet, not a base model",
-    "double_blocks.": "a FLUX model or one of its kin",
+    "double_blocks.": "one of FLUX's kin",
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL, not its base",
     "down_blocks.": "one component in diffusers' layout; name the whole pipeline's folder",
     "transformer_blocks.": "one component in diffusers' layout; name the whole pipeline's folder",
@@ -113,6 +121,7 @@ FOREIGN = {  # what else is often at hand, by a part of its keys, the first that
 }
 
 
+PREDICTION_KEYS = ("prediction_type", "predict_key")
 ZERO_TERMINAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
@@ -186,6 +195,11 @@ def _denoiser_alone(path: Path, keys: Collection[str], allow_pickle: bool) -> Ch
     alone = {_bare(key): key for key in keys}
     found = next((what for key, what in OTHER_GENERATION.items() if key in alone), None)
     for key, kind in ALONE.items():
+        if kind is FLUX_1 and key in alone and GUIDED not in alone:
+            raise BaseModelError(
+                f"base_model.name: {path} is told no guidance, as FLUX.1 schnell is not: it is "
+                "distilled to draw in few steps, and learns badly. Take FLUX.1 dev."
+            )
         if key in alone and found is None:
             return _sized_klein(path, alone, allow_pickle) if kind is KLEIN else kind
     for part, what in FOREIGN.items():
@@ -193,8 +207,8 @@ def _denoiser_alone(path: Path, keys: Collection[str], allow_pickle: bool) -> Ch
             found = what
     raise BaseModelError(
         f"base_model.name: {path} is {found or 'of an unknown kind'}. Taken are whole checkpoints "
-        "of Stable Diffusion 1, 2, XL (base) and 3, and denoisers of Z-Image, FLUX.2 klein, "
-        "Qwen-Image and Krea 2, in their authors' layout."
+        "of Stable Diffusion 1, 2, XL (base) and 3, and denoisers of Z-Image, FLUX.1 dev, "
+        "FLUX.2 klein, Qwen-Image and Krea 2, in their authors' layout."
     )
 
 
@@ -204,7 +218,7 @@ def _said_of_scheduler(
     """What the checkpoint predicts, and how its schedule ends, where it says so itself.
 
     Empty tensors called ``v_pred`` and ``ztsnr`` are how checkpoints of Stable Diffusion XL say it;
-    others say it in ModelSpec's metadata.
+    others say it in ModelSpec's metadata, as ``prediction_type`` or as ComfyUI calls it.
 
     Raises:
         BaseModelError: it was trained on another kind of schedule.
@@ -214,8 +228,8 @@ def _said_of_scheduler(
             f"base_model.name: {path} was trained on EDM's noise levels, which are not taken."
         )
     # Of "epsilon" nothing follows: tools write it where they know nothing.
-    said = metadata.get("modelspec.prediction_type", "").lower()
-    predicts_v = "v_pred" in keys or said in ("v", "v_prediction")
+    said = {metadata.get(f"modelspec.{key}", "").lower() for key in PREDICTION_KEYS}
+    predicts_v = "v_pred" in keys or not said.isdisjoint({"v", "v_prediction"})
     if "ztsnr" in keys and not predicts_v:
         raise BaseModelError(
             f"base_model.name: {path} is marked for a zero terminal SNR (ztsnr) and not as "

@@ -12,6 +12,7 @@ FamilyName = Literal[
     "stable_diffusion_xl",
     "stable_diffusion_3",
     "z_image",
+    "flux_1",
     "flux_2_klein",
     "qwen_image",
     "krea_2",

@@ -98,6 +98,7 @@ class Family(Protocol):
     dtype: torch.dtype  # of the denoiser's frozen weights
     quantization: str | None  # of those weights, int8, fp8 or nf4; None: they are not quantized
     vae_tiling: bool  # pictures are encoded and decoded in tiles, which shows in the numbers
+    told_guidance: float | None  # what the denoiser itself is told; None: guidance is of two passes
     denoiser: nn.Module
     noise_schedule: NoiseSchedule
     scheduler: Any  # the model's own of diffusers: the sampler's betas, or the sampler itself

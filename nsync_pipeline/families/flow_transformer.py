@@ -34,6 +34,7 @@ class FlowTransformer(LatentDiffusion):
     noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
     components = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
     clip_encoders: ClassVar[Mapping[str, Any]] = {}
+    counted_by = ("tokenizer",)
     native_resolution = 1024
     token_side = 2
     denoiser_prefix: str = "transformer"

@@ -42,9 +42,11 @@ class LatentDiffusion:
     packed: ClassVar[bool] = False  # the denoiser takes four latents as one of four times channels
     native_resolution: ClassVar[int | None] = None  # where the denoiser's settings do not say it
     token_side: ClassVar[int | None] = None  # latents a side, where the weights do not say it
+    counted_by: ClassVar[tuple[str, ...]] = ()  # what counts a prompt's tokens, where not its CLIPs
     checkpoint_resolution: ClassVar[int] = 1024  # of a single file, which says no more of it
     architecture: str | None = None
     quantization: str | None = None
+    told_guidance: float | None = None
     lora_targets: tuple[str, ...] = UNET_LORA_TARGETS
     denoiser_prefix: str = "unet"
     text_encoders: tuple[Any, ...]

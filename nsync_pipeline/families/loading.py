@@ -6,6 +6,7 @@ from pathlib import Path
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig, FamilyName
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.flux_1 import Flux1, is_told_guidance
 from nsync_pipeline.families.flux_2_klein import Flux2Klein
 from nsync_pipeline.families.krea_2 import Krea2
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
@@ -22,6 +23,7 @@ FAMILIES: dict[FamilyName, type[LatentDiffusion]] = {
     "stable_diffusion_xl": StableDiffusionXL,
     "stable_diffusion_3": StableDiffusion3,
     "z_image": ZImage,
+    "flux_1": Flux1,
     "flux_2_klein": Flux2Klein,
     "qwen_image": QwenImage,
     "krea_2": Krea2,
@@ -38,6 +40,7 @@ def load_family(config: BaseModelConfig) -> Family:
     placement = place(config)
     family, folder = find_base(config)
     folder = with_components(folder, family.components)
+    _refuse_distilled(family, folder)
     return family(folder, config.resolution, placement)
 
 
@@ -68,13 +71,17 @@ def find_base(config: BaseModelConfig) -> tuple[type[LatentDiffusion], PipelineF
             f"{folder.name} is a {found} ({FAMILIES[family].models}), and base_model.family is "
             f"{config.family}: set it to {family}, or to auto."
         )
+    _refuse_distilled(FAMILIES[family], folder)
+    return FAMILIES[family], folder
+
+
+def _refuse_distilled(family: type[LatentDiffusion], folder: PipelineFolder) -> None:
     if (distilled := _distilled(folder)) is not None:
         raise BaseModelError(
             f"base_model.name: {folder.name} is distilled ({distilled}): it draws in few steps, "
             "and what is trained on it undoes that and learns badly. Train on the model it was "
-            f"distilled from, such as {FAMILIES[family].base_id}."
+            f"distilled from, such as {family.base_id}."
         )
-    return FAMILIES[family], folder
 
 
 DISTILLED = frozenset({"dmd", "dmd2", "hyper", "lcm", "lightning", "schnell", "turbo"})
@@ -82,7 +89,7 @@ DISTILLED = frozenset({"dmd", "dmd2", "hyper", "lcm", "lightning", "schnell", "t
 
 
 def _distilled(folder: PipelineFolder) -> str | None:
-    """How it is known that the model is distilled; None where it is not."""
+    """How it is known that the model draws in few steps; None where it does not."""
     if folder.index.get("is_distilled"):
         return "its model_index.json says so"
     names = (folder.name, str(folder.index.get("_name_or_path") or ""))
@@ -90,4 +97,6 @@ def _distilled(folder: PipelineFolder) -> str | None:
         last = Path(name).name.lower()
         if found := DISTILLED.intersection(re.split(r"[^a-z0-9]+", last)):
             return f"by {min(found)!r} in its name {last}; rename it where it is not"
+    if folder.index.get("_class_name") == Flux1.pipeline_class and not is_told_guidance(folder):
+        return "it is told no guidance, as FLUX.1 schnell is not"
     return None

@@ -26,8 +26,8 @@ def tokenizer_of(config: BaseModelConfig) -> TokenCounter:
 
         family, folder = find_base(config)
         count = len(family.clip_encoders)
-        if count == 0:
-            return family.load_tokenizer(with_components(folder, ("tokenizer",), weights=False))
+        if family.counted_by:
+            return family.load_tokenizer(with_components(folder, family.counted_by, weights=False))
     numbers = ["", *(f"_{number}" for number in range(2, count + 1))]
     components = [f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in numbers]
     return load_tokenizers(with_components(folder, components, weights=False), count)

@@ -10,20 +10,16 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextModelWithProjection, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModelWithProjection
 
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.latent_diffusion import LatentDiffusion
-from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.noise_schedules import flow_schedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement
-from nsync_pipeline.families.weights import load_frozen
+from nsync_pipeline.families.t5 import CLASSES, load_t5, load_t5_tokenizer, t5_states
 
-ALLOWED_T5: dict[str, Sequence[str]] = {
-    "text_encoder_3": ("T5EncoderModel",),
-    "tokenizer_3": ("T5TokenizerFast", "T5Tokenizer"),
-}
+ALLOWED_T5: dict[str, Sequence[str]] = {f"{name}_3": kinds for name, kinds in CLASSES.items()}
 
 LORA_TARGETS = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
@@ -37,8 +33,7 @@ T5_WINDOW = 256  # tokens of T5, its end counted: the pipeline's default
 class StableDiffusion3(LatentDiffusion):
     """A frozen Stable Diffusion 3; a ``Family``.
 
-    T5 has the transformer's ``dtype``: its 4.7 billion weights are too many for more. Where the
-    pipeline has no T5, zeros stand for what it would say, as the model was trained for.
+    Where the pipeline has no T5, zeros stand for what it would say, as the model was trained for.
     """
 
     models = "Stable Diffusion 3 or 3.5"
@@ -67,13 +62,9 @@ class StableDiffusion3(LatentDiffusion):
         transformer: Any = self.denoiser.config
         self._prompt_width = int(transformer.joint_attention_dim)
         if has_t5:
-            t5 = load_frozen(
-                T5EncoderModel, folder, "text_encoder_3", placement.resting_place, self.dtype
-            )
-            with loading_errors(folder.path / "tokenizer_3"):
-                t5_tokenizer = T5TokenizerFast.from_pretrained(folder.path, subfolder="tokenizer_3")
-            self.text_encoders += (t5,)
-            self.tokenizers += (t5_tokenizer,)
+            self._t5_tokenizer = load_t5_tokenizer(folder, "tokenizer_3", T5_WINDOW)
+            self.text_encoders += (load_t5(folder, "text_encoder_3", placement),)
+            self.tokenizers += (self._t5_tokenizer.tokenizer,)
 
     def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The prompt as the transformer takes it: tokens (B, L + 256, D) and pooled (B, P1 + P2).
@@ -89,16 +80,7 @@ class StableDiffusion3(LatentDiffusion):
     def _t5_states(self, prompts: Sequence[str]) -> Tensor:
         if len(self.text_encoders) < 3:
             return torch.zeros(len(prompts), T5_WINDOW, self._prompt_width, device=self.device)
-        encoded = self.tokenizers[2](
-            list(prompts),
-            padding="max_length",
-            max_length=T5_WINDOW,
-            truncation=True,
-            return_tensors="pt",
-        )
-        t5 = self.text_encoders[2]
-        with self._placement.in_use(t5):
-            return torch.as_tensor(t5(encoded.input_ids.to(self.device))[0])
+        return t5_states(self.text_encoders[2], self._t5_tokenizer, prompts, self._placement)
 
     def conditions(
         self, noisy_latents: Tensor, prompt_embeds: PromptEmbeds, geometry: Tensor | None

@@ -154,7 +154,7 @@ def train(
     if is_first:
         on_checkpoint()
 
-    with _checkpointed_activations(family, settings.gradient_checkpointing):
+    with checkpointed_activations(family, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
             with learning():
                 found = gradients(step, order.triplets(step))
@@ -219,7 +219,7 @@ def _clipped(refinement: Refinement, largest: float | None) -> tuple[Tensor, ...
 
 
 @contextmanager
-def _checkpointed_activations(family: Family, wanted: bool) -> Iterator[None]:
+def checkpointed_activations(family: Family, wanted: bool) -> Iterator[None]:
     """Where ``wanted``: compute activations again on the way back instead of keeping them."""
     if not wanted:
         yield

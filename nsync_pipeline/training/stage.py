@@ -1,6 +1,7 @@
 """Stage ``training``: a style's LoRA or token vectors by one variant's update rule."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from nsync_pipeline import __version__
 from nsync_pipeline.adaptation.beneath import in_use
 from nsync_pipeline.adaptation.lora import remove_lora
 from nsync_pipeline.adaptation.lora_file import read_lora_file
-from nsync_pipeline.adaptation.other_forms import form_for_others, others_name
+from nsync_pipeline.adaptation.other_forms import NoFormError, form_for_others, others_name
 from nsync_pipeline.adaptation.safetensors_file import write_safetensors
 from nsync_pipeline.adaptation.textual_inversion import prompt_tokens, style_word
 from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
@@ -52,6 +53,8 @@ from nsync_pipeline.training.neighbours import require_fitting
 from nsync_pipeline.training.on_top import FIRST_START, learn_beneath
 from nsync_pipeline.training.processes import Processes, joined_processes
 from nsync_pipeline.workspace import LORA_FILE, STRIP_FILE, step_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,12 @@ def _save_for_others(task: _Task) -> None:
     if not (context.folder / LORA_FILE).is_file():
         return
     header, tensors = read_lora_file(context.folder / LORA_FILE)
-    if (form := form_for_others(header, tensors, architecture_of(task.family))) is not None:
+    try:
+        form = form_for_others(header, tensors, architecture_of(task.family))
+    except NoFormError as error:
+        logger.warning("no file for other programs beside it: %s", error)
+        return
+    if form is not None:
         name = others_name(context.style, context.training[0])
         write_safetensors(context.folder / name, form, {"format": "pt"})
 

@@ -1,6 +1,7 @@
 """Gradients of all that is trained: fused and in turn they are those of separate computations."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ import torch
 from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings, TextualInversionSettings
+from nsync_pipeline.adaptation.dropout import (
+    checkpoint_by_rows,
+    dropout_rows,
+    set_dropout_rows,
+)
 from nsync_pipeline.adaptation.lora import ADAPTER, START, lora_layers
 from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
@@ -33,6 +39,11 @@ TRAINED: Mapping[str, dict[str, Any]] = {
     "vectors_and_lora": {"vectors": 2, "lora": {"targets": ("to_k", "conv1")}},
     "text_encoder": {"lora": {"text_encoder": True}},
     "text_encoder_from_its_weights": {"lora": {"text_encoder": True, "start": "pissa"}},
+    "lokr": {
+        "lora": {"kind": "lokr", "targets": ("to_k", "conv1"), "factor": 4, "ranks": {"to_k": 20}}
+    },
+    "loha": {"lora": {"kind": "loha", "targets": ("to_k", "conv1")}},
+    "dropout": {"lora": {"text_encoder": True, "targets": ("to_k", "conv1"), "dropout": 0.3}},
     "all": {"vectors": 2, "lora": {"text_encoder": True, "ranks": {"q_proj": 1}}},
 }
 
@@ -79,7 +90,7 @@ def batch(family: Family, branch: Branch, seed: int) -> NoisyBatch:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     timesteps = torch.randint(1000, (2,), generator=generator)
-    return NoisyBatch(drawn(), timesteps, PROMPTS[branch], drawn())
+    return NoisyBatch(drawn(), timesteps, PROMPTS[branch], drawn(), dropout=(seed, seed + 100))
 
 
 def plain(
@@ -90,6 +101,7 @@ def plain(
     for branch, parts in batches.items():
         losses = []
         for part in parts:
+            set_dropout_rows(family, part.dropout)
             embeds = family.embed_prompts(PROMPTS[branch])
             predicted = family.predict(part.noisy_latents, part.timesteps, embeds)
             losses.append((predicted - part.target).square().mean())
@@ -137,6 +149,32 @@ def test_a_branch_without_the_word_has_no_gradient_on_its_vectors(family: Family
     fused = gradients_fused(copies, (POSITIVE, ANCHOR), [MicroBatch(losses, 1.0)])
     assert all(gradient.any() for gradient in fused.gradients[POSITIVE])
     assert not any(gradient.any() for gradient in fused.gradients[ANCHOR])
+
+
+def test_activations_computed_again_are_dropped_as_in_their_own_pass(family: Family) -> None:
+    """Two shapes of a micro-batch go through one after the other, and come back in one."""
+    weights = trained(family, {"lora": {"targets": ("to_k", "conv1"), "dropout": 0.5}})
+    parts = [batch(family, POSITIVE, 0), batch(family, POSITIVE, 1)]
+
+    def gradient(of: list[NoisyBatch]) -> tuple[Tensor, ...]:
+        losses = branch_losses(family, {POSITIVE: of})
+        found = gradients_in_turn(weights.weights, (POSITIVE,), [MicroBatch(losses, 1.0)])
+        return found.gradients[POSITIVE]
+
+    kept, rows = gradient(parts), dropout_rows(family)
+    assert rows is not None
+    denoiser: Any = family.denoiser
+    denoiser.enable_gradient_checkpointing(checkpoint_by_rows(rows))
+    try:
+        again = gradient(parts)
+    finally:
+        denoiser.disable_gradient_checkpointing()
+    others = gradient([replace(part, dropout=(7, 8)) for part in parts])
+    for one, two, other in zip(kept, again, others, strict=True):
+        torch.testing.assert_close(one, two)
+        assert not torch.equal(one, other)
+    set_dropout_rows(family, ())
+    assert torch.equal(*(gradient([replace(p, dropout=()) for p in parts])[0] for _ in range(2)))
 
 
 def test_dora_says_why_it_is_not_fused(family: Family) -> None:

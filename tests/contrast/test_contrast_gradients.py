@@ -166,3 +166,17 @@ def test_other_trained_weights_are_not_fused() -> None:
     unet, weights = adapted_unet(torch.float32)
     with pytest.raises(NotFusableError, match="1 of the"):
         BranchCopies([unet], [*weights, nn.Parameter(torch.zeros(2))], "default")
+
+
+def test_a_mirrored_branch_takes_several_micro_batches() -> None:
+    """Each has a way back of its own; the gradients are those of both samples at once."""
+    unet, weights = adapted_unet(torch.float64)
+    copies, taken = BranchCopies([unet], weights, "default"), (POSITIVE, NEGATIVE)
+    parts = [micro_batch(unet, torch.float64, seed) for seed in (1, 2)]
+    mirrored = frozenset({NEGATIVE})
+    both = gradients_fused(copies, taken, [MicroBatch(p, 0.5) for p in parts], 1.0, mirrored)
+    each = [gradients_fused(copies, taken, [MicroBatch(p, 1.0)], 1.0, mirrored) for p in parts]
+    for branch in taken:
+        halves = zip(*(one.gradients[branch] for one in each), strict=True)
+        for found, (first, second) in zip(both.gradients[branch], halves, strict=True):
+            torch.testing.assert_close(found, (first + second) / 2)

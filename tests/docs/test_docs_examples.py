@@ -21,7 +21,7 @@ from nsync_pipeline.training import stage as training
 from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import LORA_FILE, Workspace
 from tests.support.contexts import stage_context
-from tests.support.tiny_flow_models import PIPELINES, save_tiny_flow_model
+from tests.support.tiny_flow_models import PIPELINES, save_tiny_flow_model, save_tiny_flux_1
 from tests.support.tiny_models import (
     save_tiny_stable_diffusion,
     save_tiny_stable_diffusion_3,
@@ -37,6 +37,7 @@ TINY: dict[str, Callable[[Path], Path]] = {
     "stable_diffusion_2_1": lambda folder: save_tiny_stable_diffusion(folder, "v_prediction"),
     "stable_diffusion_xl": save_tiny_stable_diffusion_xl,
     "stable_diffusion_3": save_tiny_stable_diffusion_3,
+    "flux_1": save_tiny_flux_1,
     **{name: partial(save_tiny_flow_model, family=name) for name in PIPELINES},
 }
 

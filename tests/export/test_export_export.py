@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from nsync_pipeline.cli.app import export as export_command
 from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
 from nsync_pipeline.evaluation.record import EVALUATION_FILE
-from nsync_pipeline.export.folder import default_folder, export_model
+from nsync_pipeline.export.folder import NO_DIFFUSERS_LOHA, default_folder, export_model
 from nsync_pipeline.export.model import RULES
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import Comparison
@@ -402,6 +403,42 @@ def test_a_dora_is_exported_as_each_program_reads_it(tiny_base: Path, tmp_path: 
         assert json.loads(file.metadata()["ss_network_args"]) == {"algo": "full"}
     text = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "ComfyUI, A1111, Forge and LyCORIS add them" in text
+
+
+@pytest.mark.parametrize("kind", ["lokr", "loha"])
+def test_a_lokr_and_a_loha_are_exported_as_each_program_reads_them(
+    tiny_base: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In LyCORIS' form; for diffusers a LoKr alone, with code that draws."""
+    lora = {"rank": 2, "kind": kind, "targets": ["to_q", "conv1"]}
+    workspace, params = trained_workspace(tmp_path / "workspace", tiny_base, drawn=False, lora=lora)
+    exported = export_model(workspace, params, STYLE, "nsync", "all", tmp_path / "out")
+    called = {"lokr": "LoKr", "loha": "LoHa"}[kind]
+    assert f"the {called} in LyCORIS' form" in exported.readers[KOHYA_FILE]
+    keys = load_file(tmp_path / "out" / KOHYA_FILE).keys()
+    assert all(key.startswith("lora_unet_") for key in keys)
+    with safe_open(tmp_path / "out" / KOHYA_FILE, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_network_module"] == "lycoris.kohya"
+    assert json.loads(metadata["ss_network_args"])["algo"] == kind
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"A {called} of rank 2" in text
+    if kind == "loha":
+        assert exported.notes == (NO_DIFFUSERS_LOHA,)
+        assert not (tmp_path / "out" / LORA_FILE).exists()
+        with pytest.raises(UserError, match="diffusers reads no LoHa"):
+            export_model(workspace, params, STYLE, "nsync", "diffusers", tmp_path / "other")
+        return
+    family = tiny_family(tiny_base)
+    load_trained(family, workspace.model(STYLE, "nsync", 0))
+    pipeline = pipeline_of(tiny_base)
+    (line,) = re.findall(
+        r"^pipeline\.unet\.load_lora_adapter\(.*?^\)", text, re.DOTALL | re.MULTILINE
+    )
+    monkeypatch.chdir(tmp_path / "out")
+    exec(line, {"pipeline": pipeline})
+    theirs = their_pictures(pipeline, family, PROMPTS)
+    assert np.abs(our_pictures(family, PROMPTS) - theirs).max() <= 1
 
 
 def test_a_doras_changes_need_the_base_it_was_trained_on(tiny_base: Path, tmp_path: Path) -> None:

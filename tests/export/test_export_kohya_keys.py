@@ -19,6 +19,7 @@ from nsync_pipeline.adaptation.lora_file import (
     save_lora,
 )
 from nsync_pipeline.adaptation.other_forms import (
+    NoFormError,
     form_for_others,
     kohya_tensors,
     scaled_tensors,
@@ -248,3 +249,12 @@ def test_kohyas_form_has_no_transformer() -> None:
     }
     with pytest.raises(UserError, match="kohya's form has no transformer"):
         kohya_tensors(LoraHeader({"transformer": adapter}, {}), tensors, "stable-diffusion-3")
+
+
+def test_layers_that_comfyui_would_leave_out_are_told() -> None:
+    """By diffusers' names it finds the blocks' layers, and not all of the others."""
+    adapter = AdapterHeader(1, 1.0, ("transformer_blocks.0.attn.to_q", "proj_in"), {}, {})
+    header = LoraHeader({"transformer": adapter}, {})
+    with pytest.raises(NoFormError, match=r"1 of the 2 adapted layers, the first is proj_in"):
+        form_for_others(header, {}, "flux-2-klein")
+    assert form_for_others(header, {}, "qwen-image") == {}

@@ -198,7 +198,7 @@ def test_pickled_weights_in_a_folder_are_read_where_it_is_allowed(
         (["unet.down_blocks.0.lora_A.weight"], "is a LoRA or the like"),
         (["lora_unet_down_blocks_0.lora_down.weight"], "is a LoRA or the like"),
         (["control_model.input_blocks.0.0.weight"], "is a ControlNet"),
-        (["double_blocks.0.img_attn.norm.key_norm.scale"], "is a FLUX model"),
+        (["double_blocks.0.img_attn.norm.key_norm.scale"], "one of FLUX's kin"),
         (["conditioner.embedders.0.model.text_projection"], "is the refiner"),
         (["down_blocks.0.resnets.0.conv1.weight"], "one component in diffusers' layout"),
         (["joint_blocks.0.x_block.attn.qkv.weight"], "the denoiser of Stable Diffusion 3 alone"),
@@ -299,8 +299,8 @@ def test_a_folder_with_one_checkpoint_in_it_says_what_to_name(
 
 
 def test_an_index_of_no_family_lists_those_there_are(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(BaseModelError, match=r"is a FluxPipeline.*stable_diffusion_3 takes a"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "PixArtPipeline"}))
+    with pytest.raises(BaseModelError, match=r"is a PixArtPipeline.*stable_diffusion_3 takes a"):
         tiny_family(tmp_path)
 
 
@@ -397,7 +397,9 @@ def test_a_file_that_says_it_predicts_v_is_trained_so(
     by_marker = of_file(marked(files[name], tmp_path / "a.safetensors", "v_pred"), settings[name])
     file = marked(files[name], tmp_path / "b.safetensors", prediction_type="v")
     by_metadata = of_file(file, settings[name])
-    for family in (by_marker, by_metadata):
+    file = marked(files[name], tmp_path / "c.safetensors", prediction_type="", predict_key="v")
+    by_comfyui = of_file(file, settings[name])
+    for family in (by_marker, by_metadata, by_comfyui):
         assert family.noise_schedule.prediction_type == "v_prediction"
         assert family.scheduler.config.prediction_type == "v_prediction"
         assert torch.equal(family.noise_schedule.signal, plain.signal)

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER
+from nsync_pipeline.adaptation.lora_file import read_lora_file
+from nsync_pipeline.adaptation.other_forms import form_for_others
+from nsync_pipeline.adaptation.safetensors_file import write_safetensors
 from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained, save_trained
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_copies import BranchCopies
@@ -21,7 +24,7 @@ from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.diffusion.draws import draw
 from nsync_pipeline.drawing.config import SamplerConfig
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
-from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.pictures.pixels import load_pixels
 from nsync_pipeline.training.batches import batch_maker, branch_losses
 from nsync_pipeline.training.config import TrainingConfig
@@ -58,6 +61,7 @@ class Setting:
     pipeline: Any
     examples: EncodedSet
     pictures: tuple[Path, ...]  # positives, then negatives
+    folder: Path  # of the LoRA's file
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -93,7 +97,7 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     save_trained(family, trained, tmp, {"placeholder": "sks"})
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.load_lora_weights(tmp, weight_name=LORA_FILE)
-    return Setting(kind, family, trained, pipeline, examples, tuple(pictures))
+    return Setting(kind, family, trained, pipeline, examples, tuple(pictures), tmp)
 
 
 def lora_of(setting: Setting) -> dict[str, torch.nn.Parameter]:
@@ -165,7 +169,8 @@ def test_losses_and_gradients_are_the_plain_ones(setting: Setting, mode: str) ->
 
 
 def test_its_lora_draws_the_same_pictures_in_diffusers(setting: Setting) -> None:
-    """By ``load_lora_weights`` of the family's pipeline; and not the base's pictures."""
+    """By ``load_lora_weights`` of the family's pipeline, from its file and from that for other
+    programs; and not the base's pictures."""
     family, pipeline = setting.family, setting.pipeline
     sampler = SamplerConfig(scheduler="model", steps=4, guidance_scale=3.0, batch_size=2)
     requests = [PictureRequest("a", "a red house", 1), PictureRequest("b", "a fish", 2)]
@@ -174,16 +179,26 @@ def test_its_lora_draws_the_same_pictures_in_diffusers(setting: Setting) -> None
         (batch,) = draw_pictures(family, requests, sampler)
         return np.stack([picture.pixels for picture in batch]).astype(int)
 
+    def theirs() -> np.ndarray:
+        images = pipeline(
+            prompt=[request.prompt for request in requests],
+            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+            num_inference_steps=4,
+            height=32,
+            width=32,
+            **setting.kind.guidance(3.0),
+        ).images
+        return np.stack([np.asarray(image) for image in images]).astype(int)
+
     pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(
-        prompt=[request.prompt for request in requests],
-        generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-        num_inference_steps=4,
-        height=32,
-        width=32,
-        **setting.kind.guidance(3.0),
-    ).images
-    theirs = np.stack([np.asarray(image) for image in images]).astype(int)
-    assert np.abs(ours() - theirs).max() <= 1
+    assert np.abs(ours() - theirs()).max() <= 1
+    form = form_for_others(*read_lora_file(setting.folder / LORA_FILE), architecture_of(family))
+    assert form is not None
+    write_safetensors(setting.folder / "others.safetensors", form, {"format": "pt"})
+    pipeline.unload_lora_weights()
+    bare = theirs()
+    pipeline.load_lora_weights(setting.folder, weight_name="others.safetensors")
+    assert np.abs(ours() - theirs()).max() <= 2  # the scale is in a factor: rounded otherwise
     remove_trained(family)
-    assert np.abs(ours() - theirs).max() > 5
+    assert np.abs(ours() - bare).max() <= 1
+    assert np.abs(ours() - theirs()).max() > 5

@@ -12,7 +12,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.pipelines.z_image.pipeline_z_image import calculate_shift
 from torch import Tensor
 
-from tests.support.tiny_flow_models import save_tiny_flow_model
+from tests.support.tiny_flow_models import save_tiny_flow_model, save_tiny_flux_1
 from tests.support.tiny_models import (
     save_tiny_stable_diffusion,
     save_tiny_stable_diffusion_3,
@@ -122,6 +122,25 @@ def z_image(
     return torch.nn.functional.mse_loss(-found[:, 0], (noise - latents)[0])
 
 
+def flux_1(
+    pipeline: Any, latents: Tensor, noise: Tensor, entry: Tensor, prompt: str, geometry: Any
+) -> Tensor:
+    """Told a guidance of 1, as its trainers tell it."""
+    noisy, sigma = straight_path(pipeline, latents, noise, entry, tokens=16, mu=None)
+    embeds, pooled, places = pipeline.encode_prompt(prompt, device="cpu")
+    found = pipeline.transformer(
+        hidden_states=pipeline._pack_latents(noisy, 1, 4, 8, 8),
+        timestep=sigma,
+        guidance=torch.ones(1),
+        pooled_projections=pooled,
+        encoder_hidden_states=embeds,
+        txt_ids=places,
+        img_ids=pipeline._prepare_latent_image_ids(1, 4, 4, torch.device("cpu"), torch.float32),
+    ).sample
+    target = pipeline._pack_latents(noise - latents, 1, 4, 8, 8)
+    return torch.nn.functional.mse_loss(found, target)
+
+
 def flux_2_klein(
     pipeline: Any, latents: Tensor, noise: Tensor, entry: Tensor, prompt: str, geometry: Any
 ) -> Tensor:
@@ -183,6 +202,7 @@ KINDS = {
         z_image,
         guidance=lambda scale: {"guidance_scale": scale - 1.0},
     ),
+    "flux_1": Kind(save_tiny_flux_1, flux_1),
     "flux_2_klein": Kind(
         partial(save_tiny_flow_model, family="flux_2_klein"), flux_2_klein, latents_of_flux_2
     ),

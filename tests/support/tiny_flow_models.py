@@ -11,6 +11,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     QwenImagePipeline,
@@ -19,6 +21,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from transformers import (
+    CLIPTextModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -29,7 +32,13 @@ from transformers import (
     Qwen3VLModel,
 )
 
-from tests.support.tiny_models import byte_characters, kl_autoencoder
+from tests.support.tiny_models import (
+    byte_characters,
+    kl_autoencoder,
+    tiny_clip_config,
+    tiny_t5,
+    tiny_tokenizer,
+)
 
 WIDTH = 16
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
@@ -194,6 +203,46 @@ def _krea_2(dynamic: bool) -> Any:
     )
 
 
+def save_tiny_flux_1(folder: Path, dynamic: bool = True, guidance_embeds: bool = True) -> Path:
+    """Save an untrained FLUX.1 of 32 px pictures; without ``guidance_embeds`` it is a schnell."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer, (t5, tokenizer_2) = tiny_tokenizer(), tiny_t5(WIDTH)
+        pipeline = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(**(DYNAMIC if dynamic else {"shift": 3.0})),
+            vae=kl_autoencoder(
+                scaling_factor=0.36,
+                shift_factor=0.12,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            ),
+            text_encoder=CLIPTextModel(tiny_clip_config(tokenizer, WIDTH, layers=2)),
+            tokenizer=tokenizer,
+            text_encoder_2=t5,
+            tokenizer_2=tokenizer_2,
+            transformer=FluxTransformer2DModel(
+                in_channels=16,
+                num_layers=1,
+                num_single_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=WIDTH,
+                pooled_projection_dim=WIDTH,
+                guidance_embeds=guidance_embeds,
+                axes_dims_rope=(2, 2, 4),
+            ),
+        )
+        _as_large_as_trained(pipeline)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _as_large_as_trained(pipeline: Any) -> None:
+    with torch.no_grad():
+        for weight in pipeline.transformer.parameters():
+            weight.copy_(torch.randn_like(weight) / max(weight.shape[-1], 4) ** 0.5)
+
+
 PIPELINES: dict[str, Callable[[bool], Any]] = {
     "z_image": _z_image,
     "flux_2_klein": _flux_2_klein,
@@ -211,8 +260,6 @@ def save_tiny_flow_model(folder: Path, family: str, dynamic: bool = True) -> Pat
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipeline = PIPELINES[family](dynamic)
-        with torch.no_grad():
-            for weight in pipeline.transformer.parameters():
-                weight.copy_(torch.randn_like(weight) / max(weight.shape[-1], 4) ** 0.5)
+        _as_large_as_trained(pipeline)
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

@@ -179,19 +179,7 @@ def save_tiny_stable_diffusion_3(
         text_encoder_2 = CLIPTextModelWithProjection(
             tiny_clip_config(tokenizer_2, 24, layers=2, hidden_act="gelu")
         )
-        tokenizer_3 = _tiny_t5_tokenizer()
-        text_encoder_3 = T5EncoderModel(
-            T5Config(
-                vocab_size=len(tokenizer_3),
-                d_model=48,
-                d_kv=8,
-                d_ff=32,
-                num_layers=1,
-                num_heads=2,
-                feed_forward_proj="gated-gelu",
-                is_encoder_decoder=False,
-            )
-        )
+        text_encoder_3, tokenizer_3 = tiny_t5(48)
         transformer = SD3Transformer2DModel(
             sample_size=8,
             patch_size=2,
@@ -245,6 +233,21 @@ def tiny_clip_config(
         "pad_token_id": tokenizer.pad_token_id,
     }
     return CLIPTextConfig(**(settings | changes))
+
+
+def tiny_t5(width: int) -> tuple[T5EncoderModel, T5TokenizerFast]:
+    tokenizer = _tiny_t5_tokenizer()
+    settings = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+    )
+    return T5EncoderModel(settings), tokenizer
 
 
 def _tiny_t5_tokenizer() -> T5TokenizerFast:

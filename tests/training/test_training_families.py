@@ -9,14 +9,18 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from PIL import Image
+from safetensors.torch import load_file
 
 from nsync_pipeline.adaptation.lora_file import read_lora_file
+from nsync_pipeline.adaptation.other_forms import others_name
 from nsync_pipeline.adaptation.trainables import load_trained
 from nsync_pipeline.captions import stage as captions
 from nsync_pipeline.captions.config import CaptionsSettings
 from nsync_pipeline.evaluation import stage as evaluation
 from nsync_pipeline.evaluation.config import EvaluationSettings
+from nsync_pipeline.export.folder import export_model
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.negative_set import stage as negative_set
 from nsync_pipeline.negative_set.config import NegativeSetSettings
@@ -33,7 +37,7 @@ from nsync_pipeline.training import stage as training
 from nsync_pipeline.training.config import TrainingSettings
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, Workspace
 from tests.support.contexts import stage_context
-from tests.support.tiny_flow_models import PIPELINES, save_tiny_flow_model
+from tests.support.tiny_flow_models import PIPELINES, save_tiny_flow_model, save_tiny_flux_1
 from tests.support.tiny_models import (
     save_tiny_stable_diffusion,
     save_tiny_stable_diffusion_3,
@@ -81,9 +85,10 @@ def params_of(base: Path) -> Params:
         (partial(save_tiny_stable_diffusion, prediction_type="v_prediction"), "unet."),
         (save_tiny_stable_diffusion_xl, "unet."),
         (save_tiny_stable_diffusion_3, "transformer."),
+        (save_tiny_flux_1, "transformer."),
         *((partial(save_tiny_flow_model, family=name), "transformer.") for name in PIPELINES),
     ],
-    ids=["sd2", "xl", "sd3", *PIPELINES],
+    ids=["sd2", "xl", "sd3", "flux_1", *PIPELINES],
 )
 def test_a_family_goes_through_the_whole_pipeline(
     save: Callable[[Path], Path], prefix: str, tmp_path: Path
@@ -113,6 +118,17 @@ def test_a_family_goes_through_the_whole_pipeline(
     load_trained(family, model)
     _, tensors = read_lora_file(model / LORA_FILE)
     assert all(name.startswith(prefix) for name in tensors)
+
+    exported = export_model(workspace, params, STYLE, "nsync", "all", tmp_path / "exported")
+    assert exported.notes == ()
+    for file in (LORA_FILE, others_name(STYLE, "nsync")):
+        _, tensors = read_lora_file(model / LORA_FILE)
+        shared = load_file(exported.folder / file)
+        if not judged:  # diffusers' names, and all of the training's layers
+            assert shared.keys() == tensors.keys()
+    assert "load_lora_weights" in (exported.folder / "README.md").read_text("utf-8")
+    index = json.loads((tmp_path / "base" / "model_index.json").read_text())
+    assert index["_class_name"] in {p.__name__ for p in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}
 
     pictures = {}
     for variant in (BASE, "lora", "nsync"):

@@ -47,6 +47,20 @@ def test_each_group_steps_at_its_own_rate() -> None:
     assert moved == pytest.approx([0.3, 0.1, 0.2, 0.1], rel=1e-6)
 
 
+def test_b_steps_at_its_ratio_of_the_rate_of_a() -> None:
+    """LoRA+: AdamW's first step is its rate; the state comes back to each weight."""
+    names = ("unet.x.lora_A.weight", "unet.x.lora_B.weight", "unet.y.lora_B.weight")
+    trained = TrainedWeights(
+        names, tuple(nn.Parameter(torch.ones(2)) for _ in names), ("denoiser",) * 3
+    )
+    optimizer = make_optimizer(trained, settings(lora={"rate_ratio": 4.0}))
+    take_step(optimizer, trained.weights, [torch.full((2,), 5.0)] * 3, RATES)  # type: ignore[arg-type]
+    moved = [1.0 - weight[0].item() for weight in trained.weights]
+    assert moved == pytest.approx([0.1, 0.4, 0.4], rel=1e-6)
+    assert len(optimizer.param_groups) == 2
+    assert len(make_optimizer(trained, settings()).param_groups) == 1
+
+
 def test_token_vectors_are_not_decayed_and_the_rest_is() -> None:
     """Without a gradient, decay alone moves a weight: ``1 - rate * decay``."""
     trained = weights()
@@ -161,6 +175,7 @@ def test_optimizers_are_those_of_their_packages_with_betas_and_eps() -> None:
         ({"optimizer_betas": (0.9, 1.0)}, "from 0 to below 1"),
         ({"optimizer": "prodigy", "embedding_learning_rate": 0.5}, "one rate for all weights"),
         ({"optimizer": "adamw_schedule_free"}, "set schedule to constant"),
+        ({"optimizer": "prodigy", "lora": {"rate_ratio": 2.0}}, "leave lora.rate_ratio out"),
         ({"optimizer": "prodigy", "contrast": {"metric": "optimizer"}}, "does not keep"),
     ],
 )
