@@ -4,8 +4,9 @@ import os
 import sys
 from collections import Counter
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,14 +20,20 @@ from nsync_pipeline.cli.options import (
     StyleOption,
     TrainingSeedOption,
     VariantOption,
+    Where,
+    WhereOption,
     WorkspaceOption,
     find_workspace,
+    run_on,
     stage_names,
     style_names,
     variant_names,
 )
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.workspace import TrainingRun
+
+if TYPE_CHECKING:
+    from nsync_pipeline.graph.run import Outcome
 
 app = typer.Typer(
     name="nsync",
@@ -106,10 +113,12 @@ def run(
     training_seeds: Annotated[
         str | None, typer.Option(hidden=True, help="As of `nsync ablate`.")
     ] = None,
+    on: WhereOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Bring one artefact up to date, as `dvc repro` and Dagster do."""
     place = find_workspace(workspace)
+    run_on(on)
     from nsync_pipeline.graph.artefacts import AblationPart
     from nsync_pipeline.graph.run import Asked, run_in_processes, run_stage
     from nsync_pipeline.ranks import this_rank
@@ -122,8 +131,11 @@ def run(
         run_in_processes(place, asked)
         return
     outcome = run_stage(place, asked)
-    if outcome is None:
-        return
+    if outcome is not None:
+        _print_outcome(outcome)
+
+
+def _print_outcome(outcome: "Outcome") -> None:
     print(outcome.artefact.title + ("" if outcome.is_new else ": up to date, nothing to do"))
     if outcome.is_new:
         for name, value in outcome.made.figures.items():
@@ -141,14 +153,69 @@ def make(
         typer.Option("--training-seed", metavar="K", help="Only this one; several times."),
     ] = None,
     until: Annotated[str | None, typer.Option(help="The last stage that is made.")] = None,
+    on: WhereOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Make a style whole without Dagster or DVC: as many artefacts at once as `executor` says."""
     place = find_workspace(workspace)
+    run_on(on)
     from nsync_pipeline.graph.whole import make_whole
 
-    outcomes = make_whole(place, style, variant or (), training_seed or (), until, print)
+    say = partial(print, flush=True)
+    outcomes = make_whole(place, style, variant or (), training_seed or (), until, say)
     print(f"{sum(outcome.is_new for outcome in outcomes)} of {len(outcomes)} artefacts made")
+
+
+@app.command()
+def submit(
+    what: Annotated[
+        str, typer.Argument(help="A style, to be made whole; or a stage, with --style.")
+    ],
+    style: Annotated[
+        str | None,
+        typer.Option("--style", "-s", help="Of the stage.", autocompletion=style_names),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", "-v", help="Of the stage.", autocompletion=variant_names),
+    ] = None,
+    training_seed: TrainingSeedOption = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="A stage of the section `ablation`.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it even where it is fresh.")] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Bring a style, or one artefact, up to date by jobs on the cluster of executor.ray."""
+    if style is not None:
+        run(what, style, variant, training_seed, 1, force, ablation, on=Where.RAY,
+            workspace=workspace)  # fmt: skip
+        return
+    if force or ablation:
+        raise UserError(
+            f"{what} is taken for a style, which is made whole: --force and --ablation go with a "
+            "stage (nsync submit training --style monet --variant nsync)"
+        )
+    variants = [] if variant is None else [variant]
+    seeds = [] if training_seed is None else [training_seed]
+    make(what, variants, seeds, on=Where.RAY, workspace=workspace)
+
+
+@app.command()
+def repro(on: WhereOption = None, workspace: WorkspaceOption = None) -> None:
+    """Bring every style up to date, and have DVC record it; side by side where `executor` says."""
+    place = find_workspace(workspace)
+    run_on(on)
+    from nsync_pipeline.graph.artefacts import Graph
+    from nsync_pipeline.graph.run import require_own_engine
+    from nsync_pipeline.graph.whole import chosen, make_all
+
+    require_own_engine(place)
+    graph = Graph.read(place)
+    artefacts = [artefact for style in graph.params.styles for artefact in chosen(graph, style)]
+    make_all(place, artefacts, partial(print, flush=True))
+    os.chdir(place.root)
+    os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro"])
 
 
 @app.command()

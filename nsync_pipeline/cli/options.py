@@ -1,5 +1,7 @@
 """The options that most commands share, and the workspace they are about."""
 
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +58,18 @@ StepOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="The weights that were saved after so many steps."),
 ]
+
+
+class Where(StrEnum):
+    """What ``--on`` takes."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+WhereOption = Annotated[
+    Where | None, typer.Option("--on", help="Where; else as executor.kind in params.yaml says.")
+]
 WorkspaceOption = Annotated[
     Path | None,
     typer.Option(
@@ -65,6 +79,14 @@ WorkspaceOption = Annotated[
         help="Holds params.yaml; else the current folder, or the nearest above it that does.",
     ),
 ]
+
+
+def run_on(where: Where | None) -> None:
+    """Have stages run there, in what this process starts, too."""
+    from nsync_pipeline.graph.places import ON
+
+    if where is not None:
+        os.environ[ON] = where.value
 
 
 def find_workspace(folder: Path | None) -> Workspace:

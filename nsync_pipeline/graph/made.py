@@ -44,6 +44,7 @@ class Made:
     content: str = ""
     figures: Mapping[str, Figure] = field(default_factory=dict)
     previews: tuple[Mapping[str, str], ...] = ()  # title and file
+    device: str = ""  # the kind that computed it: `cpu`, a card's name; empty where none is used
 
     def made_alike(self, other: "Made") -> bool:
         """By the same stage and recipe, with the same settings, from the same inputs."""

@@ -25,9 +25,15 @@ THREADS = "OMP_NUM_THREADS"
 """The variable that goes before ``executor.threads``, as with every program that computes."""
 
 
+ON = "NSYNC_ON"
+"""The variable that goes before ``executor.kind``."""
+MOST_JOBS = 8
+"""That are asked for at once on a cluster, where ``executor.slots`` says nothing."""
+
+
 @dataclass(frozen=True)
 class Places:
-    """The devices of this machine, and how they are given to stages."""
+    """The devices of this machine, or of a cluster, and how they are given to stages."""
 
     count: int = 1  # of stages that run at once
     kind: str = CARD
@@ -35,11 +41,14 @@ class Places:
     each: int = 1  # devices of a stage
     threads: int | None = None  # of a stage on the CPU; None: as torch chooses
     note: str = ""  # where fewer can run at once than was asked for
+    cluster: str = ""  # the address of the one that runs them; empty: this machine does
 
     @property
     def says(self) -> str:
         """In words: ``2 stages at once, on 1 core each``."""
         at_once = "1 stage at a time" if self.count == 1 else f"{self.count} stages at once"
+        if self.cluster:
+            return f"{at_once}, by Ray at {self.cluster}"
         if not self.devices:
             return at_once
         if self.kind == CARD:
@@ -60,13 +69,26 @@ def places_of(params: Params, visible: Callable[[], list[str]] = visible_devices
         visible: gives the cards, and is asked only where they count.
 
     Raises:
-        ParamsError: the environment asks for what is no number of slots.
+        ParamsError: the environment asks for what is no number of slots, or for what stages do not
+            run on; or a cluster is to run them, and none is named.
     """
     asked, device = _with_environment(params.executor), params.base_model.device
+    if asked.kind == "ray":
+        if asked.ray is None:
+            raise ParamsError(
+                "params.yaml: executor.ray names no cluster: `executor: {ray: {address: "
+                "http://head:8265}}`"
+            )
+        return Places(asked.slots or MOST_JOBS, cluster=asked.ray.address)
     cards = visible() if device in ("auto", "cuda") else []
     if not cards and (device == "mps" or (device == "auto" and sys.platform == "darwin")):
         return Places()
     return places(asked, cards, [str(core) for core in cores()])
+
+
+def on_cluster(params: Params) -> bool:
+    """Whether stages are jobs on a cluster; raises as ``places_of``."""
+    return _with_environment(params.executor).kind == "ray"
 
 
 def places(asked: ExecutorConfig, cards: Sequence[str], own_cores: Sequence[str]) -> Places:
@@ -98,6 +120,10 @@ def _note(asked: ExecutorConfig, count: int, device: str, there: int) -> str:
 
 
 def _with_environment(asked: ExecutorConfig) -> ExecutorConfig:
+    if (kind := os.environ.get(ON)) is not None:
+        if kind not in ("local", "ray"):
+            raise ParamsError(f"{ON} is {kind!r}: it says where stages run, local or ray")
+        asked = asked.model_copy(update={"kind": kind})
     said = os.environ.get(SLOTS)
     if said is None:
         return asked

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import IO
 
 from nsync_pipeline.errors import LostProcessError, WorkerError
@@ -26,6 +27,7 @@ GRACE = 15.0
 KILLED = 1  # the exit code for a process that was killed
 ENDS_WITH_PARENT = "NSYNC_ENDS_WITH_PARENT"
 """The variable that tells a process to end when the one that started it has."""
+UNDER_DVC = "DVC_STAGE"  # the variable by which DVC tells a command that it runs it
 OURS = "nsync: "
 """How the command line begins what a person should read."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -164,6 +166,29 @@ def _free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
+
+
+def ends_with_parent() -> bool:
+    """Whether this process is to end when the one that started it has."""
+    return UNDER_DVC in os.environ or ENDS_WITH_PARENT in os.environ
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM is as Ctrl-C, and so is the end of a parent that this process ends with."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    if ends_with_parent():
+        die_with_parent(by=signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if ends_with_parent():
+            die_with_parent()
+        signal.signal(signal.SIGTERM, before)
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:

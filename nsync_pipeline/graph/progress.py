@@ -64,6 +64,12 @@ def shown_progress(
         yield tell
 
 
+def shown_line(file: Path, say: Callable[[str], None], line: str) -> None:
+    """Say a ``line`` that another machine printed; it is the newest of the run in ``file``."""
+    _write_line(file, line)
+    say(line)
+
+
 def progress_file(workspace: Workspace, slot: str) -> Path:
     """Where the run that makes the artefact of ``slot`` says how far it is."""
     return workspace.state / RUNNING / f"{slot}.json"

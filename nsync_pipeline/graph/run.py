@@ -24,13 +24,19 @@ from nsync_pipeline.graph.artefacts import WHOLE, AblationPart, Artefact, Graph,
 from nsync_pipeline.graph.dvc import check_dvc_file
 from nsync_pipeline.graph.locks import leased_devices, sole_writer
 from nsync_pipeline.graph.made import Made, describe, read_made, require_whole
-from nsync_pipeline.graph.places import Places, on_threads, places_of
-from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent, run_workers
+from nsync_pipeline.graph.places import Places, on_cluster, on_threads, places_of
+from nsync_pipeline.graph.processes import (
+    UNDER_DVC,
+    die_with_parent,
+    ends_with_parent,
+    run_workers,
+)
 from nsync_pipeline.graph.progress import (
     DagsterLine,
     dagster_line,
     progress_file,
     said_in,
+    shown_line,
     shown_progress,
 )
 from nsync_pipeline.ranks import this_rank
@@ -40,7 +46,6 @@ from nsync_pipeline.tracking.sender import notify, recorded
 from nsync_pipeline.workspace import Workspace
 
 KEPT = 3  # earlier artefacts in one place: a setting that is changed back costs nothing
-UNDER_DVC = "DVC_STAGE"  # the variable by which DVC tells a command that it runs it
 
 
 ENGINE: tuple[str, ...] = (sys.executable, "-m", "nsync_pipeline.cli")
@@ -79,6 +84,22 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What was written beside an artefact's place."""
+
+    made: Made
+    leftovers: tuple[Path, ...] = ()  # of no use once it is there
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job on a cluster is asked for."""
+
+    say: Callable[[str], None]  # is told what it prints
+    anew: bool  # also where the same was made
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What there is now."""
 
@@ -99,7 +120,7 @@ def run_stage(workspace: Workspace, asked: Asked) -> Outcome | None:
         InputsChangedError: its inputs changed while it ran; nothing is put in place.
         UserError: what the stage itself raises, a full disk, or another engine's workspace.
     """
-    if UNDER_DVC in os.environ or ENDS_WITH_PARENT in os.environ:
+    if ends_with_parent():
         die_with_parent()
     require_own_engine(workspace)
     graph = Graph.read(workspace, asked.part)
@@ -129,13 +150,18 @@ def run_in_processes(workspace: Workspace, asked: Asked) -> None:
         WorkerError: one of them failed, and all have ended.
         UserError: there are fewer devices than processes.
     """
-    if UNDER_DVC in os.environ or ENDS_WITH_PARENT in os.environ:
+    if ends_with_parent():
         die_with_parent()
     graph = Graph.read(workspace, asked.part)
     artefact = graph.artefact(
         asked.stage, asked.style, asked.variant, asked.training_seed, asked.of_ablation
     )
     places = _places(graph, artefact)
+    if places.cluster:
+        raise UserError(
+            f"--processes {asked.processes} is of this machine, and stages run on Ray "
+            "(executor.kind): --on local"
+        )
     if places.devices and asked.processes > places.count:
         raise UserError(
             f"--processes {asked.processes}: each needs a device of its own, and there are places "
@@ -154,7 +180,7 @@ def run_in_processes(workspace: Workspace, asked: Asked) -> None:
 def bring_up_to_date(
     graph: Graph, artefact: Artefact, line: DagsterLine | None = None, *, force: bool = False
 ) -> Outcome:
-    """Make ``artefact`` unless it is fresh; raises as ``run_stage`` does."""
+    """Make ``artefact`` unless it is fresh, here or on a cluster; raises as ``run_stage`` does."""
     workspace = graph.workspace
     place = workspace.root / artefact.path
     say = line.say if line else say_here
@@ -187,15 +213,21 @@ def bring_up_to_date(
         places = _places(graph, artefact)
         open_until_end.callback(file.unlink, missing_ok=True)
         say_waiting = said_in(file, artefact.title, say)
-        # Several processes that something else started use the first devices, one after the other.
-        count = this_rank().here * places.each
-        devices = places.devices if count == places.each else places.devices[:count]
-        lease = leased_devices(devices, count, say_waiting, places.kind)
-        open_until_end.enter_context(lease)
-        open_until_end.enter_context(on_threads(places.threads))
-        shown = shown_progress(artefact.title, line.say if line else None, file)
-        tell = open_until_end.enter_context(shown)
-        return Outcome(artefact, _make(graph, artefact, plan, tell, line), is_new=True)
+        if places.cluster:
+            job = JobOptions(partial(shown_line, file, say), anew=force)
+            make = partial(_made_on_ray, graph, artefact, plan, job=job)
+        else:
+            # Several processes that something else started use the first devices, one after the
+            # other.
+            count = this_rank().here * places.each
+            devices = places.devices if count == places.each else places.devices[:count]
+            lease = leased_devices(devices, count, say_waiting, places.kind)
+            open_until_end.enter_context(lease)
+            open_until_end.enter_context(on_threads(places.threads))
+            shown = shown_progress(artefact.title, line.say if line else None, file)
+            tell = open_until_end.enter_context(shown)
+            make = partial(_made_here, graph, artefact, plan, progress=tell)
+        return Outcome(artefact, _put_in_place(graph, artefact, plan, make, line), is_new=True)
 
 
 def up_to_date(graph: Graph, artefact: Artefact, say: Callable[[str], None]) -> Made | None:
@@ -208,29 +240,48 @@ def up_to_date(graph: Graph, artefact: Artefact, say: Callable[[str], None]) -> 
     return made if made is not None and _is_whole(made, plan, place, graph, say) else None
 
 
-def _make(
-    graph: Graph, artefact: Artefact, plan: Made, progress: Progress, line: DagsterLine | None
+def _put_in_place(
+    graph: Graph,
+    artefact: Artefact,
+    plan: Made,
+    make: Callable[[Path], Written],
+    line: DagsterLine | None,
 ) -> Made:
-    """Run the stage beside the artefact's place, then move what it made there."""
-    place = graph.workspace.root / artefact.path
+    """Have it made beside the artefact's place, then move it there."""
+    workspace = replace(graph.workspace, of_ablation=artefact.of_ablation)
+    place = workspace.root / artefact.path
     written = _partial_folder(place)
     written.mkdir()
-    context = _context(graph, artefact, written)
-    owner = context.workspace
-    context = replace(context, progress=progress, checkpointed=partial(notify, owner))
     tags = {"dagster.run_id": line.run_id} if line else {}
     try:
-        with recorded(owner, asdict(plan), tags):
-            result = artefact.stage.run(context)
+        with recorded(workspace, asdict(plan), tags):
+            new = make(written)
             _require_unchanged(graph, artefact, plan)
-            made = describe(written, plan, result)
             _publish(written, place, _kept_folder(graph, artefact))
             graph.refresh()
-            for leftover in result.leftovers:
+            for leftover in new.leftovers:
                 shutil.rmtree(leftover, ignore_errors=True)
     finally:
         shutil.rmtree(written, ignore_errors=True)
-    return made
+    return new.made
+
+
+def _made_here(
+    graph: Graph, artefact: Artefact, plan: Made, written: Path, progress: Progress
+) -> Written:
+    context = _context(graph, artefact, written)
+    told = partial(notify, context.workspace)
+    result = artefact.stage.run(replace(context, progress=progress, checkpointed=told))
+    made = describe(written, replace(plan, device=device_kind(graph, artefact)), result)
+    return Written(made, result.leftovers)
+
+
+def _made_on_ray(
+    graph: Graph, artefact: Artefact, plan: Made, written: Path, job: JobOptions
+) -> Written:
+    from nsync_pipeline.graph.remote.home import made_on_ray  # only who asks for a job needs it
+
+    return Written(made_on_ray(graph, artefact, plan, written, job))
 
 
 def _is_whole(
@@ -327,9 +378,28 @@ def _keep(old: Path, kept: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def device_kind(graph: Graph, artefact: Artefact) -> str:
+    """What computes the artefact here: two kinds may give two results. Empty: no such device."""
+    if not artefact.stage.on_device:
+        return ""
+    name = graph.params.base_model.device
+    if name == "cpu":
+        return name
+    import torch  # only here: most of what this package does needs no torch
+
+    from nsync_pipeline.families.placement import choose_device
+
+    device = choose_device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _places(graph: Graph, artefact: Artefact) -> Places:
-    """The devices that the stage may use."""
-    return places_of(graph.params) if artefact.stage.on_device else Places()
+    """Where the stage runs, and the devices that it may use."""
+    return (
+        places_of(graph.params)
+        if artefact.stage.on_device or on_cluster(graph.params)
+        else Places()
+    )
 
 
 def require_own_engine(workspace: Workspace) -> None:
