@@ -20,6 +20,7 @@ from nsync_pipeline.graph.run import JobOptions
 BY_RAY = "Runtime env is setting up.\nRunning entrypoint for job x: exec python\n"
 WENT_WELL = f"{BY_RAY}nsync-started node\nsteps 1/2\nsteps 2/2\nnsync-made abc.dir\n"
 OURS = "somebody@here"
+ONE_CORE = ResourcesConfig()
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +88,7 @@ def run(
     *,
     ended: Event | None = None,
     anew: bool = False,
-    resources: ResourcesConfig = ResourcesConfig(),
+    resources: ResourcesConfig = ONE_CORE,
     gpus: float = 0.0,
     **config: Any,
 ) -> Done:
@@ -145,7 +146,7 @@ def test_mistake_is_said_in_the_engines_words_and_not_tried_again() -> None:
 def test_what_failed_before_the_engine_ran_shows_the_last_that_was_printed() -> None:
     log = f"{BY_RAY}python: No module named nsync_pipeline\n"
     ray = FakeRay([job("FAILED", log, **FAILED, driver_exit_code=1)])
-    with pytest.raises(UserError, match="ended with 1: .*No module named nsync_pipeline"):
+    with pytest.raises(UserError, match=r"ended with 1: .*No module named nsync_pipeline"):
         run(ray)
 
 
@@ -193,8 +194,9 @@ def test_who_leaves_ends_the_job_they_asked_for(own: bool) -> None:
     assert ray.stopped == list(ray.there)
 
 
-def test_job_that_its_owner_stopped_is_asked_for_by_who_followed_it() -> None:
-    there = running_of("another@there")
+@pytest.mark.parametrize("owner", ["another@there", OURS])
+def test_job_that_its_owner_stopped_is_asked_for_by_who_followed_it(owner: str) -> None:
+    there = running_of(owner)
     there["theirs"].status = "PENDING"
     ray = FakeRay([job("SUCCEEDED")], there)
 

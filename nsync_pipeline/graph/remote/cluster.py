@@ -69,6 +69,9 @@ class _Lost:
     why: str
 
 
+STOPPED = _Lost("its job was stopped")
+
+
 @dataclass
 class _Log:
     """What a job printed."""
@@ -183,6 +186,12 @@ class Cluster:
                 say(f"{asked.title}: followed, as the job {submission} of {owner} makes it")
             is_own = there is None or there.metadata.get(OWNER) == _owner()
             outcome = self._followed(asked, submission, is_own, options, patience)
+            if outcome == STOPPED and there is not None:
+                outcome = _Lost("who asked for it had stopped the job")
+            if outcome == STOPPED:
+                raise UserError(
+                    f"{asked.title}: its job was stopped (by `ray job stop`, or in Ray's page)"
+                )
             if isinstance(outcome, str):
                 return Done(outcome, is_new=True)
             anew, tries = True, tries + 1
@@ -260,7 +269,7 @@ class Cluster:
                 for line in log.new(self._printed(submission)):
                     options.say(line)
                 if job.status != "RUNNING":
-                    return self._outcome(asked, job, log, is_own)
+                    return self._outcome(asked, job, log)
         except UserError:
             raise
         except BaseException:  # who asked for it has left
@@ -268,7 +277,7 @@ class Cluster:
                 self._stop(submission)
             raise
 
-    def _outcome(self, asked: Asked, job: Any, log: _Log, is_own: bool) -> str | _Lost:
+    def _outcome(self, asked: Asked, job: Any, log: _Log) -> str | _Lost:
         if job.status == "SUCCEEDED":
             note = log.note or self._note(job.submission_id)
             if note is None:
@@ -279,9 +288,7 @@ class Cluster:
                 )
             return note
         if job.status == "STOPPED":
-            if not is_own:
-                return _Lost("who asked for it stopped the job")
-            raise UserError(f"{asked.title}: its job was stopped (`ray job stop`, or Ray's page)")
+            return STOPPED
         code = job.driver_exit_code
         if job.error_type == RUNTIME_ENV_FAILED or job.error_type == NEVER_STARTED:
             raise UserError(f"{asked.title}: {_said(job.message)}")

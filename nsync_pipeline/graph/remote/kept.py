@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 EVERY = 2.0  # seconds between two looks at the checkpoints
 KINDS = ("training", "looks")  # of scratch, which the archive has
-CHECKPOINTS = "training/**/step_*.checkpoint"
+CHECKPOINT = "step_*.checkpoint"
 ARCHIVE = "training.tar"
 
 
@@ -110,14 +110,16 @@ class KeptTraining:
                 logger.warning("the checkpoint is not kept at %s: %s", self._url, _said(error))
 
     def _newest(self) -> Path | None:
-        found = [path for path in self._scratch.glob(CHECKPOINTS) if not _is_aside(path)]
+        found = [
+            path for path in (self._scratch / "training").rglob(CHECKPOINT) if not _is_aside(path)
+        ]
         return max(found, key=lambda path: path.name, default=None)
 
     def _beside_checkpoints(self) -> Iterator[Path]:
         for kind in KINDS:
             for path in sorted((self._scratch / kind).rglob("*")):
                 partial = any(PARTIAL.fullmatch(part) for part in path.parts)
-                if path.is_file() and not (partial or _is_aside(path) or path.match(CHECKPOINTS)):
+                if path.is_file() and not (partial or _is_aside(path) or path.match(CHECKPOINT)):
                     yield path
 
 
