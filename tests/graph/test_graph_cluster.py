@@ -3,7 +3,6 @@
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,7 +85,6 @@ def run(
     ray: FakeRay,
     said: list[str] | None = None,
     *,
-    ended: Event | None = None,
     anew: bool = False,
     resources: ResourcesConfig = ONE_CORE,
     gpus: float = 0.0,
@@ -95,7 +93,7 @@ def run(
     cluster = Cluster(RayConfig(address="http://head:8265", **config), ray)
     asked = Asked("key", "training · ink", Path("/request"), resources, gpus)
     say = (said if said is not None else []).append
-    return cluster.run(asked, JobOptions(say, ended or Event(), anew))
+    return cluster.run(asked, JobOptions(say, anew))
 
 
 def running_of(owner: str, name: str = "theirs") -> dict[str, SimpleNamespace]:
@@ -119,13 +117,14 @@ def test_job_says_what_it_prints_and_where_the_artefact_is() -> None:
     [DIED, FAILED | {"driver_exit_code": -9}, FAILED | {"driver_exit_code": 143}],
     ids=["node died", "killed", "terminated"],
 )
-def test_job_whose_node_or_process_died_is_asked_for_again(end: dict[str, Any]) -> None:
-    said: list[str] = []
+def test_job_whose_node_or_process_died_is_asked_for_again(
+    end: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     ray = FakeRay([job("FAILED", **end), job("FAILED", **end), job("SUCCEEDED")])
-    assert run(ray, said).is_new
+    assert run(ray).is_new
     names = [asked["submission_id"] for asked in ray.submitted]
     assert len(set(names)) == len(names) == 3
-    assert [line for line in said if "asked for again" in line][-1].endswith("(2 of 3)")
+    assert caplog.messages[-1].endswith("asked for again (2 of 3)")
 
 
 def test_retries_have_an_end() -> None:
@@ -168,18 +167,16 @@ def test_node_that_may_come_is_waited_for_but_not_for_ever() -> None:
     assert ray.stopped == [ray.submitted[0]["submission_id"]]
 
 
+def interrupted(name: str) -> SimpleNamespace:
+    """In the place of ``FakeRay.job``: Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def test_what_another_makes_is_followed_and_left_running() -> None:
-    ray, ended = FakeRay([], running_of("another@there")), Event()
-    said: list[str] = []
-
-    def say_and_leave(line: str) -> None:
-        said.append(line)
-        ended.set()
-
-    cluster = Cluster(RayConfig(address="http://head:8265"), ray)
-    asked = Asked("key", "training · ink", Path("/request"), ResourcesConfig(), 0)
+    ray, said = FakeRay([], running_of("another@there")), list[str]()
+    ray.job = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        cluster.run(asked, JobOptions(say_and_leave, ended, anew=False))
+        run(ray, said)
     assert "another@there" in said[0]
     assert ray.submitted == ray.stopped == []
 
@@ -187,10 +184,10 @@ def test_what_another_makes_is_followed_and_left_running() -> None:
 @pytest.mark.parametrize("own", [True, False])
 def test_who_leaves_ends_the_job_they_asked_for(own: bool) -> None:
     there = {} if own else running_of(OURS)  # asked for by a command that was killed
-    ray, ended = FakeRay([job("RUNNING")], there), Event()
-    ended.set()
+    ray = FakeRay([job("RUNNING")], there)
+    ray.job = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        run(ray, ended=ended)
+        run(ray)
     assert ray.stopped == list(ray.there)
 
 

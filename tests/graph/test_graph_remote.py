@@ -11,6 +11,7 @@ from nsync_pipeline import __version__
 from nsync_pipeline.errors import ParamsError, UserError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.made import read_made
+from nsync_pipeline.graph.places import ON
 from nsync_pipeline.graph.remote import courier as of_courier
 from nsync_pipeline.graph.remote import home as of_home
 from nsync_pipeline.graph.remote.cluster import Asked, Done
@@ -171,7 +172,9 @@ class NodeHere:
 
     def run(self, asked: Asked, options: JobOptions) -> Done:
         self.keys.append(asked.key)
-        run_job(asked.folder)
+        with pytest.MonkeyPatch.context() as on_node:
+            on_node.setenv(ON, "local")
+            run_job(asked.folder)
         last = self._capsys.readouterr().out.splitlines()[-1]
         return Done(last.removeprefix(MADE), is_new=True)
 
@@ -184,14 +187,20 @@ def node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_artefact_of_a_job_is_the_one_that_is_made_here(
-    home: Workspace, node: NodeHere, fakes: Fakes, tmp_path: Path
+    home: Workspace,
+    node: NodeHere,
+    fakes: Fakes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     local = Workspace(tmp_path / "local")
     write(local.root, "params.yaml", text=SMALL_PARAMS)
     write(local.root, "captions/ink.jsonl", "sources/ink/README.md", text="drawn")
     for stage in ("style_set", "captions"):  # the second reads what the first made, and a file
         graph = Graph.read(home)
-        assert bring_up_to_date(graph, graph.artefact(stage, "ink"), on="ray").is_new
+        monkeypatch.setenv(ON, "ray")
+        assert bring_up_to_date(graph, graph.artefact(stage, "ink")).is_new
+        monkeypatch.setenv(ON, "local")
         graph = Graph.read(local)
         artefact = graph.artefact(stage, "ink")
         made = bring_up_to_date(graph, artefact).made
