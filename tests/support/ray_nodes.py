@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import psutil
+import requests
 
 from nsync_pipeline.graph.processes import die_with_parent
 
@@ -77,6 +78,7 @@ def ray_nodes(count: int, environment: Mapping[str, str]) -> Iterator[RayNodes]:
         nodes = [start([f"--address=127.0.0.1:{port}", "--num-cpus=1"], a) for a in agents[1:]]
         _until_open(dashboard)
         address = f"http://127.0.0.1:{dashboard}"
+        _until(lambda: _alive(address, only_us["RAY_AUTH_TOKEN"]) == 1 + count)
         yield RayNodes(address, tuple(map(Node, nodes)), only_us)
     finally:
         _end(started)
@@ -141,12 +143,28 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _until_open(port: int) -> None:
-    limit = time.monotonic() + 300
-    while True:
+    def is_open() -> bool:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
         except OSError:
-            assert time.monotonic() < limit, "Ray did not start"
-            time.sleep(0.5)
-        else:
-            return
+            return False
+        return True
+
+    _until(is_open)
+
+
+def _alive(address: str, token: str) -> int:
+    """How many nodes there are."""
+    try:
+        headers = {"Authorization": f"Bearer {token}"}
+        said = requests.get(f"{address}/api/v0/nodes", headers=headers, timeout=10).json()
+        return sum(node["state"] == "ALIVE" for node in said["data"]["result"]["result"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _until(true: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < limit, "Ray did not start"
+        time.sleep(0.5)
