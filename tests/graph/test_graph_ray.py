@@ -122,6 +122,8 @@ def test_style_through_a_cluster_has_the_bytes_of_one_made_here(
     said = (tmp_path / "printed.txt").read_text().splitlines()
     print("\n".join(said), f"done {time.monotonic() - died:.0f} s after the node died", sep="\n")
     assert sum("asked for again (1 of 3)" in line for line in said) == 1
+    assert any("goes on from" in line for line in said)
+    assert not any("is damaged" in line for line in said)
     assert said[-1] == "8 of 8 artefacts made"
     assert not any(cluster.checkpoints.iterdir())
 

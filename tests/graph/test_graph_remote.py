@@ -59,9 +59,11 @@ def url_of_folder(tmp_path: Path) -> str:
 def test_newest_checkpoint_goes_to_the_node_that_takes_over(
     tmp_path: Path, url_of: Callable[[Path], str]
 ) -> None:
-    here, there, url = tmp_path / "here", tmp_path / "there", url_of(tmp_path)
+    # A node's copy of the workspace is itself a folder that goes when its process has ended.
+    here, there = (tmp_path / f".job.{number}.partial" / "scratch" for number in (1, 2))
+    url = url_of(tmp_path)
     for scratch in (here, there):
-        scratch.mkdir()
+        scratch.mkdir(parents=True)
     kept = KeptTraining(here, url)
     assert not kept.bring()
     write(here, step(2), step(4), HISTORY, LOOK, text="first")

@@ -75,9 +75,12 @@ def ray_nodes(count: int, environment: Mapping[str, str]) -> Iterator[RayNodes]:
     try:
         start(head, agents[0])
         _until_open(port)
-        nodes = [start([f"--address=127.0.0.1:{port}", "--num-cpus=1"], a) for a in agents[1:]]
         _until_open(dashboard)
         address = f"http://127.0.0.1:{dashboard}"
+        nodes = []
+        for there, agent in enumerate(agents[1:], start=1):  # at once, they get in each other's way
+            _until(lambda: _alive(address, only_us["RAY_AUTH_TOKEN"]) == there)  # noqa: B023
+            nodes.append(start([f"--address=127.0.0.1:{port}", "--num-cpus=1"], agent))
         _until(lambda: _alive(address, only_us["RAY_AUTH_TOKEN"]) == 1 + count)
         yield RayNodes(address, tuple(map(Node, nodes)), only_us)
     finally:

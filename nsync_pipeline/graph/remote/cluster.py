@@ -142,7 +142,12 @@ class RayJobs:
         from ray.util.state import list_nodes
 
         alive = [("state", "=", "ALIVE")]
-        found: Sequence[Any] = list_nodes(address=self._address, filters=alive, limit=10_000)
+        found: Sequence[Any] = list_nodes(
+            address=self._address,
+            filters=alive,
+            limit=10_000,
+            raise_on_missing_output=False,  # else it raises once a node has died
+        )
         return found
 
 

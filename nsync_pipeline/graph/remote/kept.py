@@ -118,7 +118,8 @@ class KeptTraining:
     def _beside_checkpoints(self) -> Iterator[Path]:
         for kind in KINDS:
             for path in sorted((self._scratch / kind).rglob("*")):
-                partial = any(PARTIAL.fullmatch(part) for part in path.parts)
+                parts = path.relative_to(self._scratch).parts
+                partial = any(PARTIAL.fullmatch(part) for part in parts)
                 if path.is_file() and not (partial or _is_aside(path) or path.match(CHECKPOINT)):
                     yield path
 
