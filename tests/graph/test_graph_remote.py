@@ -19,6 +19,7 @@ from nsync_pipeline.graph.remote.courier import Courier, DvcRemote, remote_of
 from nsync_pipeline.graph.remote.job import MADE, REQUEST_FILE, run_job
 from nsync_pipeline.graph.remote.kept import KeptTraining
 from nsync_pipeline.graph.run import JobOptions, bring_up_to_date
+from nsync_pipeline.settings_file import read_settings
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_stages import SMALL_PARAMS, Fakes
 
@@ -64,7 +65,7 @@ def test_newest_checkpoint_goes_to_the_node_that_takes_over(
     url = url_of(tmp_path)
     for scratch in (here, there):
         scratch.mkdir(parents=True)
-    kept = KeptTraining(here, url)
+    kept = KeptTraining(here, url, "cpu")
     assert not kept.bring()
     write(here, step(2), step(4), HISTORY, LOOK, text="first")
     half = "looks/ink/nsync/0/0f/.00000004.77.partial/00.png"
@@ -72,18 +73,19 @@ def test_newest_checkpoint_goes_to_the_node_that_takes_over(
     kept.keep()
     write(here, step(6), HISTORY, text="second")
     kept.keep()
-    assert KeptTraining(there, url).bring()
+    assert KeptTraining(there, url, "cpu").bring()
     assert names(there) == {step(6), HISTORY, LOOK}
     assert (there / HISTORY).read_text() == "second"
+    assert not KeptTraining(there, url, "another card").bring()
     kept.forget()
-    assert not KeptTraining(there, url).bring()
+    assert not KeptTraining(there, url, "cpu").bring()
 
 
 def test_checkpoint_that_cannot_be_kept_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    kept = KeptTraining(here, str(tmp_path / "kept"))
+    kept = KeptTraining(here, str(tmp_path / "kept"), "cpu")
     write(here, step(2), text="good")
     kept.keep()
     write(here, step(4), text="lost")
@@ -95,19 +97,19 @@ def test_checkpoint_that_cannot_be_kept_leaves_the_one_before(
     with pytest.raises(OSError, match="No space"):
         kept.keep()
     there.mkdir()
-    assert KeptTraining(there, str(tmp_path / "kept")).bring()
+    assert KeptTraining(there, str(tmp_path / "kept"), "cpu").bring()
     assert names(there) == {step(2)}
 
 
 def test_place_where_nothing_can_be_kept_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"no checkpoint can be kept at {tmp_path}/file/kept"):
-        KeptTraining(tmp_path, f"{tmp_path}/file/kept")
+        KeptTraining(tmp_path, f"{tmp_path}/file/kept", "cpu")
     with pytest.raises(UserError, match="no checkpoint can be kept at nowhere://x"):
-        KeptTraining(tmp_path, "nowhere://x")
-    write(tmp_path, "kept/training.tar", text="no archive")
+        KeptTraining(tmp_path, "nowhere://x", "cpu")
+    write(tmp_path, "kept/cpu/training.tar", text="no archive")
     with pytest.raises(UserError, match=r"the checkpoint at .*/kept cannot be read"):
-        KeptTraining(tmp_path, str(tmp_path / "kept")).bring()
+        KeptTraining(tmp_path, str(tmp_path / "kept"), "cpu").bring()
 
 
 # The courier.
@@ -266,3 +268,10 @@ def test_resources_are_what_the_stage_says_unless_settings_do(home: Workspace) -
 def test_courier_settings_are_for_its_owner_alone(tmp_path: Path) -> None:
     Courier.set_up(tmp_path, {"url": "/remote", "password": "secret"}, None)
     assert (tmp_path / ".dvc" / "config").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("path", ["models/ink/nsync/0", "data/ink/no", "captions/ink.jsonl", "1e3"])
+def test_note_names_its_path_as_text(tmp_path: Path, path: str) -> None:
+    courier = Courier.set_up(tmp_path, {"url": "/remote"}, None)
+    read = read_settings(tmp_path / courier._write_note(path, "12e34"))
+    assert read == {"outs": [{"md5": "12e34", "hash": "md5", "path": path.rpartition("/")[2]}]}

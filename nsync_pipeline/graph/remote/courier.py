@@ -5,6 +5,7 @@ named by a note: the digest by which DVC knows the folder or file.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -126,8 +127,8 @@ class Courier:
 
     def _write_note(self, path: str, note: str) -> str:
         file = self.folder / f"{path}.dvc"
-        text = f"outs:\n- md5: {note}\n  hash: md5\n  path: {file.name.removesuffix('.dvc')}\n"
-        write_whole(file, text)
+        out = {"md5": note, "hash": "md5", "path": file.name.removesuffix(".dvc")}
+        write_whole(file, json.dumps({"outs": [out]}))  # which is YAML, with 0 as text
         return f"{path}.dvc"
 
     def _run(self, what: str, *arguments: str) -> None:

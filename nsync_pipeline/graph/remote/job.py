@@ -147,11 +147,10 @@ def _kept(graph: Graph, artefact: Artefact, request: Request) -> KeptTraining | 
     """Where the training goes on from, brought here; None for what is no training."""
     if request.checkpoints is None or artefact.stage.name != "training":
         return None
-    # Not one kind of device's: the weights would be of neither.
     kind = device_kind(graph, artefact).replace(" ", "-").replace("/", "-")
     scratch = replace(graph.workspace, of_ablation=artefact.of_ablation).scratch()
     scratch.mkdir(parents=True)
-    kept = KeptTraining(scratch, f"{request.checkpoints}/{kind}")
+    kept = KeptTraining(scratch, request.checkpoints, kind)
     if kept.bring():
         print(f"{artefact.title}: goes on from {request.checkpoints}", flush=True)
     return kept

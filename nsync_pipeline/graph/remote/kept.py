@@ -28,18 +28,21 @@ ARCHIVE = "training.tar"
 
 
 class KeptTraining:
-    """A copy of a training's scratch at an address that fsspec knows."""
+    """A copy of a training's scratch at an address that fsspec knows, by the kind of device."""
 
-    def __init__(self, scratch: Path, url: str) -> None:
-        """Raises ``UserError`` where nothing can be kept there."""
+    def __init__(self, scratch: Path, url: str, kind: str) -> None:
+        """Raises ``UserError`` where nothing can be kept there.
+
+        One kind of device does not go on with what another began: the result would be neither's.
+        """
         self._scratch, self._url = scratch, masked(url)
         self._last: Path | None = None
         try:
             self._files, self._folder = fsspec.core.url_to_fs(url)
-            self._files.makedirs(self._folder, exist_ok=True)
+            self._files.makedirs(f"{self._folder}/{kind}", exist_ok=True)
         except Exception as error:  # each kind of storage has its own
             raise UserError(f"no checkpoint can be kept at {self._url}: {_said(error)}") from error
-        self._archive = f"{self._folder}/{ARCHIVE}"
+        self._archive = f"{self._folder}/{kind}/{ARCHIVE}"
 
     def bring(self) -> bool:
         """Bring what is kept into the scratch; gives whether there was anything.
@@ -94,7 +97,7 @@ class KeptTraining:
         self._last = newest
 
     def forget(self) -> None:
-        """Remove what is kept: the training is done."""
+        """Remove what is kept, of all kinds: the training is done."""
         try:
             self._files.rm(self._folder, recursive=True)
         except Exception as error:
