@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from nsync_pipeline.graph import run as of_run
+from nsync_pipeline.graph.processes import UNDER_DVC
 from nsync_pipeline.graph.table import Stage
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_stages import SMALL_PARAMS, Fakes
@@ -31,7 +31,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
         return made.run(stage, context)
 
     monkeypatch.setattr(Stage, "run", run)
-    monkeypatch.delenv(of_run.UNDER_DVC, raising=False)
+    monkeypatch.delenv(UNDER_DVC, raising=False)
     monkeypatch.setenv("NSYNC_TRACKING", "off")
     return made
 

@@ -30,6 +30,7 @@ SMALL: Content = YAML(typ="safe").load(SMALL_PARAMS) | {
     "variants": {"one": {"update_rule": "orthogonal"}, "two": {"update_rule": "orthogonal"}},
     "training": {"learning_rate": 0.002, "watch": {"every": 10}},
     "ablation": {"training_seeds": [0], "grid": {"shared_noise": [False, True]}},
+    "executor": {"ray": {"address": "http://head:8265"}},
 }  # fmt: skip
 
 NOTHING = (
@@ -125,7 +126,7 @@ def changed(value: Any, kind: Any) -> Iterator[Any]:
         yield from ([*value, more] for more in (*sections, "more", 7))
         yield [0]
     elif isinstance(value, dict):
-        yield {"to_q": 2}
+        yield from ({"to_q": 2}, {"training": {}})
     else:
         yield from (1, 64, 0.5, True, "other", "cc-by-4.0", ["other"], [0.5, 0.9])
     yield None

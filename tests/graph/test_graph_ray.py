@@ -5,7 +5,6 @@ Ray, DVC and the stages are real.
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -63,7 +62,7 @@ class Cluster:
         small.edit_params(OTHERS, "")
         small.edit_params("  lora:\n    update_rule: none\n", "")
         small.edit_params("  device: auto", "  device: cpu")
-        small.edit_params("\n  steps: 4\n", "\n  steps: 60\n")
+        small.edit_params("\n  steps: 4\n", "\n  steps: 30\n")
         with small.workspace.params_file.open("a") as file:
             file.write(
                 f"executor:\n  kind: {kind}\n  ray:\n    address: {self.ray.address}\n"
@@ -142,23 +141,22 @@ def test_style_through_a_cluster_has_the_bytes_of_one_made_here(
 
 
 def test_who_ends_dvc_ends_the_job_that_it_waits_for(cluster: Cluster, tmp_path: Path) -> None:
-    """As Dagster's page does, and as a `kill -9` of DVC."""
+    """However that ends: Dagster's page ends DVC, too."""
     python = tmp_path / "python"
     python.write_text(SLOW_JOB.format(python=sys.executable))
     python.chmod(0o755)
     home = cluster.workspace(tmp_path / "home", kind="ray", python=str(python))
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        dvc = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "--single-item", f"style_set@{STYLE}"],
-            cwd=home, env=cluster.environment(home), text=True, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert dvc.stdout is not None
-        assert any("steps 1/10" in line for line in dvc.stdout), "its progress comes here"
-        assert [node for node in cluster.ray.nodes if node.runs_job()]
-        dvc.send_signal(how)
-        dvc.wait()
-        _until(lambda: not any(node.runs_job() for node in cluster.ray.nodes))
-    assert not (home / "data").exists()
+    dvc = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", f"style_set@{STYLE}"],
+        cwd=home, env=cluster.environment(home), text=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert dvc.stdout is not None
+    assert any("steps " in line for line in dvc.stdout), "its progress comes here"
+    assert [node for node in cluster.ray.nodes if node.runs_job()]
+    dvc.kill()
+    dvc.wait()
+    _until(lambda: not any(node.runs_job() for node in cluster.ray.nodes))
+    assert not (home / "data" / STYLE / "style_set").exists()
 
 
 def _hashes(root: Path) -> dict[str, str]:

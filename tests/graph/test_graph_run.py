@@ -23,6 +23,7 @@ from nsync_pipeline.graph import run as of_run
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.graph.made import read_made
+from nsync_pipeline.graph.processes import UNDER_DVC
 from nsync_pipeline.graph.run import Asked, Outcome, require_own_engine, run_stage
 from nsync_pipeline.graph.table import STAGES
 from nsync_pipeline.workspace import Workspace
@@ -347,7 +348,7 @@ def test_under_dvc_a_stage_looks_at_dvc_yaml_first(
     fakes: Fakes, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_run, "die_with_parent", lambda: None)  # it would end the tests
-    monkeypatch.setenv(of_run.UNDER_DVC, "style_set")
+    monkeypatch.setenv(UNDER_DVC, "style_set")
     sync_dvc_file(workspace)
     edit(workspace, "training_seeds: [0]\n", "training_seeds: [0, 1]\n")
     with pytest.raises(ParamsError, match=r"dvc\.yaml is not what .* ask for: `nsync sync`"):
