@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from nsync_pipeline.blind.page import blind_page
 from nsync_pipeline.cli import app as cli
-from nsync_pipeline.graph import run as of_run
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.dvc import sync_dvc_file
 from nsync_pipeline.graph.made import describe
+from nsync_pipeline.graph.processes import UNDER_DVC
 from nsync_pipeline.stage import StageResult
 from tests.support.fake_stages import Fakes, all_artefacts
 from tests.support.style_workspace import STYLE, build_style_workspace
@@ -98,7 +98,7 @@ def quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages are fakes, and nothing is recorded."""
     fakes = Fakes()
     monkeypatch.setattr("nsync_pipeline.graph.table.Stage.run", lambda s, c: fakes.run(s, c))
-    monkeypatch.delenv(of_run.UNDER_DVC, raising=False)
+    monkeypatch.delenv(UNDER_DVC, raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("NSYNC_TRACKING", "off")
     monkeypatch.setattr("nsync_pipeline.tracking.sender.Server.tell", lambda server, run: 1)
