@@ -16,7 +16,7 @@ from nsync_pipeline.contrast.config import (
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.drawing.config import GuidanceConfig, require_guidance
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section, StageSettings, changes_of, later, of_params
+from nsync_pipeline.settings import Phrase, Section, StageSettings, changes_of, later, of_params
 
 
 class WatchConfig(Section):
@@ -38,6 +38,12 @@ class WatchConfig(Section):
         ge=1,
         le=64,
         description="training captions drawn at each look, each at its own fixed seed",
+    )
+    own_prompts: tuple[Phrase, ...] = later(
+        (),
+        max_length=16,
+        description="drawn at each look, too, and counted in no score: what the pictures shall "
+        "show, without the style, whose name is put behind it as `nsync generate` does",
     )
     steps: int = Field(default=12, ge=1, le=1000, description="denoising steps of DPM-Solver++ 2M")
     guidance_scale: float = Field(
@@ -317,13 +323,15 @@ class TrainingSettings(StageSettings):
     def identity(self) -> dict[str, Any]:
         """Without what only observes or saves memory: it may change while a training is under way.
 
-        With ``keep`` ``best`` the looks decide which weights are kept, and ``watch`` counts.
+        With ``keep`` ``best`` the looks decide which weights are kept, and ``watch`` counts, but
+        for prompts that no score counts.
         """
         content = super().identity()
         training, memory = content["training"], content["base_model"]["memory"]
         del training["checkpoint_every"], training["checkpoint_minutes"]
         for saved in ("group_offload", "offload", "release_text_encoders", "vae_slicing"):
             memory.pop(saved, None)
+        training["watch"].pop("own_prompts", None)
         if self.training.keep != "best":
             del training["watch"]
         return content

@@ -260,7 +260,10 @@ def test_a_variants_own_setting_makes_only_its_trainings_stale(
     assert {artefact.variant for artefact in stale} <= {"two"}
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING_LEAVES if name.startswith("watch.")])
+OF_A_SCORE = [n for n in TRAINING_LEAVES if n.startswith("watch.") and n != "watch.own_prompts"]
+
+
+@pytest.mark.parametrize("name", OF_A_SCORE)
 def test_where_the_best_look_is_kept_looks_decide_the_training(tmp_path: Path, name: str) -> None:
     best = put(put(FULL, "training.keep", "best"), "training.watch.every", 10)
     for companion, value in COMPANIONS.get(f"training.{name}", {}).items():
