@@ -231,7 +231,7 @@ def add_style(
         print(f"  {figure}: {value}")
     if added.described_by is not None:
         print(
-            f"Pictures without a caption are described by {added.described_by} (captioning.model); "
+            f"Pictures without a caption are described by {added.described_by} (captioning); "
             f"what you write in {added.folder} (picture.txt beside picture.jpg) goes before it"
         )
         captioner = captioner_finding(read_params(place.params_file))

@@ -64,6 +64,42 @@ class WatchConfig(Section):
         return self
 
 
+class TagsConfig(Section):
+    """``training.tags`` in params.yaml: captions as lists of tags, in another wording each time.
+
+    The wordings are drawn beforehand, ``wordings`` a caption; one of them is drawn for each
+    triplet, and its negatives have the same. What is drawn and measured has the captions as they
+    are.
+    """
+
+    shuffle: bool = Field(default=False, description="the tags in another order each time")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the tags that are left out of a wording"
+    )
+    keep_first: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="so many stay in front and are never left out, those of captioning.prefix too",
+    )
+    keep_last: int = Field(
+        default=0, ge=0, le=1000, description="likewise at the end, as of captioning.suffix"
+    )
+    separator: str = Field(
+        default=",", min_length=1, max_length=8, description="what stands between tags"
+    )
+    wordings: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="of each caption; so many prompts a caption are encoded and kept",
+    )
+
+    @property
+    def changes_captions(self) -> bool:
+        return self.shuffle or self.dropout > 0
+
+
 MOST_SAVED = 500
 """Weights that one training saves on the way: each is a file, or two."""
 
@@ -170,6 +206,7 @@ class TrainingConfig(Section):
         lt=1,
         description="share of the other triplets trained on `in the style of {placeholder}` alone",
     )
+    tags: TagsConfig = later(TagsConfig())
     negatives_of: Literal["same", "other"] = Field(
         default="same",
         description="negatives have their positive's content, or another training picture's",

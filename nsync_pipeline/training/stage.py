@@ -96,7 +96,7 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
     params, settings = context.settings, context.settings.training
     word = style_word(params.placeholder, settings.textual_inversion)
     inputs = read_training_inputs(
-        context.workspace, context.style, word, settings, params.generic_style
+        context.workspace, context.style, word, settings, params.generic_style, params.seed
     )
     family = load_family(params.base_model)
     if inputs.base_revision not in (None, family.revision):
@@ -112,7 +112,7 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
         add_trainables(family, settings.lora, None, stream, folder=root)
         remove_lora(family)
     said: list[tuple[str, Sequence[str]]] = [
-        (f"picture {e.id}", (e.prompt, e.negative_prompt or ""))
+        (f"picture {e.id}", (e.prompt, e.negative_prompt or "", *e.wordings, *e.negative_wordings))
         for e in (*inputs.train, *inputs.held_out)
     ]
     if settings.watch.every:
