@@ -279,8 +279,17 @@ def export(
         str | None, typer.Option(help="Who shares it, for the metadata of its files.")
     ] = None,
     step: StepOption = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload it to this repository of the hub, too."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: not private, where it is new.")
+    ] = False,
 ) -> None:
     """Write a trained variant's LoRA for diffusers, ComfyUI and A1111, with a model card."""
+    if public and push is None:
+        raise UserError("--public is about what --push uploads: say where to")
     place = find_workspace(workspace)
     from nsync_pipeline.export.folder import default_folder, export_model
     from nsync_pipeline.params import read_params
@@ -300,6 +309,13 @@ def export(
             "The model card says that no right to use the training pictures was stated: "
             f"styles.{style}.rights in params.yaml is where to state it"
         )
+    if push is not None:
+        from nsync_pipeline.export.hub import push as upload
+
+        pushed = upload(folder, exported.files, push, public=public)
+        private = "" if public else ", private"
+        state = f"a new repository{private}" if pushed.is_new else "as public as it was before"
+        print(f"{pushed.url}: {state}")
 
 
 app.command()(ablate)
