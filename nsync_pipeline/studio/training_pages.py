@@ -14,7 +14,7 @@ from nsync_pipeline.doctor.memory import CardPreset, card_presets
 from nsync_pipeline.errors import BaseModelError, UserError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.progress import running
-from nsync_pipeline.graph.settings import write_settings
+from nsync_pipeline.graph.settings import choose_step, write_settings
 from nsync_pipeline.report.trainings import shown_names
 from nsync_pipeline.studio import settings_form, watch_desk
 from nsync_pipeline.studio.jobs import Kind, dagster_runs, making

@@ -204,7 +204,7 @@ def test_what_a_person_wrote_goes_before_all_else(tmp_path: Path, tiny_base: Pat
 
 def test_a_picture_may_have_several_captions(tmp_path: Path, tiny_base: Path) -> None:
     """The first is its caption; the others lie beside, without words of style, too."""
-    texts = ["a boat | a red boat, watercolor", "a painting | a tree", "a house"]
+    texts: list[str | None] = ["a boat | a red boat, watercolor", "a painting | a tree", "a house"]
     result, rows = run(tmp_path, tiny_base, texts, several="|")
     assert [row["caption"] for row in rows] == ["a boat", "a tree", "a house"]
     assert rows[0]["raw_caption"] == texts[0]
