@@ -112,7 +112,8 @@ def changed(value: Any, kind: Any) -> Iterator[Any]:
         if get_origin(part) is Literal:
             yield from (choice for choice in get_args(part) if choice != value)
         if _is_section(part):
-            yield part().model_dump(mode="json")
+            needed = {key: "other" for key, of in part.model_fields.items() if of.is_required()}
+            yield part(**needed).model_dump(mode="json")
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
