@@ -215,7 +215,7 @@ def _add_folder(
     if not asked.update:
         refuse_too_few(ingestion, shown)
     described_by = None
-    if params.captioning.model is not None or not asked.caption_later:
+    if params.captioning.asked is not None or not asked.caption_later:
         described_by = _described_by(ingestion, config, params, shown)
     refuse_unversionable(folder)
 
@@ -267,7 +267,7 @@ def _described_by(
     missing = [picture.origin for picture in ingestion.pictures if picture.caption is None]
     if not missing or config.uncaptioned == "skip":
         return None
-    if params.captioning.model is None:
+    if params.captioning.asked is None:
         listing = asked.workspace.listing(asked.style, "without_caption")
         raise CaptionError(
             f"{asked.source}: {len(missing)} of {len(ingestion.pictures)} pictures have no caption "
@@ -276,7 +276,7 @@ def _described_by(
             "`nsync studio` and write it there; set captioning.model to have a model describe "
             "them; or leave them out: --captioned-only"
         )
-    return params.captioning.model.name
+    return params.captioning.asked.name
 
 
 def _refuse_mixing(params: Params, asked: NewStyle, folder: Path, plan: CopyPlan) -> None:
