@@ -14,7 +14,7 @@ import pytest
 from nsync_pipeline.errors import ParamsError, WorkerError
 from nsync_pipeline.graph import run as of_run
 from nsync_pipeline.graph.artefacts import AblationPart, Artefact, Graph, State
-from nsync_pipeline.graph.progress import running
+from nsync_pipeline.graph.progress import Watch, running
 from nsync_pipeline.graph.whole import chosen, make_all, make_whole
 from nsync_pipeline.workspace import Workspace
 from tests.support import fake_nsync
@@ -51,6 +51,15 @@ def test_a_last_stage_is_the_last_one(fakes: Fakes, workspace: Workspace) -> Non
     assert fakes.ran == ["style_set-ink", "captions-ink"]
     assert [outcome.is_new for outcome in outcomes] == [True, True]
     assert said == ["[1 of 2] style_set · ink", "[2 of 2] captions · ink"]
+
+
+def test_a_status_that_is_said_beside_what_was_made_is_not_said_again(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Watch(workspace) as watch:
+        watch.look("[1 of 2]")
+        watch.look("[2 of 2]", said=True)
+    assert capsys.readouterr().out == "[1 of 2]\n"
 
 
 @pytest.mark.parametrize(
