@@ -137,10 +137,14 @@ def test_when_one_fails_none_is_started_any_more_and_the_other_ends(
     monkeypatch.setenv("FAKE_MEETING", str(tmp_path / "meeting"))
     (two_slots.root / "models" / "ink" / "lora").mkdir(parents=True)
     (two_slots.root / "models" / "ink" / "lora" / "0").write_text("no folder")
-    (tmp_path / "meeting" / "somebody").touch()
+
+    def say(line: str) -> None:
+        if line.endswith(": failed"):  # only now can the other one end
+            (tmp_path / "meeting" / "somebody").touch()
+
     with pytest.raises(WorkerError, match=r"^training · ink · lora · 0: its process ended with "
                        r"code 2: .*/lora/0 is not a folder: move it away") as caught:  # fmt: skip
-        make_all(two_slots, trainings(two_slots), lambda line: None)
+        make_all(two_slots, trainings(two_slots), say)
     assert caught.value.exit_code == 2
     assert (tmp_path / "ran.txt").read_text() == "training-ink-nsync-0\n"
 
