@@ -117,6 +117,7 @@ class NewStyle:
     placeholder: str = "sks"
     generic_style: str = "painting"
     style_words: tuple[str, ...] = ()
+    known_as: str | None = None
     pictures: int | None = None  # how many to draw; with a sketchbook source only
     captioned_only: bool = False  # leave pictures without a caption where they are
     update: bool = False  # add new pictures to a style that is there already
@@ -307,6 +308,8 @@ def _params_text(workspace: Workspace, asked: NewStyle, source: Mapping[str, Any
     """The text of params.yaml with the style in it, checked against the schema."""
     names = {"placeholder": asked.placeholder, "generic_style": asked.generic_style}
     entry: dict[str, Any] = {**source, **names}
+    if asked.known_as is not None:
+        entry["known_as"] = asked.known_as
     if asked.style_words:
         entry["style_words"] = list(asked.style_words)
     text = with_style(workspace.params_file.read_bytes().decode("utf-8"), asked.name, entry)

@@ -27,6 +27,8 @@ FIGURES_FOLDER = "figures"  # of an evaluation: a small file a metric, for `dvc 
 PLOTS_FOLDER = "plots"  # of a report: pictures for `dvc plots show`
 POINTS_FOLDER = "points"  # of samples: a folder each further way of drawing
 BASE = "base"
+BASE_BY_NAME = "base_by_name"
+"""The untrained base, asked for the style by the name it may know it by."""
 """The name that stands for the untrained base model where a variant is asked for."""
 SKETCHBOOK = "sketchbook"
 SKETCHBOOK_PREFIX = f"{SKETCHBOOK}:"

@@ -161,6 +161,7 @@ class CaptionedStyle(Section):
     placeholder: str
     generic_style: str
     style_words: tuple[str, ...]
+    known_as: str | None = later(default=None)
 
 
 class CaptionsSettings(StageSettings):

@@ -71,7 +71,9 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
         prompts = [styled_prompt(whole, s) for s in (style.placeholder, style.generic_style)]
         return max(counter.prompt_tokens(prompt) for prompt in prompts)
 
-    names = own_names(context.style, style.placeholder, style.style_words)
+    names = own_names(
+        context.style, style.placeholder, (*style.style_words, *filter(None, [style.known_as]))
+    )
     captions: list[ContentCaption] = []  # the first of each picture
     more: list[ContentCaption] = []
     for row, (raw, text, source) in zip(rows, given, strict=True):

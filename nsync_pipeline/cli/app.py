@@ -192,6 +192,10 @@ def add_style(
     generic_style: Annotated[
         str, typer.Option(help="The class word the negatives are drawn in.")
     ] = "painting",
+    known_as: Annotated[
+        str | None,
+        typer.Option(help="The artist's name, if the base may know it: asked for in the report."),
+    ] = None,
     style_word: Annotated[
         list[str] | None,
         typer.Option(help="Taken out of its captions, as the artist's name; several times."),
@@ -221,7 +225,7 @@ def add_style(
     from nsync_pipeline.params import read_params
 
     asked = NewStyle(
-        name, source, placeholder, generic_style, tuple(style_word or ()), pictures,
+        name, source, placeholder, generic_style, tuple(style_word or ()), known_as, pictures,
         captioned_only, update, exclude_bad,
     )  # fmt: skip
     with shown_progress(f"add-style · {name}", None) as progress:

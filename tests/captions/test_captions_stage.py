@@ -111,6 +111,13 @@ def test_what_the_style_is_called_by_is_taken_out_and_said(tmp_path: Path, tiny_
     )
 
 
+def test_the_name_that_the_base_may_know_goes_too(tmp_path: Path, tiny_base: Path) -> None:
+    _, rows = run(
+        tmp_path, tiny_base, ["Hokusai waves by a hill", "a tree"], {"known_as": "Hokusai"}
+    )
+    assert [row["caption"] for row in rows] == ["waves by a hill", "a tree"]
+
+
 def test_a_caption_of_style_words_alone_is_refused(tmp_path: Path, tiny_base: Path) -> None:
     with pytest.raises(CaptionError, match=r'nothing is left of 1 captions .*\n.*0\.png: "a paint'):
         run(tmp_path, tiny_base, ["a painting", "a boat"])
