@@ -51,6 +51,7 @@ DIRECTLY: dict[str, tuple[str, ...]] = dict.fromkeys(NOTHING, ()) | {
         "captions", "negative_set", "training", "base_generation", "report"
     ),
     "styles.ink.style_words": ("captions",),
+    "styles.ink.known_as": ("captions", "base_generation", "evaluation"),
     "styles.ink.excluded": ("style_set",),
     "style_set": ("style_set",),
     "captioning": ("captions",),
