@@ -117,6 +117,7 @@ class NewStyle:
     placeholder: str = "sks"
     generic_style: str = "painting"
     style_words: tuple[str, ...] = ()
+    known_as: str | None = None
     pictures: int | None = None  # how many to draw; with a sketchbook source only
     captioned_only: bool = False  # leave pictures without a caption where they are
     update: bool = False  # add new pictures to a style that is there already
@@ -215,7 +216,7 @@ def _add_folder(
     if not asked.update:
         refuse_too_few(ingestion, shown)
     described_by = None
-    if params.captioning.model is not None or not asked.caption_later:
+    if params.captioning.asked is not None or not asked.caption_later:
         described_by = _described_by(ingestion, config, params, shown)
     refuse_unversionable(folder)
 
@@ -267,7 +268,7 @@ def _described_by(
     missing = [picture.origin for picture in ingestion.pictures if picture.caption is None]
     if not missing or config.uncaptioned == "skip":
         return None
-    if params.captioning.model is None:
+    if params.captioning.asked is None:
         listing = asked.workspace.listing(asked.style, "without_caption")
         raise CaptionError(
             f"{asked.source}: {len(missing)} of {len(ingestion.pictures)} pictures have no caption "
@@ -276,7 +277,7 @@ def _described_by(
             "`nsync studio` and write it there; set captioning.model to have a model describe "
             "them; or leave them out: --captioned-only"
         )
-    return params.captioning.model.name
+    return params.captioning.asked.name
 
 
 def _refuse_mixing(params: Params, asked: NewStyle, folder: Path, plan: CopyPlan) -> None:
@@ -307,6 +308,8 @@ def _params_text(workspace: Workspace, asked: NewStyle, source: Mapping[str, Any
     """The text of params.yaml with the style in it, checked against the schema."""
     names = {"placeholder": asked.placeholder, "generic_style": asked.generic_style}
     entry: dict[str, Any] = {**source, **names}
+    if asked.known_as is not None:
+        entry["known_as"] = asked.known_as
     if asked.style_words:
         entry["style_words"] = list(asked.style_words)
     text = with_style(workspace.params_file.read_bytes().decode("utf-8"), asked.name, entry)

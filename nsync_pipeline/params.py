@@ -27,7 +27,7 @@ from nsync_pipeline.settings_file import NAME, read_settings
 from nsync_pipeline.style_set.config import StyleConfig, StyleSetConfig
 from nsync_pipeline.text import printable
 from nsync_pipeline.training.config import TrainingConfig, VariantConfig
-from nsync_pipeline.workspace import BASE, TrainingRun, training_runs
+from nsync_pipeline.workspace import BASE, BASE_BY_NAME, TrainingRun, training_runs
 
 LONGEST_LINE = 1500  # characters of a message: the longest list of allowed keys has 1,000
 
@@ -99,14 +99,13 @@ class Params(Section):
     def _names_of_variants(cls, value: AblationConfig | None) -> AblationConfig | None:
         for name in value.variants if value else ():
             _require_name(name)
-            if name == BASE:
-                raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
+            _refuse_taken(name)
         return value
 
     @model_validator(mode="after")
     def _together(self) -> "Params":
-        if BASE in self.variants:
-            raise ValueError(f"variants: {BASE!r} is taken: it names the untrained base model")
+        for name in self.variants:
+            _refuse_taken(name)
         if len(self.styles) * len(self.training_runs()) > MOST_TRAININGS:
             raise ValueError(
                 f"styles, variants and training_seeds ask for {len(self.styles)} x "
@@ -211,6 +210,11 @@ def _require_name(name: str) -> None:
         raise ValueError(
             f"{name!r} is not a name: lower-case letters, digits and _ only, at most 48"
         )
+
+
+def _refuse_taken(variant: str) -> None:
+    if variant in (BASE, BASE_BY_NAME):
+        raise ValueError(f"variants: {variant!r} is taken: it names the untrained base model")
 
 
 def _settings_of(variant: VariantConfig, training: TrainingConfig, *key: str) -> TrainingConfig:

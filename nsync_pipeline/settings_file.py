@@ -6,11 +6,13 @@ A date is text. Anchors and merge keys count as often as they are used.
 
 import re
 from collections.abc import Mapping
+from copy import copy
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import VersionedResolver
@@ -110,10 +112,23 @@ def with_values(text: str, values: Mapping[str, Any]) -> str:
             if section.get(parent) is None:
                 section[parent] = {}
             section = section[parent]
+        before = None if last in section else next(reversed(section), None)
         section[last] = value
+        _take_over_what_follows(section, before, last)
     out = StringIO()
     yaml.dump(content, out)
     return out.getvalue()
+
+
+def _take_over_what_follows(section: Any, before: str | None, last: str) -> None:
+    """Blank lines and comments behind a section stay behind it: its last key's, for ruamel."""
+    said = section.ca.items.get(before) if isinstance(section, CommentedMap) else None
+    if not said or said[2] is None:
+        return
+    own, line_end, behind = said[2].value.partition("\n")
+    if behind:
+        section.ca.items[last] = [None, None, copy(said[2]), None]
+        said[2].value, section.ca.items[last][2].value = own + line_end, line_end + behind
 
 
 def _reason(error: Exception) -> str:

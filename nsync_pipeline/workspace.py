@@ -16,6 +16,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
 """What a variant trained: its LoRA, its token vectors, or both."""
 MANIFEST_FILE = "manifest.parquet"
+MORE_CAPTIONS_FILE = "more.parquet"
+"""Of captions, where pictures have several."""
 ABLATIONS = "ablations"  # the folder of all of them
 STEPS_FOLDER = "steps"
 """Of a model: what was saved on the way, ``<8 digits of the step>/`` with the same files."""
@@ -25,6 +27,8 @@ FIGURES_FOLDER = "figures"  # of an evaluation: a small file a metric, for `dvc 
 PLOTS_FOLDER = "plots"  # of a report: pictures for `dvc plots show`
 POINTS_FOLDER = "points"  # of samples: a folder each further way of drawing
 BASE = "base"
+BASE_BY_NAME = "base_by_name"
+"""The untrained base, asked for the style by the name it may know it by."""
 """The name that stands for the untrained base model where a variant is asked for."""
 SKETCHBOOK = "sketchbook"
 SKETCHBOOK_PREFIX = f"{SKETCHBOOK}:"
@@ -94,7 +98,7 @@ class Workspace:
         return self.root / "data" / style / "style_set"
 
     def captions(self, style: str) -> Path:
-        """``manifest.parquet`` (pictures.manifest.CAPTIONS)."""
+        """``manifest.parquet`` (pictures.manifest.CAPTIONS), ``MORE_CAPTIONS_FILE``."""
         return self.root / "data" / style / "captions"
 
     def captions_by_hand(self, style: str) -> Path:

@@ -116,6 +116,10 @@ def test_an_unknown_section_is_named() -> None:
             "params.yaml: variants: 'base' is taken: it names the untrained base model",
         ),
         (
+            {"variants__base_by_name": {"update_rule": "none"}},
+            "params.yaml: variants: 'base_by_name' is taken: it names the untrained base model",
+        ),
+        (
             {"training_seeds": [0, 3, 3]},
             "params.yaml: training_seeds: 3 is named twice: each training has a seed of its own",
         ),

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from nsync_pipeline.add_style import with_style
 from nsync_pipeline.errors import ParamsError
+from nsync_pipeline.settings_file import with_values
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 ENTRY = {"source": "folder", "placeholder": "sks", "generic_style": "painting"}
@@ -85,3 +86,16 @@ def test_any_words_come_back_as_they_were(words: str) -> None:
 def test_styles_written_in_braces_are_left_alone_and_the_lines_given() -> None:
     with pytest.raises(ParamsError, match=r"yourself:\n(.*\n)*.*monet:\n.*source: folder"):
         with_style("styles: {ink: {source: folder}}\nseed: 0\n", "monet", {"source": "folder"})
+
+
+@pytest.mark.parametrize("behind", ["", "\n", "\n# of b\n", "  # of ink\n\n\n# of b\n"])
+@pytest.mark.parametrize("own", ["", "  # a folder"])
+def test_what_stands_behind_a_section_stays_behind_it(own: str, behind: str) -> None:
+    before = f"a:\n  ink:\n    source: x{own}\n{behind}b: 1\n"
+    after = with_values(before, {"a.ink.name": None, "a.ink.steps": 3})
+    assert after == f"a:\n  ink:\n    source: x{own}\n    name: null\n    steps: 3\n{behind}b: 1\n"
+
+
+def test_a_comment_before_the_next_key_stays_there() -> None:
+    before = "a:\n  one: 1\n  # of two\n  two: 2  # b\n"
+    assert with_values(before, {"a.three": 3}) == before + "  three: 3\n"

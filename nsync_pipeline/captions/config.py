@@ -1,11 +1,11 @@
 """How captions become content-only."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Phrase, Section, StageSettings, of_params
+from nsync_pipeline.settings import Phrase, Section, StageSettings, later, of_params
 
 STYLE_WORDS = (
     "oil on canvas", "oil painting", "painting", "watercolor", "watercolour", "illustration",
@@ -27,8 +27,43 @@ WAYS_OUT = (
 """What can be done where no model can be asked."""
 
 
+class TaggerConfig(Section):
+    """``captioning.tagger`` in params.yaml: who names what is on the pictures without a caption."""
+
+    section: ClassVar = "captioning.tagger"
+    kind: ClassVar = "an image classifier"
+
+    name: str = Field(
+        min_length=1,
+        description="an image classifier that transformers has (image-classification): a hub id or "
+        "a local folder; ONNX files are not read",
+    )
+    revision: str | None = Field(
+        default=None, description="the hub commit to pin; not used for a folder"
+    )
+    threshold: float = Field(
+        default=0.35, ge=0, le=1, description="a label with a lower score is left out"
+    )
+    most: int = Field(default=30, ge=1, le=500, description="tags a picture, the surest")
+    scores: Literal["sigmoid", "softmax"] = Field(
+        default="sigmoid",
+        description="of the model's logits: sigmoid for taggers, softmax for models that name one "
+        "thing a picture",
+    )
+    without: tuple[str, ...] = Field(
+        default=("rating:", "artist:"), description="labels that begin so are left out"
+    )
+    batch_size: int = Field(default=8, ge=1, le=512, description="pictures at a time")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of its weights; auto as base_model.dtype"
+    )
+
+
 class CaptionModelConfig(Section):
     """``captioning.model`` in params.yaml: who describes the pictures that have no caption."""
+
+    section: ClassVar = "captioning.model"
+    kind: ClassVar = "a vision-language model"
 
     name: str = Field(
         default="OpenGVLab/InternVL3-1B-hf",
@@ -83,15 +118,41 @@ class CaptioningConfig(Section):
         default=CaptionModelConfig(),
         description="captions the pictures that have none; null: such pictures are refused",
     )
+    tagger: TaggerConfig | None = later(
+        None, description="names what is on the pictures that have no caption, in model's place"
+    )
     style_words: tuple[Phrase, ...] = Field(
         default=STYLE_WORDS,
         description="words and phrases that name a style or a medium, taken out of every caption",
     )
+    several: str | None = later(
+        None,
+        min_length=1,
+        max_length=8,
+        description="what stands between the captions of a picture that has several, such as `|`: "
+        "one of them is drawn each time it is trained on, the first is drawn and measured; null: "
+        "none has",
+    )
+    prefix: Phrase | None = later(
+        None,
+        description="put before every caption, with a comma, after words of style are taken out; "
+        "negatives and samples have it, too",
+    )
+    suffix: Phrase | None = later(None, description="likewise behind it, before the style")
     too_long: Literal["cut", "error"] = Field(
         default="cut",
         description="a caption with more words than the text encoder takes together with the "
         "style: cut after the last word that fits, or refused",
     )
+
+    @property
+    def asked(self) -> CaptionModelConfig | TaggerConfig | None:
+        """What is asked of the pictures that have no caption; None: they are refused."""
+        return self.tagger or self.model
+
+    def whole(self, caption: str) -> str:
+        """``caption`` with what stands before and behind every one."""
+        return ", ".join(part for part in (self.prefix, caption, self.suffix) if part)
 
 
 class CaptionedStyle(Section):
@@ -100,6 +161,7 @@ class CaptionedStyle(Section):
     placeholder: str
     generic_style: str
     style_words: tuple[str, ...]
+    known_as: str | None = later(default=None)
 
 
 class CaptionsSettings(StageSettings):

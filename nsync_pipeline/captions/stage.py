@@ -4,7 +4,8 @@ What a person wrote in the workspace (``by_hand``) goes before what came with th
 before a vision-language model, which describes the pictures that are left.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nsync_pipeline.files import named_in_line, named_list
 from nsync_pipeline.pictures.manifest import (
     BY_MODEL,
     CAPTIONS,
+    MORE_CAPTIONS,
     STYLE_SET,
     read_manifest,
     write_manifest,
@@ -29,7 +31,7 @@ from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import CaptionedThumbnail, captioned_preview, evenly_spaced
 from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.text import one_line, without_controls
-from nsync_pipeline.workspace import MANIFEST_FILE
+from nsync_pipeline.workspace import MANIFEST_FILE, MORE_CAPTIONS_FILE
 
 PREVIEW_ROWS = 12
 
@@ -43,6 +45,7 @@ class ContentCaption:
     source: str  # as STYLE_SET.caption_source, ``BY_HAND`` or ``BY_MODEL``
     scrubbed: ScrubbedCaption
     fitted: FittedCaption
+    final: str  # the fitted one, with what stands before and behind every caption
 
 
 def run(context: StageContext[CaptionsSettings]) -> StageResult:
@@ -64,23 +67,35 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
 
     def tokens(caption: str) -> int:
         """Of the longer of the two prompts a caption goes into."""
-        prompts = [styled_prompt(caption, s) for s in (style.placeholder, style.generic_style)]
+        whole = config.whole(caption)
+        prompts = [styled_prompt(whole, s) for s in (style.placeholder, style.generic_style)]
         return max(counter.prompt_tokens(prompt) for prompt in prompts)
 
-    names = own_names(context.style, style.placeholder, style.style_words)
-    captions = []
+    names = own_names(
+        context.style, style.placeholder, (*style.style_words, *filter(None, [style.known_as]))
+    )
+    captions: list[ContentCaption] = []  # the first of each picture
+    more: list[ContentCaption] = []
     for row, (raw, text, source) in zip(rows, given, strict=True):
-        scrubbed = scrub(text, config.style_words, names)
-        fitted = fit(scrubbed.caption, tokens, most)
-        captions.append(ContentCaption(row, raw, source, scrubbed, fitted))
+        own = []
+        for part in _parts(text, config.several):
+            scrubbed = scrub(part, config.style_words, names)
+            fitted = fit(scrubbed.caption, tokens, most)
+            final = config.whole(fitted.caption)
+            own.append(ContentCaption(row, raw, source, scrubbed, fitted, final))
+        first, *others = [one for one in own if one.scrubbed.caption] or own[:1]
+        captions.append(first)
+        more += others
         context.progress("captions", len(captions), len(rows))
     _refuse_nothing_left(captions, context)
-    cut = [caption for caption in captions if caption.fitted.lost]
+    cut = [caption for caption in (*captions, *more) if caption.fitted.lost]
     _refuse_too_long(cut, tokens, most, context)
 
     write_manifest(context.folder / MANIFEST_FILE, map(_row, captions), CAPTIONS)
+    if more:
+        write_manifest(context.folder / MORE_CAPTIONS_FILE, _more_rows(more), MORE_CAPTIONS)
     shown = _preview(f"{context.style}: captions", captions, workspace.style_set(context.style))
-    return StageResult(_figures(context, captions, cut, most, captioner), (shown,))
+    return StageResult(_figures(context, captions, more, cut, most, captioner), (shown,))
 
 
 def _given(
@@ -99,6 +114,16 @@ def _given(
     missing = [row for row, (raw, _, _) in zip(rows, given, strict=True) if not raw]
     if not missing:
         return given, None
+    if config.tagger is not None:
+        from nsync_pipeline.captions.tagger import tagger_captions
+
+        answers, captioner = tagger_captions(context, missing, config.tagger)
+        for number, row in enumerate(rows):
+            if row["id"] in answers:
+                tags = one_line(without_controls(answers[row["id"]]))
+                given[number] = tags, tags, BY_MODEL
+        _refuse_untagged(context, rows, given)
+        return given, captioner
     if config.model is None:
         raise _uncaptioned(missing, len(rows), context)
     # Imported here: captions that came with the pictures need no model, and loading takes seconds.
@@ -112,10 +137,25 @@ def _given(
     return given, captioner
 
 
+def _parts(text: str, several: str | None) -> list[str]:
+    """The captions in ``text``, one or more."""
+    parts = [text] if several is None else text.split(several)
+    return [part for part in map(str.strip, parts) if part] or [text]
+
+
+def _more_rows(more: Sequence[ContentCaption]) -> Iterator[dict[str, Any]]:
+    number: Counter[str] = Counter()
+    for caption in more:
+        picture = caption.row["id"]
+        number[picture] += 1
+        name = f"{picture}_{number[picture]:04d}"
+        yield {"id": name, "picture": picture, "caption": caption.final}
+
+
 def _row(caption: ContentCaption) -> dict[str, Any]:
     return {
         "id": caption.row["id"],
-        "caption": caption.fitted.caption,
+        "caption": caption.final,
         "raw_caption": caption.raw,
         "source": caption.source,
         "removed_words": list(caption.scrubbed.removed),
@@ -126,6 +166,7 @@ def _row(caption: ContentCaption) -> dict[str, Any]:
 def _figures(
     context: StageContext[CaptionsSettings],
     captions: Sequence[ContentCaption],
+    more: Sequence[ContentCaption],
     cut: Sequence[ContentCaption],
     most: int,
     captioner: str | None,
@@ -144,6 +185,8 @@ def _figures(
         figures["with_the_style_s_name_removed_are"] = named_in_line(
             listed, workspace.listing(style, "named")
         )
+    if more:
+        figures["further_captions"] = len(more)
     if by_hand := sum(c.source == BY_HAND for c in captions):
         figures["by_hand"] = by_hand
     if captioner is not None:
@@ -163,7 +206,7 @@ def _preview(title: str, captions: Sequence[ContentCaption], folder: Path) -> Pr
     rows = [
         CaptionedThumbnail(
             open_picture(folder / caption.row["file"]),
-            caption.fitted.caption,
+            caption.final,
             f"lost: {caption.fitted.lost}" if caption.fitted.lost else "",
         )
         for caption in shown
@@ -185,6 +228,21 @@ def _uncaptioned(
         f"sources/{style}. Or set captioning.model to have a model describe them, or "
         "style_set.uncaptioned to `skip` to leave them out."
     )
+
+
+def _refuse_untagged(
+    context: StageContext[CaptionsSettings],
+    rows: Sequence[Mapping[str, Any]],
+    given: Sequence[tuple[str, str, str]],
+) -> None:
+    untagged = [row["origin"] for row, (raw, _, _) in zip(rows, given, strict=True) if not raw]
+    if untagged:
+        listing = context.workspace.listing(context.style, "without_tags")
+        raise CaptionError(
+            f"the tagger is sure of nothing on {len(untagged)} pictures "
+            f"({named_in_line(untagged, listing, most=3)}): lower captioning.tagger.threshold, or "
+            "caption them yourself"
+        )
 
 
 def _refuse_nothing_left(

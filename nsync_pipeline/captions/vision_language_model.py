@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,12 @@ from transformers import (
 )
 
 from nsync_pipeline.captions.answers import AnswerStore, answer_key
-from nsync_pipeline.captions.config import WAYS_OUT, CaptionModelConfig, CaptionsSettings
+from nsync_pipeline.captions.config import (
+    WAYS_OUT,
+    CaptionModelConfig,
+    CaptionsSettings,
+    TaggerConfig,
+)
 from nsync_pipeline.errors import BaseModelError, CaptionError
 from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import hub_errors, is_hub_id
@@ -208,17 +213,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaptionModelFiles:
-    """A vision-language model that was named, and may not be on this machine yet."""
+    """A model that was named, and may not be on this machine yet."""
 
     name: str  # as the user named it
     revision: str  # the hub's commit, or ``sha256:`` and 16 digits over the files of a folder
     folder: Path | None  # of a local model
+    section: str  # of params.yaml that names it
 
     def fetch(self) -> Path:
         """The folder with all its files, downloaded where they are not here, or BaseModelError."""
         if self.folder is not None:
             return self.folder
-        with hub_errors(_where(self.name, self.revision), self.name):
+        with hub_errors(_where(self.section, self.name, self.revision), self.name):
             folder = snapshot_download(
                 self.name,
                 revision=self.revision,
@@ -228,7 +234,7 @@ class CaptionModelFiles:
         return Path(folder)
 
 
-def find_model(config: CaptionModelConfig) -> CaptionModelFiles:
+def find_model(config: CaptionModelConfig | TaggerConfig) -> CaptionModelFiles:
     """The model that ``config`` names.
 
     A hub model that is pinned to a commit is not looked for: what it answered may be known already.
@@ -236,33 +242,34 @@ def find_model(config: CaptionModelConfig) -> CaptionModelFiles:
     Raises:
         BaseModelError: it is neither a folder nor a hub id; or not pinned, and cannot be reached.
     """
-    name = config.name
+    name, section = config.name, config.section
     path = Path(name).expanduser()
     if path.is_dir():
-        return CaptionModelFiles(name, _digest(path), path)
+        return CaptionModelFiles(name, _digest(path), path, section)
     if not is_hub_id(name):
         raise BaseModelError(
-            f"captioning.model.name: {name!r} is not a folder that exists. Allowed are the folder "
-            "of a vision-language model or a hub id such as `organisation/model`."
+            f"{section}.name: {name!r} is not a folder that exists. Allowed are the folder "
+            f"of {config.kind} or a hub id such as `organisation/model`."
         )
     if config.revision is not None and COMMIT.fullmatch(config.revision):
-        return CaptionModelFiles(name, config.revision, None)
-    with hub_errors(_where(name, config.revision), name):
+        return CaptionModelFiles(name, config.revision, None, section)
+    with hub_errors(_where(section, name, config.revision), name):
         settings = Path(hf_hub_download(name, "config.json", revision=config.revision))
     commit = settings.parent.name
     _log.warning(
-        "captioning.model.revision is %s: %s is used at the commit that is now. Pin it by "
+        "%s.revision is %s: %s is used at the commit that is now. Pin it by "
         "`revision: %s`, so that a later run asks the same model.",
+        section,
         "not set" if config.revision is None else f"{config.revision!r}, which may move",
         name,
         commit,
     )
-    return CaptionModelFiles(name, commit, None)
+    return CaptionModelFiles(name, commit, None, section)
 
 
-def _where(name: str, revision: str | None) -> str:
+def _where(section: str, name: str, revision: str | None) -> str:
     at = f" at revision {revision!r}" if revision else ""
-    return f"captioning.model.name: {name!r}{at}"
+    return f"{section}.name: {name!r}{at}"
 
 
 def _digest(folder: Path) -> str:
@@ -288,9 +295,42 @@ def model_captions(
             that have no caption, and what can be done.
         MissingArtifactError: a picture's file is missing or damaged.
     """
+    device = choose_device(context.settings.base_model.device)
+    dtype = choose_dtype(config.dtype, device)
+    asked: dict[str, str | int | bool] = {
+        "question": config.asked,
+        "max_new_tokens": config.max_new_tokens,
+        "tiles": config.tiles,
+        "dtype": str(dtype),
+    }
+
+    def load(folder: Path) -> Describe:
+        model = VisionLanguageModel(folder, device, dtype)
+        return lambda pictures: model.answers(
+            pictures, config.asked, config.max_new_tokens, config.tiles
+        )
+
+    return captions_by(context, rows, config, asked, load)
+
+
+Describe = Callable[[Sequence[Image.Image]], list[str]]
+"""A text for each of some pictures."""
+
+
+def captions_by(
+    context: StageContext[CaptionsSettings],
+    rows: Sequence[Mapping[str, Any]],
+    config: CaptionModelConfig | TaggerConfig,
+    asked: Mapping[str, str | int | bool],
+    load: Callable[[Path], Describe],
+) -> tuple[dict[str, str], str]:
+    """What the model that ``load`` gives says, as far as it is not known; as ``model_captions``.
+
+    ``asked`` is all besides the picture and the model that decides what it says.
+    """
     try:
         files = find_model(config)
-        answers = _answers(context, rows, config, files)
+        answers = _answers(context, rows, config.batch_size, asked, files, load)
     except BaseModelError as error:
         listing = context.workspace.listing(context.style, "without_caption")
         raise CaptionError(_cannot_be_asked(error, rows, context.style, listing)) from error
@@ -300,19 +340,13 @@ def model_captions(
 def _answers(
     context: StageContext[CaptionsSettings],
     rows: Sequence[Mapping[str, Any]],
-    config: CaptionModelConfig,
+    batch_size: int,
+    asked: Mapping[str, str | int | bool],
     files: CaptionModelFiles,
+    load: Callable[[Path], Describe],
 ) -> dict[str, str]:
-    device = choose_device(context.settings.base_model.device)
-    dtype = choose_dtype(config.dtype, device)
-    asked: dict[str, str | int | bool] = {
-        "model": files.revision,
-        "question": config.asked,
-        "max_new_tokens": config.max_new_tokens,
-        "tiles": config.tiles,
-        "dtype": str(dtype),
-    }
-    keys = {row["id"]: answer_key(row["sha256"], asked) for row in rows}
+    whole = {"model": files.revision, **asked}
+    keys = {row["id"]: answer_key(row["sha256"], whole) for row in rows}
     store = AnswerStore(context.workspace.scratch("captions", context.style) / "answers.jsonl")
     known = store.answers()
     missing = [row for row in rows if keys[row["id"]] not in known]
@@ -320,11 +354,10 @@ def _answers(
     context.progress(PROGRESS, done, len(rows))
     if missing:
         folder = context.workspace.style_set(context.style)
-        model = VisionLanguageModel(files.fetch(), device, dtype)
-        for start in range(0, len(missing), config.batch_size):
-            batch = missing[start : start + config.batch_size]
-            pictures = [open_picture(folder / row["file"]) for row in batch]
-            said = model.answers(pictures, config.asked, config.max_new_tokens, config.tiles)
+        describe = load(files.fetch())
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            said = describe([open_picture(folder / row["file"]) for row in batch])
             new = {keys[row["id"]]: answer for row, answer in zip(batch, said, strict=True)}
             store.put(new)
             known |= new

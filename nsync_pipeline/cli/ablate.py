@@ -12,7 +12,6 @@ from rich.table import Table
 
 from nsync_pipeline.cli.options import StyleArgument, WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.workspace import BASE
 
 if TYPE_CHECKING:
     from nsync_pipeline.evaluation.record import EvaluationRecord
@@ -144,7 +143,8 @@ def _figures(evaluation: "EvaluationRecord", variants: Sequence[str]) -> Table:
     baseline = variants[0]
     against = verdicts(evaluation, baseline)
     rows: dict[str, Mapping[str, Interval]] = {name: evaluation.variants[name] for name in variants}
-    rows |= {f"{BASE}, untrained": evaluation.base, "real pictures": evaluation.ceiling}
+    rows |= {f"{name}, untrained": figures for name, figures in evaluation.untrained.items()}
+    rows |= {"real pictures": evaluation.ceiling}
     table = _table("variant", *METRICS.values(), f"against {baseline}")
     digits = {
         metric: digits_for(figures[metric].value for figures in rows.values() if metric in figures)

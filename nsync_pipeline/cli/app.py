@@ -259,6 +259,10 @@ def add_style(
     generic_style: Annotated[
         str, typer.Option(help="The class word the negatives are drawn in.")
     ] = "painting",
+    known_as: Annotated[
+        str | None,
+        typer.Option(help="The artist's name, if the base may know it: asked for in the report."),
+    ] = None,
     style_word: Annotated[
         list[str] | None,
         typer.Option(help="Taken out of its captions, as the artist's name; several times."),
@@ -288,7 +292,7 @@ def add_style(
     from nsync_pipeline.params import read_params
 
     asked = NewStyle(
-        name, source, placeholder, generic_style, tuple(style_word or ()), pictures,
+        name, source, placeholder, generic_style, tuple(style_word or ()), known_as, pictures,
         captioned_only, update, exclude_bad,
     )  # fmt: skip
     with shown_progress(f"add-style · {name}", None) as progress:
@@ -298,7 +302,7 @@ def add_style(
         print(f"  {figure}: {value}")
     if added.described_by is not None:
         print(
-            f"Pictures without a caption are described by {added.described_by} (captioning.model); "
+            f"Pictures without a caption are described by {added.described_by} (captioning); "
             f"what you write in {added.folder} (picture.txt beside picture.jpg) goes before it"
         )
         captioner = captioner_finding(read_params(place.params_file))
@@ -346,8 +350,17 @@ def export(
         str | None, typer.Option(help="Who shares it, for the metadata of its files.")
     ] = None,
     step: StepOption = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload it to this repository of the hub, too."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: not private, where it is new.")
+    ] = False,
 ) -> None:
     """Write a trained variant's LoRA for diffusers, ComfyUI and A1111, with a model card."""
+    if public and push is None:
+        raise UserError("--public is about what --push uploads: say where to")
     place = find_workspace(workspace)
     from nsync_pipeline.export.folder import default_folder, export_model
     from nsync_pipeline.params import read_params
@@ -367,6 +380,13 @@ def export(
             "The model card says that no right to use the training pictures was stated: "
             f"styles.{style}.rights in params.yaml is where to state it"
         )
+    if push is not None:
+        from nsync_pipeline.export.hub import push as upload
+
+        pushed = upload(folder, exported.files, push, public=public)
+        private = "" if public else ", private"
+        state = f"a new repository{private}" if pushed.is_new else "as public as it was before"
+        print(f"{pushed.url}: {state}")
 
 
 app.command()(ablate)

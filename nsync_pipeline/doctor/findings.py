@@ -329,7 +329,7 @@ def captioner_finding(params: Params) -> Finding:
     """Whether the model that describes pictures without a caption is here."""
     from huggingface_hub import try_to_load_from_cache
 
-    model, subject = params.captioning.model, "Captioner"
+    model, subject = params.captioning.asked, "Captioner"
     if model is None:
         return Finding(State.OK, subject, "none: pictures without a caption are refused")
     if Path(model.name).expanduser().is_dir():
@@ -345,5 +345,5 @@ def captioner_finding(params: Params) -> Finding:
         )  # fmt: skip
     return Finding(
         State.WARN, subject, f"{model.name} is not a folder that exists",
-        "see captioning.model in params.yaml",
+        f"see {model.section} in params.yaml",
     )  # fmt: skip

@@ -401,7 +401,9 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
     kept = ""
     if base.embeds:
         a_prompt = base.embeds * TOLD_TOKENS * number_bytes
-        kept = f"a prompt is kept in up to {_gib(a_prompt)} on disk; "
+        tags = training.tags
+        each = f", {tags.wordings} wordings a caption" if tags.changes_captions else ""
+        kept = f"a prompt is kept in up to {_gib(a_prompt)} on disk{each}; "
     told = (
         f"{weights} take {_gib(estimated.weights)} (denoiser in {number_type}); {kept}training "
         f"{name} at {base.resolution} px, batch size {asked.micro_batch}{several}: about "

@@ -52,5 +52,6 @@ class EvaluationSettings(StageSettings):
     device: str = of_params("base_model.device")
     variants: tuple[str, ...] = of_params("variants")
     training_seeds: tuple[int, ...] = of_params("training_seeds")
+    known_as: str | None = of_params("styles.{style}.known_as", came_later=None)
     drawn: DrawnWays = of_params("generation", came_later=DrawnWays())
     evaluation: EvaluationConfig = of_params("evaluation")

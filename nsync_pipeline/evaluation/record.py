@@ -3,7 +3,7 @@
 ``figures/`` has a small file for each metric a person sees first, a number a variant: the table
 that ``dvc metrics show`` prints. ``metrics.json`` holds all numbers: ``variants`` are means over
 their trainings, ``trainings`` each by its seed, ``ways`` the variants in each way of drawing, where
-there are several;
+there are several, ``base_by_name`` the base asked for the style's name, where it has one;
 ``evaluation.json`` everything the report tells: intervals, comparisons, warnings, settings;
 ``pictures.parquet`` a row a generated picture. All figures are rounded to six significant digits.
 """
@@ -26,7 +26,7 @@ from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.scores import PictureScores, Reference
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.style_pictures import StylePictures
-from nsync_pipeline.workspace import BASE, FIGURES_FOLDER, TrainingRun
+from nsync_pipeline.workspace import BASE, BASE_BY_NAME, FIGURES_FOLDER, TrainingRun
 
 METRICS_FILE = "metrics.json"
 EVALUATION_FILE = "evaluation.json"
@@ -62,6 +62,15 @@ SETS = ("base", "variants", "trainings", "ceiling", "floor")
 
 
 @dataclass(frozen=True)
+class ByName:
+    """The untrained base, asked for the style by a name that it may know."""
+
+    name: str
+    figures: Figures
+    comparisons: list[Comparison]  # of each variant with it
+
+
+@dataclass(frozen=True)
 class EvaluationRecord:
     """What ``evaluation.json`` holds."""
 
@@ -80,6 +89,12 @@ class EvaluationRecord:
     mmd_bandwidth: float
     copy_threshold: float
     curves: Curves | None = None  # where several ways of drawing are asked for
+    by_name: ByName | None = None
+
+    @property
+    def untrained(self) -> dict[str, Figures]:
+        """What nobody trained, by its name."""
+        return {BASE: self.base} | ({BASE_BY_NAME: self.by_name.figures} if self.by_name else {})
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:
@@ -106,14 +121,16 @@ def write_evaluation(
     content = _rounded(asdict(record))
     sets = {name: content.pop(name) for name in SETS}
     in_ways = {} if record.curves is None else {"ways": content["curves"]["variants"]}
-    if record.curves is None:
-        del content["curves"]
+    in_ways |= {} if record.by_name is None else {BASE_BY_NAME: content["by_name"]["figures"]}
+    for late in ("curves", "by_name"):
+        if content[late] is None:
+            del content[late]
     _write_json(folder / METRICS_FILE, _values(sets | in_ways))
     _write_json(folder / EVALUATION_FILE, {"sets": sets, **content})
     table = pa.Table.from_pylist(list(pictures), schema=PICTURES)
     pq.write_table(table, folder / PICTURES_FILE)
     (folder / FIGURES_FOLDER).mkdir()
-    shown = {BASE: record.base, **record.variants, "real": record.ceiling}
+    shown = {**record.untrained, **record.variants, "real": record.ceiling}
     for metric in (metric for metric in FIRST_METRICS if metric in record.base):
         of_all = {name: f[metric].value for name, f in shown.items() if metric in f}
         _write_json(folder / FIGURES_FOLDER / f"{metric}.json", _rounded(of_all), sort=False)

@@ -12,6 +12,7 @@ from nsync_pipeline.evaluation.curves import Drawn, Scoring, measure_curves
 from nsync_pipeline.evaluation.features import FeatureReader, drawn_world_judge, load_extractors
 from nsync_pipeline.evaluation.record import (
     FIRST_METRICS,
+    ByName,
     EvaluationRecord,
     picture_rows,
     write_evaluation,
@@ -34,7 +35,13 @@ from nsync_pipeline.metrics.verdict import compare
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE, SKETCHBOOK_PREFIX, TrainingRun, training_runs
+from nsync_pipeline.workspace import (
+    BASE,
+    BASE_BY_NAME,
+    SKETCHBOOK_PREFIX,
+    TrainingRun,
+    training_runs,
+)
 
 ENOUGH = 50
 """Below so many pictures the metrics move by chance more than by what is compared."""
@@ -53,7 +60,8 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     settings, runs = params.evaluation, training_runs(params.variants, params.training_seeds)
     ways = params.drawn.ways
     points = [way.key for way in ways[1:]]
-    pictures = read_style_pictures(context.workspace, context.style, runs, points)
+    by_name = params.known_as is not None
+    pictures = read_style_pictures(context.workspace, context.style, runs, points, by_name)
     device = str(choose_device(params.device))
     extractors = load_extractors(settings, context.workspace.root, device)
     reader = FeatureReader(
@@ -66,6 +74,8 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     )
     test, train = reader.test(), reader.train()
     shown = {name: reader.samples(name) for name in (BASE, *(run.name for run in runs))}
+    if by_name:
+        shown[BASE_BY_NAME] = reader.samples(BASE, BASE_BY_NAME)
     rivals = {"negatives": reader.negatives(), "base": shown[BASE].style}
     if extractors.style.name == EMBEDDED:
         rivals |= reader.seen_styles(params.seed)
@@ -96,7 +106,8 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
     # The same seeds for all variants: trainings of one seed share their batches and noise, so the
     # difference of two variants is paired over seeds as it is over captions.
     weights = seed_weights(len(params.training_seeds), count, stream("training seeds", "all"))
-    measured = {BASE: of_base(scores[BASE])}
+    untrained = [name for name in (BASE, BASE_BY_NAME) if name in scores]
+    measured = {name: of_base(scores[name]) for name in untrained}
     for variant in params.variants:
         own = [scores[run.name] for run in runs if run.variant == variant]
         measured[variant] = over_trainings(own, weights)
@@ -115,7 +126,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         )  # fmt: skip
     # The later variant of params.yaml is asked whether it beats the earlier one.
     pairs = [(later, earlier) for earlier, later in combinations(params.variants, 2)]
-    to_base = [(name, BASE) for name in params.variants]
+    to_base = {base: [(name, base) for name in params.variants] for base in untrained}
     record = EvaluationRecord(
         base=measured[BASE].figures,
         variants={name: measured[name].figures for name in params.variants},
@@ -128,7 +139,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         ceiling=ceiling,
         floor=floor,
         comparisons=compare(pairs, measured, ceiling, settings.guardrails),
-        against_base=compare(to_base, measured, ceiling, settings.guardrails),
+        against_base=compare(to_base[BASE], measured, ceiling, settings.guardrails),
         warnings=tuple(_warnings(pictures, extractors.clip, settings, test.plain)),
         counts={
             "train": len(train.unit),
@@ -148,6 +159,13 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
         mmd_bandwidth=reference.bandwidth,
         copy_threshold=reference.copy_threshold,
         curves=curves,
+        by_name=ByName(
+            params.known_as,
+            measured[BASE_BY_NAME].figures,
+            compare(to_base[BASE_BY_NAME], measured, ceiling, settings.guardrails),
+        )
+        if params.known_as is not None
+        else None,
     )
     rows = [
         row
@@ -160,7 +178,7 @@ def run(context: StageContext[EvaluationSettings]) -> StageResult:
 
 def _figures(record: EvaluationRecord) -> dict[str, int | float | str]:
     figures: dict[str, int | float | str] = {"pictures": record.counts["pictures"]}
-    for name, measured in {BASE: record.base, **record.variants}.items():
+    for name, measured in {**record.untrained, **record.variants}.items():
         for metric in FIRST_METRICS:
             if metric in measured:
                 figures[f"{name} {metric}"] = float(f"{measured[metric].value:.4g}")

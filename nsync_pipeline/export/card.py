@@ -280,7 +280,7 @@ def _metrics(evaluation: EvaluationRecord, trained: TrainedVariant) -> list[Tabl
     variant = trained.model.variant
     return figures_table(
         [
-            Measured("base", evaluation.base),
+            *(Measured(name, figures) for name, figures in evaluation.untrained.items()),
             Measured(variant, evaluation.trainings[variant][trained.training_seed]),
             Measured("real", evaluation.ceiling),
         ]

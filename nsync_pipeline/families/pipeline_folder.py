@@ -36,7 +36,7 @@ REACHED_WITHIN = 3.0  # seconds
 
 
 @contextmanager
-def _offline_without_a_network() -> Iterator[None]:
+def offline_without_a_network() -> Iterator[None]:
     """Have the hub's client look on this machine only, where it would ask in vain.
 
     It asks six times, for half a minute. Behind a proxy it is left to find out by itself.
@@ -61,7 +61,7 @@ def hub_errors(where: str, name: str) -> Iterator[None]:
     ``where`` is the setting and its value, ``name`` the hub id.
     """
     try:
-        with _offline_without_a_network():
+        with offline_without_a_network():
             yield
     except GatedRepoError as error:
         raise BaseModelError(

@@ -120,8 +120,11 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def look(self, status: str, slots: Collection[str] | None = None) -> None:
-        """Show what the runs say, of ``slots`` or of all, and ``status``."""
+    def look(self, status: str, slots: Collection[str] | None = None, said: bool = False) -> None:
+        """Show what the runs say, of ``slots`` or of all, and ``status``.
+
+        Where ``said``, lines tell the status already: it stands beneath the runs on a terminal.
+        """
         lines = {
             s: line for s, line in running(self._workspace).items() if slots is None or s in slots
         }
@@ -129,7 +132,7 @@ class Watch:
             text = Text("\n".join([*lines.values(), status]), no_wrap=True, overflow="ellipsis")
             self._live.update(text, refresh=True)
             return
-        for slot, line in {**lines, "": status}.items():
+        for slot, line in {**lines, **({} if said else {"": status})}.items():
             before, at = self._said.get(slot, ("", 0.0))
             now = self._clock()
             if line != before and (not slot or before == "" or now - at >= LINE_EVERY):

@@ -147,7 +147,7 @@ class _SideBySide:
                     self._start(waiting, runs)
                 if time.monotonic() - shown >= SHOW_EVERY:
                     shown = time.monotonic()
-                    watch.look(self._status(), [artefact.slot for artefact in runs])
+                    watch.look(self._status(), [a.slot for a in runs], said=True)
                 if runs:
                     time.sleep(LOOK_EVERY)
         if self.failed:

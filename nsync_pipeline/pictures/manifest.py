@@ -45,6 +45,14 @@ CAPTIONS = pa.schema(
     ]
 )
 
+MORE_CAPTIONS = pa.schema(
+    [
+        pa.field("id", TEXT, nullable=False),  # <picture>_<k>, k from 1
+        pa.field("picture", TEXT, nullable=False),  # its first caption is in CAPTIONS
+        pa.field("caption", TEXT, nullable=False),  # content only, as there
+    ]
+)
+
 NEGATIVE_SET = pa.schema(
     [
         pa.field("id", TEXT, nullable=False),  # <positive_id>_<k>

@@ -13,7 +13,14 @@ from nsync_pipeline.pictures.manifest import (
     STYLE_SET,
     read_manifest,
 )
-from nsync_pipeline.workspace import BASE, MANIFEST_FILE, POINTS_FOLDER, TrainingRun, Workspace
+from nsync_pipeline.workspace import (
+    BASE,
+    BASE_BY_NAME,
+    MANIFEST_FILE,
+    POINTS_FOLDER,
+    TrainingRun,
+    Workspace,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class StylePictures:
     base_revision: str
     negative_sampler: str  # in words
     at_points: Mapping[tuple[str, str], tuple[Sample, ...]] = field(default_factory=dict)
-    """What a training drew in a further way, by both names."""
+    """What a training drew in a further way, by both names; so the base, asked by name."""
 
     @property
     def side(self) -> int:
@@ -70,11 +77,16 @@ class StylePictures:
 
 
 def read_style_pictures(
-    workspace: Workspace, style: str, runs: Sequence[TrainingRun], points: Sequence[str] = ()
+    workspace: Workspace,
+    style: str,
+    runs: Sequence[TrainingRun],
+    points: Sequence[str] = (),
+    by_name: bool = False,
 ) -> StylePictures:
     """Read the manifests of ``style``, and check that they belong together.
 
-    ``points`` are the further ways of drawing whose pictures are read, too.
+    ``points`` are the further ways of drawing whose pictures are read, too; ``by_name``: and what
+    the base drew, asked for the style's name.
 
     Raises:
         MissingArtifactError: one is missing or empty, or the samples of a training are not of the
@@ -106,6 +118,9 @@ def read_style_pictures(
         )
     samples = {BASE: _samples(workspace.samples(style, BASE))}
     at_points: dict[tuple[str, str], tuple[Sample, ...]] = {}
+    if by_name:
+        folder = workspace.samples(style, BASE) / POINTS_FOLDER / BASE_BY_NAME
+        at_points[BASE, BASE_BY_NAME] = _samples(folder)
     for run in runs:
         drawn_by = workspace.samples(style, run.variant, run.training_seed)
         samples[run.name] = _samples(drawn_by)

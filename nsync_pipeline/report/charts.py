@@ -138,21 +138,29 @@ def interval_chart(
     )  # fmt: skip
 
 
-def curve_chart(label: str, curves: Sequence[Curve], x_title: str, y_title: str) -> str:
+@dataclass(frozen=True)
+class Side:
+    """What an axis of a plane shows."""
+
+    title: str
+    most: float | None = None  # that there can be: the axis ends there
+
+
+def curve_chart(label: str, curves: Sequence[Curve], across: Side, up: Side) -> str:
     """Points in the plane of two metrics, and the lines that join them."""
     points = [point for curve in curves for point in curve.points]
     width, height, left = 480, 320, 52
     right = width - 40  # what is written beside a point goes on beyond it
-    x = _axis(*_ends([point.x for point in points]), left, right, 5)
-    y = _axis(*_ends([point.y for point in points]), height - 42, 36, 5)
+    x = _axis(*_ends([point.x for point in points], across.most), left, right, 5)
+    y = _axis(*_ends([point.y for point in points], up.most), height - 42, 36, 5)
     return draw(
-        "curve_chart", label=label, curves=curves, x=x, y=y, x_title=x_title, y_title=y_title,
-        width=width, height=height, left=left, right=right,
+        "curve_chart", label=label, curves=curves, x=x, y=y,
+        x_title=across.title, y_title=up.title, width=width, height=height, left=left, right=right,
     )  # fmt: skip
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
+def _ends(values: Sequence[float], most: float | None) -> tuple[float, float]:
+    return (min(values), max(values)) if most is None else (min(*values, 0.9 * most), most)
 
 
 def primary_charts(columns: Sequence[Measured], floor: Figures) -> list[Chart]:

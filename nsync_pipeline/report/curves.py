@@ -9,7 +9,7 @@ from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.catalogue import METRICS, Metric
 from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.embedded import Picture
-from nsync_pipeline.report.charts import Curve, CurvePoint, curve_chart
+from nsync_pipeline.report.charts import Curve, CurvePoint, Side, curve_chart
 from nsync_pipeline.report.figures import Cell, digits_for, percent, shown
 from nsync_pipeline.report.pictures import ReportPictures
 from nsync_pipeline.report.words import GUARDRAILS, listed
@@ -89,7 +89,8 @@ def curves_section(
                 options=ways[way].options,
                 elsewhere=elsewhere(curves, name),
             )
-            for name, way in best.items()
+            for name in variants
+            if (way := best.get(name)) is not None
         ),
         comparisons=tuple(curves.comparisons),
         choosing=curves.choosing,
@@ -228,5 +229,8 @@ def _chart(
         drawn.append(Curve(colour, points, lines))
         told += [f"{point.name} {point.y:.3g} / {point.x:.3g}" for point in points]
     label = f"{style.title} against {content.title}: {'; '.join(told)}."
-    titles = (f"{one.title}{', %' if one.percent else ''}" for one in (content, style))
-    return curve_chart(label, drawn, *titles)
+    sides = (
+        Side(f"{one.title}, %", 100.0) if one.percent else Side(one.title)
+        for one in (content, style)
+    )
+    return curve_chart(label, drawn, *sides)

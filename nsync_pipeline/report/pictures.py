@@ -11,7 +11,7 @@ from nsync_pipeline.pictures.pixels import open_picture, open_squares
 from nsync_pipeline.pictures.sheets import preview
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.report.figures import digits_for, shown
-from nsync_pipeline.workspace import BASE, TrainingRun
+from nsync_pipeline.workspace import BASE, BASE_BY_NAME, TrainingRun
 
 RIBBON = 12
 PAIRS = 8
@@ -75,9 +75,9 @@ class ReportPictures:
         """The same side by side, as one small JPEG."""
         rows = self._side_by_side(PREVIEW_ROWS)
         paths = [path for _, _, named in rows for path in named.values()]
-        title = " | ".join([style, "real", BASE, *self.variants])
+        names = [name.lower() if name == "Real" else name for name in rows[0][2]]
         squares = list(open_squares(paths, self.pictures.side))
-        return preview(title, squares, columns=len(self.variants) + 2, side=PREVIEW_SIDE)
+        return preview(" | ".join([style, *names]), squares, len(names), side=PREVIEW_SIDE)
 
     def pairs(self) -> list[Pair]:
         """The first training pictures, each with its first negative."""
@@ -123,9 +123,13 @@ class ReportPictures:
         real = {picture.id: picture.path for picture in self.pictures.test}
         drawn = {name: TrainingRun(name, self.training_seed).name for name in self.variants}
         first = [sample for sample in self.pictures.samples[BASE] if sample.k == 0][:most]
+        asked = self.pictures.at_points.get((BASE, BASE_BY_NAME), ())
+        by_name = {sample.id: sample.path for sample in asked}
         rows = []
         for sample in first:
             files = {"Real": real[sample.prompt_id], BASE: sample.path}
+            if by_name:
+                files[BASE_BY_NAME] = by_name[sample.id]
             files |= {name: self._sample_path(of, sample.id) for name, of in drawn.items()}
             rows.append((sample.caption, sample.seed, files))
         return rows

@@ -75,7 +75,8 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     runs = training_runs(variants, seeds)
     evaluation = read_evaluation(workspace.evaluation(style))
     points = [way.key for way in evaluation.curves.ways[1:]] if evaluation.curves else []
-    pictures = read_style_pictures(workspace, style, runs, points)
+    by_name = evaluation.by_name
+    pictures = read_style_pictures(workspace, style, runs, points, by_name is not None)
     rows_of_pictures = pq.read_table(workspace.evaluation(style) / PICTURES_FILE).to_pylist()
     trainings = {run: read_training(workspace, style, run) for run in runs}
     summaries = {run: summary for run, (_, summary) in trainings.items()}
@@ -106,6 +107,8 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     head = headline(evaluation.against_base, evaluation.comparisons, shares)
     if not judged:
         head = cannot_be_judged(blind_base)
+    compared = [*evaluation.comparisons, *evaluation.against_base]
+    compared += by_name.comparisons if by_name else []
     enough = evaluation.counts["trainings"] >= ENOUGH_TRAININGS
     html = render(
         style=style.replace("_", " "),
@@ -118,11 +121,12 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
         warnings=evaluation.warnings,
         training_seeds=seeds,
         generic_style=params.generic_style,
+        known_as=by_name.name if by_name else None,
         side=pictures.side,
         variants={name: way_of_training(s["settings"]) for name, s in shown_summaries.items()},
         rows=shown_pictures.rows(params.report.rows),
         progress=[(name, variants.index(name), share) for name, share in shares.items()],
-        comparisons=[*evaluation.comparisons, *evaluation.against_base] if judged else [],
+        comparisons=compared if judged else [],
         resampled="training seeds and captions" if enough else "captions",
         primary=primary_charts(measured, evaluation.floor),
         curves=curves_section(evaluation.curves, variants, shown_pictures),
@@ -176,7 +180,7 @@ def way_of_training(settings: Mapping[str, Any]) -> str:
 
 
 def _measured(evaluation: EvaluationRecord) -> list[Measured]:
-    columns = [Measured("base", evaluation.base)]
+    columns = [Measured(name, figures) for name, figures in evaluation.untrained.items()]
     for colour, (name, figures) in enumerate(evaluation.variants.items()):
         each = tuple(evaluation.trainings[name].values())
         columns.append(Measured(name, figures, colour, each if len(each) > 1 else ()))

@@ -48,3 +48,4 @@ class BaseSamplesSettings(StageSettings):
     generic_style: str = of_params("styles.{style}.generic_style")
     base_model: BaseModelConfig = of_params("base_model")
     generation: DrawnCaptions = of_params("generation")
+    known_as: str | None = of_params("styles.{style}.known_as", came_later=None)

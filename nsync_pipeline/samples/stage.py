@@ -25,7 +25,7 @@ from nsync_pipeline.pictures.manifest import SAMPLES, write_manifest
 from nsync_pipeline.pictures.style_pictures import captioned_split
 from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import BASE, MANIFEST_FILE, POINTS_FOLDER, trained_files
+from nsync_pipeline.workspace import BASE, BASE_BY_NAME, MANIFEST_FILE, POINTS_FOLDER, trained_files
 
 PREVIEW_PICTURES = 48
 PREVIEW_ROWS = 6
@@ -75,9 +75,22 @@ def run(context: StageContext[SamplesSettings]) -> StageResult:
 
 
 def run_base(context: StageContext[BaseSamplesSettings]) -> StageResult:
-    """Draw the test captions with the untrained base, in the generic style; raises as ``run``."""
+    """Draw the test captions with the untrained base, in the generic style; raises as ``run``.
+
+    Where the style has a name that the base may know, once more by that name, into ``points/``.
+    """
     context, words = replace(context, variant=BASE), context.settings.generic_style
-    return _result(context, words, BASE, _draw(context, _family(context.settings), words))
+    family, name = _family(context.settings), context.settings.known_as
+    drawn = _draw(context, family, words)
+    if name is None:
+        return _result(context, words, BASE, drawn)
+    by_name = _draw(context, family, name, within=(POINTS_FOLDER, BASE_BY_NAME))
+    result = _result(context, words, BASE, drawn)
+    pairs = list(zip(drawn, by_name, strict=True))
+    preview = sheet(f"{BASE}, asked for {words}, and for {name}", pairs, PREVIEW_ROWS, 2)
+    return StageResult(
+        figures={**result.figures, "asked by name": name}, previews=(*result.previews, preview)
+    )
 
 
 def _family(settings: SamplesSettings | BaseSamplesSettings) -> Family:

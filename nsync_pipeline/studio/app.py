@@ -62,6 +62,7 @@ def _routes() -> list[BaseRoute]:
         Route(f"{style}/watch", shown(training_pages.watch_page)),
         Route(f"{style}/watch/live", shown(training_pages.watch_live)),
         Route(f"{style}/look", shown(training_pages.look)),
+        Route(f"{style}/choose", done(training_pages.choose), methods=["POST"]),
         Route(f"{style}/compare", shown(result_pages.compare_page)),
         Route(f"{style}/compare", done(result_pages.draw), methods=["POST"]),
         Route(f"{style}/compare/drawn", shown(result_pages.drawn)),

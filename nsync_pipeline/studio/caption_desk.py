@@ -95,12 +95,13 @@ def caption_cards(
 def _suggestions(workspace: Workspace, params: Params, style: str) -> dict[str, str]:
     """What a model said of pictures, by id: the captions stage has asked it."""
     words = params.captioning.model.max_words if params.captioning.model else LONGEST
+    of_tags = params.captioning.tagger is not None
     try:
         rows = read_manifest(workspace.captions(style) / MANIFEST_FILE, CAPTIONS)
     except MissingArtifactError:
         return {}
     return {
-        row["id"]: caption_of(row["raw_caption"], words)
+        row["id"]: row["raw_caption"] if of_tags else caption_of(row["raw_caption"], words)
         for row in rows
         if row["source"] == BY_MODEL
     }

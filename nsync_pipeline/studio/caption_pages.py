@@ -49,7 +49,7 @@ def captions_page(request: Request, desk: Desk) -> Response:
         ),
         own_words=graph.params.style(style).style_words,
         words=(*graph.params.captioning.style_words, *_names(graph, style)),
-        captioner=captioner_finding(graph.params), model=graph.params.captioning.model,
+        captioner=captioner_finding(graph.params), model=graph.params.captioning.asked,
     )  # fmt: skip
 
 

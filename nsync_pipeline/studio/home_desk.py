@@ -1,8 +1,10 @@
 """What there is to take home of a style: trained LoRAs, their pictures, and how to use them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nsync_pipeline.adaptation.saved_steps import saved_steps
 from nsync_pipeline.drawing.prompts import style_phrase
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.files import read_json
@@ -32,6 +34,8 @@ class TrainedLora:
     rule: str
     exported: Path | None  # the folder, where there is one
     files: tuple[ExportedFile, ...]  # of it
+    steps_saved: tuple[int, ...] = ()  # its last among them; empty where it is all there is
+    step_chosen: int | None = None
 
     @property
     def weights(self) -> str:
@@ -48,7 +52,7 @@ def export_folder(workspace: Workspace, style: str, run: TrainingRun) -> Path:
 def trained_loras(graph: Graph, style: str) -> list[TrainedLora]:
     """Every training of a style that has ended, as its artefact says."""
     runs = graph.params.training_runs()
-    names = shown_names(runs)
+    names, used = shown_names(runs), graph.params.style(style).use_steps
     found = []
     for run in runs:
         folder = graph.workspace.model(style, run.variant, run.training_seed)
@@ -61,7 +65,7 @@ def trained_loras(graph: Graph, style: str) -> list[TrainedLora]:
             steps = int(summary["steps"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a training of another version: the queue says that it is out of date
-        exported = export_folder(graph.workspace, style, run)
+        exported, steps_saved = export_folder(graph.workspace, style, run), saved_steps(folder)
         there = (exported / "export.json").is_file()
         files = (
             sorted(path for path in exported.iterdir() if path.suffix == ".safetensors")
@@ -73,9 +77,17 @@ def trained_loras(graph: Graph, style: str) -> list[TrainedLora]:
                 run, names[run], style_phrase(word), Path(base).name or base, steps, rule,
                 exported if there else None,
                 tuple(ExportedFile(f.name, f.stat().st_size / MIB) for f in files),
+                steps_saved if len(steps_saved) > 1 else (),
+                chosen.step if (chosen := used.get(run.name)) else None,
             )
         )  # fmt: skip
     return found
+
+
+def steps(loras: Sequence[TrainedLora]) -> list[str]:
+    """What was saved, as columns of a comparison: ``nsync@50``."""
+    every = [f"{lora.run.variant}@{step}" for lora in loras for step in lora.steps_saved]
+    return list(dict.fromkeys(every))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from nsync_pipeline.studio.guard import POLICY
 from nsync_pipeline.studio.jobs import Jobs, Kind
 from nsync_pipeline.studio.picture_desk import PictureDesk, Pictures
 from nsync_pipeline.studio.tokens import TokenCounts
-from nsync_pipeline.workspace import Workspace
+from nsync_pipeline.workspace import TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent
 BATCH = re.compile(r"[0-9a-f]{16}")
@@ -106,6 +106,14 @@ def style_asked(request: Request) -> tuple[Graph, str]:
     """The workspace as it was when the request came, and the style, which is in it."""
     graph: Graph = request.state.graph
     return graph, request.path_params["style"]
+
+
+def run_of(graph: Graph, name: str) -> TrainingRun:
+    """The training that is called so; raises ``UserError`` where there is none."""
+    run = next((run for run in graph.params.training_runs() if run.name == name), None)
+    if run is None:
+        raise UserError(f"{name!r} is not a training of params.yaml (any more).")
+    return run
 
 
 def _json_fields(text: str) -> dict[str, list[str]]:

@@ -30,13 +30,14 @@ from nsync_pipeline.studio.page import (
     file_or_not_there,
     go_to,
     rendered,
+    run_of,
     source_asked,
     style_asked,
     tab_page,
     value_of,
     wants_json,
 )
-from nsync_pipeline.workspace import BASE, TrainingRun
+from nsync_pipeline.workspace import BASE
 
 
 def compare_page(request: Request, desk: Desk) -> Response:
@@ -44,7 +45,8 @@ def compare_page(request: Request, desk: Desk) -> Response:
     columns, rows = home_desk.sample_rows(graph, style, SAMPLE_ROWS)
     return tab_page(
         request, desk, "compare.html", "compare", graph=graph, columns=columns, rows=rows,
-        loras=home_desk.trained_loras(graph, style), prompts=request.query_params.get("p", ""),
+        loras=(loras := home_desk.trained_loras(graph, style)), steps=home_desk.steps(loras),
+        chosen=request.query_params.getlist("c"), prompts=request.query_params.get("p", ""),
         has_report=(desk.workspace.report(style) / "report.html").is_file(), base=BASE,
         preferred=_preferred(desk, graph, style), **_drawings(desk, style),
     )  # fmt: skip
@@ -156,17 +158,10 @@ def take_home_page(request: Request, desk: Desk) -> Response:
     )  # fmt: skip
 
 
-def _run_of(graph: Graph, name: str) -> TrainingRun:
-    run = next((run for run in graph.params.training_runs() if run.name == name), None)
-    if run is None:
-        raise UserError(f"{name!r} is not a training of params.yaml (any more).")
-    return run
-
-
 def export(request: Request, desk: Desk, form: Form) -> Response:
     """``nsync export`` does it, in a process of its own: it takes torch."""
     graph, style = style_asked(request)
-    run = _run_of(graph, value_of(form, "run"))
+    run = run_of(graph, value_of(form, "run"))
     folder = home_desk.export_folder(desk.workspace, style, run)
     command = [*jobs.NSYNC, "export", style, "--variant", run.variant]
     command += ["--training-seed", str(run.training_seed), "--output", str(folder)]
@@ -182,7 +177,7 @@ def export(request: Request, desk: Desk, form: Form) -> Response:
 def exported_file(request: Request, desk: Desk) -> Response:
     graph, style = style_asked(request)
     query = request.query_params
-    run, name = _run_of(graph, query.get("run", "")), query.get("name", "")
+    run, name = run_of(graph, query.get("run", "")), query.get("name", "")
     files = {
         file.name: lora.exported
         for lora in home_desk.trained_loras(graph, style)

@@ -23,7 +23,7 @@ MAIN = (
 SECTIONS = (
     "training", "base_model", "style_set", "captioning", "negative_set", "generation", "evaluation",
 )  # fmt: skip
-OF_STYLE = ("placeholder", "generic_style", "style_words", "rights", "license")
+OF_STYLE = ("placeholder", "generic_style", "known_as", "style_words", "rights", "license")
 
 
 class Input(StrEnum):

@@ -14,7 +14,7 @@ from nsync_pipeline.doctor.memory import CardPreset, card_presets
 from nsync_pipeline.errors import BaseModelError, UserError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.progress import running
-from nsync_pipeline.graph.settings import write_settings
+from nsync_pipeline.graph.settings import choose_step, write_settings
 from nsync_pipeline.report.trainings import shown_names
 from nsync_pipeline.studio import settings_form, watch_desk
 from nsync_pipeline.studio.jobs import Kind, dagster_runs, making
@@ -26,10 +26,13 @@ from nsync_pipeline.studio.page import (
     go_to,
     place_of_form,
     rendered,
+    run_of,
     style_asked,
     tab_page,
     value_of,
 )
+
+A_WHILE = {"Cache-Control": "private, max-age=600"}
 
 
 def train_page(request: Request, desk: Desk) -> Response:
@@ -150,4 +153,24 @@ def look(request: Request, desk: Desk) -> Response:
     where = watch_desk.LIVE if query.get("where") == watch_desk.LIVE else watch_desk.OF_ARTEFACT
     folder = watch_desk.folder_of(desk.workspace, style, run, where)
     file = folder / "looks" / f"{int(step):08d}.jpg"
-    return FileResponse(file, media_type="image/jpeg") if file.is_file() else NOT_THERE
+    if not file.is_file():
+        return NOT_THERE
+    place, count = query.get("place", ""), len(watch_desk.look_prompts(folder))
+    if not place:
+        return FileResponse(file, media_type="image/jpeg")
+    cell = None
+    if place.isdecimal() and int(place) < count:
+        cell = watch_desk.cell_of(file.read_bytes(), int(place), count)
+    return NOT_THERE if cell is None else Response(cell, media_type="image/png", headers=A_WHILE)
+
+
+def choose(request: Request, desk: Desk, form: Form) -> Response:
+    """One of the weights that a training saved is the one from now on."""
+    graph, style = style_asked(request)
+    run = run_of(graph, value_of(form, "run"))
+    step = value_of(form, "step")
+    if not step.isdecimal():
+        raise UserError("Choose one of the steps that were saved.")
+    used = choose_step(desk.workspace, graph.params, style, run, int(step))
+    said = f"Step {used} of {run.name} is used from now on. Press Train to draw and measure it."
+    return go_to(f"/styles/{style}/watch", said)

@@ -1,10 +1,22 @@
 """What is to be seen of trainings while they run and after: curves, looks, how far they are."""
 
 import csv
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
+from nsync_pipeline.adaptation.saved_steps import (
+    ChosenStep,
+    chosen_weights,
+    own_step,
+    saved_steps,
+    weights_of_step,
+)
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.files import read_json
 from nsync_pipeline.graph.artefacts import Artefact, Graph, Standing, State
 from nsync_pipeline.report.charts import Line, line_chart
@@ -24,6 +36,24 @@ class Look:
 
 
 @dataclass(frozen=True)
+class LookPrompt:
+    """What is drawn at every look: a row of the film."""
+
+    prompt: str
+    own: bool  # a person's, and not a training caption
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """Weights that a training saved, to choose from."""
+
+    step: int
+    is_last: bool
+    is_used: bool
+    look: Look | None  # what they drew
+
+
+@dataclass(frozen=True)
 class WatchedTraining:
     """One training, under way or done."""
 
@@ -31,12 +61,16 @@ class WatchedTraining:
     colour: int
     state: str  # running, done, stopped, waiting
     where: str = OF_ARTEFACT
+    version: int = 0  # another where it was trained anew: browsers keep its pictures
     steps: int = 0
     line: str = ""  # what it said last of how far it is
     losses: tuple[tuple[float, float], ...] = ()
     held_out: tuple[tuple[float, float], ...] = ()
     margins: tuple[tuple[float, float], ...] = ()
     looks: tuple[Look, ...] = ()
+    prompts: tuple[LookPrompt, ...] = ()  # of each look; empty where it is not said
+    saved: tuple[SavedStep, ...] = ()  # empty where there is nothing to choose
+    choice_problem: str = ""  # why what was chosen cannot be used
     warnings: tuple[str, ...] = ()
 
 
@@ -103,22 +137,34 @@ def watched(
             state = "stopped" if where == LIVE else "out of date"
         losses = _table(folder / "history.csv", "step", "loss_positive")
         margins = _margins(folder, where)
+        looks = _looks(folder, margins)
+        chosen = graph.params.style(style).use_steps.get(run.name)
+        saved, problem = _saved(folder, run, chosen, looks) if where == OF_ARTEFACT else ((), "")
         found.append(
             WatchedTraining(
                 run=run,
                 colour=variants.index(run.variant),
                 state=state,
                 where=where,
+                version=_version(folder),
                 steps=int(losses[-1][0]) if losses else 0,
                 line=line.partition(": ")[2] if line else "",
                 losses=losses,
                 held_out=_held_out(folder, where),
                 margins=margins,
-                looks=_looks(folder, margins),
+                looks=looks,
+                prompts=look_prompts(folder),
+                saved=saved,
+                choice_problem=problem,
                 warnings=_warnings(folder),
             )
         )
     return found
+
+
+def _version(folder: Path) -> int:
+    """When a training's looks began."""
+    return int(_written(folder / "looks" / "prompts.json"))
 
 
 def _written(path: Path) -> float:
@@ -203,6 +249,51 @@ def _looks(folder: Path, margins: Sequence[tuple[float, float]]) -> tuple[Look, 
     return tuple(
         Look(int(file.stem), f"looks/{file.name}", by_step.get(int(file.stem))) for file in files
     )
+
+
+def look_prompts(folder: Path) -> tuple[LookPrompt, ...]:
+    """What each picture of a training's looks was asked for; empty where that is not said."""
+    try:
+        said = read_json(folder / "looks" / "prompts.json")
+        return tuple(LookPrompt(str(one["prompt"]), bool(one["own"])) for one in said)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _saved(
+    model: Path, run: TrainingRun, chosen: ChosenStep | None, looks: Sequence[Look]
+) -> tuple[tuple[SavedStep, ...], str]:
+    """What a training saved, and why its choice cannot be used; nothing where it saved its last."""
+    steps, problem = saved_steps(model), ""
+    if len(steps) < 2 and chosen is None:
+        return (), ""
+    try:
+        used = chosen_weights(model, chosen, run.name)
+    except MissingArtifactError as error:
+        used, problem = None, str(error)
+    last, drawn = own_step(model), {look.step: look for look in looks}
+    saved = [
+        SavedStep(step, step == last, weights_of_step(model, step) == used, drawn.get(step))
+        for step in steps
+    ]
+    return tuple(saved), problem
+
+
+def cell_of(grid: bytes, place: int, count: int) -> bytes | None:
+    """The picture of the ``place``-th of ``count`` prompts, a PNG; None where it is no grid."""
+    columns = math.ceil(math.sqrt(count))
+    rows, (row, column) = math.ceil(count / columns), divmod(place, columns)
+    try:
+        with Image.open(io.BytesIO(grid)) as sheet:
+            # Each cell with some of the gap around it, so that the sheet may be of any size.
+            across, down = sheet.width / columns, sheet.height / rows
+            left, top = round(across * column), round(down * row)
+            box = (left, top, round(across * (column + 1)), round(down * (row + 1)))
+            out = io.BytesIO()
+            sheet.crop(box).save(out, "PNG")
+            return out.getvalue()
+    except (OSError, ValueError):
+        return None
 
 
 def _warnings(folder: Path) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nsync_pipeline.adaptation.saved_steps import ChosenStep
-from nsync_pipeline.settings import Phrase, Section, StageSettings, of_params
+from nsync_pipeline.settings import Phrase, Section, StageSettings, later, of_params
 
 
 class StyleSource(Section):
@@ -51,6 +51,14 @@ class StyleConfig(StyleSource):
         min_length=1,
         max_length=64,
         description="the class word the negatives are drawn in: painting, illustration, animation",
+    )
+    known_as: Phrase | None = later(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="the name by which the base may know the style already, as the artist's: the "
+        "evaluation and the report show the untrained base asked for it, too; taken out of the "
+        "captions, as style_words are",
     )
     style_words: tuple[Phrase, ...] = Field(
         default=(),

@@ -140,8 +140,10 @@ class BatchMaker:
             phrases = examples.style_prompts
             return phrases.negative if branch.is_negative else phrases.positive
         if branch.is_negative:
-            return examples.negative_prompts[triplet.negatives_of]
-        return examples.prompts[triplet.anchor if branch == ANCHOR else triplet.positive]
+            wordings = examples.negative_wordings[triplet.negatives_of]
+        else:
+            wordings = examples.wordings[triplet.anchor if branch == ANCHOR else triplet.positive]
+        return wordings[triplet.wording % len(wordings)]
 
 
 def batch_maker(

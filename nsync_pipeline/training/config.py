@@ -17,7 +17,7 @@ from nsync_pipeline.contrast.config import (
 from nsync_pipeline.diffusion.config import ObjectiveConfig
 from nsync_pipeline.drawing.config import GuidanceConfig, require_guidance
 from nsync_pipeline.families.config import BaseModelConfig
-from nsync_pipeline.settings import Section, StageSettings, changes_of, later, of_params
+from nsync_pipeline.settings import Phrase, Section, StageSettings, changes_of, later, of_params
 
 
 class WatchConfig(Section):
@@ -40,6 +40,12 @@ class WatchConfig(Section):
         le=64,
         description="training captions drawn at each look, each at its own fixed seed",
     )
+    own_prompts: tuple[Phrase, ...] = later(
+        (),
+        max_length=16,
+        description="drawn at each look, too, and counted in no score: what the pictures shall "
+        "show, without the style, whose name is put behind it as `nsync generate` does",
+    )
     steps: int = Field(default=12, ge=1, le=1000, description="denoising steps of DPM-Solver++ 2M")
     guidance_scale: float = Field(
         default=5.0, ge=1.0, le=50.0, description="of classifier-free guidance; 1 is none"
@@ -57,6 +63,42 @@ class WatchConfig(Section):
     def _the_guidance_has_an_effect(self) -> "WatchConfig":
         require_guidance(self.guidance, self.guidance_scale)
         return self
+
+
+class TagsConfig(Section):
+    """``training.tags`` in params.yaml: captions as lists of tags, in another wording each time.
+
+    The wordings are drawn beforehand, ``wordings`` a caption; one of them is drawn for each
+    triplet, and its negatives have the same. What is drawn and measured has the captions as they
+    are.
+    """
+
+    shuffle: bool = Field(default=False, description="the tags in another order each time")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the tags that are left out of a wording"
+    )
+    keep_first: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="so many stay in front and are never left out, those of captioning.prefix too",
+    )
+    keep_last: int = Field(
+        default=0, ge=0, le=1000, description="likewise at the end, as of captioning.suffix"
+    )
+    separator: str = Field(
+        default=",", min_length=1, max_length=8, description="what stands between tags"
+    )
+    wordings: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="of each caption; so many prompts a caption are encoded and kept",
+    )
+
+    @property
+    def changes_captions(self) -> bool:
+        return self.shuffle or self.dropout > 0
 
 
 MOST_SAVED = 500
@@ -165,6 +207,7 @@ class TrainingConfig(Section):
         lt=1,
         description="share of the other triplets trained on `in the style of {placeholder}` alone",
     )
+    tags: TagsConfig = later(TagsConfig())
     negatives_of: Literal["same", "other"] = Field(
         default="same",
         description="negatives have their positive's content, or another training picture's",
@@ -329,13 +372,15 @@ class TrainingSettings(StageSettings):
     def identity(self) -> dict[str, Any]:
         """Without what only observes or saves memory: it may change while a training is under way.
 
-        With ``keep`` ``best`` the looks decide which weights are kept, and ``watch`` counts.
+        With ``keep`` ``best`` the looks decide which weights are kept, and ``watch`` counts, but
+        for prompts that no score counts.
         """
         content = super().identity()
         training, memory = content["training"], content["base_model"]["memory"]
         del training["checkpoint_every"], training["checkpoint_minutes"]
         for saved in ("group_offload", "offload", "release_text_encoders", "vae_slicing"):
             memory.pop(saved, None)
+        training["watch"].pop("own_prompts", None)
         if self.training.keep != "best":
             del training["watch"]
         return content

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import diffusers
@@ -31,9 +31,11 @@ class Example:
 
     id: str
     picture: StoredPicture
-    prompt: str
+    prompt: str  # as it is drawn and measured
     negatives: tuple[StoredPicture, ...] = ()
     negative_prompt: str | None = None  # of the negatives; None: `prompt`
+    wordings: tuple[str, ...] = ()  # prompts it is trained with, one a triplet; none: `prompt`
+    negative_wordings: tuple[str, ...] = ()  # of the negatives, one for each of `wordings`
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class EncodedSet:
     geometry: Tensor  # (N, 6) int64, of the pictures (see `Family.predict`)
     negative_geometry: Tensor  # (M, 6) int64
     prompts: tuple[str, ...]  # N
-    negative_prompts: tuple[str, ...]  # N, of each picture's negatives
+    wordings: tuple[tuple[str, ...], ...]  # N, of which a triplet has one
+    negative_wordings: tuple[tuple[str, ...], ...]  # N, as many each, of the picture's negatives
     style_prompts: StylePrompts
     encoded_prompts: EncodedPrompts  # of every prompt that a batch may have
 
@@ -80,10 +83,10 @@ class EncodedSet:
         return tuple(self.latents.shape(place) for place in range(len(self.latents)))
 
     def of_negatives(self) -> "EncodedSet":
-        """The negatives as pictures to learn, each under its own prompt."""
+        """The negatives as pictures to learn, each under the prompts of negatives."""
         owners = [p for p, count in enumerate(self.negative_counts) for _ in range(count)]
         numbers = (k for count in self.negative_counts for k in range(count))
-        prompts = tuple(self.negative_prompts[owner] for owner in owners)
+        wordings = tuple(self.negative_wordings[owner] for owner in owners)
         none, phrase = (0,) * len(owners), self.style_prompts.negative
         return EncodedSet(
             ids=tuple(f"{self.ids[p]}_{k}" for p, k in zip(owners, numbers, strict=True)),
@@ -93,8 +96,9 @@ class EncodedSet:
             negative_starts=none,
             geometry=self.negative_geometry,
             negative_geometry=self.negative_geometry[:0],
-            prompts=prompts,
-            negative_prompts=prompts,
+            prompts=tuple(first for first, *_ in wordings),
+            wordings=wordings,
+            negative_wordings=wordings,
             style_prompts=StylePrompts(phrase, phrase),
             encoded_prompts=self.encoded_prompts,
         )
@@ -134,10 +138,15 @@ def encode_examples(
     counts, positives = tuple(len(example.negatives) for example in examples), len(examples)
     latents = _encoded_pictures(family, pictures, load_pixels, on_picture, cache)
     prompts = tuple(example.prompt for example in examples)
-    negative_prompts = tuple(
-        e.prompt if e.negative_prompt is None else e.negative_prompt for e in examples
+    wordings = tuple(e.wordings or (e.prompt,) for e in examples)
+    negative_wordings = tuple(
+        e.negative_wordings
+        or (e.wordings if e.negative_prompt is None else ())
+        or (e.prompt if e.negative_prompt is None else e.negative_prompt,)
+        for e in examples
     )
-    forms = (*prompts, *negative_prompts, style_prompts.positive, style_prompts.negative, "")
+    said = chain.from_iterable((*wordings, *negative_wordings))
+    forms = (*prompts, *said, style_prompts.positive, style_prompts.negative, "")
     told = [geometry_of(picture.width, picture.height, size) for picture, size in pictures]
     geometry = torch.from_numpy(np.array(told, dtype=np.int64))
     return EncodedSet(
@@ -149,7 +158,8 @@ def encode_examples(
         geometry=geometry[:positives],
         negative_geometry=geometry[positives:],
         prompts=prompts,
-        negative_prompts=negative_prompts,
+        wordings=wordings,
+        negative_wordings=negative_wordings,
         style_prompts=style_prompts,
         encoded_prompts=_encoded_prompts(family, forms, cache),
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,17 @@ from nsync_pipeline.drawing.prompts import (
     unstyled_prompt,
 )
 from nsync_pipeline.errors import CaptionError, MissingArtifactError, TrainingError
-from nsync_pipeline.pictures.manifest import CAPTIONS, NEGATIVE_SET, STYLE_SET, read_manifest
-from nsync_pipeline.training.config import TrainingConfig
+from nsync_pipeline.pictures.manifest import (
+    CAPTIONS,
+    MORE_CAPTIONS,
+    NEGATIVE_SET,
+    STYLE_SET,
+    read_manifest,
+)
+from nsync_pipeline.training.config import TagsConfig, TrainingConfig
 from nsync_pipeline.training.encoded_set import Example, StoredPicture, StylePrompts
-from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from nsync_pipeline.training.wordings import wordings_of
+from nsync_pipeline.workspace import MANIFEST_FILE, MORE_CAPTIONS_FILE, Workspace
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,17 @@ class TrainingInputs:
 
 
 def read_training_inputs(
-    workspace: Workspace, style: str, placeholder: str, settings: TrainingConfig, generic_style: str
+    workspace: Workspace,
+    style: str,
+    placeholder: str,
+    settings: TrainingConfig,
+    generic_style: str,
+    seed: int = 0,
 ) -> TrainingInputs:
     """Read and check the manifests of ``style``, for a training with ``settings``.
 
-    ``generic_style`` is what its negatives were drawn in.
+    ``generic_style`` is what its negatives were drawn in; ``seed`` is the root seed, of which the
+    wordings of captions are drawn.
 
     Raises:
         MissingArtifactError: a manifest is missing, or the sets do not belong together.
@@ -79,14 +93,24 @@ def read_training_inputs(
         "generic": (partial(styled_prompt, style=generic_style), style_phrase(generic_style)),
     }[of_negatives]
 
+    more = _more_captions(workspace, style)
+    _require_tags(style, settings.tags, [captions[row["id"]] for row in train])
+
     def example(row: dict[str, Any]) -> Example:
         caption = captions[row["id"]]
+        every = (caption, *more.get(row["id"], ()))
+        wordings = wordings_of(every, settings.tags, seed, row["id"])
+        if wordings == (caption,):
+            wordings = ()
+        own_prompt = second_prompt if prompted else None
         return Example(
             row["id"],
             _stored(folder, row),
             styled_prompt(caption, placeholder),
             tuple(drawn[row["id"]]),
-            second_prompt(caption) if second_prompt and prompted else None,
+            own_prompt(caption) if own_prompt else None,
+            tuple(styled_prompt(wording, placeholder) for wording in wordings),
+            tuple(map(own_prompt, wordings)) if own_prompt else (),
         )
 
     said = {row["id"]: styled_prompt(captions[row["id"]], placeholder) for row in pictures}
@@ -94,6 +118,8 @@ def read_training_inputs(
         "pictures": [(row["id"], row["sha256"], row["split"], said[row["id"]]) for row in pictures],
         "negatives": [(row["id"], row["sha256"]) for row in negatives],
     }
+    if more:
+        content["more captions"] = sorted(more.items())
     return TrainingInputs(
         train=tuple(example(row) for row in train),
         held_out=tuple(example(row) for row in test),
@@ -101,6 +127,24 @@ def read_training_inputs(
         base_revision=str(negatives[0]["base_revision"]) if negatives else None,
         data_sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
     )
+
+
+def _more_captions(workspace: Workspace, style: str) -> dict[str, tuple[str, ...]]:
+    """The captions of a picture besides its first, of pictures that have several."""
+    path = workspace.captions(style) / MORE_CAPTIONS_FILE
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in read_manifest(path, MORE_CAPTIONS) if path.is_file() else ():
+        found[row["picture"]].append(row["caption"])
+    return {picture: tuple(captions) for picture, captions in found.items()}
+
+
+def _require_tags(style: str, tags: TagsConfig, captions: Sequence[str]) -> None:
+    if tags.changes_captions and not any(tags.separator in caption for caption in captions):
+        raise CaptionError(
+            f"training.tags changes what stands between {tags.separator!r}, and no caption of "
+            f"{style} has one, such as {captions[0]!r}: set training.tags.separator, or leave "
+            "training.tags out"
+        )
 
 
 def _negatives(

@@ -24,6 +24,8 @@ LOOKS = "looks"
 """The folder of the looks' grids, ``<8 digits of the step>.jpg``, live and in the artefact."""
 
 SYSTEM_FILE = "system.csv"
+LOOK_PROMPTS = f"{LOOKS}/prompts.json"
+"""What each picture of a grid was asked for, beside them."""
 TABLES = {
     HISTORY_FILE: COLUMNS,
     "held_out.csv": ("step", "loss"),
@@ -117,6 +119,8 @@ class TrainingWatch:
         for name, columns in TABLES.items():
             write_whole(folder / name, "".join((csv_line(columns), *self._rows[name])))
             self._rows[name].clear()
+        if self._looks is not None:
+            write_whole(folder / LOOK_PROMPTS, self._looks.prompts())
         if self._steps > 0 and self._looks is not None:
             for done in self._looks.steps():
                 if done <= self._steps:

@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from nsync_pipeline.contrast.branch_gradients import out_of_memory
 from nsync_pipeline.drawing.config import ORDINARY, SamplerConfig
 from nsync_pipeline.drawing.picture_store import png_bytes
+from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.drawing.sampling import PictureRequest, draw_pictures
 from nsync_pipeline.errors import BaseModelError, EvaluationError
 from nsync_pipeline.families.family import Family
@@ -128,6 +129,7 @@ class Looks:
     examples: Sequence[Example]  # what is trained on
     kept: Path  # where looks are kept until the training ends
     weights: str  # all that decides the weights after a step
+    word: str  # what prompts call the style
     _scorer: Scorer | None = field(default=None, init=False)
     _scores: dict[int, LookScore] = field(default_factory=dict, init=False)
 
@@ -140,6 +142,13 @@ class Looks:
             PictureRequest(f"{place:02d}", example.prompt, stream_seed(seed, "look", example.id))
             for place, example in enumerate(self._shown)
         ]
+        own = dict.fromkeys(settings.own_prompts)
+        self._own_requests = [
+            PictureRequest(
+                f"{place:02d}", styled_prompt(text, self.word), stream_seed(seed, "own look", text)
+            )
+            for place, text in enumerate(own, start=len(self._shown))
+        ]
         self._sampler = SamplerConfig(
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
@@ -150,6 +159,8 @@ class Looks:
         how = [self._sampler.model_dump()]
         if settings.guidance != ORDINARY:
             how.append(settings.guidance.model_dump())
+        if own:
+            how.append({"own_prompts": [(one.prompt, one.seed) for one in self._own_requests]})
         drawn_from = json.dumps([self.weights, pictures, *how])
         self._folder = self.kept / hashlib.sha256(drawn_from.encode()).hexdigest()[:16]
 
@@ -187,33 +198,36 @@ class Looks:
         if done == 0:
             return None
         if done not in self._scores:
-            self._scores[done] = LookScore(done, self._scorer(self._pictures(done)))
+            self._scores[done] = LookScore(done, self._scorer(self._of_captions(done)))
         return self._scores[done]
 
     def scores(self) -> dict[int, LookScore]:
         return {s.step: s for s in map(self.score, self.steps()) if s is not None}
 
     def strip(self) -> Image.Image | None:
-        """A row a caption: the real picture, then what was drawn of it; None without looks."""
+        """A row a prompt: the real picture of a caption, and what was drawn; None without looks."""
         steps = self.steps()
         if not steps:
             return None
         steps = [steps[index] for index in shown_columns(len(steps))]
         looks = [self._pictures(done) for done in steps]
         real = open_squares([e.picture.path for e in self._shown], self.family.resolution)
-        rows = [[picture, *(look[row] for look in looks)] for row, picture in enumerate(real)]
+        first = [*real, *(None for _ in self._own_requests)]
+        rows = [[picture, *(look[row] for look in looks)] for row, picture in enumerate(first)]
         return film_strip(rows, ["real", *(f"step {done}" for done in steps)])
 
     def _draw(self, done: int) -> bool:
         """Draw the pictures of a look, and keep them; False where the model draws none."""
         try:
             with whole_folder(self._place(done)) as folder, _undisturbed(self.family):
-                for batch in draw_pictures(
-                    self.family, self._requests, self._sampler, self._settings.guidance
-                ):
-                    for picture in batch:
-                        png = png_bytes(picture.pixels)
-                        (folder / f"{picture.request.id}.png").write_bytes(png)
+                # Apart from one another: what is scored is the same to the bit with others beside.
+                for requests in filter(None, (self._requests, self._own_requests)):
+                    for batch in draw_pictures(
+                        self.family, requests, self._sampler, self._settings.guidance
+                    ):
+                        for picture in batch:
+                            png = png_bytes(picture.pixels)
+                            (folder / f"{picture.request.id}.png").write_bytes(png)
         except (BaseModelError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise
@@ -227,6 +241,16 @@ class Looks:
 
     def _pictures(self, done: int) -> list[Image.Image]:
         return [Image.open(path).convert("RGB") for path in sorted(self._place(done).glob("*.png"))]
+
+    def _of_captions(self, done: int) -> list[Image.Image]:
+        return self._pictures(done)[: len(self._requests)]
+
+    def prompts(self) -> str:
+        """What is drawn at each look, as JSON: the pictures of a grid, in reading order."""
+        every = (*self._requests, *self._own_requests)
+        own = len(self._requests)
+        said = [{"prompt": one.prompt, "own": place >= own} for place, one in enumerate(every)]
+        return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
 
     def _load_scorer(self, name: str) -> Scorer:
         context, resolution = self.context, self.family.resolution
@@ -246,7 +270,7 @@ class Looks:
         rows = read_manifest(folder / MANIFEST_FILE, NEGATIVE_SET)
         rivals = [features([folder / row["file"] for row in rows])]
         if 0 in self.steps():
-            rivals.append(extractor.image_features(self._pictures(0), MOST_AT_ONCE))
+            rivals.append(extractor.image_features(self._of_captions(0), MOST_AT_ONCE))
         try:
             style = features([example.picture.path for example in self.examples])
             targets = style_targets(style, *rivals)

@@ -23,6 +23,7 @@ from nsync_pipeline.adaptation.trainables import add_trainables, save_trained
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.config import ON_TOP
 from nsync_pipeline.determinism import deterministic_algorithms
+from nsync_pipeline.drawing.prompts import styled_prompt
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
 from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.families.loading import load_family
@@ -46,7 +47,7 @@ from nsync_pipeline.training.history import (
     summarise,
 )
 from nsync_pipeline.training.inputs import TrainingInputs, read_training_inputs
-from nsync_pipeline.training.live import LOOKS, TrainingWatch, grid_name
+from nsync_pipeline.training.live import LOOK_PROMPTS, LOOKS, TrainingWatch, grid_name
 from nsync_pipeline.training.looks import Looks
 from nsync_pipeline.training.loop import train
 from nsync_pipeline.training.neighbours import require_fitting
@@ -110,7 +111,7 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
     params, settings = context.settings, context.settings.training
     word = style_word(params.placeholder, settings.textual_inversion)
     inputs = read_training_inputs(
-        context.workspace, context.style, word, settings, params.generic_style
+        context.workspace, context.style, word, settings, params.generic_style, params.seed
     )
     family = load_family(params.base_model)
     if inputs.base_revision not in (None, family.revision):
@@ -125,8 +126,14 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
         stream, root = torch_stream(0, "lora"), context.workspace.root
         add_trainables(family, settings.lora, None, stream, folder=root)
         remove_lora(family)
-    for example in (*inputs.train, *inputs.held_out):
-        prompts = (example.prompt, example.negative_prompt or "")
+    said: list[tuple[str, Sequence[str]]] = [
+        (f"picture {e.id}", (e.prompt, e.negative_prompt or "", *e.wordings, *e.negative_wordings))
+        for e in (*inputs.train, *inputs.held_out)
+    ]
+    if settings.watch.every:
+        own = [styled_prompt(one, word) for one in settings.watch.own_prompts]
+        said += [(f"training.watch.own_prompts, {one!r}", (one,)) for one in own]
+    for whose, prompts in said:
         lengths = {
             prompt_tokens(family, prompt, word, settings.textual_inversion): prompt
             for prompt in prompts
@@ -134,9 +141,9 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
         length, longest = max(lengths.items())
         if length > family.max_prompt_tokens:
             raise CaptionError(
-                f"picture {example.id}: its prompt has {length} tokens, and {family.name} takes "
+                f"{whose}: its prompt has {length} tokens, and {family.name} takes "
                 f"{family.max_prompt_tokens}: the style's name at its end would be cut off. "
-                f"Shorten the caption: {longest!r}"
+                f"Shorten it: {longest!r}"
             )
     return _Task(context, word, inputs, family)
 
@@ -168,7 +175,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         others = ("keep", "save", "watch")
         training = {k: v for k, v in inputs["training"].items() if k not in others}
         weights = json.dumps({**inputs, "training": training}, sort_keys=True)
-        looks = Looks(context, family, task.inputs.train, task.scratch("looks"), weights)
+        looks = Looks(context, family, task.inputs.train, task.scratch("looks"), weights, task.word)
     watch = TrainingWatch(context, family.device, looks)
     is_first = processes.rank.is_first
 
@@ -216,6 +223,7 @@ def _trained(task: _Task, processes: Processes) -> StageResult:
         for done in looks.steps():
             write_whole(context.folder / grid_name(done), looks.grid(done))
         if (strip := looks.strip()) is not None:
+            write_whole(context.folder / LOOK_PROMPTS, looks.prompts())
             write_whole(context.folder / STRIP_FILE, sharp_jpeg(strip, 92))
             previews.append(Preview(f"looks of {of}", small_jpeg(strip)))
     # The live tables stay: the machine's figures are nowhere else.

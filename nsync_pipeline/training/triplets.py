@@ -23,6 +23,7 @@ class Triplet:
     negatives_of: int  # of the training pictures: the positive, or another whose content they have
     anchor: int  # of the training pictures; another than the positive where there are two or more
     prompt_form: PromptForm  # of all branches
+    wording: int = 0  # of all branches: which, counted round and round
 
 
 @dataclass
@@ -44,6 +45,7 @@ class TripletOrder:
     recombined: bool = False  # negatives are of another picture than the positive
     caption_dropout: float = 0.0  # share of triplets
     content_dropout: float = 0.0  # share of triplets
+    wordings: int = 1  # that a picture has at the most
     _orders: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
     _alike: dict[tuple[int, ...], list[int]] = field(default_factory=dict, init=False, repr=False)
     _place: list[int] = field(default_factory=list, init=False, repr=False)
@@ -75,7 +77,13 @@ class TripletOrder:
             negatives_of=source,
             anchor=self._other(positive, "anchor", step, position),
             prompt_form=form,
+            wording=self._wording(step, position),
         )
+
+    def _wording(self, step: int, position: int) -> int:
+        if self.wordings < 2:
+            return 0
+        return int(numpy_stream(self.seed, "wording", step, position).integers(2**62))
 
     def _other(self, picture: int, purpose: str, step: int, position: int) -> int:
         """Uniform over the other pictures of its shape; itself where it is the only one."""
@@ -141,4 +149,5 @@ def triplet_order(examples: EncodedSet, settings: TrainingConfig, seed: int) -> 
         recombined=settings.negatives_of == "other",
         caption_dropout=settings.caption_dropout,
         content_dropout=settings.content_dropout,
+        wordings=max(map(len, examples.wordings)),
     )

@@ -13,9 +13,15 @@ from nsync_pipeline.captions import stage as captions
 from nsync_pipeline.captions.config import CaptionsSettings
 from nsync_pipeline.errors import CaptionError, MissingArtifactError
 from nsync_pipeline.params import parse_params
-from nsync_pipeline.pictures.manifest import CAPTIONS, STYLE_SET, read_manifest, write_manifest
+from nsync_pipeline.pictures.manifest import (
+    CAPTIONS,
+    MORE_CAPTIONS,
+    STYLE_SET,
+    read_manifest,
+    write_manifest,
+)
 from nsync_pipeline.stage import StageContext, StageResult
-from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
+from nsync_pipeline.workspace import MANIFEST_FILE, MORE_CAPTIONS_FILE, Workspace
 from tests.support.contexts import stage_context
 from tests.support.tiny_models import save_tiny_stable_diffusion_xl
 
@@ -103,6 +109,13 @@ def test_what_the_style_is_called_by_is_taken_out_and_said(tmp_path: Path, tiny_
     assert result.figures["with_the_style_s_name_removed_are"] == (
         '0.png ("sks style"), 1.png ("painted by Katsushika Hokusai")'
     )
+
+
+def test_the_name_that_the_base_may_know_goes_too(tmp_path: Path, tiny_base: Path) -> None:
+    _, rows = run(
+        tmp_path, tiny_base, ["Hokusai waves by a hill", "a tree"], {"known_as": "Hokusai"}
+    )
+    assert [row["caption"] for row in rows] == ["waves by a hill", "a tree"]
 
 
 def test_a_caption_of_style_words_alone_is_refused(tmp_path: Path, tiny_base: Path) -> None:
@@ -194,3 +207,30 @@ def test_what_a_person_wrote_goes_before_all_else(tmp_path: Path, tiny_base: Pat
     assert [row["source"] for row in (first, second, third)] == ["hand", "txt", "hand"]
     assert third["caption"] == "a fish 2"
     assert result.figures["by_hand"] == 2
+
+
+def test_a_picture_may_have_several_captions(tmp_path: Path, tiny_base: Path) -> None:
+    """The first is its caption; the others lie beside, without words of style, too."""
+    texts: list[str | None] = ["a boat | a red boat, watercolor", "a painting | a tree", "a house"]
+    result, rows = run(tmp_path, tiny_base, texts, several="|")
+    assert [row["caption"] for row in rows] == ["a boat", "a tree", "a house"]
+    assert rows[0]["raw_caption"] == texts[0]
+    folder = Workspace(tmp_path).captions("hills")
+    (more,) = read_manifest(folder / MORE_CAPTIONS_FILE, MORE_CAPTIONS)
+    assert more == {"id": f"{0:016x}_0001", "picture": f"{0:016x}", "caption": "a red boat"}
+    assert result.figures["further_captions"] == 1
+    _, rows = run(tmp_path, tiny_base, texts)
+    assert rows[0]["caption"] == "a boat | a red boat"
+    assert not (folder / MORE_CAPTIONS_FILE).exists()
+
+
+def test_what_stands_before_and_behind_every_caption_stays_and_counts(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    """Words of style in it stay; a caption is cut so that it fits together with it."""
+    around = {"prefix": "a painting", "suffix": "on grass under a blue sky"}
+    _, rows = run(tmp_path, tiny_base, ["a red boat", LONG], **around)
+    assert rows[0]["caption"] == "a painting, a red boat, on grass under a blue sky"
+    assert rows[1]["lost"]
+    assert rows[1]["caption"].startswith("a painting, a red house beside")
+    assert rows[1]["caption"].endswith(", on grass under a blue sky")

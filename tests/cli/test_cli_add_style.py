@@ -106,7 +106,7 @@ def test_who_describes_pictures_without_a_caption_is_told(workspace: Path, pictu
     done = add_style(workspace, "monet", str(pictures))
 
     assert done.returncode == 0, done.stderr
-    assert "are described by OpenGVLab/InternVL3-1B-hf (captioning.model)" in done.stdout
+    assert "are described by OpenGVLab/InternVL3-1B-hf (captioning)" in done.stdout
     assert "is not on this machine: without a network, write their captions" in done.stdout
     assert "Before you train: the embedded base has never seen a real picture" in done.stdout
 

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from nsync_pipeline.metrics.trainings import seed_weights
 from nsync_pipeline.metrics.verdict import GuardrailConfig
 from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.config import ReportSettings
+from nsync_pipeline.report.curves import curves_section
 from nsync_pipeline.stage import StageResult
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 from tests.support.contexts import stage_context
@@ -189,6 +192,18 @@ def test_the_report_says_how_strongly_to_draw(made: tuple[Workspace, StageResult
     assert html.count(" ring") >= len(VARIANTS)
     assert "as params.yaml draws now, style recognised" in html
     assert "nsync against lora, as whole curves" in html
+
+
+def test_variants_are_advised_in_the_order_of_the_settings(
+    made: tuple[Workspace, StageResult],
+) -> None:
+    """An evaluation's file has them by name."""
+    curves = read_evaluation(made[0].evaluation(STYLE)).curves
+    pictures: Any = SimpleNamespace(in_ways=lambda name, ways: ("", []))
+    for order in (("lora", "nsync"), ("nsync", "lora")):
+        section = curves_section(curves, order, pictures)
+        assert section is not None
+        assert tuple(one.variant for one in section.suggestions) == order
 
 
 def test_one_way_of_drawing_has_no_curve(

@@ -170,6 +170,7 @@ def test_figures_are_told_with_their_intervals(
         trainings={"nsync": {0: margin["nsync"] | {"copy_rate": Interval(0.5, 0.25, 0.75)}}},
         ceiling=margin["real"],
         counts={"pictures": 7, "prompts": 2},
+        curves=None,
         extractors={"CLIP": ("/models/clip_l", "ab" * 32)},
         warnings=("Only 2 held-out captions were drawn.",),
         against_base=[

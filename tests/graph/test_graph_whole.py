@@ -14,7 +14,7 @@ import pytest
 from nsync_pipeline.errors import ParamsError, WorkerError
 from nsync_pipeline.graph import run as of_run
 from nsync_pipeline.graph.artefacts import AblationPart, Artefact, Graph, State
-from nsync_pipeline.graph.progress import running
+from nsync_pipeline.graph.progress import Watch, running
 from nsync_pipeline.graph.whole import chosen, make_all, make_whole
 from nsync_pipeline.workspace import Workspace
 from tests.support import fake_nsync
@@ -51,6 +51,15 @@ def test_a_last_stage_is_the_last_one(fakes: Fakes, workspace: Workspace) -> Non
     assert fakes.ran == ["style_set-ink", "captions-ink"]
     assert [outcome.is_new for outcome in outcomes] == [True, True]
     assert said == ["[1 of 2] style_set · ink", "[2 of 2] captions · ink"]
+
+
+def test_a_status_that_is_said_beside_what_was_made_is_not_said_again(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Watch(workspace) as watch:
+        watch.look("[1 of 2]")
+        watch.look("[2 of 2]", said=True)
+    assert capsys.readouterr().out == "[1 of 2]\n"
 
 
 @pytest.mark.parametrize(
@@ -128,10 +137,14 @@ def test_when_one_fails_none_is_started_any_more_and_the_other_ends(
     monkeypatch.setenv("FAKE_MEETING", str(tmp_path / "meeting"))
     (two_slots.root / "models" / "ink" / "lora").mkdir(parents=True)
     (two_slots.root / "models" / "ink" / "lora" / "0").write_text("no folder")
-    (tmp_path / "meeting" / "somebody").touch()
+
+    def say(line: str) -> None:
+        if line.endswith(": failed"):  # only now can the other one end
+            (tmp_path / "meeting" / "somebody").touch()
+
     with pytest.raises(WorkerError, match=r"^training · ink · lora · 0: its process ended with "
                        r"code 2: .*/lora/0 is not a folder: move it away") as caught:  # fmt: skip
-        make_all(two_slots, trainings(two_slots), lambda line: None)
+        make_all(two_slots, trainings(two_slots), say)
     assert caught.value.exit_code == 2
     assert (tmp_path / "ran.txt").read_text() == "training-ink-nsync-0\n"
 

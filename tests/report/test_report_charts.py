@@ -3,7 +3,16 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nsync_pipeline.report.charts import Estimate, Line, interval_chart, line_chart
+from nsync_pipeline.report.charts import (
+    Curve,
+    CurvePoint,
+    Estimate,
+    Line,
+    Side,
+    curve_chart,
+    interval_chart,
+    line_chart,
+)
 from nsync_pipeline.report.trainings import Training, training_charts
 
 SVG_TEXT = "text"
@@ -122,3 +131,13 @@ def test_each_training_is_a_small_dot_and_in_view() -> None:
     dots = re.findall(r'class="series-0 each" cx="([\d.]+)"', svg)
     assert len(dots) == 2
     assert 118 < float(dots[0]) < float(dots[1]) < 480
+
+
+@pytest.mark.parametrize("shares", [(100.0, 100.0), (40.0, 100.0), (0.0, 0.0)])
+def test_the_axis_of_a_share_ends_at_all_of_it(shares: tuple[float, float]) -> None:
+    points = tuple(CurvePoint(share, share, "a") for share in shares)
+    side = Side("Content, %", 100.0)
+    ticks = [float(text) for text in texts(curve_chart("x", [Curve(0, points)], side, side))
+             if text.replace(".", "").isdigit()]  # fmt: skip
+    assert max(ticks) == 100.0
+    assert 0.0 <= min(ticks) <= min(shares)

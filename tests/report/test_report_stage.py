@@ -349,6 +349,43 @@ def test_a_drawn_style_needs_no_note_on_the_base(
     assert "Read this first" not in page(made[0])
 
 
+def test_the_base_asked_by_name_is_what_training_has_to_beat(tmp_path: Path) -> None:
+    workspace = build_style_workspace(tmp_path, test=TEST_PICTURES, by_name=True)
+    plain = style_params()
+    evaluate(workspace, plain)
+    folder = workspace.evaluation(STYLE)
+    before = json.loads((folder / "metrics.json").read_text())
+    assert "base_by_name" not in before
+    shutil.rmtree(folder)
+    style = plain.style(STYLE).model_copy(update={"known_as": "Hiro & <Sons>"})
+    named = plain.model_copy(update={"styles": {STYLE: style}})
+    evaluate(workspace, named)
+    after = json.loads((folder / "metrics.json").read_text())
+    by_name = after.pop("base_by_name")
+    assert after == before  # a further set changes no other's figures
+    assert set(by_name) == set(after["base"])
+    assert by_name["style_margin"] != after["base"]["style_margin"]
+    shown = json.loads((folder / FIGURES_FOLDER / "style_margin.json").read_text())
+    assert list(shown) == ["base", "base_by_name", *VARIANTS, "real"]
+    found = json.loads((folder / "evaluation.json").read_text())["by_name"]
+    assert found["name"] == "Hiro & <Sons>"
+    assert [(c["a"], c["b"]) for c in found["comparisons"]] == [
+        (name, "base_by_name") for name in VARIANTS
+    ]
+    write_report(workspace, named)
+    html = page(workspace)
+    assert "Base, by name" in html
+    assert "Hiro &amp; &lt;Sons&gt;" in html
+    assert "<Sons>" not in html
+
+
+def test_a_base_not_yet_asked_by_name_is_said(workspace: Workspace) -> None:
+    params = style_params()
+    style = params.style(STYLE).model_copy(update={"known_as": "Hiroshige"})
+    with pytest.raises(MissingArtifactError, match="base_by_name"):
+        evaluate(workspace, params.model_copy(update={"styles": {STYLE: style}}))
+
+
 def test_real_pictures_on_the_embedded_base_are_reported_honestly(workspace: Workspace) -> None:
     evaluate(workspace, style_params(source="folder"))
     said = write_report(workspace, style_params(source="folder"))

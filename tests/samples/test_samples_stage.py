@@ -20,6 +20,7 @@ from nsync_pipeline.samples.config import BaseSamplesSettings, SamplesSettings
 from nsync_pipeline.seeding import stream_seed
 from nsync_pipeline.workspace import (
     BASE,
+    BASE_BY_NAME,
     LORA_FILE,
     MANIFEST_FILE,
     POINTS_FOLDER,
@@ -107,6 +108,24 @@ def test_the_lora_and_not_only_the_prompt_makes_the_difference(
     for theirs, ours in zip(base, variant, strict=True):
         assert ours["prompt"] == theirs["prompt"]
         assert ours["sha256"] != theirs["sha256"]
+
+
+def test_the_base_is_asked_by_name_once_more(workspace: Workspace, params: Params) -> None:
+    plain, _ = draw(workspace, params, BASE)
+    before = folder_bytes(workspace.samples(STYLE, BASE))
+    style = params.style(STYLE).model_copy(update={"known_as": "Claude Monet"})
+    params = params.model_copy(update={"styles": {STYLE: style}})
+    again, _ = draw(workspace, params, BASE)
+    asked = workspace.samples(STYLE, BASE) / POINTS_FOLDER / BASE_BY_NAME
+    by_name = read_manifest(asked / MANIFEST_FILE, SAMPLES)
+    assert again == plain
+    after = folder_bytes(workspace.samples(STYLE, BASE))
+    assert before.items() <= after.items()  # what was asked as before is drawn as before
+    for theirs, named in zip(plain, by_name, strict=True):
+        assert named["prompt"] == f"{named['caption']} in the style of Claude Monet"
+        assert (named["seed"], named["caption"]) == (theirs["seed"], theirs["caption"])
+        assert named["sha256"] != theirs["sha256"]
+        assert (asked / named["file"]).is_file()
 
 
 def test_first_prompts_by_id_are_drawn(workspace: Workspace, params: Params) -> None:

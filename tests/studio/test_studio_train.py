@@ -1,5 +1,7 @@
 """Training: settings as a form, presets, starting, stopping, and what is seen of it."""
 
+import io
+import json
 import os
 import re
 import shutil
@@ -7,19 +9,23 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
+from nsync_pipeline.adaptation.saved_steps import ChosenStep, weights_digest
 from nsync_pipeline.doctor.memory import CARDS, card_presets
 from nsync_pipeline.errors import WorkspaceBusyError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import read_params
+from nsync_pipeline.pictures.sheets import contact_sheet
 from nsync_pipeline.settings_file import with_values
 from nsync_pipeline.studio import jobs as of_jobs
 from nsync_pipeline.studio.jobs import Jobs, Kind, making
 from nsync_pipeline.studio.settings_form import asked_values, settings_groups
-from nsync_pipeline.workspace import Workspace
+from nsync_pipeline.workspace import LORA_FILE, Workspace, step_folder
 from tests.support.studio import said, text_of
 
 
@@ -291,3 +297,68 @@ def test_the_queue_is_the_graphs(studio: TestClient, workspace: Workspace) -> No
     page = text_of(studio.get("/styles/hills/watch/live").text)
     titles = [artefact.stage.name for artefact in Graph.read(workspace).artefacts("hills")]
     assert page.count("to be made") - 1 == len(titles) == 10  # one is the heading
+
+
+def trained_with_steps(workspace: Workspace) -> Path:
+    """A training of 40 steps that saved two on the way, and drew two prompts at each look."""
+    model = workspace.model("hills", "nsync", 0)
+    (model / "looks").mkdir(parents=True)
+    for step, folder in ((10, step_folder(model, 10)), (20, step_folder(model, 20)), (40, model)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LORA_FILE).write_text(f"weights of {step}")
+        colours = [Image.new("RGB", (64, 64), (step, 0, 200 * prompt)) for prompt in (0, 1)]
+        contact_sheet(colours, 2, 64).save(model / "looks" / f"{step:08d}.jpg", quality=95)
+    said = [{"prompt": "a hill", "own": False}, {"prompt": "a <cat>", "own": True}]
+    (model / "looks" / "prompts.json").write_text(json.dumps(said))
+    (model / "history.csv").write_text("step,loss_positive\n40,0.5\n")
+    origin = {"placeholder": "hls", "base_model": "sketchbook", "update_rule": "orthogonal"}
+    summary = {"kept_step": 40, "steps": 40, "origin": origin}
+    (model / "training.json").write_text(json.dumps(summary))
+    return model
+
+
+def test_looks_are_shown_by_prompt_over_the_steps(studio: TestClient, workspace: Workspace) -> None:
+    trained_with_steps(workspace)
+    page = studio.get("/styles/hills/watch/live").text
+    assert "step 10 step 20 step 40 a hill" in text_of(page)
+    assert "a &lt;cat&gt; (your own)" in page
+    look = "/styles/hills/look?run=nsync-0&where=artefact&step=20&place="
+    for place, blue in ((0, 0), (1, 200)):
+        with Image.open(io.BytesIO(studio.get(f"{look}{place}").content)) as cell:
+            assert (cell.format, 64 <= cell.width <= 72) == ("PNG", True)
+            middle = np.asarray(cell.convert("RGB")).astype(int)[cell.height // 2, cell.width // 2]
+            assert np.abs(middle - (20, 0, blue)).max() < 12  # it was a JPEG
+    for bad in ("2", "x", "-1"):
+        assert studio.get(f"{look}{bad}").status_code == 404
+
+
+def test_one_of_the_saved_weights_is_chosen_and_used(
+    studio: TestClient, workspace: Workspace
+) -> None:
+    model = trained_with_steps(workspace)
+    page = studio.get("/styles/hills/watch").text
+    assert "step 40 , the last in use" in text_of(page)
+    assert "compare?c=nsync@10&c=nsync@20&c=nsync@40" in page.replace("&amp;", "&")
+    url = "/styles/hills/choose"
+    answer = studio.post(url, data={"run": "nsync-0", "step": "20"})
+    assert "Step 20 of nsync-0 is used from now on" in text_of(answer.text)
+    assert "step 20 in use" in text_of(answer.text)
+    chosen = read_params(workspace.params_file).style("hills").use_steps["nsync-0"]
+    assert chosen == ChosenStep(step=20, weights=weights_digest(step_folder(model, 20)))
+    assert "as after step 20, which you chose" in text_of(studio.get("/styles/hills/home").text)
+    compare = studio.get("/styles/hills/compare?c=nsync@10").text
+    assert 'value="nsync@10" checked' in compare
+    assert 'value="nsync@20">' in compare
+
+    (step_folder(model, 20) / LORA_FILE).write_text("trained anew")
+    page = text_of(studio.get("/styles/hills/watch/live").text)
+    assert "step 20 of nsync-0 was chosen when its weights were others" in page
+    studio.post(url, data={"run": "nsync-0", "step": "40"})
+    assert read_params(workspace.params_file).style("hills").use_steps == {}
+    for form in ({"run": "nsync-0", "step": "30"}, {"run": "nsync-0", "step": "x"},
+                 {"run": "x-0", "step": "20"}, {}):  # fmt: skip
+        assert studio.post(url, data=form).status_code == 400
+    outside = studio.post(
+        url, data={"run": "nsync-0", "step": "20"}, headers={"Origin": "http://x"}
+    )
+    assert outside.status_code == 403

@@ -57,7 +57,7 @@ def test_several_processes_see_what_one_does(
     assert alone[2][1] == pixel_sha256(textured(9))
     monkeypatch.setattr(looking, "MANY", 4)
     monkeypatch.setattr(looking, "AT_ONCE", 2)
-    monkeypatch.setattr(looking, "_cores", lambda: 2)
+    monkeypatch.setattr(looking, "usable_cores", lambda: 2)
     assert plain(list(looked_at(candidates, 16, 1.0, None))) == alone
 
 

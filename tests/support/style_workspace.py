@@ -26,6 +26,7 @@ from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import COLUMNS
 from nsync_pipeline.workspace import (
     BASE,
+    BASE_BY_NAME,
     LORA_FILE,
     MANIFEST_FILE,
     POINTS_FOLDER,
@@ -58,11 +59,13 @@ def build_style_workspace(
     steps: int = 30,
     training_seeds: Sequence[int] = (0,),
     points: Mapping[str, Mapping[str, int]] = {},
+    by_name: bool = False,
 ) -> Workspace:
     """Write the artefacts of all stages up to generation; ``side`` is the real pictures'.
 
     Of each training seed the scenes are others. ``points`` are further ways of drawing: how many of
     each variant's pictures are in the style there, and show what was asked for; the others do not.
+    ``by_name``: the base, asked for a name it knows, draws a seen style.
     """
     workspace = Workspace(root)
     drawn = list(draw_style_set(STYLE, test + train, seed=1))
@@ -72,6 +75,10 @@ def build_style_workspace(
     _write_negatives(workspace, ids[test:], captions[test:], test + train)
     base = _styles(["oil"] * test, seed=1)
     _write_samples(workspace, BASE, 0, ids[:test], captions[:test], base)
+    if by_name:
+        asked = _styles(["illustration"] * test, seed=1)
+        within = (POINTS_FOLDER, BASE_BY_NAME)
+        _write_samples(workspace, BASE, 0, ids[:test], captions[:test], asked, within)
     for seed in training_seeds:
         painted = {
             "lora": _styles((["oil", STYLE] * test)[:test], seed=3 + seed),

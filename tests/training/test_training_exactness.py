@@ -178,6 +178,7 @@ def test_with_any_adapter_it_goes_on_to_the_same_bits(
         [r.loss_negative for r in unbroken.history], rel=1e-4
     )
     if "dropout" in adapter:
+        assert of.lora is not None
         without = of.model_copy(update={"lora": of.lora.model_copy(update={"dropout": 0.0})})
         _, d = run(family, examples, tmp_path / "d", without)
         assert largest_difference(a, d) > 1e-3

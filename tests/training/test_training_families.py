@@ -108,8 +108,8 @@ def test_a_family_goes_through_the_whole_pipeline(
     assert {row["sampler"] for row in negatives} == {"DPMSolverMultistepScheduler"}
 
     model = workspace.model(STYLE, "nsync", 0)
-    with (model / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    with (model / "history.csv").open() as history:
+        rows = list(csv.DictReader(history))
     assert len(rows) == 3
     assert all(float(row["loss_negative"]) > 0 < float(row["norm_anchor"]) for row in rows)
     summary = json.loads((model / "training.json").read_text())

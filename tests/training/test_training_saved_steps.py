@@ -1,4 +1,4 @@
-"""Weights that a training saves on the way: which, that they are right, and that a kill costs none."""
+"""Weights that a training saves on the way: which they are, and that a kill costs none."""
 
 import shutil
 from pathlib import Path
@@ -138,7 +138,7 @@ def test_the_step_that_is_asked_for_is_found_and_another_is_said_not_to_be_there
     assert saved_steps(made) == (2, 4, 6)
     assert weights_of_step(made, None) == weights_of_step(made, 6) == made
     assert weights_of_step(made, 4) == step_folder(made, 4)
-    with pytest.raises(MissingArtifactError, match="no weights of step 5; there are .*: 2, 4, 6"):
+    with pytest.raises(MissingArtifactError, match=r"no weights of step 5; there are .*: 2, 4, 6"):
         weights_of_step(made, 5)
 
 

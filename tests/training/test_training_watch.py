@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.errors import BaseModelError, EvaluationError
+from nsync_pipeline.errors import BaseModelError, CaptionError, EvaluationError
 from nsync_pipeline.params import Params
 from nsync_pipeline.stage import StageContext, StageResult
 from nsync_pipeline.training import looks
@@ -140,6 +140,42 @@ def test_looking_changes_nothing_of_the_training(
     for name in (LORA_FILE, "history.csv"):
         assert contents(watched)[name] == contents(unwatched)[name]
     assert STRIP_FILE not in contents(unwatched)
+
+
+def test_own_prompts_are_drawn_beside_the_captions_and_change_nothing_else(
+    tmp_path: Path, tiny_base: Path, clip: Path, revision: str
+) -> None:
+    """Not even what is kept by its score."""
+    watch = {"every": 2, "prompts": 3, "steps": 2, "extractor": str(clip)}
+    own = {"own_prompts": ["a cat", "a dog on a hill", "a cat"]}
+    settings = [
+        params(tiny_base, clip, watch=watch | more, keep="best", steps=2) for more in ({}, own)
+    ]
+    identities = [context(Workspace(tmp_path / "i"), one).settings.identity() for one in settings]
+    assert identities[0] == identities[1]
+    plain, asked = (workspace_at(tmp_path / name, revision) for name in ("a", "b"))
+    for workspace, one in zip((plain, asked), settings, strict=True):
+        train(workspace, one)
+    assert contents(plain)[LORA_FILE] == contents(asked)[LORA_FILE]
+    assert summary(plain)["looks"] == summary(asked)["looks"]
+    said = json.loads(contents(asked)["looks/prompts.json"])
+    assert [entry["own"] for entry in said] == [False] * 3 + [True] * 2
+    assert said[3]["prompt"] == "a cat in the style of sks"
+    assert said[:3] == json.loads(contents(plain)["looks/prompts.json"])
+    # Five pictures of 32 pixels: three columns, two rows; five rows of the strip, two without real.
+    with Image.open(io.BytesIO(contents(asked)["looks/00000002.jpg"])) as grid:
+        assert grid.size == (3 * 36 + 4, 2 * 36 + 4)
+    with Image.open(asked.model(STYLE, "nsync", 0) / STRIP_FILE) as strip:
+        assert strip.size == (3 * 68 + 4, 5 * 68 + 4 + 25)
+
+
+def test_an_own_prompt_that_is_too_long_is_refused_before_the_training(
+    tmp_path: Path, tiny_base: Path, clip: Path, revision: str
+) -> None:
+    watch = {"every": 2, "extractor": None, "own_prompts": ["a house " * 20]}
+    workspace = workspace_at(tmp_path, revision)
+    with pytest.raises(CaptionError, match=r"own_prompts, 'a house .* has 45 tokens, and .* 30"):
+        train(workspace, params(tiny_base, clip, watch=watch))
 
 
 def test_a_training_that_goes_on_keeps_the_looks_of_before(
@@ -287,7 +323,7 @@ def test_the_model_of_the_kept_step_is_the_one_that_was_looked_at(
 
     inputs = read_training_inputs(workspace, STYLE, "sks", settings.variant("nsync"), "painting")
     now = replace(context(Workspace(tmp_path / "other"), settings), workspace=workspace)
-    again = looks.Looks(now, family, inputs.train, tmp_path / "again", "these weights")
+    again = looks.Looks(now, family, inputs.train, tmp_path / "again", "these weights", "sks")
     again(5)
     assert pictures(tmp_path / "again") == seen
     assert len(seen) == 3
