@@ -166,7 +166,7 @@ def test_figures_are_told_with_their_intervals(
         for name, value in (("base", -0.25), ("nsync", 0.125), ("real", 0.25))
     }
     found = SimpleNamespace(
-        base=margin["base"],
+        untrained={"base": margin["base"]},
         trainings={"nsync": {0: margin["nsync"] | {"copy_rate": Interval(0.5, 0.25, 0.75)}}},
         ceiling=margin["real"],
         counts={"pictures": 7, "prompts": 2},

@@ -1,6 +1,7 @@
 """Devices are given out one by one, between real processes; the devices are only names."""
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -185,6 +186,8 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def there_are(count: int) -> None:
         monkeypatch.setattr(locks, "driver_is_there", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
 
     return there_are
 
@@ -372,3 +375,5 @@ def test_a_training_that_torchrun_started_leases_one_for_each_process_here(
     fakes.meanwhile = lambda context: seen.append(os.environ[VISIBLE])
     run_stage(workspace, Asked("training", "ink", "lora", force=True))
     assert seen == ["4,5"]
+    made = json.loads((workspace.model("ink", "lora", 0) / "made.json").read_text())
+    assert made["device"] == "A card"
