@@ -51,6 +51,12 @@ class WorkerError(UserError):
         self.exit_code = exit_code
 
 
+class NotFetchedError(UserError):
+    """What is to be in the DVC remote could not be brought from there."""
+
+    exit_code = 77
+
+
 class EvaluationError(UserError):
     """The evaluation cannot be done: its extractor cannot be used, or the pictures do not fit."""
 

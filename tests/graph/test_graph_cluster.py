@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import NotFetchedError, UserError
 from nsync_pipeline.executor import RayConfig, ResourcesConfig
 from nsync_pipeline.graph.remote import cluster as of_cluster
-from nsync_pipeline.graph.remote.cluster import Asked, Cluster, Done, RayJobs, _Log
+from nsync_pipeline.graph.remote.cluster import Cluster, Done, Job, RayJobs, _Log
 from nsync_pipeline.graph.run import JobOptions
 
 BY_RAY = "Runtime env is setting up.\nRunning entrypoint for job x: exec python\n"
@@ -91,7 +91,7 @@ def run(
     **config: Any,
 ) -> Done:
     cluster = Cluster(RayConfig(address="http://head:8265", **config), ray)
-    asked = Asked("key", "training · ink", Path("/request"), resources, gpus)
+    asked = Job("key", "training · ink", Path("/request"), resources, gpus)
     say = (said if said is not None else []).append
     return cluster.run(asked, JobOptions(say, anew))
 
@@ -140,6 +140,13 @@ def test_mistake_is_said_in_the_engines_words_and_not_tried_again() -> None:
     with pytest.raises(UserError, match="on a node of the cluster: the pictures are too small"):
         run(ray)
     assert len(ray.submitted) == 1
+
+
+def test_what_a_node_could_not_fetch_is_told_apart() -> None:
+    log = f"{BY_RAY}nsync-started node\nnsync: nothing could be fetched\n"
+    code = NotFetchedError.exit_code
+    with pytest.raises(NotFetchedError, match="on a node of the cluster: nothing could be fetched"):
+        run(FakeRay([job("FAILED", log, **FAILED, driver_exit_code=code)]))
 
 
 def test_what_failed_before_the_engine_ran_shows_the_last_that_was_printed() -> None:

@@ -1,6 +1,7 @@
 """What a job needs besides Ray: checkpoints that are kept, a courier, and a node that checks."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline import __version__
-from nsync_pipeline.errors import ParamsError, UserError
+from nsync_pipeline.errors import NotFetchedError, ParamsError, UserError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.made import read_made
 from nsync_pipeline.graph.places import ON
 from nsync_pipeline.graph.remote import courier as of_courier
 from nsync_pipeline.graph.remote import home as of_home
-from nsync_pipeline.graph.remote.cluster import Asked, Done
+from nsync_pipeline.graph.remote.cluster import Done, Job
 from nsync_pipeline.graph.remote.courier import Courier, DvcRemote, remote_of
 from nsync_pipeline.graph.remote.job import MADE, REQUEST_FILE, run_job
 from nsync_pipeline.graph.remote.kept import KeptTraining
@@ -156,6 +157,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
     def fetch(courier: Courier, notes: Mapping[str, str]) -> None:
         for path, note in notes.items():
+            if not (remote / note.replace("/", "-")).exists():
+                raise NotFetchedError(path)
             (courier.folder / path).parent.mkdir(parents=True, exist_ok=True)
             of_courier._link(remote / note.replace("/", "-"), courier.folder / path)
 
@@ -174,7 +177,7 @@ class NodeHere:
         self._capsys = capsys
         self.keys: list[str] = []
 
-    def run(self, asked: Asked, options: JobOptions) -> Done:
+    def run(self, asked: Job, options: JobOptions) -> Done:
         self.keys.append(asked.key)
         with pytest.MonkeyPatch.context() as on_node:
             on_node.setenv(ON, "local")
@@ -214,6 +217,50 @@ def test_artefact_of_a_job_is_the_one_that_is_made_here(
         assert all((ours / n).read_bytes() == (theirs / n).read_bytes() for n in names(ours))
     assert len(set(node.keys)) == 2
     assert not [n for n in names(tmp_path) if "nsync-job" in n]
+
+
+def test_what_is_gone_from_the_remote_is_sent_again(
+    home: Workspace, node: NodeHere, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ON, "ray")
+    graph = Graph.read(home)
+    bring_up_to_date(graph, graph.artefact("style_set", "ink"))
+    for sent in (tmp_path / "remote").iterdir():
+        shutil.rmtree(sent) if sent.is_dir() else sent.unlink()
+    graph = Graph.read(home)
+    assert bring_up_to_date(graph, graph.artefact("captions", "ink")).is_new
+    assert len(node.keys) == 3
+
+
+def test_remote_that_never_gives_what_was_sent_is_said(
+    home: Workspace, node: NodeHere, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(courier: Courier, notes: Mapping[str, str]) -> None:
+        raise NotFetchedError("refused")
+
+    monkeypatch.setenv(ON, "ray")
+    monkeypatch.setattr(Courier, "fetch", refuse)
+    graph = Graph.read(home)
+    with pytest.raises(NotFetchedError, match="refused"):
+        bring_up_to_date(graph, graph.artefact("style_set", "ink"))
+    assert len(node.keys) == 2
+
+
+def test_dvc_says_what_its_remote_does_not_hold(tmp_path: Path) -> None:
+    """DVC itself: what was sent comes back; from an emptied remote it does not, and can be sent."""
+    remote = {"url": str(tmp_path / "remote")}
+    write(tmp_path / "home" / "pictures", "a.png", "b/c.png")
+    sender = Courier.set_up(tmp_path / "home", remote, None)
+    notes = sender.send("pictures")
+    Courier.set_up(tmp_path / "node", remote, None).fetch(notes)
+    assert names(tmp_path / "node" / "pictures") == names(tmp_path / "home" / "pictures")
+    shutil.rmtree(tmp_path / "remote")
+    other = Courier.set_up(tmp_path / "other", remote, None)
+    with pytest.raises(NotFetchedError, match="nothing could be fetched through the DVC remote"):
+        other.fetch(notes)
+    assert sender.send("pictures") == notes
+    other.fetch(notes)
+    assert names(tmp_path / "other" / "pictures") == names(tmp_path / "home" / "pictures")
 
 
 def test_node_with_another_engine_or_recipe_is_refused(tmp_path: Path, home: Workspace) -> None:

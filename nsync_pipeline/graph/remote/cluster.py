@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nsync_pipeline.errors import UserError, short_list
+from nsync_pipeline.errors import NotFetchedError, UserError, short_list
 from nsync_pipeline.executor import RayConfig, ResourcesConfig
 from nsync_pipeline.graph.processes import OURS, last_words
 from nsync_pipeline.graph.remote.job import MADE, STARTED
@@ -44,7 +44,7 @@ TERMINATED = 128 + signal.SIGTERM  # how a job ends that was told to
 
 
 @dataclass(frozen=True)
-class Asked:
+class Job:
     """A job, before Ray has it."""
 
     key: str  # the same for all who ask for the same
@@ -159,7 +159,7 @@ class Cluster:
         self._config = config
         self._ray = RayJobs(config.address) if ray is None else ray
 
-    def run(self, asked: Asked, options: JobOptions) -> Done:
+    def run(self, asked: Job, options: JobOptions) -> Done:
         """Have the job run until it is done; what it prints is said.
 
         Where the same is being made, by whoever asked for it, that is followed; where it was made,
@@ -209,13 +209,13 @@ class Cluster:
             logger.warning("%s: %s; %s", asked.title, outcome.why, again)
             time.sleep(PAUSE)
 
-    def _same(self, asked: Asked) -> list[Any]:
+    def _same(self, asked: Job) -> list[Any]:
         """The jobs of the same key, the newest first."""
         jobs = self._answer(self._ray.jobs)
         same = [job for job in jobs if (job.metadata or {}).get(KEY) == asked.key]
         return sorted(same, key=lambda job: job.start_time or 0, reverse=True)
 
-    def _submit(self, asked: Asked) -> str | None:
+    def _submit(self, asked: Job) -> str | None:
         """Ask for the job; None where one of the same name was asked for just now."""
         count = len(self._same(asked)) + 1
         name = f"nsync-{asked.key}-{count}"
@@ -242,7 +242,7 @@ class Cluster:
         return submitted
 
     def _followed(
-        self, asked: Asked, submission: str, is_own: bool, options: JobOptions, patience: float
+        self, asked: Job, submission: str, is_own: bool, options: JobOptions, patience: float
     ) -> str | _Lost:
         """Follow one job to its end; gives the note of what it made."""
         log, heard, began, is_said = _Log(), time.monotonic(), time.monotonic(), False
@@ -282,7 +282,7 @@ class Cluster:
                 self._stop(submission)
             raise
 
-    def _outcome(self, asked: Asked, job: Any, log: _Log) -> str | _Lost:
+    def _outcome(self, asked: Job, job: Any, log: _Log) -> str | _Lost:
         if job.status == "SUCCEEDED":
             note = log.note or self._note(job.submission_id)
             if note is None:
@@ -301,7 +301,8 @@ class Cluster:
             return _Lost(f"its node or its process died ({_said(job.message, 300)})")
         if code < 0 or code == TERMINATED:
             return _Lost(f"its process was killed (exit code {code})")
-        raise UserError(_reason(asked.title, log.lines, code))
+        why = _reason(asked.title, log.lines, code)
+        raise NotFetchedError(why) if code == NotFetchedError.exit_code else UserError(why)
 
     def _note(self, submission: str) -> str | None:
         """What a job that is done said last, once its log can be read."""
@@ -330,7 +331,7 @@ class Cluster:
                     return
                 time.sleep(LOOK_EVERY)
 
-    def _require_node(self, asked: Asked) -> None:
+    def _require_node(self, asked: Job) -> None:
         """Raise ``UserError`` where no node that is there could hold the job, were it free."""
         nodes = self._answer(self._ray.nodes)
         wanted = _wanted(asked)
@@ -359,7 +360,7 @@ class Cluster:
             ) from error
 
 
-def _wanted(asked: Asked) -> dict[str, float]:
+def _wanted(asked: Job) -> dict[str, float]:
     """What the job asks for, by Ray's names."""
     resources = asked.resources
     wanted = {"CPU": resources.cpus, "GPU": asked.gpus, **resources.custom}

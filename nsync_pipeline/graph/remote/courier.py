@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import NotFetchedError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.dvc import dvc_reason
 from nsync_pipeline.settings_file import read_settings
@@ -104,12 +104,17 @@ class Courier:
         """Bring what each note names to its path, relative to the courier's folder.
 
         Raises:
-            UserError: DVC could not.
+            NotFetchedError: DVC could not.
         """
         if not notes:
             return
         files = [self._write_note(path, note) for path, note in notes.items()]
-        self._run("fetched", "pull", *files)
+        try:
+            _dvc(self.folder, "pull", *files)
+        except UserError as error:
+            raise NotFetchedError(
+                f"nothing could be fetched through the DVC remote: {error}"
+            ) from error
 
     def send(self, *paths: str) -> dict[str, str]:
         """Put what lies at ``paths`` into the remote; gives the note of each.
@@ -119,8 +124,11 @@ class Courier:
         """
         if not paths:
             return {}
-        self._run("sent", "add", *paths)
-        self._run("sent", "push", *(f"{path}.dvc" for path in paths))
+        try:
+            _dvc(self.folder, "add", *paths)
+            _dvc(self.folder, "push", *(f"{path}.dvc" for path in paths))
+        except UserError as error:
+            raise UserError(f"nothing could be sent through the DVC remote: {error}") from error
         return {
             path: read_settings(self.folder / f"{path}.dvc")["outs"][0]["md5"] for path in paths
         }
@@ -130,12 +138,6 @@ class Courier:
         out = {"md5": note, "hash": "md5", "path": file.name.removesuffix(".dvc")}
         write_whole(file, json.dumps({"outs": [out]}))  # which is YAML, with 0 as text
         return f"{path}.dvc"
-
-    def _run(self, what: str, *arguments: str) -> None:
-        try:
-            _dvc(self.folder, *arguments)
-        except UserError as error:
-            raise UserError(f"nothing could be {what} through the DVC remote: {error}") from error
 
 
 def _dvc(folder: Path, *arguments: str) -> str:

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from nsync_pipeline import __version__
-from nsync_pipeline.errors import ParamsError, UserError
+from nsync_pipeline.errors import NotFetchedError, ParamsError, UserError
 from nsync_pipeline.executor import RayConfig, ResourcesConfig
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.graph.artefacts import Artefact, Graph, difference
 from nsync_pipeline.graph.made import MADE_FILE, SUMS_FILE, Made, read_made, require_whole
 from nsync_pipeline.graph.processes import interrupted_by_sigterm
-from nsync_pipeline.graph.remote.cluster import Asked, Cluster
+from nsync_pipeline.graph.remote.cluster import Cluster, Done, Job
 from nsync_pipeline.graph.remote.courier import HomeCourier
 from nsync_pipeline.graph.remote.job import Request
 from nsync_pipeline.graph.run import JobOptions
@@ -41,25 +41,33 @@ def made_on_ray(
     cluster, courier = Cluster(config), HomeCourier(workspace.root, workspace.state)
     with interrupted_by_sigterm(), tempfile.TemporaryDirectory(prefix="nsync-") as folder:
         reads = _reads(graph, artefact, plan)
-        notes = courier.send({key: workspace.root / path for path, key in reads.items()})
         key = _key(artefact, plan, courier.remote.url)
         kept = config.checkpoints and f"{config.checkpoints.rstrip('/')}/{key}"
-        Request(
-            plan, artefact.of_ablation, graph.part, workspace.params_file.read_text("utf-8"),
-            {path: notes[key] for path, key in reads.items()}, courier.remote.shown, config.cache,
-            kept,
-        ).write(Path(folder))  # fmt: skip
-        asked = Asked(key, artefact.title, Path(folder), *_resources(config, graph, artefact))
-        done = cluster.run(asked, options)
+        job = Job(key, artefact.title, Path(folder), *_resources(config, graph, artefact))
+
+        def send_and_run() -> Done:
+            notes = courier.send({key: workspace.root / path for path, key in reads.items()})
+            Request(
+                plan, artefact.of_ablation, graph.part, workspace.params_file.read_text("utf-8"),
+                {path: notes[key] for path, key in reads.items()}, courier.remote.shown,
+                config.cache, kept,
+            ).write(job.folder)  # fmt: skip
+            return cluster.run(job, options)
+
+        try:
+            done = send_and_run()
+        except NotFetchedError:  # somebody has emptied the remote: all is sent again
+            courier.forget()
+            done = send_and_run()
         if not done.is_new:
             options.say(f"{artefact.title}: the cluster has made it already")
         written.rmdir()
         try:
             courier.fetch(done.note, written)
-        except UserError:
+        except NotFetchedError:
             if done.is_new:
                 raise
-            done = cluster.run(asked, replace(options, anew=True))  # the remote has it no more
+            done = cluster.run(job, replace(options, anew=True))  # the remote has it no more
             courier.fetch(done.note, written)
     made = _required(graph, artefact, plan, written)
     courier.remember(_said_and_held(written), done.note)
