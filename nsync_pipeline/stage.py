@@ -83,3 +83,4 @@ class StageResult:
     leftovers: tuple[Path, ...] = ()
     """Folders of scratch that are of no use once the artefact is in its place: the runner removes
     them then."""
+    by_model: bool = True  # False: no model was asked, though the stage is one that may ask

@@ -95,7 +95,8 @@ def run(context: StageContext[CaptionsSettings]) -> StageResult:
     if more:
         write_manifest(context.folder / MORE_CAPTIONS_FILE, _more_rows(more), MORE_CAPTIONS)
     shown = _preview(f"{context.style}: captions", captions, workspace.style_set(context.style))
-    return StageResult(_figures(context, captions, more, cut, most, captioner), (shown,))
+    figures = _figures(context, captions, more, cut, most, captioner)
+    return StageResult(figures, (shown,), by_model=captioner is not None)
 
 
 def _given(

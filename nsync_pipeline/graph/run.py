@@ -272,8 +272,8 @@ def _made_here(
     context = _context(graph, artefact, written)
     told = partial(notify, context.workspace)
     result = artefact.stage.run(replace(context, progress=progress, checkpointed=told))
-    made = describe(written, replace(plan, device=device_kind(graph, artefact)), result)
-    return Written(made, result.leftovers)
+    device = device_kind(graph, artefact) if result.by_model else ""
+    return Written(describe(written, replace(plan, device=device), result), result.leftovers)
 
 
 def _made_on_ray(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PARAMS = """\
-base_model: {device: cpu}
+base_model: {device: auto}
 styles:
   ink: {source: "sketchbook:woodblock+night", pictures: 3, test_pictures: 2}
 variants:
