@@ -40,9 +40,9 @@ evidence: setup ## Measure what the contrast does on the drawn world (about 1.5 
 	@$(BIN)/python -m benchmarks.evidence run
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=gate --cov --cov-report=term
 
-test-fast: setup ## Run the tests that take seconds
+test-fast: setup ## Run the tests that take seconds, with new random examples each time
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not pipeline"
 
 check: lint types imports recipes test ## Run every gate: ruff, formatting, types, import directions, recipes, tests

@@ -56,10 +56,14 @@ def without_controls(text: str) -> str:
 
 
 def printable(text: str, most: int = 200) -> str:
-    r"""``text`` as it can be shown in one line anywhere: ``\x1b`` for an escape, cut where long."""
+    r"""``text`` as it can be shown in one line anywhere: ``\x1b`` for an escape, cut where long.
+
+    What Python calls unprintable is escaped: a letter too that its Unicode does not know yet.
+    """
     whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    shown = NOT_TEXT.sub(lambda found: _escaped(found[0]), INVISIBLE.sub("", whole))
-    shown = re.sub(r"[\t\n\v\f\r\u2028\u2029]", lambda found: _escaped(found[0]), shown)
+    shown = "".join(
+        letter if letter.isprintable() else _escaped(letter) for letter in INVISIBLE.sub("", whole)
+    )
     return shown if len(shown) <= most else f"{shown[: most // 2]} ... {shown[-most // 3 :]}"
 
 

@@ -132,6 +132,8 @@ CHANGE = st.tuples(
 
 @settings(deadline=None, max_examples=60)
 @example([(3, 0, "")])
+@example([(633, 0, "\U0001342f")])  # a letter of Unicode 15, which Python 3.11 does not know
+@example([(633, 0, "\ue000")])  # of private use
 @given(st.lists(CHANGE, min_size=1, max_size=3))
 def test_a_mutated_file_is_read_or_refused(changes: list[tuple[int, int, str]]) -> None:
     text = SHIPPED
