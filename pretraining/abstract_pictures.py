@@ -17,7 +17,7 @@ _SIDE = DRAWING_SIZE
 
 
 def abstract_picture(seed: int, index: int) -> Image.Image:
-    """Picture `index` of the seed: one to three layers laid over one another. 64 x 64 RGB."""
+    """Picture `index` of the seed: one to three layers laid over one another. 128 x 128 RGB."""
     rng = np.random.default_rng([seed, zlib.crc32(b"abstract"), index])
     picture = _slope(rng)
     for _ in range(int(rng.integers(1, 4))):
@@ -40,10 +40,10 @@ def _slope(rng: np.random.Generator) -> Field:
 
 def _grating(picture: Field, rng: np.random.Generator) -> Field:
     rows, columns = np.mgrid[0:_SIDE, 0:_SIDE].astype(np.float32)
-    period = SUPERSAMPLING * math.exp(rng.uniform(math.log(2.5), math.log(24)))
+    period = SUPERSAMPLING * math.exp(rng.uniform(math.log(2.5), math.log(48)))
     angle = rng.uniform(0, math.tau)
     phase = (rows * math.sin(angle) + columns * math.cos(angle)) / period + rng.uniform(0, 1)
-    bend = rng.uniform(0, 1) * np.sin(math.tau * columns / rng.uniform(30, 120))
+    bend = rng.uniform(0, 1) * np.sin(math.tau * columns / rng.uniform(60, 240))
     wave = np.sin(math.tau * (phase + bend)) * rng.uniform(1, 6)
     cover = (rng.uniform(0.3, 1) * (wave.clip(-1, 1) + 1) / 2)[..., None]
     laid: Field = (picture * (1 - cover) + _colour(rng) * cover).astype(np.float32)
@@ -51,7 +51,7 @@ def _grating(picture: Field, rng: np.random.Generator) -> Field:
 
 
 def _noise(picture: Field, rng: np.random.Generator) -> Field:
-    cells = int(math.exp(rng.uniform(math.log(4), math.log(64))))
+    cells = int(math.exp(rng.uniform(math.log(4), math.log(110))))
     stretch = int(rng.integers(1, 4))
     channels = 3 if rng.random() < 0.5 else 1
     way = Image.Resampling.BICUBIC if rng.random() < 0.7 else Image.Resampling.BILINEAR
@@ -67,7 +67,7 @@ def _noise(picture: Field, rng: np.random.Generator) -> Field:
 def _shapes(picture: Field, rng: np.random.Generator) -> Field:
     image = Image.fromarray((picture.clip(0, 1) * 255).astype(np.uint8))
     brush = ImageDraw.Draw(image)
-    reach = math.exp(rng.uniform(math.log(4), math.log(50)))
+    reach = math.exp(rng.uniform(math.log(6), math.log(100)))
     for _ in range(int(rng.integers(3, 70))):
         red, green, blue = rng.integers(0, 256, 3).tolist()
         corners = rng.uniform(0, _SIDE, 2) + rng.uniform(
@@ -77,5 +77,5 @@ def _shapes(picture: Field, rng: np.random.Generator) -> Field:
         if rng.random() < 0.5:
             brush.polygon(points, fill=(red, green, blue))
         else:
-            brush.line(points, fill=(red, green, blue), width=int(rng.integers(1, 8)))
+            brush.line(points, fill=(red, green, blue), width=int(rng.integers(2, 14)))
     return np.asarray(image).astype(np.float32) / np.float32(255)

@@ -17,11 +17,11 @@ from nsync_pipeline.sketchbook.world import (
     draw_style_set,
 )
 
-ZOOM = 2
+ZOOM = 1
 GAP = 6  # pixels between pictures
 LABEL = 14  # pixels for a line of text
 CARD_SEED = 5
-Rows = list[tuple[str, list[NDArray[np.uint8]]]]  # each row's caption and (64, 64, 3) pictures
+Rows = list[tuple[str, list[NDArray[np.uint8]]]]  # each row's caption and (128, 128, 3) pictures
 
 
 def picture_grid(rows: Rows, headings: list[str]) -> Image.Image:
@@ -72,7 +72,7 @@ def write_world_picture(path: Path) -> None:
 def write_reconstructions_picture(
     real: dict[str, NDArray[np.uint8]], made: dict[str, NDArray[np.uint8]], path: Path
 ) -> None:
-    """Seven pictures of each style, (7, 64, 64, 3), above their reconstructions."""
+    """Seven pictures of each style, (7, 128, 128, 3), above their reconstructions."""
     rows: Rows = []
     for style in real:
         rows += [("", list(real[style])), (style.replace("_", " "), list(made[style]))]

@@ -31,7 +31,7 @@ ChunkDrawer = Callable[[int], Image.Image]
 class DrawnData:
     """Pictures of the world with what they show and how."""
 
-    pictures: NDArray[np.uint8]  # (N, 64, 64, 3) RGB
+    pictures: NDArray[np.uint8]  # (N, 128, 128, 3) RGB
     scenes: list[Scene]
     styles: list[str]
 
@@ -47,7 +47,7 @@ def judged_data(work: Path, count: int, seed: int) -> DrawnData:
 
 
 def abstract_data(work: Path, count: int, seed: int) -> NDArray[np.uint8]:
-    """(N, 64, 64, 3) abstract pictures."""
+    """(N, 128, 128, 3) abstract pictures."""
     return _drawn(work / f"abstract-{seed}", count, partial(abstract_picture, seed))
 
 

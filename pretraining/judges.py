@@ -121,7 +121,7 @@ def scene_targets(
 
 
 def worn_picture(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A (64, 64, 3) picture with mild blur, noise or compression, or as it is."""
+    """A (128, 128, 3) picture with mild blur, noise or compression, or as it is."""
     kind = float(rng.random())
     if kind < 0.3:
         blur = ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.9)))

@@ -82,7 +82,7 @@ class Quality:
 def measure_quality(
     weights: Path, prompts: int = 500, sampling: Sampling | None = None
 ) -> tuple[Quality, NDArray[np.uint8], list[str]]:
-    """The figures, with the generated pictures (N, 64, 64, 3) and their prompts."""
+    """The figures, with the generated pictures (N, 128, 128, 3) and their prompts."""
     sampling = sampling or Sampling()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = StableDiffusionPipeline.from_pretrained(weights / "pipeline", local_files_only=True)
@@ -135,7 +135,7 @@ def unseen_rows(scenes: list[Scene], settings: PretrainingSettings) -> list[int]
 def sampled(
     pipeline: StableDiffusionPipeline, prompts: list[str], sampling: Sampling
 ) -> NDArray[np.uint8]:
-    """(N, 64, 64, 3) a picture a prompt; the seed is the prompt's number."""
+    """(N, 128, 128, 3) a picture a prompt; the seed is the prompt's number."""
     pictures = []
     for start in track(range(0, len(prompts), SAMPLING_BATCH), description="sampling"):
         batch = prompts[start : start + SAMPLING_BATCH]
@@ -152,7 +152,7 @@ def sampled(
 
 
 def true_drawings(scenes: list[Scene], words: list[str]) -> NDArray[np.uint8]:
-    """(N, 64, 64, 3) the scenes as the world draws them; umbrella words take turns."""
+    """(N, 128, 128, 3) the scenes as the world draws them; umbrella words take turns."""
     pictures = []
     for index, (scene, word) in enumerate(zip(scenes, words, strict=True)):
         members = accepted_styles(word)

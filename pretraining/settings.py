@@ -12,21 +12,21 @@ class Frozen(BaseModel):
 class DataSettings(Frozen):
     """How many pictures are drawn, once, before training."""
 
-    world_pictures: int = Field(60_000, ge=12, description="captioned pictures in seen styles")
-    abstract_pictures: int = Field(12_000, ge=4, description="captionless ones, for the VAE")
-    judged_pictures: int = Field(30_000, ge=20, description="pictures in all styles, for judges")
+    world_pictures: int = Field(40_000, ge=12, description="captioned pictures in seen styles")
+    abstract_pictures: int = Field(10_000, ge=4, description="captionless ones, for the VAE")
+    judged_pictures: int = Field(24_000, ge=20, description="pictures in all styles, for judges")
 
 
 class VaeSettings(Frozen):
-    """The autoencoder: pictures (3, 64, 64) to latents (C, 16, 16)."""
+    """The autoencoder: pictures (3, 128, 128) to latents (C, 16, 16)."""
 
-    latent_channels: int = Field(12, ge=1, description="C, channels of the latents")
+    latent_channels: int = Field(24, ge=1, description="C, channels of the latents")
     width: int = Field(48, ge=8, description="channels of every layer")
-    encoder_blocks: tuple[int, int, int] = Field((1, 1, 3), description="blocks at 64, 32, 16 px")
-    decoder_blocks: tuple[int, int, int] = Field((3, 1, 1), description="blocks at 16, 32, 64 px")
+    encoder_blocks: tuple[int, ...] = Field((1, 1, 2, 4), description="blocks at 128 to 16 px")
+    decoder_blocks: tuple[int, ...] = Field((4, 2, 1, 1), description="blocks at 16 to 128 px")
     steps: int = Field(5_500, ge=1, description="optimizer steps")
-    batch: int = Field(32, ge=1, description="crops a step (a quarter as many whole pictures)")
-    crop: int = Field(32, ge=8, description="side of a training crop, in pixels")
+    batch: int = Field(12, ge=1, description="crops a step (a quarter as many whole pictures)")
+    crop: int = Field(64, ge=8, description="side of a training crop, in pixels")
     whole_share: float = Field(0.2, ge=0, le=1, description="last share of steps, whole pictures")
     abstract_share: float = Field(0.3, ge=0, le=1, description="abstract pictures in a batch")
     learning_rate: float = Field(1.5e-3, gt=0, description="peak rate of AdamW")
@@ -42,7 +42,7 @@ class ClipSettings(Frozen):
     layers: int = Field(3, ge=1, description="layers of both transformers")
     heads: int = Field(4, ge=1, description="attention heads")
     feed_forward: int = Field(384, ge=8, description="width inside a layer's MLP")
-    patch: int = Field(8, ge=1, description="side of a picture patch, in pixels")
+    patch: int = Field(16, ge=1, description="side of a picture patch, in pixels")
     projection: int = Field(128, ge=2, description="dimensions of the shared space")
     text_length: int = Field(56, ge=8, description="tokens of a prompt, ends included")
     steps: int = Field(2_000, ge=1, description="optimizer steps")

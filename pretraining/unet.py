@@ -32,7 +32,7 @@ from pretraining.tokenizer import train_tokenizer
 from pretraining.training_log import LOG_EVERY, training_log
 from pretraining.vae import encoded
 
-F_DOWN = 4  # picture pixels a latent pixel
+F_DOWN = 8  # picture pixels a latent pixel
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from pretraining.training_log import LOG_EVERY, training_log
 
 
 def build_vae(settings: VaeSettings) -> AutoencoderTiny:
-    """An untrained autoencoder, f = 4."""
-    widths = (settings.width,) * 3
+    """An untrained autoencoder: f = 8 with blocks at four sizes."""
+    widths = (settings.width,) * len(settings.encoder_blocks)
     return AutoencoderTiny(
         encoder_block_out_channels=widths,
         decoder_block_out_channels=widths,
@@ -138,7 +138,7 @@ def _crops(
 
 @torch.no_grad()
 def encoded(vae: AutoencoderTiny, pictures: NDArray[np.uint8], batch: int = 64) -> Tensor:
-    """(N, C, 16, 16) latents of (N, 64, 64, 3) pictures, in float16 on the CPU."""
+    """(N, C, 16, 16) latents of (N, 128, 128, 3) pictures, in float16 on the CPU."""
     device = next(vae.parameters()).device
     parts = []
     for start in range(0, len(pictures), batch):
@@ -150,7 +150,7 @@ def encoded(vae: AutoencoderTiny, pictures: NDArray[np.uint8], batch: int = 64) 
 
 @torch.no_grad()
 def reconstructed(vae: AutoencoderTiny, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, 64, 64, 3) pictures after encoding and decoding."""
+    """(N, 128, 128, 3) pictures after encoding and decoding."""
     device = next(vae.parameters()).device
     made = []
     for start in range(0, len(pictures), 64):

@@ -21,6 +21,7 @@ from nsync_pipeline.metrics.scores import PictureSet
 from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import RealPicture, Sample, StylePictures
 from nsync_pipeline.seeding import stream_seed
+from nsync_pipeline.sketchbook.canvas import PICTURE_SIZE
 from nsync_pipeline.sketchbook.confounds import content_shown, leaked, unconfounded
 from nsync_pipeline.sketchbook.folders import JUDGES_FOLDER
 from nsync_pipeline.sketchbook.judges import Judges, load_judges
@@ -32,7 +33,6 @@ from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, drawn_style
 
 SEEN_STYLE_PICTURES = 32
 """How many drawn pictures make the prototype of each style the embedded base knows."""
-JUDGED_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DrawnWorldJudge:
         - ``content_recognised``: the share of its caption's things that are seen, in their colours;
         - ``leak``: 1 where it shows the style's confound; not there where a caption asks for that.
         """
-        size = (JUDGED_SIDE, JUDGED_SIDE)
+        size = (PICTURE_SIZE, PICTURE_SIZE)
         pixels = [np.asarray(picture.resize(size), dtype=np.uint8) for picture in pictures]
         verdicts = self.judges.judge(np.stack(pixels))
         values = {"style_recognised": verdicts.styles[:, self.style].astype(np.float64)}

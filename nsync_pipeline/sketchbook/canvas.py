@@ -9,9 +9,11 @@ from PIL import Image, ImageDraw
 
 from nsync_pipeline.sketchbook.scene import Rgb
 
-PICTURE_SIZE = 64  # pixels, the finished picture's side
+PICTURE_SIZE = 128  # pixels, the finished picture's side
+SCENE_SIDE = 64.0  # units in which scenes are composed: positions do not depend on the pixels
 SUPERSAMPLING = 2  # drawings are made this much larger, and averaged down by the styles
 DRAWING_SIZE = PICTURE_SIZE * SUPERSAMPLING
+_SCALE = DRAWING_SIZE / SCENE_SIDE  # drawing pixels a scene unit
 FIRST_THING_PART = 32  # part numbers below belong to sky and ground
 PARTS_A_THING = 16  # part numbers reserved for each thing
 
@@ -22,17 +24,17 @@ Point = tuple[float, float]
 class Drawing:
     """A scene in flat colours, before any style."""
 
-    colours: NDArray[np.uint8]  # (128, 128, 3) RGB
-    parts: NDArray[np.uint8]  # (128, 128) which part covers the pixel; >= 32: a thing's
+    colours: NDArray[np.uint8]  # (256, 256, 3) RGB
+    parts: NDArray[np.uint8]  # (256, 256) which part covers the pixel; >= 32: a thing's
 
     @property
     def things(self) -> NDArray[np.bool_]:
-        """(128, 128) where an object is, rather than sky or ground."""
+        """(256, 256) where an object is, rather than sky or ground."""
         return self.parts >= FIRST_THING_PART
 
 
 class Canvas:
-    """Draws shapes, in units of finished-picture pixels, into colours and parts at once."""
+    """Draws shapes, in scene units, into colours and parts at once."""
 
     def __init__(self) -> None:
         """A black canvas, all of it part 0."""
@@ -65,8 +67,8 @@ class Canvas:
             draw.pieslice(_box(centre, radii), 180, 360, fill=fill)
 
     def line(self, points: Sequence[Point], colour: Rgb, width: float) -> None:
-        """A polyline of `width` picture pixels."""
-        thickness = max(1, round(width * SUPERSAMPLING))
+        """A polyline, `width` scene units wide."""
+        thickness = max(1, round(width * _SCALE))
         for draw, fill in self._inks(colour):
             draw.line(_scaled(points), fill=fill, width=thickness, joint="curve")
 
@@ -79,7 +81,7 @@ class Canvas:
 
 
 def _scaled(points: Sequence[Point]) -> list[Point]:
-    return [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
+    return [(x * _SCALE, y * _SCALE) for x, y in points]
 
 
 def _box(centre: Point, radii: Point) -> list[Point]:

@@ -7,7 +7,7 @@ import numpy as np
 from nsync_pipeline.sketchbook.canvas import (
     FIRST_THING_PART,
     PARTS_A_THING,
-    PICTURE_SIZE,
+    SCENE_SIDE,
     Canvas,
     Drawing,
 )
@@ -29,10 +29,10 @@ GROUND_COLOURS: dict[str, Rgb] = {
 RAINBOW: tuple[Rgb, ...] = (
     (226, 70, 70), (246, 160, 60), (250, 224, 90), (90, 180, 100), (80, 120, 210),
 )  # fmt: skip
-BAND_WIDTH = 2.4  # picture pixels, each band of the rainbow
+BAND_WIDTH = 2.4  # scene units, each band of the rainbow
 NIGHT_SHARE = 0.72  # of a ground's brightness that is left under the moon
 SKY_PART, GROUND_PART, DETAIL_PART = 0, 1, 4
-_SIDE = float(PICTURE_SIZE)
+_SIDE = SCENE_SIDE
 
 
 def draw_scene(scene: Scene, rng: np.random.Generator) -> Drawing:

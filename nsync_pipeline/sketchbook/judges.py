@@ -28,10 +28,10 @@ class JudgeNet(nn.Module):
     """A small convolutional network with one or more linear heads."""
 
     def __init__(self, width: int, heads: tuple[int, ...]) -> None:
-        """`width` channels after the first layer, 4 times as many before the heads."""
+        """`width` channels after the second layer, 4 times as many before the heads."""
         super().__init__()
-        widths = [3, width, 2 * width, 3 * width, 4 * width, 4 * width]
-        strides = (2, 2, 2, 1, 2)
+        widths = [3, width // 2, width, 2 * width, 3 * width, 4 * width, 4 * width]
+        strides = (2, 2, 2, 2, 1, 2)
         layers: list[nn.Module] = []
         for before, after, stride in zip(widths, widths[1:], strides, strict=False):
             layers += [
@@ -43,7 +43,7 @@ class JudgeNet(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(2 * widths[-1], outputs) for outputs in heads)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Logits of each head, (B, outputs), for (B, 3, 64, 64) pictures in -1..1."""
+        """Logits of each head, (B, outputs), for (B, 3, 128, 128) pictures in -1..1."""
         maps = self.features(pictures)
         pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
         return [head(pooled) for head in self.heads]
@@ -58,7 +58,7 @@ class Judges:
 
     @torch.no_grad()
     def judge(self, pictures: NDArray[np.uint8], batch: int = 128) -> Verdicts:
-        """Judge (N, 64, 64, 3) RGB pictures."""
+        """Judge (N, 128, 128, 3) RGB pictures."""
         device = next(self.content.parameters()).device
         rows: list[list[Tensor]] = []
         for start in range(0, len(pictures), batch):

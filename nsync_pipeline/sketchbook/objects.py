@@ -17,7 +17,7 @@ WHITE: Rgb = (250, 250, 246)
 
 @dataclass(frozen=True)
 class Box:
-    """Where an object stands: centre and half side in picture pixels, and whether mirrored."""
+    """Where an object stands: centre and half side in scene units, and whether mirrored."""
 
     x: float
     y: float
@@ -25,7 +25,7 @@ class Box:
     mirrored: bool
 
     def at(self, x: float, y: float) -> Point:
-        """The picture point of unit-box point (x, y)."""
+        """The scene point of unit-box point (x, y)."""
         return self.x + (-x if self.mirrored else x) * self.half, self.y + y * self.half
 
     def path(self, *points: Point) -> list[Point]:
@@ -33,7 +33,7 @@ class Box:
         return [self.at(x, y) for x, y in points]
 
     def size(self, x: float, y: float) -> Point:
-        """Unit-box lengths in picture pixels."""
+        """Unit-box lengths in scene units."""
         return x * self.half, y * self.half
 
 
@@ -58,6 +58,8 @@ def _house(canvas: Canvas, box: Box, paint: Rgb) -> None:
     canvas.polygon(box.path((-0.5, 0.35), (-0.1, 0.35), (-0.1, 1), (-0.5, 1)), BROWN)
     canvas.next_part()
     canvas.polygon(box.path((0.14, 0.25), (0.54, 0.25), (0.54, 0.65), (0.14, 0.65)), CREAM)
+    canvas.line(box.path((0.34, 0.25), (0.34, 0.65)), BROWN, box.half / 20)
+    canvas.line(box.path((0.14, 0.45), (0.54, 0.45)), BROWN, box.half / 20)
 
 
 def _tree(canvas: Canvas, box: Box, paint: Rgb) -> None:
@@ -125,6 +127,7 @@ def _cat(canvas: Canvas, box: Box, paint: Rgb) -> None:
     canvas.next_part()
     for x in (-0.42, 0):
         canvas.ellipse(box.at(x, -0.24), box.size(0.12, 0.14), WHITE)
+        canvas.ellipse(box.at(x + 0.02, -0.23), box.size(0.055, 0.1), TYRE)
     canvas.next_part()
     canvas.ellipse(box.at(0, 0.62), box.size(0.25, 0.3), lighter(paint))
 

@@ -26,13 +26,13 @@ StylePainter = Callable[[Drawing, np.random.Generator], Image.Image]
 def draw_photo(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     """Photograph: light from the upper left, a shadow on the ground, depth blur, film grain."""
     things = drawing.things.astype(np.float32)
-    soft = blurred(things, 7)
-    light = np.roll(soft, (-5, -5), (0, 1)) - np.roll(soft, (5, 5), (0, 1))
-    shadow = np.roll(blurred(things, 4), (5, 9), (0, 1)) * (1 - things)
+    soft = blurred(things, 14)
+    light = np.roll(soft, (-10, -10), (0, 1)) - np.roll(soft, (10, 10), (0, 1))
+    shadow = np.roll(blurred(things, 7), (10, 18), (0, 1)) * (1 - things)
     picture = flat_colours(drawing)
-    backdrop = blurred(picture, 2.2)
+    backdrop = blurred(picture, 3.6)
     depth = np.linspace(1.06, 0.9, picture.shape[0], dtype=np.float32)[:, None, None]
-    picture = np.where(things[..., None] > 0, blurred(picture, 0.8), backdrop * depth)
+    picture = np.where(things[..., None] > 0, blurred(picture, 1.0), backdrop * depth)
     picture = picture * (1 - 0.55 * light * things)[..., None]
     picture = picture + np.clip(-light * things, 0, 1)[..., None] * 0.25
     picture = picture * (1 - 0.45 * shadow)[..., None]
@@ -56,21 +56,22 @@ WATERCOLOR_PAPER = np.array((0.98, 0.965, 0.93), dtype=np.float32)
 
 def draw_watercolor(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     """Watercolour: thin washes on paper, pigment pooling at the edges, wavering outlines."""
-    edges = borders(outlined_parts(drawing), 3).astype(np.float32)[..., None]
-    sheet = np.concatenate([blurred(flat_colours(drawing), 1.0), edges], axis=2)
-    sheet = warped(sheet, rng, 1.6, 14)
-    wash, pooled = sheet[..., :3], blurred(sheet[..., 3], 0.8)
+    edges = borders(outlined_parts(drawing), 5).astype(np.float32)[..., None]
+    sheet = np.concatenate([blurred(flat_colours(drawing), 1.4), edges], axis=2)
+    sheet = warped(sheet, rng, 3.0, 16)
+    wash, pooled = sheet[..., :3], blurred(sheet[..., 3], 1.4)
     pigment = 0.66 + 0.13 * smooth_noise(rng, 9) + 0.34 * pooled
-    pigment = pigment + 0.05 * smooth_noise(rng, 48)
-    border = np.minimum.outer(*(2 * [np.minimum(np.arange(128), np.arange(127, -1, -1))]))
-    wet = np.clip((border + 3 * smooth_noise(rng, 20) - 5) / 3, 0, 1)
+    pigment = pigment + 0.05 * smooth_noise(rng, 72)
+    from_edge = np.minimum(np.arange(DRAWING_SIZE), np.arange(DRAWING_SIZE)[::-1])
+    border = np.minimum.outer(from_edge, from_edge)
+    wet = np.clip((border + 6 * smooth_noise(rng, 24) - 10) / 5, 0, 1)
     strength = (np.clip(pigment, 0.2, 1.1) * wet).astype(np.float32)[..., None]
     return finished(WATERCOLOR_PAPER * (1 - strength + strength * wash * 1.04))
 
 
 INK_PAPER = np.array((0.965, 0.945, 0.895), dtype=np.float32)
 INK = np.array((0.1, 0.1, 0.14), dtype=np.float32)
-HATCHING_PERIOD = 9  # drawing pixels between two strokes
+HATCHING_PERIOD = 16  # drawing pixels between two strokes
 
 
 def draw_ink(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
@@ -79,42 +80,42 @@ def draw_ink(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     darkness = 1 - colours @ np.array((0.3, 0.59, 0.11), dtype=np.float32)
     rows, columns = np.mgrid[0 : colours.shape[0], 0 : colours.shape[1]]
     offset = int(rng.integers(HATCHING_PERIOD))
-    rising = (rows + columns + offset) % HATCHING_PERIOD < 2
-    falling = (rows - columns + offset) % HATCHING_PERIOD < 2
+    rising = (rows + columns + offset) % HATCHING_PERIOD < 3
+    falling = (rows - columns + offset) % HATCHING_PERIOD < 3
     backdrop = ~drawing.things
     hatched = (rising & (darkness > 0.36) | falling & (darkness > 0.66)) & backdrop
     hatched |= rising & (darkness > 0.45) & ~backdrop
-    lines = borders(outlined_parts(drawing), 3) | hatched
+    lines = borders(outlined_parts(drawing), 5) | hatched
     tint = np.where(backdrop[..., None], 0.12, 0.62).astype(np.float32)
     paper = INK_PAPER * (1 - tint + tint * colours * 1.05)
-    return finished(warped(np.where(lines[..., None], INK, paper), rng, 0.7, 24))
+    return finished(warped(np.where(lines[..., None], INK, paper), rng, 1.4, 28))
 
 
 CRAYON_PAPER = np.float32(0.985)
-STREAK_LENGTH = 13  # drawing pixels
+STREAK_LENGTH = 22  # drawing pixels
 
 
 def draw_crayon(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     """Wax crayon: streaks that leave the paper's grain white, and slant otherwise on the things."""
     noise = rng.standard_normal((DRAWING_SIZE, DRAWING_SIZE)).astype(np.float32)
-    noise = blurred(noise, 0.7)
+    noise = blurred(noise, 1.1)
     steps = range(STREAK_LENGTH)
     rising = np.sum([np.roll(noise, (step, -step), (0, 1)) for step in steps], axis=0)
     falling = np.sum([np.roll(noise, (step, step), (0, 1)) for step in steps], axis=0)
     streaks = np.where(drawing.things, falling, rising)
     streaks = streaks / streaks.std()
     coverage = 1 / (1 + np.exp(-2.6 * (streaks + 0.7)))
-    edges = borders(outlined_parts(drawing), 3)
+    edges = borders(outlined_parts(drawing), 5)
     colours = flat_colours(drawing)
     colours = np.where(edges[..., None], colours * 0.72, colours)
     coverage = np.where(edges, np.maximum(coverage, 0.75), coverage).astype(np.float32)
     sheet = np.concatenate([colours, coverage[..., None]], axis=2)
-    sheet = warped(sheet, rng, 1.2, 22)
+    sheet = warped(sheet, rng, 2.2, 26)
     return finished(CRAYON_PAPER + (sheet[..., :3] - CRAYON_PAPER) * sheet[..., 3:])
 
 
-BACKDROP_DABS, THING_DABS = 420, 700
-DAB_LENGTH, DAB_WIDTH = 9.0, 5  # drawing pixels
+BACKDROP_DABS, THING_DABS = 560, 900
+DAB_LENGTH, DAB_WIDTH = 17.0, 8  # drawing pixels
 
 
 def draw_oil(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
@@ -137,24 +138,24 @@ def draw_oil(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     ends = np.concatenate([centres - along, centres + along], axis=1)[:, (1, 0, 3, 2)]
     fills = (drawing.colours[at] * shades[:, None]).clip(0, 255).astype(int).tolist()
     for index in np.nonzero(painted_over)[0]:
-        width = DAB_WIDTH - 1 if on_thing[index] else DAB_WIDTH
+        width = DAB_WIDTH - 2 if on_thing[index] else DAB_WIDTH
         brush.line(ends[index].tolist(), fill=tuple(fills[index]), width=width)
     painted = flat_colours(Drawing(np.asarray(image), drawing.parts))
     tone = painted.mean(axis=2)
-    relief = tone - np.roll(tone, (2, 1), (0, 1))
+    relief = tone - np.roll(tone, (3, 2), (0, 1))
     rich = painted.mean(axis=2, keepdims=True) * -0.12 + painted * 1.12
     return finished(rich * 0.95 + 0.5 * relief.clip(-0.15, 0.15)[..., None])
 
 
-TILE = 13.0  # drawing pixels: 6.5 in the picture
+TILE = 22.0  # drawing pixels: 11 in the picture
 GROUT = np.array((0.5, 0.46, 0.42), dtype=np.float32)
 
 
 def draw_mosaic(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     """Mosaic: square tiles cut along the shapes, each of its own stone, set in pale grout."""
     rows, columns = np.mgrid[0:DRAWING_SIZE, 0:DRAWING_SIZE]
-    rows = (rows + 1.6 * smooth_noise(rng, 5) + rng.uniform(0, TILE)) // TILE
-    columns = (columns + 1.6 * smooth_noise(rng, 5) + rng.uniform(0, TILE)) // TILE
+    rows = (rows + 3.0 * smooth_noise(rng, 5) + rng.uniform(0, TILE)) // TILE
+    columns = (columns + 3.0 * smooth_noise(rng, 5) + rng.uniform(0, TILE)) // TILE
     parts = outlined_parts(drawing)
     cells = ((rows + 4) * 64 + columns + 4).astype(np.int64)
     _, tiles = np.unique(cells * 256 + parts, return_inverse=True)
@@ -162,13 +163,13 @@ def draw_mosaic(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     stones = 1 + 0.12 * rng.standard_normal(int(tiles.max()) + 1).astype(np.float32)
     picture = region_means(flat_colours(drawing), tiles) * stones[tiles][..., None]
     silhouettes = np.where(drawing.things, parts // PARTS_A_THING, parts)
-    grout = borders(cells, 2) | borders(silhouettes, 2)
-    lit = np.roll(grout, (2, 2), (0, 1)) & ~grout
+    grout = borders(cells, 3) | borders(silhouettes, 3)
+    lit = np.roll(grout, (3, 3), (0, 1)) & ~grout
     picture = np.where(lit[..., None], picture * 0.85 + 0.15, picture)
     return finished(np.where(grout[..., None], GROUT, picture))
 
 
-BACKDROP_SPACING, THING_SPACING = 8.4, 6.8  # drawing pixels between dots: about 4 in the picture
+BACKDROP_SPACING, THING_SPACING = 14.0, 11.0  # drawing pixels between dots: about 6 in the picture
 RADIUS_SHARE = 0.46  # of the spacing
 CANVAS_TONE = (242, 230, 202)
 
@@ -210,7 +211,7 @@ def _dot(
 
 KEY_INK = np.array((0.09, 0.1, 0.17), dtype=np.float32)
 PRINT_PAPER = np.array((0.93, 0.87, 0.74), dtype=np.float32)
-GRAIN_PERIOD = 11.0  # drawing pixels between two grain lines
+GRAIN_PERIOD = 18.0  # drawing pixels between two grain lines
 
 
 def draw_woodblock(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
@@ -220,19 +221,19 @@ def draw_woodblock(drawing: Drawing, rng: np.random.Generator) -> Image.Image:
     aged = np.where(drawing.things, 0.1, 0.42).astype(np.float32)[..., None]
     inks = ((1 - aged) * inks + aged * inks.mean(axis=2, keepdims=True)) * PRINT_PAPER
     rows = np.arange(DRAWING_SIZE, dtype=np.float32)[:, None]
-    bend = 5 * smooth_noise(rng, 4, 3)
+    bend = 10 * smooth_noise(rng, 4, 3)
     wave = np.sin(2 * np.pi * (rows + bend) / GRAIN_PERIOD + rng.uniform(0, 6.28))
     grain = np.clip((wave - 0.35) * 2.2, 0, 1)
-    bokashi = np.clip(1 - rows / 34, 0, 1) * (parts == SKY_PART)
+    bokashi = np.clip(1 - rows / 68, 0, 1) * (parts == SKY_PART)
     picture = inks * (1 - 0.5 * bokashi)[..., None]
     strength = np.where(drawing.things, 0.09, 0.2)[..., None]
     picture = picture + (PRINT_PAPER - picture) * (grain[..., None] * strength)
     picture = picture - 0.1 * (1 - strength) * grain[..., None] * (picture > 0.75)
-    lines = borders(parts, 4)
+    lines = borders(parts, 6)
     return finished(np.where(lines[..., None], KEY_INK, picture).astype(np.float32))
 
 
-PANE = 21.0  # drawing pixels: a little over 10 in the picture
+PANE = 40.0  # drawing pixels: 20 in the picture
 LEAD = np.array((0.07, 0.07, 0.09), dtype=np.float32)
 
 
@@ -252,8 +253,8 @@ def draw_stained_glass(drawing: Drawing, rng: np.random.Generator) -> Image.Imag
     grey = picture.mean(axis=2, keepdims=True)
     hues = rng.normal(1, 0.09, (int(panes.max()) + 1, 3)).astype(np.float32)
     glass = (grey + (picture - grey) * 1.5) * hues[panes]
-    leads = borders(panes, 4)
-    glow = blurred((~leads).astype(np.float32), 3.0)[..., None]
+    leads = borders(panes, 6)
+    glow = blurred((~leads).astype(np.float32), 6.0)[..., None]
     glass = glass * (0.45 + 0.68 * glow) + 0.06 * glow
     return finished(np.where(leads[..., None], LEAD, glass).astype(np.float32))
 

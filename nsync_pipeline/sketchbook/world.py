@@ -20,7 +20,7 @@ class DrawnPicture:
     """A picture of the world with its content-only caption."""
 
     index: int
-    image: Image.Image  # 64 x 64 RGB
+    image: Image.Image  # 128 x 128 RGB
     caption: str
     scene: Scene
 
