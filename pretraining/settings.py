@@ -20,11 +20,11 @@ class DataSettings(Frozen):
 class VaeSettings(Frozen):
     """The autoencoder: pictures (3, 128, 128) to latents (C, 16, 16)."""
 
-    latent_channels: int = Field(24, ge=1, description="C, channels of the latents")
-    width: int = Field(48, ge=8, description="channels of every layer")
-    encoder_blocks: tuple[int, ...] = Field((1, 1, 2, 4), description="blocks at 128 to 16 px")
-    decoder_blocks: tuple[int, ...] = Field((4, 2, 1, 1), description="blocks at 16 to 128 px")
-    steps: int = Field(5_500, ge=1, description="optimizer steps")
+    latent_channels: int = Field(32, ge=1, description="C, channels of the latents")
+    width: int = Field(96, ge=8, description="channels of every layer")
+    encoder_blocks: tuple[int, ...] = Field((0, 1, 2, 3), description="blocks at 128 to 16 px")
+    decoder_blocks: tuple[int, ...] = Field((3, 2, 1, 0), description="blocks at 16 to 128 px")
+    steps: int = Field(6_000, ge=1, description="optimizer steps")
     batch: int = Field(12, ge=1, description="crops a step (a quarter as many whole pictures)")
     crop: int = Field(64, ge=8, description="side of a training crop, in pixels")
     whole_share: float = Field(0.2, ge=0, le=1, description="last share of steps, whole pictures")
