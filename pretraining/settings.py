@@ -18,16 +18,16 @@ class DataSettings(Frozen):
 
 
 class VaeSettings(Frozen):
-    """The autoencoder: pictures (3, 128, 128) to latents (C, 16, 16)."""
+    """The autoencoder: pictures (3, 128, 128) to latents (C, 32, 32)."""
 
-    latent_channels: int = Field(32, ge=1, description="C, channels of the latents")
-    width: int = Field(96, ge=8, description="channels of every layer")
-    encoder_blocks: tuple[int, ...] = Field((0, 1, 2, 3), description="blocks at 128 to 16 px")
-    decoder_blocks: tuple[int, ...] = Field((3, 2, 1, 0), description="blocks at 16 to 128 px")
-    steps: int = Field(6_000, ge=1, description="optimizer steps")
-    batch: int = Field(12, ge=1, description="crops a step (a quarter as many whole pictures)")
-    crop: int = Field(64, ge=8, description="side of a training crop, in pixels")
-    whole_share: float = Field(0.2, ge=0, le=1, description="last share of steps, whole pictures")
+    latent_channels: int = Field(12, ge=1, description="C, channels of the latents")
+    width: int = Field(48, ge=8, description="channels of every layer")
+    encoder_blocks: tuple[int, int, int] = Field((1, 1, 3), description="blocks at 128 to 32 px")
+    decoder_blocks: tuple[int, int, int] = Field((3, 1, 1), description="blocks at 32 to 128 px")
+    steps: int = Field(5_500, ge=1, description="optimizer steps")
+    batch: int = Field(32, ge=1, description="crops a step (as many pixels of whole ones)")
+    crop: int = Field(32, ge=8, description="side of a training crop, in pixels")
+    whole_share: float = Field(0.1, ge=0, le=1, description="last share of steps, whole pictures")
     abstract_share: float = Field(0.3, ge=0, le=1, description="abstract pictures in a batch")
     learning_rate: float = Field(1.5e-3, gt=0, description="peak rate of AdamW")
     latent_noise: float = Field(0.05, ge=0, description="deviation of noise before decoding")
@@ -53,11 +53,13 @@ class ClipSettings(Frozen):
 class UnetSettings(Frozen):
     """The latent denoiser; its text encoder starts as CLIP's and is trained along."""
 
-    channels: tuple[int, int] = Field((64, 160), description="channels at 16 and 8 latent px")
+    channels: tuple[int, int, int] = Field(
+        (48, 64, 160), description="channels at 32, 16 and 8 latent px"
+    )
     layers: int = Field(1, ge=1, description="layers a block")
     heads: int = Field(4, ge=1, description="attention heads")
-    steps: int = Field(4_200, ge=1, description="optimizer steps")
-    batch: int = Field(64, ge=1, description="latents a step")
+    steps: int = Field(4_500, ge=1, description="optimizer steps")
+    batch: int = Field(48, ge=1, description="latents a step")
     shards: int = Field(2, ge=1, description="parts of a batch, each computed by a thread (CPU)")
     learning_rate: float = Field(1e-3, gt=0, description="peak rate of AdamW")
     ema: float = Field(0.9985, ge=0, lt=1, description="decay of the averaged weights")

@@ -32,7 +32,7 @@ from pretraining.tokenizer import train_tokenizer
 from pretraining.training_log import LOG_EVERY, training_log
 from pretraining.vae import encoded
 
-F_DOWN = 8  # picture pixels a latent pixel
+F_DOWN = 4  # picture pixels a latent pixel
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 
 
 def build_unet(settings: PretrainingSettings) -> UNet2DConditionModel:
-    """An untrained denoiser of (B, C, 16, 16) latents."""
+    """An untrained denoiser of (B, C, 32, 32) latents."""
     chosen = settings.unet
     return UNet2DConditionModel(
         sample_size=PICTURE_SIZE // F_DOWN,
@@ -68,8 +68,8 @@ def build_unet(settings: PretrainingSettings) -> UNet2DConditionModel:
         out_channels=settings.vae.latent_channels,
         layers_per_block=chosen.layers,
         block_out_channels=chosen.channels,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=settings.clip.width,
         attention_head_dim=chosen.heads,
         norm_num_groups=16,
@@ -181,7 +181,7 @@ def train_unet(
 
 
 def cached_latents(vae: AutoencoderTiny, data: DrawnData, work: Path) -> Tensor:
-    """(N, C, 16, 16) float16 latents of all pictures, encoded once for each autoencoder."""
+    """(N, C, 32, 32) float16 latents of all pictures, encoded once for each autoencoder."""
     digest = hashlib.sha256()
     for weight in vae.state_dict().values():
         digest.update(weight.detach().float().cpu().numpy().tobytes())

@@ -25,7 +25,7 @@ from pretraining.training_log import LOG_EVERY, training_log
 
 
 def build_vae(settings: VaeSettings) -> AutoencoderTiny:
-    """An untrained autoencoder: f = 8 with blocks at four sizes."""
+    """An untrained autoencoder, f = 4."""
     widths = (settings.width,) * len(settings.encoder_blocks)
     return AutoencoderTiny(
         encoder_block_out_channels=widths,
@@ -122,9 +122,9 @@ def _crops(
     whole: bool,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """(B, s, s, 3) a batch of crops, or of a quarter as many whole pictures."""
+    """(B, s, s, 3) a batch of crops, or as many pixels of whole pictures."""
     side = PICTURE_SIZE if whole else settings.crop
-    count = max(1, settings.batch // 4) if whole else settings.batch
+    count = max(1, settings.batch * settings.crop**2 // side**2)
     crops = np.empty((count, side, side, 3), dtype=np.uint8)
     for place in range(count):
         source = abstracts if rng.random() < settings.abstract_share else pictures
@@ -138,7 +138,7 @@ def _crops(
 
 @torch.no_grad()
 def encoded(vae: AutoencoderTiny, pictures: NDArray[np.uint8], batch: int = 64) -> Tensor:
-    """(N, C, 16, 16) latents of (N, 128, 128, 3) pictures, in float16 on the CPU."""
+    """(N, C, 32, 32) latents of (N, 128, 128, 3) pictures, in float16 on the CPU."""
     device = next(vae.parameters()).device
     parts = []
     for start in range(0, len(pictures), batch):
