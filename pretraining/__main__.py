@@ -29,6 +29,7 @@ def pretrain(
     resume: bool = False,
     work: Path = WORK_FOLDER,
     settings: PretrainingSettings | None = None,
+    grow_from: Path | None = None,
 ) -> None:
     """Train a stage, or all of them, and export what is complete to `output`.
 
@@ -38,6 +39,7 @@ def pretrain(
         resume: go on from the checkpoints in `work` instead of starting afresh.
         work: drawn pictures, checkpoints, cached latents, the MLflow database.
         settings: those of the shipped base where None.
+        grow_from: the pipeline of an earlier base that the unet starts from.
 
     Raises:
         FileNotFoundError: the unet is asked for before the vae or clip is finished.
@@ -67,7 +69,7 @@ def pretrain(
                 )
         vae = train_vae(settings, work, resume=True)
         clip = train_clip(settings, work, resume=True)
-        denoiser = train_unet(settings, work, resume, vae, clip)
+        denoiser = train_unet(settings, work, resume, vae, clip, grow_from)
         export_pipeline(settings, vae, denoiser, output / "pipeline")
 
 
@@ -76,10 +78,13 @@ def main(
     stage: Annotated[Stage, typer.Option(help="What to train.")] = Stage.ALL,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoints.")] = False,
     work: Annotated[Path, typer.Option(help="Folder for checkpoints and data.")] = WORK_FOLDER,
+    grow_from: Annotated[
+        Path | None, typer.Option(help="Pipeline of an earlier base that the unet starts from.")
+    ] = None,
 ) -> None:
     """Pretrain the sketchbook base, or one stage of it."""
     try:
-        pretrain(output=output, stage=stage, resume=resume, work=work)
+        pretrain(output=output, stage=stage, resume=resume, work=work, grow_from=grow_from)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from error

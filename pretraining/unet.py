@@ -17,6 +17,7 @@ from nsync_pipeline.sketchbook.canvas import PICTURE_SIZE
 from pretraining.checkpoint import load_checkpoint, save_checkpoint
 from pretraining.clip import tokenized
 from pretraining.data import DrawnData, world_data
+from pretraining.growth import grow
 from pretraining.prompts import training_prompt
 from pretraining.schedule import (
     cosine_rate,
@@ -73,6 +74,7 @@ def build_unet(settings: PretrainingSettings) -> UNet2DConditionModel:
         cross_attention_dim=settings.clip.width,
         attention_head_dim=chosen.heads,
         norm_num_groups=16,
+        time_embedding_dim=256,
     )
 
 
@@ -82,11 +84,20 @@ def velocity(clean: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
 
 
 def train_unet(
-    settings: PretrainingSettings, work: Path, resume: bool, vae: AutoencoderTiny, clip: CLIPModel
+    settings: PretrainingSettings,
+    work: Path,
+    resume: bool,
+    vae: AutoencoderTiny,
+    clip: CLIPModel,
+    grow_from: Path | None = None,
 ) -> Denoiser:
-    """Train on the cached latents of the drawn world, or go on from the last checkpoint."""
+    """Train on the cached latents of the drawn world, or go on from the last checkpoint.
+
+    ``grow_from``: the pipeline of an earlier base, one level smaller, whose weights it starts with.
+    """
     chosen = settings.unet
     described = f"{settings.seed} {settings.model_dump_json(exclude={'checkpoint_every'})}"
+    described += " grown" if grow_from else ""
     device = training_device()
     torch.manual_seed(settings.seed)
     unet = build_unet(settings).to(device, memory_format=torch.channels_last)
@@ -96,6 +107,10 @@ def train_unet(
         text_config._attn_implementation = "eager"
     text_encoder = CLIPTextModel(text_config).to(device)
     text_encoder.load_state_dict(_text_weights(clip, text_encoder))
+    if grow_from:
+        grow(unet, UNet2DConditionModel.from_pretrained(grow_from / "unet").float())
+        earlier = CLIPTextModel.from_pretrained(grow_from / "text_encoder").float()
+        text_encoder.load_state_dict(earlier.state_dict())
     weights = [*unet.parameters(), *text_encoder.parameters()]
     averages = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, lr=chosen.learning_rate, weight_decay=0.01)
