@@ -53,9 +53,7 @@ class ClipSettings(Frozen):
 class UnetSettings(Frozen):
     """The latent denoiser; its text encoder starts as CLIP's and is trained along."""
 
-    channels: tuple[int, int, int] = Field(
-        (48, 64, 160), description="channels at 32, 16 and 8 latent px"
-    )
+    channels: tuple[int, ...] = Field((48, 64, 160), description="channels at 32 to 8 latent px")
     layers: int = Field(1, ge=1, description="layers a block")
     heads: int = Field(4, ge=1, description="attention heads")
     steps: int = Field(2_500, ge=1, description="optimizer steps")

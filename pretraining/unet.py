@@ -63,14 +63,15 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 def build_unet(settings: PretrainingSettings) -> UNet2DConditionModel:
     """An untrained denoiser of (B, C, 32, 32) latents."""
     chosen = settings.unet
+    plain = len(chosen.channels) - 1  # levels: attention is at the innermost alone
     return UNet2DConditionModel(
         sample_size=PICTURE_SIZE // F_DOWN,
         in_channels=settings.vae.latent_channels,
         out_channels=settings.vae.latent_channels,
         layers_per_block=chosen.layers,
         block_out_channels=chosen.channels,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * plain,
         cross_attention_dim=settings.clip.width,
         attention_head_dim=chosen.heads,
         norm_num_groups=16,

@@ -38,7 +38,7 @@ EARLY = 20
 """Steps that count as the beginning of a training."""
 ACROSS = 2
 """Pictures of a sample, across and down."""
-SIDE = 64
+SIDE = 128
 
 
 def workspace_of(folder: Path, asked: Mapping[str, Any]) -> Workspace:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from pretraining import clip, judges, unet, vae
 from pretraining.__main__ import Stage, pretrain
 from pretraining.checkpoint import State, load_checkpoint, save_checkpoint
+from pretraining.growth import grow
 from pretraining.settings import (
     ClipSettings,
     DataSettings,
@@ -18,6 +19,7 @@ from pretraining.settings import (
     UnetSettings,
     VaeSettings,
 )
+from pretraining.unet import build_unet
 
 TINY = PretrainingSettings(
     checkpoint_every=2,
@@ -31,7 +33,7 @@ TINY = PretrainingSettings(
         batch=4,
     ),
     clip=ClipSettings(width=16, layers=1, heads=2, feed_forward=16, projection=8, steps=4, batch=4),
-    unet=UnetSettings(channels=(16, 16), heads=2, steps=4, batch=4),
+    unet=UnetSettings(channels=(16, 16, 16), heads=2, steps=4, batch=4),
     judges=JudgeSettings(width=4, steps=4, batch=4),
 )
 
@@ -94,7 +96,7 @@ def test_pipeline_loads_in_diffusers_and_makes_a_picture(unbroken: Path) -> None
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a red cat", num_inference_steps=2, guidance_scale=3.0).images[0]
-    assert image.size == (64, 64)
+    assert image.size == (128, 128)
 
 
 def test_clip_loads_with_tokenizer_and_preprocessing(unbroken: Path) -> None:
@@ -104,9 +106,9 @@ def test_clip_loads_with_tokenizer_and_preprocessing(unbroken: Path) -> None:
     model = CLIPModel.from_pretrained(unbroken / "clip", local_files_only=True)
     processor = CLIPProcessor.from_pretrained(unbroken / "clip", local_files_only=True)
     batch = processor(
-        text=["a red cat"], images=Image.new("RGB", (90, 64), "white"), return_tensors="pt"
+        text=["a red cat"], images=Image.new("RGB", (180, 128), "white"), return_tensors="pt"
     )
-    assert batch["pixel_values"].shape == (1, 3, 64, 64)
+    assert batch["pixel_values"].shape == (1, 3, 128, 128)
     assert batch["pixel_values"].max().item() == pytest.approx(1.0)
     assert model(**batch).logits_per_image.shape == (1, 1)
 
@@ -121,3 +123,17 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other settings"):
         load_checkpoint(tmp_path / "vae.pt", "width 9", resume=True)
     assert load_checkpoint(tmp_path / "vae.pt", "width 9", resume=False) is None
+
+
+def test_a_denoiser_begins_where_a_smaller_one_ended() -> None:
+    smaller = build_unet(TINY)
+    larger = build_unet(
+        TINY.model_copy(update={"unet": TINY.unet.model_copy(update={"channels": (16,) * 4})})
+    )
+    grow(larger, smaller)
+    was, now = smaller.state_dict(), larger.state_dict()
+    for part in ("mid_block.resnets.0.conv1.weight", "up_blocks.0.resnets.0.conv2.bias"):
+        assert torch.equal(now[part], was[part])
+    level = "down_blocks.{}.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    assert torch.equal(now[level.format(3)], was[level.format(2)])
+    assert not torch.equal(now["conv_in.weight"], was["conv_in.weight"])

@@ -41,7 +41,7 @@ def test_pictures_are_small_rgb_and_indexed() -> None:
     for expected, picture in enumerate(draw_style_set("woodblock", 3, 0)):
         assert picture.index == expected
         assert picture.image.mode == "RGB"
-        assert picture.image.size == (64, 64)
+        assert picture.image.size == (128, 128)
 
 
 def test_caption_says_what_the_scene_holds_and_no_style() -> None:
@@ -64,7 +64,7 @@ def test_named_colour_is_in_the_picture() -> None:
     for picture in draw_style_set("illustration", 3, 0, scenes=one_red_house):
         pixels = np.asarray(picture.image).astype(int)
         red = (pixels[..., 0] > 180) & (pixels[..., 1] < 80) & (pixels[..., 2] < 80)
-        assert red.sum() > 100  # walls of 1.4 x 1.1 half sides of 16 px or more: over 390 px
+        assert red.sum() > 400  # walls of 1.4 x 1.1 half sides of 32 px or more: over 1,570 px
 
 
 def test_predicate_keeps_only_wished_scenes() -> None:
