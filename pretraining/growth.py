@@ -12,6 +12,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 _STEPS = 1000
+_DAMPING = 1.0
 _LEVEL = re.compile(r"^down_blocks\.(\d+)\.")
 _OWN = ("conv_in.", "conv_out.", "conv_norm_out.", "time_embedding.linear_1.")
 
@@ -43,7 +44,10 @@ def _fit_time(unet: UNet2DConditionModel, earlier: UNet2DConditionModel) -> None
     was, now = earlier.time_embedding.linear_1, unet.time_embedding.linear_1
     said = was(_waves(was.in_features))  # (1000, d)
     waves = torch.cat([_waves(now.in_features), torch.ones(_STEPS, 1)], dim=1)
-    solution: Tensor = torch.linalg.lstsq(waves.double(), said.double()).solution.float()
+    waves, said = waves.double(), said.double()
+    # Damped: slow waves are nearly alike, and weights that tell them apart overflow in float16.
+    damped = waves.T @ waves + _DAMPING * torch.eye(waves.shape[1], dtype=waves.dtype)
+    solution: Tensor = torch.linalg.solve(damped, waves.T @ said).float()
     now.weight.copy_(solution[:-1].T)
     now.bias.copy_(solution[-1])
 
