@@ -52,7 +52,7 @@ def test_targets_leave_absent_objects_without_colour() -> None:
 
 def test_true_drawings_of_an_umbrella_word_take_turns() -> None:
     pictures = true_drawings([CAT, CAT, CAT], ["painting"] * 3)
-    assert pictures.shape == (3, 64, 64, 3)
+    assert pictures.shape == (3, 128, 128, 3)
     assert len({picture.tobytes() for picture in pictures}) == 3
     assert accepted_styles("ink") == ("ink",)
 

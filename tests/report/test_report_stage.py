@@ -395,7 +395,7 @@ def test_real_pictures_on_the_embedded_base_are_reported_honestly(workspace: Wor
     assert "of the way" not in html
     assert '<div class="verdict ' not in html
     assert "Read this first" in html
-    assert "It draws 64 pixels a side" in html
+    assert "It draws 128 pixels a side" in html
     assert "it has never seen a real picture" in html
     metrics = json.loads((workspace.evaluation(STYLE) / "metrics.json").read_text())
     assert "style_recognised" not in metrics["base"]
