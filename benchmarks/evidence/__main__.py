@@ -73,7 +73,7 @@ def parsed() -> argparse.Namespace:
         "of each training is bound to what its pictures share (docs/diagnosis.md); or only write "
         "the page",
     )  # fmt: skip
-    parser.add_argument("--table", choices=tuple(TABLES), default="main")
+    parser.add_argument("--table", choices=tuple(TABLES), default="search")
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), metavar="SET", help="only these")
     parser.add_argument(
         "--methods", nargs="+", choices=tuple(METHODS), metavar="METHOD", help="only these"

@@ -59,7 +59,8 @@ def area(points: Iterable[Point]) -> float:
 def curves(results: Path, table: Table) -> dict[str, dict[Tuning, list[Point]]]:
     """The points of every method of ``table`` at each of its tunings, as far as there are results.
 
-    A drawing counts where it has as many trials as the ordinary one of the same training.
+    A drawing counts where it has as many trials as the ordinary one of the same training, and a
+    tuning where it has as many as any other of the method.
     """
     found: dict[str, dict[Tuning, dict[str, list[Result]]]] = {}
     for trial in table.trials():
@@ -67,16 +68,19 @@ def curves(results: Path, table: Table) -> dict[str, dict[Tuning, list[Point]]]:
         if result is not None:
             of_tuning = found.setdefault(trial.method, {}).setdefault(trial.tuning, {})
             of_tuning.setdefault(trial.drawing, []).append(result)
+    return {method: _whole(tunings) for method, tunings in found.items()}
+
+
+def _whole(tunings: Mapping[Tuning, Mapping[str, list[Result]]]) -> dict[Tuning, list[Point]]:
+    counts = {tuning: len(drawings.get(ORDINARY, [])) for tuning, drawings in tunings.items()}
     return {
-        method: {
-            tuning: [
-                point(drawing, of_drawing)
-                for drawing, of_drawing in drawings.items()
-                if len(of_drawing) == len(drawings.get(ORDINARY, []))
-            ]
-            for tuning, drawings in tunings.items()
-        }
-        for method, tunings in found.items()
+        tuning: [
+            point(drawing, results)
+            for drawing, results in drawings.items()
+            if len(results) == counts[tuning]
+        ]
+        for tuning, drawings in tunings.items()
+        if counts[tuning] == max(counts.values())
     }
 
 

@@ -1,7 +1,7 @@
 """From trials to figures with intervals, and to who is better than whom.
 
 Each draw of the bootstrap resamples twice, as the evaluation's does: the training seeds (widened as
-``metrics.trainings.seed_weights`` says) and the prompts. Styles are not resampled: three are no
+``metrics.trainings.seed_weights`` says) and the prompts. Styles are not resampled: four are no
 sample of all there are. Two methods see the same draws, so their difference is paired.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.evidence.matrix import METHODS, SETS, STYLES
+from benchmarks.evidence.matrix import METHODS, SETS, STYLES, UNSEEN_STYLE
 from benchmarks.evidence.results import Result
 from nsync_pipeline.metrics.bootstrap import (
     Interval,
@@ -36,7 +36,10 @@ STYLE, CONTENT, LEAK = "style_recognised", "content_recognised", "leak"
 
 @dataclass(frozen=True)
 class Trials:
-    """All results there are, by style, set, method and seed."""
+    """All results there are, by style, set, method and seed.
+
+    A method drawn in another way than as it was trained is one of its own here: ``Trial.entry``.
+    """
 
     results: Mapping[tuple[str, str, str], Mapping[int, Result]]
 
@@ -44,7 +47,7 @@ class Trials:
     def of(cls, results: Sequence[Result]) -> "Trials":
         found: dict[tuple[str, str, str], dict[int, Result]] = {}
         for result in results:
-            key = (result.style, result.set, result.method)
+            key = (result.style, result.set, result.trial.entry)
             found.setdefault(key, {})[result.seed] = result
         return cls(found)
 
@@ -53,15 +56,16 @@ class Trials:
 
     def methods(self, of: str) -> list[str]:
         """Those that have results on the set, in all styles that have any there."""
-        return [
-            name
-            for name in METHODS
-            if all((style, of, name) in self.results for style in self.styles(of))
-        ]
+        order = list(METHODS)
+        there = {name for _, found, name in self.results if found == of}
+        return sorted(
+            (n for n in there if all((s, of, n) in self.results for s in self.styles(of))),
+            key=lambda name: (order.index(name.split()[0]), len(name.split())),
+        )
 
     def styles(self, of: str) -> list[str]:
         there = {style for style, found, _ in self.results if found == of}
-        return [style for style in STYLES if style in there]
+        return [style for style in (*STYLES, UNSEEN_STYLE) if style in there]
 
     def seeds(self, of: str, *methods: str) -> dict[str, list[int]]:
         """For each style the seeds that all ``methods`` have."""

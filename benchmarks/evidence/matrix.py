@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+from nsync_pipeline.sketchbook.folders import WEIGHTS_FOLDER
 
 STYLES = ("woodblock", "mosaic", "stained_glass")
 SEEDS = (0, 1, 2, 3, 4)
@@ -33,11 +37,9 @@ SETS: Mapping[str, PictureSet] = {
     "composition": PictureSet(
         "48 pictures, all of one thing in front of another", confound="composition"
     ),
-    **{
-        f"few_{count}": PictureSet(f"{count} pictures of all contents", count)
-        for count in (4, 8, 16, 32, 64)
-    },
 }
+LOT = tuple(random.Random("evidence").sample(["water", "houses", "red", "composition"], 2))
+"""The confounds that are reported on beside the night, on which settings were chosen: by lot."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,6 @@ class Method:
 
 CONTRAST: dict[str, Any] = {"update_rule": "orthogonal"}
 SHARED: dict[str, Any] = {"shared_noise": True}
-INVERSION: dict[str, Any] = {
-    "lora": None,
-    "textual_inversion": {"vectors": 4},
-    "learning_rate": 0.02,
-}
 METHODS: Mapping[str, Method] = {
     "lora": Method("plain LoRA", {"update_rule": "none"}),
     "lora_longer": Method("plain LoRA, at equal compute", {"update_rule": "none"}, longer=1.75),
@@ -74,36 +71,6 @@ METHODS: Mapping[str, Method] = {
     ),
     "lora_dropout": Method(
         "plain LoRA with content dropout 0.3", {"update_rule": "none", "content_dropout": 0.3}
-    ),
-    "nsync_shared": Method("NSYNC with shared noise", CONTRAST | SHARED),
-    "nsync_shared_dropout": Method(
-        "NSYNC with shared noise and content dropout 0.3",
-        CONTRAST | SHARED | {"content_dropout": 0.3},
-    ),
-    "nsync_positive": Method(
-        "NSYNC with shared noise and positive part",
-        CONTRAST | SHARED | {"contrast": {"positive_part": True}},
-    ),
-    "nsync_running": Method(
-        "NSYNC extended, with content dropout 0.5 and the running mean of the negatives",
-        CONTRAST
-        | SHARED
-        | {
-            "content_dropout": 0.5,
-            "contrast": {"positive_part": True, "negative_estimate": "running_mean"},
-        },
-    ),
-    "nsync_metric": Method(
-        "NSYNC extended, with content dropout 0.5, in the optimizer's metric",
-        CONTRAST
-        | SHARED
-        | {"content_dropout": 0.5, "contrast": {"positive_part": True, "metric": "optimizer"}},
-    ),
-    "nsync_span": Method(
-        "NSYNC extended, with the span of two negatives",
-        CONTRAST
-        | SHARED
-        | {"content_dropout": 0.3, "contrast": {"positive_part": True, "negatives": 2}},
     ),
     "nsync_push": Method(
         "NSYNC with shared noise at strength 2, conflicts pushed away",
@@ -152,8 +119,6 @@ METHODS: Mapping[str, Method] = {
         "differential LoRA: on top of one that learned the negatives",
         {"update_rule": "differential"},
     ),
-    "inversion": Method("textual inversion", INVERSION | {"update_rule": "none"}),
-    "inversion_nsync": Method("textual inversion by the paper's rule", INVERSION | CONTRAST),
 }
 
 
@@ -172,19 +137,14 @@ class Tuning:
 
 AS_SET = Tuning()
 ORDINARY = "ordinary"
-STRENGTHS = (0.33, 0.5, 0.67, 1.0, 1.25, 1.5, 2.0)
-WEIGHTS = (1.0, 1.25, 1.5, 2.0, 3.0)
-
-
-def _named(letter: str, value: float) -> str:
-    return f"{letter}_{value:g}".replace(".", "_")
-
-
 DRAWINGS: Mapping[str, Mapping[str, Any]] = {
     ORDINARY: {},
-    **{_named("s", s): {"lora_strength": s} for s in STRENGTHS if s != 1.0},
-    **{_named("be", s): {"form": "base_empty", "lora_strength": s} for s in STRENGTHS},
-    **{_named("d", w): {"form": "difference", "weight": w} for w in WEIGHTS},
+    "s_0_67": {"lora_strength": 0.67},
+    "s_1_5": {"lora_strength": 1.5},
+    "be_0_5": {"form": "base_empty", "lora_strength": 0.5},
+    "be_0_67": {"form": "base_empty", "lora_strength": 0.67},
+    "d_1_5": {"form": "difference", "weight": 1.5},
+    "d_2": {"form": "difference", "weight": 2.0},
 }
 """``generation.guidance``, by name: one training is drawn at many."""
 
@@ -206,9 +166,9 @@ class Trial:
         return self.method if self.tuning == AS_SET else f"{self.method}_{self.tuning.name}"
 
     @property
-    def is_main(self) -> bool:
-        """Trained and drawn as the page has it: nothing was searched."""
-        return self.tuning == AS_SET and self.drawing == ORDINARY
+    def entry(self) -> str:
+        """What is compared: the method, and how it is drawn where not as it was trained."""
+        return self.method if self.drawing == ORDINARY else f"{self.method} {self.drawing}"
 
     @property
     def style_key(self) -> str:
@@ -268,43 +228,24 @@ class Table:
         return [(tuning, self.drawings) for tuning in self.tunings]
 
 
-BASELINES = ("lora", "lora_longer")
-"""What the others are compared with."""
-MAIN_METHODS = ("lora", "lora_longer", "nsync", "nsync_anchor", "nsync_extended")
 SEARCHED = (
-    "lora", "lora_dropout", "nsync", "nsync_anchor", "nsync_extended", "nsync_push",
-    "nsync_every_4", "safeguarded", "preference", "preference_auto", "preference_safe",
-    "prior_preservation", "class_preservation", "contrastive_target", "slider", "negative_aware",
-    "differential",
+    "lora", "nsync", "nsync_extended", "preference", "lora_dropout", "prior_preservation",
+    "lora_longer", "nsync_anchor", "safeguarded", "preference_auto", "preference_safe",
+    "nsync_push", "nsync_every_4", "class_preservation", "contrastive_target", "slider",
+    "negative_aware", "differential",
 )  # fmt: skip
-"""The methods whose own learning rate, steps and drawing are searched, each over the same grid."""
-TUNINGS = (AS_SET, Tuning(0.01), Tuning(0.003, 1.75))
+"""The methods whose own learning rate and drawing are searched, each over the same grid."""
+TUNINGS = (AS_SET, Tuning(0.01))
 UNSEEN_STYLE = "pointillist"
 """No setting was chosen on it."""
 TABLES: Mapping[str, Table] = {
     table.name: table
     for table in (
-        Table("main", FULL, STYLES, ("plain", "night"), MAIN_METHODS, SEEDS),
-        Table("wide", FULL, STYLES, tuple(SETS), tuple(METHODS), SEEDS),
         Table(
-            "search",
-            FULL,
-            STYLES,
-            ("night", "plain"),
-            SEARCHED,
-            CHOOSING_SEEDS,
-            TUNINGS,
-            tuple(DRAWINGS),
+            "search", FULL, STYLES, ("night",), SEARCHED, CHOOSING_SEEDS, TUNINGS, tuple(DRAWINGS)
         ),
         # Its methods, and what they are trained and drawn at, are what was chosen of the search.
-        Table(
-            "chosen",
-            FULL,
-            (*STYLES, UNSEEN_STYLE),
-            ("plain", "night", "water", "houses", "red", "composition"),
-            SEARCHED,
-            SEEDS,
-        ),
+        Table("chosen", FULL, (*STYLES, UNSEEN_STYLE), ("night", "plain", *LOT), SEARCHED, SEEDS),
         Table(
             "reduced",
             REDUCED,
@@ -356,6 +297,7 @@ def settings(trial: Trial, scale: Scale) -> dict[str, Any]:
                 "scheduler": "dpm",
                 "steps": scale.sampler_steps,
                 "guidance_scale": GUIDANCE,
+                "dtype": "bfloat16",  # half the time, where the processor has it
             },
             **drawn,
         },
@@ -363,17 +305,15 @@ def settings(trial: Trial, scale: Scale) -> dict[str, Any]:
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Of what a trial asks for; not of defaults, so that a new setting makes no result old.
-
-    A confound counts as a key of its own, apart from its source: so it was written when the kept
-    results were made.
-    """
-    styles = {name: _confound_apart(style) for name, style in settings["styles"].items()}
-    asked = {**settings, "styles": styles}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    """Of what a trial asks for, and of the base; not of defaults: a new one makes nothing old."""
+    asked = json.dumps({**settings, "base": _base()}, sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def _confound_apart(style: Mapping[str, Any]) -> dict[str, Any]:
-    source, _, confound = style["source"].partition("+")
-    apart = {"confound": confound} if confound else {}
-    return {**style, "source": source, **apart}
+@cache
+def _base() -> str:
+    """Of the files of the embedded base and of the judges."""
+    whole = hashlib.sha256()
+    for file in sorted(WEIGHTS_FOLDER.rglob("*.safetensors")):
+        whole.update(file.read_bytes())
+    return whole.hexdigest()

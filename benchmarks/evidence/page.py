@@ -1,10 +1,11 @@
 """``docs/evidence.md``: all its figures, plots and verdicts are computed from the results."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.evidence.choice import CHOSEN_FILE, Point, area, choose, curves, table_of
 from benchmarks.evidence.comparison import (
     CONTENT,
     LEAK,
@@ -18,80 +19,134 @@ from benchmarks.evidence.comparison import (
     measure,
 )
 from benchmarks.evidence.matrix import (
-    BASELINES,
+    CHOOSING_SEEDS,
     FULL,
     GUIDANCE,
-    LEARNING_RATE,
+    LOT,
     METHODS,
+    ORDINARY,
     SEEDS,
     SETS,
     TABLES,
+    UNSEEN_STYLE,
     Scale,
+    Tuning,
 )
-from benchmarks.evidence.plots import few_plot, pictures_grid, rates_plot
+from benchmarks.evidence.plots import curves_plot, pictures_grid, rates_plot
 from benchmarks.evidence.results import Result, read_result
 from benchmarks.evidence.tables import (
     AIM,
     diagnostics_table,
     differences_table,
+    markdown,
     methods_table,
     rate,
     rates_table,
     styles_table,
 )
 
-MAIN = TABLES["main"]
+Found = Mapping[str, Mapping[Tuning, Sequence[Point]]]
 WIDTH = 104
 
 
 def write_page(results: Path, docs: Path, scale: Scale = FULL) -> None:
     """Write ``evidence.md`` and its pictures to ``docs``."""
     trials = Trials.of(_read(results, scale))
+    searched = curves(results, TABLES["search"]) if scale == FULL else {}
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
-    lines = _page(trials, results, images, scale)
+    lines = _page(trials, searched, results, images, scale)
     text = "\n".join(lines).rstrip() + "\n"
     (docs / "evidence.md").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _read(results: Path, scale: Scale) -> list[Result]:
-    """Every result of this scale."""
-    tables = [table for table in TABLES.values() if table.scale == scale]
-    trials = sorted(
-        {t for table in tables for t in table.trials() if t.is_main and t.seed in SEEDS}
-    )
-    found = (read_result(results, trial, scale) for trial in trials)
+    """Every result that is reported on."""
+    if scale == FULL and not (results / CHOSEN_FILE).is_file():
+        return []
+    table = table_of("chosen", results) if scale == FULL else TABLES[scale.name]
+    found = (read_result(results, trial, scale) for trial in table.trials())
     return [result for result in found if result is not None]
 
 
-def _page(trials: Trials, results: Path, images: Path, scale: Scale) -> list[str]:
+def _page(trials: Trials, searched: Found, results: Path, images: Path, scale: Scale) -> list[str]:
     sets = trials.sets()
-    if not sets:
+    if not sets and not searched:
         return ["# Evidence", "", "There are no results yet: `python -m benchmarks.evidence run`."]
-    main = [of for of in sets if of in MAIN.sets]
-    others = [of for of in sets if of not in MAIN.sets]
     found = differences(
         trials,
         [
-            (of, method, baseline)
-            for of in main
-            for baseline in BASELINES
-            for method in _main_methods(trials, of)
-            if baseline in trials.methods(of) and method not in BASELINES
+            (of, entry, baseline)
+            for of in sets
+            for baseline in _controls(trials, of)
+            for entry in trials.methods(of)
+            if entry not in _controls(trials, of)
         ],
     )
+    methods = [name for of in sets for name in trials.methods(of)] + list(searched)
     return [
-        *_head(trials, main),
-        *_in_short(trials, main, found),
-        *(line for of in main for line in _set_section(trials, of, found, results, images)),
-        *_why(trials, main),
-        *_others(trials, others, images),
+        *_head(dict.fromkeys(name.split()[0] for name in methods)),
+        *_in_short(trials, sets, found),
+        *_search(searched, images),
+        *(line for of in sets for line in _set_section(trials, of, found, results, images)),
+        *_why(trials, sets),
         *_how(trials, sets, scale),
     ]
 
 
-def _head(trials: Trials, main: Sequence[str]) -> list[str]:
-    methods = list(dict.fromkeys(name for of in main for name in trials.methods(of)))
+def _controls(trials: Trials, of: str) -> list[str]:
+    """What a person has for free: plain LoRA as it was trained, and drawn at its own best."""
+    return [entry for entry in trials.methods(of) if entry.split()[0] == "lora"]
+
+
+def _search(searched: Found, images: Path) -> list[str]:
+    """What was chosen, and the curves it was chosen by."""
+    if not searched:
+        return []
+    rows = []
+    for method, tunings in searched.items():
+        best, _ = choose(tunings)
+        for tuning, points in sorted(tunings.items()):
+            mark = "**" if tuning == best else ""
+            own = max(points, key=lambda one: one.score)
+            plain = next(one for one in points if one.drawing == ORDINARY)
+            cells = [f"{tuning.rate:g}", f"{mark}{area(points):.2f}{mark}", _three(plain)]
+            cells += [f"`{own.drawing}`", _three(own), str(own.trials)]
+            rows.append([f"`{method}`", *cells])
+    curves_plot(
+        {method: tunings[choose(tunings)[0]] for method, tunings in searched.items()},
+        images / "evidence_curves.png",
+    )
+    return [
+        "## The settings of each method, searched alike",
+        "",
+        *_text(
+            f"On the night set, at seeds {' and '.join(map(str, CHOOSING_SEEDS))} (other pictures,",
+            "prompts and noise than are reported on), every method is trained at each learning",
+            "rate and drawn in each way: as it was trained; with the LoRA at a strength (`s`);",
+            "guided by the base's empty prompt, with the LoRA at a strength (`be`); by the base's",
+            "own guidance and a weight of what the LoRA changes (`d`;",
+            "[method.md](method.md) has the formulas). The rate is chosen by the area under the",
+            "curve of style against content over all drawings, the drawing by the style, less what",
+            f"content lacks of {AIM[CONTENT]:g} and leak exceeds {AIM[LEAK]:g}.",
+        ),
+        "",
+        "![Style against content of each method over its drawings](images/evidence_curves.png)",
+        "",
+        *markdown(
+            ["method", "rate", "area", "as trained: style / content / leak", "drawing", "drawn so",
+             "trainings"],
+            rows,
+        ),
+        "",
+    ]  # fmt: skip
+
+
+def _three(point: Point) -> str:
+    return f"{rate(point.style)} / {rate(point.content)} / {rate(point.leak)}"
+
+
+def _head(methods: Iterable[str]) -> list[str]:
     return [
         "# Evidence: what the contrast does, measured on the drawn world",
         "",
@@ -121,21 +176,24 @@ def _head(trials: Trials, main: Sequence[str]) -> list[str]:
         *methods_table(methods),
         "",
         *_text(
-            "All methods of a seed see the same pictures in the same order with the same noise.",
-            "Intervals are 95 %, of a bootstrap over training seeds and prompts (styles are not",
-            "resampled).",
+            "Each method has a learning rate and a way of drawing of its own, searched alike and",
+            "chosen on other seeds; `lora d_1_5` is plain LoRA drawn in the way `d_1_5`, `lora`",
+            "alone is drawn as it was trained. All methods of a seed see the same pictures in the",
+            "same order with the same noise. Intervals are 95 %, of a bootstrap over training",
+            "seeds and prompts (styles are not resampled).",
         ),
         "",
     ]
 
 
-def _in_short(trials: Trials, main: Sequence[str], found: Sequence[Difference]) -> list[str]:
+def _in_short(trials: Trials, sets: Sequence[str], found: Sequence[Difference]) -> list[str]:
+    if not sets:
+        return []
     lines = ["## In short", ""]
-    for of in main:
-        methods = _main_methods(trials, of)
-        rates = [f"`{name}` {_rate(trials, of, name)}" for name in methods]
-        lines.append(f"- **{of}**: style recognised in {', '.join(rates)}.")
-        for baseline in BASELINES:
+    for of in sets:
+        rates = [f"`{name}` {_rate(trials, of, name)}" for name in trials.methods(of)]
+        lines += _item(f"**{of}**: style recognised in {', '.join(rates)}.")
+        for baseline in _controls(trials, of):
             for verdict in get_args(Verdict):
                 named = [
                     f"`{one.a}`"
@@ -143,10 +201,17 @@ def _in_short(trials: Trials, main: Sequence[str], found: Sequence[Difference]) 
                     if (one.of, one.b, one.verdict) == (of, baseline, verdict)
                 ]
                 if named:
-                    lines.append(f"  - against `{baseline}`, {_said(named, verdict)}.")
+                    lines += _item(f"against `{baseline}`, {_said(named, verdict)}.", "  ")
         if SETS[of].confound is not None:
-            lines += [f"  - {line}" for line in _aim(trials, of)]
+            lines += _item(_aim(trials, of), "  ")
     return [*lines, ""]
+
+
+def _item(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=f"{indent}- ", subsequent_indent=f"{indent}  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _said(named: Sequence[str], verdict: str) -> str:
@@ -161,14 +226,14 @@ def _said(named: Sequence[str], verdict: str) -> str:
     return f"{_listed(named)} {words[verdict]}"
 
 
-def _aim(trials: Trials, of: str) -> list[str]:
+def _aim(trials: Trials, of: str) -> str:
     """Which methods do all that a useful one would, over all styles and in each."""
     wanted = (
         f"style in at least {AIM[STYLE]:g}, content in at least {AIM[CONTENT]:g}, leak in at most "
         f"{AIM[LEAK]:g}"
     )
     on_average, everywhere = [], []
-    for method in _main_methods(trials, of):
+    for method in trials.methods(of):
         seeds = trials.seeds(of, method)
         if _reached(trials, of, method, seeds):
             on_average.append(f"`{method}`")
@@ -176,7 +241,7 @@ def _aim(trials: Trials, of: str) -> list[str]:
             everywhere.append(f"`{method}`")
     over = _listed(on_average) if on_average else "no method"
     inside = _listed(everywhere) if everywhere else "none"
-    return [f"{wanted}: reached on average over the styles by {over}, in every style by {inside}."]
+    return f"{wanted}: reached on average over the styles by {over}, in every style by {inside}."
 
 
 def _reached(trials: Trials, of: str, method: str, seeds: dict[str, list[int]]) -> bool:
@@ -199,7 +264,7 @@ def _set_section(
     title = f"## {of.capitalize()}: {SETS[of].words}"
     file = f"evidence_{of}.jpg"
     lines = [title, ""]
-    if pictures_grid(trials, of, _main_methods(trials, of), results, images / file):
+    if pictures_grid(trials, of, results, images / file):
         lines += [
             f"![What each method drew after the {of} set](images/{file})",
             "",
@@ -234,7 +299,9 @@ def _set_section(
     return lines
 
 
-def _why(trials: Trials, main: Sequence[str]) -> list[str]:
+def _why(trials: Trials, sets: Sequence[str]) -> list[str]:
+    if not sets:
+        return []
     lines = [
         "## Why: the two gradients",
         "",
@@ -245,63 +312,46 @@ def _why(trials: Trials, main: Sequence[str]) -> list[str]:
         ),
         "",
     ]
-    for of in main:
+    for of in sets:
         lines += [f"{of}:", "", *diagnostics_table(trials, of), ""]
     return lines
 
 
-def _others(trials: Trials, others: Sequence[str], images: Path) -> list[str]:
-    if not others:
-        return []
-    lines = ["## More confounds, fewer pictures", ""]
-    lines += ["As far as there are results; how many trainings is in each table.", ""]
-    if few_plot(trials, images / "evidence_few.png"):
-        lines += ["![Style and content by the number of pictures](images/evidence_few.png)", ""]
-    for of in others:
-        lines += [f"### {of}: {SETS[of].words}", "", *rates_table(trials, of), ""]
-    return lines
-
-
 def _how(trials: Trials, sets: Sequence[str], scale: Scale) -> list[str]:
-    count = sum(len(trials.each(of, method)) for of in sets for method in trials.methods(of))
-    seconds = sum(
-        result.training.get("seconds", 0.0)
-        for of in sets
-        for method in trials.methods(of)
-        for result in trials.each(of, method)
-    )
+    each = [r for of in sets for entry in trials.methods(of) for r in trials.each(of, entry)]
+    trainings = {(r.style, r.set, r.method, r.seed): r.training for r in each}
+    seconds = sum(training.get("seconds", 0.0) for training in trainings.values())
     return [
         "## How it was made",
         "",
         *_text(
-            f"{count} trainings, each of {scale.steps} steps of {scale.batch_size} triplets",
-            f"(`lora_longer`: {METHODS['lora_longer'].longer:g} times as many), LoRA of rank 8 on",
-            "attention, feed-forward and convolution layers, AdamW at",
-            f"{LEARNING_RATE:g}, cosine; {scale.test_pictures} prompts a training,",
-            f"{scale.sampler_steps} steps at guidance {GUIDANCE:g}. Together",
-            f"{seconds / 3600:.1f} hours of one core's time in training alone.",
+            f"{len(trainings)} trainings, each of {scale.steps} steps of {scale.batch_size}",
+            f"triplets (`lora_longer`: {METHODS['lora_longer'].longer:g} times as many), LoRA of",
+            "rank 8 on attention, feed-forward and convolution layers, AdamW, cosine;",
+            f"{scale.test_pictures} prompts a training, {scale.sampler_steps} steps at guidance",
+            f"{GUIDANCE:g}. Together {seconds / 3600:.1f} hours of one core's time in training",
+            f"alone. The style {UNSEEN_STYLE} and the sets {' and '.join(LOT)}, drawn by lot of",
+            "the four confounds beside the night, had no part in any choice.",
         ),
         "",
         "```",
-        "python -m benchmarks.evidence run                 # the main table; goes on where it was",
-        "python -m benchmarks.evidence run --table wide    # everything",
-        "python -m benchmarks.evidence run --table wide --sets water red --seeds 0 1",
-        "python -m benchmarks.evidence page                # this page again, from what there is",
+        "python -m benchmarks.evidence run --table search  # goes on where it was",
+        "python -m benchmarks.evidence choose              # each method's settings",
+        "python -m benchmarks.evidence run --table chosen  # what is reported",
+        "python -m benchmarks.evidence page                # this page, from what there is",
         "```",
         "",
         *_text(
             "A result that is in `benchmarks/evidence/results` is not made again, on whatever",
-            "machine it was made; one whose settings (`benchmarks/evidence/matrix.py`) have",
-            "changed is.",
+            "machine it was made; one whose settings (`benchmarks/evidence/matrix.py`) or whose",
+            "base have changed is.",
         ),
         "",
         *_text(
             "What this does not say: anything of real pictures or of large models. The world is",
             "small, its classifiers share its code, and the pictures of a set are the same for all",
-            "seeds: what differs between two seeds is the start, the order and the noise. The",
-            "learning rate, the guidance and the extension's content dropout were chosen after",
-            "looking at night sets at training seed 0, which is among the five: that seed flatters",
-            "the extension, and other settings might favour other methods.",
+            f"seeds from {SEEDS[0]} to {SEEDS[-1]}: what differs between two of them is the start,",
+            "the order and the noise.",
         ),
     ]
 
@@ -309,11 +359,6 @@ def _how(trials: Trials, sets: Sequence[str], scale: Scale) -> list[str]:
 def _text(*parts: str) -> list[str]:
     """A paragraph, in lines of the documents' width."""
     return textwrap.wrap(" ".join(parts), WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def _main_methods(trials: Trials, of: str) -> list[str]:
-    """Those of the main table: what else there is stands in the tables, with its few trainings."""
-    return [name for name in trials.methods(of) if name in MAIN.methods]
 
 
 def _rate(trials: Trials, of: str, method: str) -> str:

@@ -1,6 +1,6 @@
 """The plots and picture grids of the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks.evidence.choice import Point
 from benchmarks.evidence.comparison import CONTENT, LEAK, STYLE, Trials, measure
-from benchmarks.evidence.matrix import SETS
+from benchmarks.evidence.matrix import ORDINARY, SETS
 from benchmarks.evidence.results import REAL, TAUGHT_BY, sample_file
 from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
 from nsync_pipeline.workspace import BASE
@@ -50,38 +51,35 @@ def rates_plot(trials: Trials, of: str, file: Path) -> None:
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
-def few_plot(trials: Trials, file: Path) -> bool:
-    """Style recognised by the number of pictures, a line a method; False where there are none."""
-    sets = [of for of in trials.sets() if of.startswith("few_") or of == "plain"]
-    sets.sort(key=lambda of: SETS[of].pictures)
-    if len(sets) < 3:
-        return False
-    methods = [m for m in trials.methods(sets[0]) if all(m in trials.methods(of) for of in sets)]
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-    for panel, name in zip(figure.subplots(1, 2, sharey=True), (STYLE, CONTENT), strict=True):
-        for number, method in enumerate(methods):
-            found = [measure(trials, of, method, name, trials.seeds(of, method)) for of in sets]
-            values = [one.value for one in found if one is not None]
-            counts = [SETS[of].pictures for of in sets]
-            colour = LINES[number % len(LINES)]
-            panel.plot(counts, values, "o-", color=colour, label=method, markersize=4)
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(counts, [str(count) for count in counts])
-        panel.set_xlabel("pictures that teach the style", fontsize=9)
-        panel.set_ylim(-0.03, 1.03)
-        panel.set_title(NAMES[name], fontsize=10, color=INK)
-        plain(panel, "y")
-    figure.axes[1].legend(frameon=False, fontsize=8, loc="lower right")
+def curves_plot(curves: Mapping[str, Sequence[Point]], file: Path) -> None:
+    """Style against content, a line a method over its drawings; a ring where it is as trained."""
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    panel = figure.subplots()
+    for number, (method, points) in enumerate(curves.items()):
+        colour = LINES[number % len(LINES)]
+        marker = "os^Dv"[number // len(LINES) % 5]
+        line = sorted(points, key=lambda one: one.style)
+        shares = [one.content for one in line], [one.style for one in line]
+        panel.plot(*shares, "-", color=colour, linewidth=1.2, alpha=0.6)
+        panel.plot(*shares, marker, color=colour, markersize=5, label=method)
+        for one in line:
+            if one.drawing == ORDINARY:
+                panel.plot(
+                    one.content, one.style, "o", color=colour, markersize=11, fillstyle="none"
+                )
+    panel.set_xlim(0, 1.02)
+    panel.set_ylim(-0.02, 1.02)
+    panel.set_xlabel("content kept", fontsize=9)
+    panel.set_ylabel("style recognised", fontsize=9)
+    plain(panel, "y")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(file, dpi=110, metadata={"Software": None})
-    return True
 
 
-def pictures_grid(
-    trials: Trials, of: str, methods: Sequence[str], results: Path, file: Path
-) -> bool:
+def pictures_grid(trials: Trials, of: str, results: Path, file: Path) -> bool:
     """A row a style: what taught it, what was asked for, and what each method drew of that."""
     columns = {TAUGHT_BY: "training", REAL: "asked for, real", BASE: "base"}
-    columns |= {method: method for method in methods}
+    columns |= {entry: entry for entry in trials.methods(of)}
     rows = []
     for style in trials.styles(of):
         files = [sample_file(results, style, of, name) for name in columns]

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.evidence.matrix import ORDINARY, Scale, Trial, Tuning, digest, settings
+from benchmarks.evidence.matrix import Scale, Trial, Tuning, digest, settings
 
 RESULTS = Path(__file__).with_name("results")
 REAL, TAUGHT_BY = "real", "taught_by"
@@ -21,6 +20,10 @@ class Result:
     set: str
     method: str
     seed: int
+    rate: float
+    steps: float
+    """Times those of the scale."""
+    drawing: str
     settings: str
     """The digest of what was asked for."""
     pictures: Mapping[str, list[float]]
@@ -31,26 +34,21 @@ class Result:
     training: Mapping[str, float]
     """How it was trained: ``seconds`` of processor time, the summary, and ``contrast_*``."""
     made_with: Mapping[str, str]
-    searched: Mapping[str, Any] = field(default_factory=dict)
-    """``rate``, ``steps`` and ``drawing``, where they are other than the page's."""
 
     @property
     def trial(self) -> Trial:
-        own = dict(self.searched)
-        drawing = own.pop("drawing", ORDINARY)
-        return Trial(self.style, self.set, self.method, self.seed, Tuning(**own), drawing)
+        tuning = Tuning(self.rate, self.steps)
+        return Trial(self.style, self.set, self.method, self.seed, tuning, self.drawing)
 
 
 def result_file(root: Path, trial: Trial) -> Path:
-    folder = root / trial.style / trial.set / trial.method
-    if not trial.is_main:
-        folder = folder / trial.tuning.name / trial.drawing
-    return folder / f"{trial.seed}.json"
+    of_method = root / trial.style / trial.set / trial.method
+    return of_method / trial.tuning.name / trial.drawing / f"{trial.seed}.json"
 
 
 def sample_file(root: Path, style: str, of: str, name: str) -> Path:
-    """A few pictures: of a method's first seed, of the base, or real ones."""
-    return root / style / of / f"{name}.jpg"
+    """A few pictures: of a trial's first seed, of the base, or real ones."""
+    return root / style / of / f"{name.replace(' ', '_')}.jpg"
 
 
 def read_result(root: Path, trial: Trial, scale: Scale) -> Result | None:
@@ -67,10 +65,7 @@ def write_result(root: Path, result: Result) -> None:
     file = result_file(root, result.trial)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    content = asdict(result)
-    if not result.searched:
-        del content["searched"]
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(asdict(result), sort_keys=True, separators=(",", ":"))
     # A line a part, so that a change of one shows as that.
     partial.write_text(text.replace(',"', ',\n"') + "\n", encoding="utf-8")
     partial.replace(file)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.evidence.matrix import Table, Trial, settings
+from benchmarks.evidence.matrix import SEEDS, Table, Trial, settings
 from benchmarks.evidence.results import Result, read_result, write_result
 
 PAUSE = 5.0
@@ -100,7 +100,7 @@ def _carry_out(trial: Trial, table: Table, folder: Path, results: Path) -> None:
     with _claimed(workspace.lock(trial.style_key), wait=True):
         prepare(workspace, parse_params(asked), silent_progress)
     result = carry_out(trial, table.scale, folder, silent_progress)
-    if trial.seed == table.seeds[0] and trial.is_main:
+    if trial.seed == SEEDS[0]:
         keep_samples(trial, table.scale, folder, results)
     write_result(results, result)
     left = len(pending(table, results))

@@ -74,11 +74,9 @@ def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> R
     run = TrainingRun(trial.variant, trial.seed)
     pictures = read_style_pictures(workspace, trial.style_key, [run])
     scores, judged = _measured(workspace, params, trial.style_key, pictures, run, progress)
-    searched: dict[str, Any] = {}
-    if not trial.is_main:
-        searched = {**asdict(trial.tuning), "drawing": trial.drawing}
     return Result(
-        **{name: getattr(trial, name) for name in ("style", "set", "method", "seed")},
+        **{name: getattr(trial, name) for name in ("style", "set", "method", "seed", "drawing")},
+        **asdict(trial.tuning),
         settings=digest(asked),
         pictures={
             name: [round(float(value), 4) for value in judged[name]]
@@ -88,7 +86,6 @@ def carry_out(trial: Trial, scale: Scale, folder: Path, progress: Progress) -> R
         figures={name: round(figure.value, 5) for name, figure in scores.figures.items()},
         training=training,
         made_with={"nsync": __version__, "torch": torch.__version__},
-        searched=searched,
     )
 
 
@@ -203,7 +200,7 @@ def keep_samples(trial: Trial, scale: Scale, folder: Path, results: Path) -> Non
     run = TrainingRun(trial.variant, trial.seed)
     pictures = read_style_pictures(workspace, trial.style_key, [run])
     shown: dict[str, Sequence[Path]] = {
-        trial.method: [sample.path for sample in pictures.samples[run.name]],
+        trial.entry: [sample.path for sample in pictures.samples[run.name]],
         BASE: [sample.path for sample in pictures.samples[BASE]],
         REAL: [picture.path for picture in pictures.test],
         TAUGHT_BY: [picture.path for picture in pictures.train],

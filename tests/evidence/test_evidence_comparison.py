@@ -12,6 +12,7 @@ from benchmarks.evidence.comparison import (
     differences,
     measure,
 )
+from benchmarks.evidence.matrix import ORDINARY
 from benchmarks.evidence.results import Result
 
 
@@ -26,7 +27,7 @@ def made_up(
 ) -> Result:
     pictures = {STYLE: style, CONTENT: content or [1.0] * len(style)}
     pictures |= {} if leak is None else {LEAK: leak}
-    return Result(world, of, method, seed, "settings", pictures, {}, {}, {})
+    return Result(world, of, method, seed, 0.003, 1.0, ORDINARY, "settings", pictures, {}, {}, {})
 
 
 def of_method(method: str, *styles: list[float], **others: Any) -> list[Result]:

@@ -38,7 +38,8 @@ from nsync_pipeline.sketchbook.scene import scene_of
 from nsync_pipeline.training.batches import noisy_batch, sample_losses
 from tests.support.tiny_models import save_tiny_stable_diffusion
 
-ALL = {name: GuidanceConfig.model_validate(DRAWINGS[name]) for name in (*WAYS, "be_1", "d_2")}
+ALL = {name: GuidanceConfig.model_validate(DRAWINGS[name]) for name in (*WAYS, "d_2")}
+ALL["be_1"] = GuidanceConfig(form="base_empty")
 WORD, NOISE = "sks", 0.6
 
 
