@@ -20,7 +20,7 @@ from nsync_pipeline.studio.tokens import TokenCounts
 from nsync_pipeline.workspace import Workspace
 from tests.support.fake_workspace import REPOSITORY
 from tests.support.picture_files import save
-from tests.support.studio import TOKEN, make_studio_workspace
+from tests.support.studio import TOKEN, make_studio_workspace, trained_with_steps
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -174,6 +174,19 @@ def test_a_style_is_trained_and_watched(page: "Page", workspace: Workspace) -> N
         page.wait_for_timeout(300)
     assert workspace.model("hills", "lora", 0).is_dir()
     assert not workspace.model("hills", "nsync", 0).exists()
+
+
+def test_one_of_the_saved_weights_is_chosen_by_a_click(page: "Page", workspace: Workspace) -> None:
+    trained_with_steps(workspace)
+    page.goto(page.url + "styles/hills/watch")
+    saved = page.locator(".saved figure")
+    saved.filter(has_text="step 40").get_by_text("in use").wait_for()
+    saved.filter(has_text="step 20").get_by_role("button", name="Use this one").click()
+    page.get_by_text("Step 20 of nsync-0 is used from now on").wait_for()
+    saved.filter(has_text="step 20").get_by_text("in use").wait_for()
+    assert read_params(workspace.params_file).style("hills").use_steps["nsync-0"].step == 20
+    saved.filter(has_text="step 10").locator(".thumb").click()
+    page.locator("dialog img").wait_for()
 
 
 def test_nothing_is_wider_than_a_phone(page: "Page") -> None:

@@ -1,7 +1,6 @@
 """Training: settings as a form, presets, starting, stopping, and what is seen of it."""
 
 import io
-import json
 import os
 import re
 import shutil
@@ -20,13 +19,12 @@ from nsync_pipeline.errors import WorkspaceBusyError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.locks import sole_writer
 from nsync_pipeline.params import read_params
-from nsync_pipeline.pictures.sheets import contact_sheet
 from nsync_pipeline.settings_file import with_values
 from nsync_pipeline.studio import jobs as of_jobs
 from nsync_pipeline.studio.jobs import Jobs, Kind, making
 from nsync_pipeline.studio.settings_form import asked_values, settings_groups
 from nsync_pipeline.workspace import LORA_FILE, Workspace, step_folder
-from tests.support.studio import said, text_of
+from tests.support.studio import said, text_of, trained_with_steps
 
 
 def values_of(workspace: Workspace) -> dict[str, str]:
@@ -297,24 +295,6 @@ def test_the_queue_is_the_graphs(studio: TestClient, workspace: Workspace) -> No
     page = text_of(studio.get("/styles/hills/watch/live").text)
     titles = [artefact.stage.name for artefact in Graph.read(workspace).artefacts("hills")]
     assert page.count("to be made") - 1 == len(titles) == 10  # one is the heading
-
-
-def trained_with_steps(workspace: Workspace) -> Path:
-    """A training of 40 steps that saved two on the way, and drew two prompts at each look."""
-    model = workspace.model("hills", "nsync", 0)
-    (model / "looks").mkdir(parents=True)
-    for step, folder in ((10, step_folder(model, 10)), (20, step_folder(model, 20)), (40, model)):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LORA_FILE).write_text(f"weights of {step}")
-        colours = [Image.new("RGB", (64, 64), (step, 0, 200 * prompt)) for prompt in (0, 1)]
-        contact_sheet(colours, 2, 64).save(model / "looks" / f"{step:08d}.jpg", quality=95)
-    said = [{"prompt": "a hill", "own": False}, {"prompt": "a <cat>", "own": True}]
-    (model / "looks" / "prompts.json").write_text(json.dumps(said))
-    (model / "history.csv").write_text("step,loss_positive\n40,0.5\n")
-    origin = {"placeholder": "hls", "base_model": "sketchbook", "update_rule": "orthogonal"}
-    summary = {"kept_step": 40, "steps": 40, "origin": origin}
-    (model / "training.json").write_text(json.dumps(summary))
-    return model
 
 
 def test_looks_are_shown_by_prompt_over_the_steps(studio: TestClient, workspace: Workspace) -> None:

@@ -1,14 +1,17 @@
 """A workspace with a style of a few pictures, and the studio on it, without a socket."""
 
+import json
 import re
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from PIL import Image
 from starlette.testclient import TestClient
 
+from nsync_pipeline.pictures.sheets import contact_sheet
 from nsync_pipeline.studio.app import make_app
 from nsync_pipeline.studio.page import Desk
-from nsync_pipeline.workspace import Workspace
+from nsync_pipeline.workspace import LORA_FILE, Workspace, step_folder
 from tests.support.picture_files import save
 
 TOKEN = "a-token-of-the-tests"
@@ -72,3 +75,21 @@ def said(url: str) -> str:
 def text_of(html: str) -> str:
     """What a page says, without its tags."""
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def trained_with_steps(workspace: Workspace) -> Path:
+    """A training of 40 steps that saved two on the way, and drew two prompts at each look."""
+    model = workspace.model("hills", "nsync", 0)
+    (model / "looks").mkdir(parents=True)
+    for step, folder in ((10, step_folder(model, 10)), (20, step_folder(model, 20)), (40, model)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LORA_FILE).write_text(f"weights of {step}")
+        colours = [Image.new("RGB", (64, 64), (step, 0, 200 * prompt)) for prompt in (0, 1)]
+        contact_sheet(colours, 2, 64).save(model / "looks" / f"{step:08d}.jpg", quality=95)
+    said = [{"prompt": "a hill", "own": False}, {"prompt": "a <cat>", "own": True}]
+    (model / "looks" / "prompts.json").write_text(json.dumps(said))
+    (model / "history.csv").write_text("step,loss_positive\n40,0.5\n")
+    origin = {"placeholder": "hls", "base_model": "sketchbook", "update_rule": "orthogonal"}
+    summary = {"kept_step": 40, "steps": 40, "origin": origin}
+    (model / "training.json").write_text(json.dumps(summary))
+    return model
