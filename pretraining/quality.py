@@ -216,9 +216,10 @@ def main(
     ),
     grid: Annotated[Path | None, typer.Option(help="PNG file for the grid of samples.")] = None,
     prompts: Annotated[int, typer.Option(min=7, help="Fresh prompts to draw.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = Sampling.steps,
 ) -> None:
     """Measure the base, print the figures, write them as JSON and the samples as a picture."""
-    quality, pictures, texts = measure_quality(weights, prompts)
+    quality, pictures, texts = measure_quality(weights, prompts, Sampling(steps))
     output.write_text(json.dumps(asdict(quality), indent=2) + "\n")
     if grid is not None:
         write_samples_picture(pictures, texts, list(STYLE_WORDS), grid)
