@@ -56,7 +56,7 @@ class UnetSettings(Frozen):
     channels: tuple[int, ...] = Field((48, 64, 160), description="channels at 32 to 8 latent px")
     layers: int = Field(1, ge=1, description="layers a block")
     heads: int = Field(4, ge=1, description="attention heads")
-    steps: int = Field(5_000, ge=1, description="optimizer steps")
+    steps: int = Field(9_000, ge=1, description="optimizer steps")
     batch: int = Field(48, ge=1, description="latents a step")
     shards: int = Field(2, ge=1, description="parts of a batch, each computed by a thread (CPU)")
     learning_rate: float = Field(1e-3, gt=0, description="peak rate of AdamW")
