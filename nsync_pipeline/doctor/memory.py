@@ -291,6 +291,18 @@ def _trained(
     return count
 
 
+def _needs_most(
+    params: Params, base: BaseShapes, number_bytes: int, quantization: Quantization | None = None
+) -> tuple[str, MemoryEstimate, Way]:
+    """The variant that needs most memory as it is asked for: its name, what it takes, and how."""
+    wanted = []
+    for name in params.variants:
+        training = params.variant(name)
+        estimated = estimate(base, training, number_bytes, quantization)
+        wanted.append((name, estimated, _asked(params, training, estimated.branches)))
+    return max(wanted, key=lambda one: one[1].peak(one[2]))
+
+
 def _asked(params: Params, training: TrainingConfig, branches: int) -> Way:
     return Way(
         in_one_pass=branches > 1 and training.branches != "in_turn",
@@ -326,17 +338,12 @@ def card_presets(params: Params) -> list[CardPreset] | None:
     if base is None:
         return None
     number_bytes = {"float32": FULL, "float64": 2 * FULL}.get(params.base_model.dtype, FULL // 2)
-    wanted = []
-    for name in params.variants:
-        training = params.variant(name)
-        estimated = estimate(base, training, number_bytes)
-        wanted.append((estimated, _asked(params, training, estimated.branches), training))
-    estimated, asked, training = max(wanted, key=lambda one: one[0].peak(one[1]))
+    name, estimated, asked = _needs_most(params, base, number_bytes)
     presets = []
     for card in CARDS:
         way = ways_to_fit(estimated, asked, (card - DESKTOP) * GIB)
         frugal = way or Way(False, True, True, 1)
-        changes = _changes(asked, frugal, training.accumulation)
+        changes = _changes(asked, frugal, params.variant(name).accumulation)
         presets.append(CardPreset(card, way is not None, changes, estimated.peak(frugal)))
     return presets
 
@@ -376,23 +383,14 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
             "run this again once the first stage has downloaded it",
         )  # fmt: skip
     number_bytes = placement.dtype.itemsize
-    estimates = {
-        name: estimate(base, params.variant(name), number_bytes, placement.quantization)
-        for name in params.variants
-    }
+    name, estimated, asked = _needs_most(params, base, number_bytes, placement.quantization)
     if available is None and placement.device.type == "cuda":
         import torch
 
         available = torch.cuda.mem_get_info()[0]
     elif available is None:
         available = psutil.virtual_memory().available
-    peaks = {
-        name: estimated.peak(_asked(params, params.variant(name), estimated.branches))
-        for name, estimated in estimates.items()
-    }
-    name = max(peaks, key=peaks.__getitem__)
-    estimated, training = estimates[name], params.variant(name)
-    asked = _asked(params, training, estimated.branches)
+    training = params.variant(name)
     way = ways_to_fit(estimated, asked, available)
     millions = sum(component.parameters for component in base.components) / 1e6
     weights = f"{millions:,.{0 if millions >= 10 else 1}f} M weights"

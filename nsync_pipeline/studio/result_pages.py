@@ -12,13 +12,7 @@ from nsync_pipeline.given_files import given_files
 from nsync_pipeline.studio import home_desk, jobs
 from nsync_pipeline.studio.guard import OWN_PAGE_POLICY
 from nsync_pipeline.studio.jobs import Kind
-from nsync_pipeline.studio.page import (
-    NOT_THERE,
-    SAMPLE_ROWS,
-    Visit,
-    file_or_not_there,
-    rendered,
-)
+from nsync_pipeline.studio.page import NOT_THERE, SAMPLE_ROWS, Visit, file_or_not_there, rendered
 from nsync_pipeline.workspace import BASE
 
 
