@@ -1,6 +1,5 @@
 """Pictures: what is wrong with which, left out and brought back, added by a drop or by name."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -208,11 +207,3 @@ def test_settings_that_cannot_be_read_are_a_page_that_says_so(
     page = studio.get("/")
     assert page.status_code == 400
     assert "stlyes: unknown key" in page.text
-
-
-def test_an_unknown_style_is_a_page_that_says_so(studio: TestClient) -> None:
-    page = studio.get("/styles/oil/captions")
-    assert (page.status_code, "there are: hills" in page.text) == (400, True)
-    assert json.loads(
-        studio.get("/styles/oil/captions", headers={"Accept": "application/json"}).text
-    )["error"]
