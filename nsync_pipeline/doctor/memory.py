@@ -157,6 +157,17 @@ class Way:
     waiting_blocks: bool = False  # of the denoiser
 
 
+STEPS: Mapping[str, tuple[bool | int, str, str | bool | int]] = {
+    "in_one_pass": (False, "training.branches", "in_turn"),
+    "checkpointing": (True, "training.gradient_checkpointing", True),
+    "offload": (True, "base_model.memory.offload", True),
+    "micro_batch": (1, "training.batch_size", 1),
+    "quantized": (True, "base_model.quantization", "int8"),
+    "waiting_blocks": (True, "base_model.memory.group_offload", True),
+}
+"""From more memory to less: what a way is then, and the key of params.yaml and its value."""
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """What a training on a base model takes, in bytes."""
@@ -247,19 +258,12 @@ def estimate(
 def ways_to_fit(estimated: MemoryEstimate, asked: Way, available: int) -> Way | None:
     """The first way that fits into ``available`` bytes, from as it is asked to the most frugal.
 
-    Each step keeps what the ones before it changed: the branches one at a time, gradient
-    checkpointing, offloading, a micro-batch of one, a denoiser in 8 bits, blocks that wait.
+    Each of ``STEPS`` keeps what the ones before it changed.
     """
-    way = asked
-    steps: tuple[dict[str, bool | int], ...] = (
-        {}, {"in_one_pass": False}, {"checkpointing": True}, {"offload": True}, {"micro_batch": 1},
-        {"quantized": True}, {"waiting_blocks": True},
-    )  # fmt: skip
-    for changes in steps:
-        way = replace(way, **changes)  # type: ignore[arg-type] # names and types are Way's
-        if estimated.peak(way) <= available:
-            return way
-    return None
+    ways = [asked]
+    for name, (frugal, _, _) in STEPS.items():
+        ways.append(replace(ways[-1], **{name: frugal}))  # type: ignore[arg-type] # as Way has it
+    return next((way for way in ways if estimated.peak(way) <= available), None)
 
 
 def _denoiser_bytes(
@@ -351,19 +355,11 @@ def card_presets(params: Params) -> list[CardPreset] | None:
 def _changes(asked: Way, way: Way, accumulation: int) -> dict[str, str | bool | int]:
     """What to set to go ``way`` instead, by dotted key; the samples a step stay as many."""
     changes: dict[str, str | bool | int] = {}
-    if asked.in_one_pass and not way.in_one_pass:
-        changes["training.branches"] = "in_turn"
-    if way.checkpointing and not asked.checkpointing:
-        changes["training.gradient_checkpointing"] = True
-    if way.offload and not asked.offload:
-        changes["base_model.memory.offload"] = True
-    if way.micro_batch < asked.micro_batch:
-        changes["training.batch_size"] = way.micro_batch
-        changes["training.accumulation"] = accumulation * asked.micro_batch // way.micro_batch
-    if way.quantized and not asked.quantized:
-        changes["base_model.quantization"] = "int8"
-    if way.waiting_blocks and not asked.waiting_blocks:
-        changes["base_model.memory.group_offload"] = True
+    for name, (frugal, key, value) in STEPS.items():
+        if getattr(way, name) == frugal != getattr(asked, name):
+            changes[key] = value
+            if name == "micro_batch":
+                changes["training.accumulation"] = accumulation * asked.micro_batch
     return changes
 
 

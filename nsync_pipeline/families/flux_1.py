@@ -12,12 +12,13 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from nsync_pipeline.families.clip_tokenizers import PromptTokenizer
 from nsync_pipeline.families.family import PromptEmbeds
 from nsync_pipeline.families.flow_transformer import FlowTransformer
 from nsync_pipeline.families.latent_diffusion import JOINT_LORA_TARGETS
 from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-from nsync_pipeline.families.t5 import CLASSES, T5Tokenizer, load_t5, load_t5_tokenizer, t5_states
+from nsync_pipeline.families.t5 import CLASSES, load_t5, load_t5_tokenizer, t5_states
 from nsync_pipeline.files import read_json
 
 WINDOW = 512  # tokens of T5, its end counted: the pipeline's default
@@ -53,7 +54,7 @@ class Flux1(FlowTransformer):
     lora_targets: tuple[str, ...] = JOINT_LORA_TARGETS
     architecture: str | None = "flux-1-dev"
     told_guidance: float | None = IN_TRAINING
-    tokenizer: T5Tokenizer
+    tokenizer: PromptTokenizer
 
     @classmethod
     def required_of_prompts(cls) -> dict[str, Sequence[str]]:
@@ -61,7 +62,7 @@ class Flux1(FlowTransformer):
         return {**super().required_of_prompts(), **second}
 
     @classmethod
-    def load_tokenizer(cls, folder: PipelineFolder) -> T5Tokenizer:
+    def load_tokenizer(cls, folder: PipelineFolder) -> PromptTokenizer:
         return load_t5_tokenizer(folder, "tokenizer_2", WINDOW)
 
     def load_text_encoders(self, folder: PipelineFolder) -> None:

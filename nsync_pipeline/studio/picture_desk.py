@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from pydantic import TypeAdapter
 
 from nsync_pipeline.errors import PictureError, UserError
 from nsync_pipeline.files import read_json, write_whole
@@ -104,12 +105,6 @@ class PictureDesk:
         cards = tuple(excluded.get(card.name, card) for card in found.cards)
         return Pictures(cards, found.ignored, found.problem, (done, total))
 
-    def wait(self, graph: Graph, style: str) -> Pictures:
-        """The same, once all is read."""
-        while (found := self.pictures(graph, style)).reading is not None:
-            threading.Event().wait(0.02)
-        return found
-
     def thumbnail(self, style: str, card: PictureCard) -> Path | None:
         """A small copy of the picture; None where it cannot be read."""
         if card.id:
@@ -177,12 +172,8 @@ class PictureDesk:
     def _kept(self, style: str) -> tuple[str, Pictures]:
         try:
             content = read_json(self._folder(style) / "pictures.json")
-            cards = tuple(
-                PictureCard(**{**card, "standing": Standing(card["standing"])})
-                for card in content["cards"]
-            )
-            return content["key"], Pictures(cards, tuple(content["ignored"]), content["problem"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return content.pop("key"), TypeAdapter(Pictures).validate_python(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return "", Pictures()
 
 

@@ -1,6 +1,7 @@
 """A workspace with a style of a few pictures, and the studio on it, without a socket."""
 
 import re
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -8,6 +9,7 @@ from starlette.testclient import TestClient
 
 from nsync_pipeline.studio.app import make_app
 from nsync_pipeline.studio.page import Desk
+from nsync_pipeline.studio.picture_desk import Pictures
 from nsync_pipeline.workspace import Workspace
 from tests.support.picture_files import save
 
@@ -58,10 +60,12 @@ def desk_of(client: TestClient) -> Desk:
     return client.app.state.desk  # type: ignore[attr-defined]
 
 
-def read_all(client: TestClient, style: str = "hills") -> None:
-    """Wait until the pictures are read."""
+def read_all(client: TestClient, style: str = "hills") -> Pictures:
+    """The pictures, once all are read."""
     desk = desk_of(client)
-    desk.pictures.wait(desk.graph(), style)
+    while (found := desk.pictures.pictures(desk.graph(), style)).reading is not None:
+        time.sleep(0.02)
+    return found
 
 
 def said(url: str) -> str:
