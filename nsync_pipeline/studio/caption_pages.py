@@ -1,10 +1,8 @@
 """A style's captions: written, changed all at once, taken in and out."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
-from markupsafe import Markup
 from starlette.responses import JSONResponse, Response
 
 from nsync_pipeline.captions.style_words import own_names
@@ -16,6 +14,7 @@ from nsync_pipeline.studio import caption_desk, jobs, sidecars
 from nsync_pipeline.studio.caption_desk import CaptionCard, Change
 from nsync_pipeline.studio.jobs import Kind
 from nsync_pipeline.studio.page import Visit
+from nsync_pipeline.templates import script_json
 
 
 def captions_page(visit: Visit) -> Response:
@@ -26,7 +25,7 @@ def captions_page(visit: Visit) -> Response:
         "chips": caption_desk.chips(cards),
     }
     return visit.tab(
-        "captions", found=visit.pictures, cards=cards, content=_script_json(content),
+        "captions", found=visit.pictures, cards=cards, content=script_json(content),
         own_words=visit.settings.style_words,
         words=(*params.captioning.style_words, *_names(visit)),
         captioner=captioner_finding(params), model=params.captioning.asked,
@@ -48,12 +47,6 @@ def _outlook_of(visit: Visit, text: str) -> dict[str, Any]:
     words = params.captioning.style_words
     found = caption_desk.outlook(text, words, _names(visit), tokens, most)
     return asdict(found) | {"nothing_left": found.nothing_left}
-
-
-def _script_json(content: object) -> Markup:
-    """JSON that may stand inside a <script>: no caption can end it."""
-    text = json.dumps(content, ensure_ascii=True)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def save_captions(visit: Visit) -> Response:

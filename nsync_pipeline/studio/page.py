@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -38,6 +37,7 @@ from nsync_pipeline.studio.jobs import Jobs, Kind
 from nsync_pipeline.studio.picture_desk import PictureDesk, Pictures
 from nsync_pipeline.studio.tokens import TokenCounts
 from nsync_pipeline.style_set.config import StyleConfig
+from nsync_pipeline.templates import templates_in
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent
@@ -210,13 +210,7 @@ def _json_fields(text: str) -> dict[str, list[str]]:
         raise UserError(f"What was sent cannot be read: {error}") from error
 
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(FOLDER / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES = templates_in(FOLDER / "templates")
 TEMPLATES.filters["inline"] = Markup  # our own charts
 TEMPLATES.filters["code"] = lambda text: Markup(
     re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))
