@@ -38,16 +38,7 @@ from nsync_pipeline.workspace import SKETCHBOOK, Workspace
 
 from .daemon import start_daemon
 from .instance import VARIABLE, write_home
-from .runs import (
-    ATTEMPT,
-    FAILED,
-    PARTITION,
-    UNFINISHED,
-    Demo,
-    asked_for,
-    reason_of,
-    runs_of,
-)
+from .runs import ATTEMPT, FAILED, PARTITION, UNFINISHED, Demo, asked_for, reason_of, runs_of
 
 LOG = "demo.log"
 DEMO = "demo-"

@@ -25,25 +25,17 @@ def _assets(part: str, of_ablation: bool = False) -> AssetSelection:
     return AssetSelection.assets(*keys)
 
 
-prepare = define_asset_job(
-    PREPARE, _assets(PREPARE),
-    description="The pictures of a style, their captions, and what the base draws of them.",
-)  # fmt: skip
-learn = define_asset_job(
-    LEARN, _assets(LEARN),
-    description="The LoRA of one training of a variant, and what is drawn with it.",
-)  # fmt: skip
-assess = define_asset_job(
-    ASSESS, _assets(ASSESS),
-    description="The evaluation of all variants of a style, and its report.",
-)  # fmt: skip
-ablation_learn = define_asset_job(
-    f"ablation_{LEARN}", _assets(LEARN, of_ablation=True),
-    description="One training of a variant of the section `ablation`, and what it draws.",
-)  # fmt: skip
-ablation_assess = define_asset_job(
-    f"ablation_{ASSESS}", _assets(ASSESS, of_ablation=True),
-    description="The comparison of all variants of the section `ablation`, and its report.",
-)  # fmt: skip
-JOBS = [prepare, learn, assess]
-ABLATION_JOBS = [ablation_learn, ablation_assess]
+SAYS = {
+    PREPARE: "The pictures of a style, their captions, and what the base draws of them.",
+    LEARN: "The LoRA of one training of a variant, and what is drawn with it.",
+    ASSESS: "The evaluation of all variants of a style, and its report.",
+}
+ABLATION_SAYS = {
+    LEARN: "One training of a variant of the section `ablation`, and what it draws.",
+    ASSESS: "The comparison of all variants of the section `ablation`, and its report.",
+}
+JOBS = [define_asset_job(part, _assets(part), description=says) for part, says in SAYS.items()]
+ABLATION_JOBS = [
+    define_asset_job(f"ablation_{part}", _assets(part, of_ablation=True), description=says)
+    for part, says in ABLATION_SAYS.items()
+]

@@ -44,6 +44,12 @@ PEOPLE_S = {
     CHOICES: AssetKey("choices"),
 }
 """What people fill, and the assets that stand for it."""
+SAYS = {
+    SOURCES: ("image", "The pictures of a style, as `nsync add-style` brought them in."),
+    BY_HAND: ("json", "What a person wrote that the pictures of a style show (`nsync studio`)."),
+    CHOICES: ("json", "What people chose on blind pages of a style (`nsync blind read`)."),
+}
+"""The kind of each, and what it is."""
 
 # For a process that was killed, as where memory is short; a mistake is not tried again.
 RETRIES = RetryPolicy(max_retries=2, delay=10, backoff=Backoff.EXPONENTIAL)
@@ -57,21 +63,11 @@ def asset_key(stage: Stage, of_ablation: bool = False) -> AssetKey:
 
 def external_assets() -> Iterator[AssetSpec]:
     """What the graph does not make."""
-    yield AssetSpec(
-        PEOPLE_S[SOURCES],
-        description="The pictures of a style, as `nsync add-style` brought them in.",
-        partitions_def=STYLES, group_name=PEOPLE, kinds={"image"}, owners=OWNERS,
-    )  # fmt: skip
-    yield AssetSpec(
-        PEOPLE_S[BY_HAND],
-        description="What a person wrote that the pictures of a style show (`nsync studio`).",
-        partitions_def=STYLES, group_name=PEOPLE, kinds={"json"}, owners=OWNERS,
-    )  # fmt: skip
-    yield AssetSpec(
-        PEOPLE_S[CHOICES],
-        description="What people chose on blind pages of a style (`nsync blind read`).",
-        partitions_def=STYLES, group_name=PEOPLE, kinds={"json"}, owners=OWNERS,
-    )  # fmt: skip
+    for folder, (kind, says) in SAYS.items():
+        yield AssetSpec(
+            PEOPLE_S[folder], description=says, partitions_def=STYLES, group_name=PEOPLE,
+            kinds={kind}, owners=OWNERS,
+        )  # fmt: skip
 
 
 def stage_assets(settings: DagsterConfig, of_ablation: bool = False) -> list[AssetsDefinition]:

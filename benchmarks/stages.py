@@ -13,17 +13,9 @@ from nsync_pipeline.stage import Progress, StageContext
 from nsync_pipeline.workspace import Workspace
 
 
-def artefact_folder(
-    workspace: Workspace,
-    params: Params,
-    stage: str,
-    style: str,
-    variant: str | None = None,
-    training_seed: int | None = None,
-) -> Path:
+def artefact_folder(workspace: Workspace, params: Params, stage: str, style: str) -> Path:
     """Where the artefact is, once it is made."""
-    artefact = Graph(workspace, params).artefact(stage, style, variant, training_seed)
-    return workspace.root / artefact.path
+    return workspace.root / Graph(workspace, params).artefact(stage, style).path
 
 
 def make_artefact(

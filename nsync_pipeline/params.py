@@ -188,6 +188,11 @@ class Params(Section):
             )
         return asked
 
+    def training_run(self, variant: str, training_seed: int | None) -> TrainingRun:
+        """The training of ``variant`` that is asked for; raises as the two above."""
+        self.variant(variant)
+        return TrainingRun(variant, self.training_seed(training_seed))
+
     def training_runs(self) -> tuple[TrainingRun, ...]:
         """Every training of a style: each variant with each training seed, variant by variant."""
         return training_runs(self.variants, self.training_seeds)

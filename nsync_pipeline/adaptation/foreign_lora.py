@@ -1,11 +1,8 @@
 """LoRA files that other tools wrote, put on a family by diffusers' own readers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 from diffusers import loaders
 
 from nsync_pipeline.adaptation.lora import ADAPTER, has_lora, lora_layers, remove_lora
@@ -14,6 +11,7 @@ from nsync_pipeline.adaptation.safetensors_file import read_metadata
 from nsync_pipeline.adaptation.trained_weights import adapted_models_of, clip_encoders_of
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.weights import quiet_libraries
 
 
 def is_foreign(path: Path) -> bool:
@@ -35,7 +33,7 @@ def load_foreign_lora(family: Family, path: Path) -> None:
     if has_lora(family):
         raise BaseModelError(f"{family.name} holds a LoRA already: take that off first")
     try:
-        with _quiet():
+        with quiet_libraries():
             _load(family, path)
     except Exception as error:  # of all kinds, on a file of another model
         remove_lora(family)
@@ -89,14 +87,3 @@ def _reader(family: Family) -> Any:
     if len(family.text_encoders) == 2:
         return loaders.StableDiffusionXLLoraLoaderMixin
     return loaders.StableDiffusionLoraLoaderMixin
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep diffusers' remarks off the screen: what matters here is raised."""
-    shown = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        diffusers.utils.logging.set_verbosity(shown)

@@ -33,11 +33,7 @@ from nsync_pipeline.adaptation.lora import (
     weights_of,
 )
 from nsync_pipeline.adaptation.lycoris import MARKS, kind_of, lycoris_config
-from nsync_pipeline.adaptation.safetensors_file import (
-    not_ours,
-    read_safetensors,
-    write_safetensors,
-)
+from nsync_pipeline.adaptation.safetensors_file import not_ours, read_safetensors, write_safetensors
 from nsync_pipeline.adaptation.trained_weights import AdaptedModel, adapted_models_of
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import Family

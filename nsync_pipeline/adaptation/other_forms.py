@@ -52,7 +52,6 @@ COMFYUI_LAYERS = {
 """The layers of each transformer that ComfyUI finds by diffusers' names for them."""
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
-MAGNITUDE = ".lora_magnitude_vector.weight"  # DoRA's lengths
 
 
 class NoFormError(UserError):
@@ -99,12 +98,11 @@ def kohya_tensors(
     difference is multiplied into ``B``: not every reader keeps alphas apart in text encoders.
 
     Raises:
-        UserError: a component is not one that kohya's form has, or the LoRA is a DoRA.
+        UserError: a component is not one that kohya's form has.
     """
     converted: dict[str, Tensor] = {}
     for layer, (down, up, scale) in _layers(header, tensors).items():
         key = _kohya_key(layer, architecture)
-        _refuse_lengths(layer, tensors)
         alpha = header.adapters[layer.partition(".")[0]].alpha
         factor = scale * len(down) / alpha
         converted[f"{key}.lora_down.weight"] = down
@@ -123,23 +121,10 @@ def _kohya_key(layer: str, architecture: str) -> str:
     return f"{prefixes[component]}_{name.replace('.', '_')}"
 
 
-def _refuse_lengths(layer: str, tensors: Mapping[str, Tensor]) -> None:
-    if f"{layer}{MAGNITUDE}" in tensors:
-        raise UserError(
-            "a DoRA has no such form: no two programs take its lengths alike; "
-            "export it as diffusers"
-        )
-
-
 def scaled_tensors(header: LoraHeader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` with each layer's scale multiplied into ``B``: they act in full as they are.
-
-    Raises:
-        UserError: the LoRA is a DoRA, whose lengths no such form has.
-    """
+    """``tensors`` with each layer's scale multiplied into ``B``: they act in full as they are."""
     scaled: dict[str, Tensor] = {}
     for layer, (down, up, scale) in _layers(header, tensors).items():
-        _refuse_lengths(layer, tensors)
         scaled[f"{layer}{DOWN}"] = down
         scaled[f"{layer}{UP}"] = up * scale
     return scaled

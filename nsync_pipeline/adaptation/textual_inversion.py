@@ -26,10 +26,7 @@ from nsync_pipeline.adaptation.safetensors_file import (
     read_safetensors,
     write_safetensors,
 )
-from nsync_pipeline.adaptation.trained_weights import (
-    TrainedWeights,
-    clip_encoders_of,
-)
+from nsync_pipeline.adaptation.trained_weights import TrainedWeights, clip_encoders_of
 from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.clip_tokenizers import placeholder_tokens
 from nsync_pipeline.families.family import Family

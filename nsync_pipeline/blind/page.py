@@ -1,11 +1,7 @@
 """The page of pairs for two checkpoints, from the pictures they drew."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from nsync_pipeline.blind.questions import draw_questions, picture_digests
 from nsync_pipeline.errors import ChoicesError
@@ -13,6 +9,7 @@ from nsync_pipeline.pictures.embedded import Picture, embedded
 from nsync_pipeline.pictures.pixels import open_picture, open_squares
 from nsync_pipeline.pictures.sheets import evenly_spaced
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
+from nsync_pipeline.templates import script_json, templates_in
 from nsync_pipeline.workspace import BASE, TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent
@@ -42,13 +39,6 @@ class BlindPage:
 
 def render_blind_page(page: BlindPage) -> str:
     """The HTML of ``page``; it needs nothing besides itself."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     identity = {
         "format": FORMAT,
         "style": page.style,
@@ -56,17 +46,15 @@ def render_blind_page(page: BlindPage) -> str:
         "pair": page.pair_id,
         "asked": page.asked,
     }
-    return environment.get_template("blind_page.html").render(
-        page=page,
-        pairs=_script_json([asdict(pair) for pair in page.pairs]),
-        identity=_script_json(identity),
+    return (
+        templates_in(FOLDER)
+        .get_template("blind_page.html")
+        .render(
+            page=page,
+            pairs=script_json([asdict(pair) for pair in page.pairs]),
+            identity=script_json(identity),
+        )
     )
-
-
-def _script_json(content: object) -> Markup:
-    """JSON that may stand inside a <script>: no caption can end it."""
-    text = json.dumps(content, ensure_ascii=True)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def blind_page(

@@ -3,10 +3,9 @@
 import os
 import sys
 from collections import Counter
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,17 +19,16 @@ from nsync_pipeline.cli.options import (
     StyleOption,
     TrainingSeedOption,
     VariantOption,
-    Where,
     WhereOption,
     WorkspaceOption,
     find_workspace,
     run_on,
+    settings_of,
     stage_names,
     style_names,
     variant_names,
 )
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.workspace import TrainingRun
 
 if TYPE_CHECKING:
     from nsync_pipeline.graph.run import Outcome
@@ -188,8 +186,7 @@ def submit(
 ) -> None:
     """Bring a style, or one artefact, up to date by jobs on the cluster of executor.ray."""
     if style is not None:
-        run(what, style, variant, training_seed, 1, force, ablation, on=Where.RAY,
-            workspace=workspace)  # fmt: skip
+        run(what, style, variant, training_seed, 1, force, ablation, on="ray", workspace=workspace)
         return
     if force or ablation:
         raise UserError(
@@ -198,7 +195,7 @@ def submit(
         )
     variants = [] if variant is None else [variant]
     seeds = [] if training_seed is None else [training_seed]
-    make(what, variants, seeds, on=Where.RAY, workspace=workspace)
+    make(what, variants, seeds, on="ray", workspace=workspace)
 
 
 @app.command()
@@ -325,22 +322,15 @@ app.command()(generate)
 app.command()(compare)
 
 
-class ExportForm(StrEnum):
-    """What ``--format`` takes."""
-
-    DIFFUSERS = "diffusers"
-    KOHYA = "kohya"
-    ALL = "all"
-
-
 @app.command()
 def export(
     style: StyleArgument,
     variant: VariantOption,
     training_seed: TrainingSeedOption = None,
     form: Annotated[
-        ExportForm, typer.Option("--format", help="kohya is ComfyUI's and A1111's, too.")
-    ] = ExportForm.ALL,
+        Literal["diffusers", "kohya", "all"],
+        typer.Option("--format", help="kohya is ComfyUI's and A1111's, too."),
+    ] = "all",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder; else exports/<style>/<variant>."),
@@ -361,14 +351,12 @@ def export(
     """Write a trained variant's LoRA for diffusers, ComfyUI and A1111, with a model card."""
     if public and push is None:
         raise UserError("--public is about what --push uploads: say where to")
-    place = find_workspace(workspace)
+    place, params = settings_of(workspace)
     from nsync_pipeline.export.folder import default_folder, export_model
-    from nsync_pipeline.params import read_params
 
-    params = read_params(place.params_file)
     folder = output or default_folder(place, style, variant, training_seed, step)
     exported = export_model(
-        place, params, style, variant, form.value, folder, training_seed, author, step
+        place, params, style, variant, form, folder, training_seed, author, step
     )
     print(f"{folder}: {len(exported.files)} files")
     for name in exported.files:
@@ -477,16 +465,12 @@ def promote(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Register a trained variant's model in MLflow, and give it an alias."""
-    place = find_workspace(workspace)
-    from nsync_pipeline.params import read_params
+    place, params = settings_of(workspace)
+    from nsync_pipeline.adaptation.saved_steps import chosen_weights
     from nsync_pipeline.tracking.sender import promote as register
 
-    params = read_params(place.params_file)
-    from nsync_pipeline.adaptation.saved_steps import chosen_weights
-
     chosen = params.style(style).use_steps
-    params.variant(variant)
-    run = TrainingRun(variant, params.training_seed(training_seed))
+    run = params.training_run(variant, training_seed)
     folder = place.model(style, variant, run.training_seed)
     weights = chosen_weights(folder, chosen.get(run.name), f"{style}, {run.name}")
     promoted = register(place, style, variant, run.training_seed, alias, weights)
@@ -504,14 +488,11 @@ def choose(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Say which of the weights that a training saved are drawn with, measured and exported."""
-    place = find_workspace(workspace)
+    place, params = settings_of(workspace)
     from nsync_pipeline.adaptation.saved_steps import saved_steps
     from nsync_pipeline.graph.settings import choose_step
-    from nsync_pipeline.params import read_params
 
-    params = read_params(place.params_file)
-    params.variant(variant)
-    run = TrainingRun(variant, params.training_seed(training_seed))
+    run = params.training_run(variant, training_seed)
     if clear == (step is not None):
         folder = place.model(style, variant, run.training_seed)
         there = ", ".join(map(str, saved_steps(folder))) or "none: it is not trained yet"

@@ -9,7 +9,7 @@ from nsync_pipeline.cli.options import (
     StyleArgument,
     TrainingSeedOption,
     WorkspaceOption,
-    find_workspace,
+    settings_of,
 )
 from nsync_pipeline.errors import ChoicesError
 from nsync_pipeline.files import write_whole
@@ -34,11 +34,9 @@ def make(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Write a page of pairs in random order: one file, to open in any browser or to send."""
-    place = find_workspace(workspace)
+    place, params = settings_of(workspace)
     from nsync_pipeline.blind.page import blind_page, render_blind_page
-    from nsync_pipeline.params import read_params
 
-    params = read_params(place.params_file)
     names = [name.strip() for name in between.split(",")]
     if len(names) != 2:
         raise ChoicesError(f"--between names two checkpoints, as `nsync,lora`; found {between!r}")
@@ -61,11 +59,9 @@ def read(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Check files of choices, keep copies in choices/, and say who was chosen."""
-    place = find_workspace(workspace)
+    place, params = settings_of(workspace)
     from nsync_pipeline.blind.choices import preferences, read_choices, take_choices
-    from nsync_pipeline.params import read_params
 
-    params = read_params(place.params_file)
     variants, seeds = list(params.variants), params.training_seeds
     styles = []
     for file in files:

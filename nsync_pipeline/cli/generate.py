@@ -3,9 +3,8 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,12 +13,11 @@ from nsync_pipeline.cli.options import (
     StyleOption,
     TrainingSeedOption,
     WorkspaceOption,
-    find_workspace,
+    settings_of,
     style_names,
     variant_names,
 )
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.workspace import Workspace
 
 if TYPE_CHECKING:  # these import torch, and a command is quick without
     from nsync_pipeline.generate.pictures import Manner
@@ -27,23 +25,10 @@ if TYPE_CHECKING:  # these import torch, and a command is quick without
     from nsync_pipeline.params import Params
 
 
-class Scheduler(StrEnum):
-    """What ``--scheduler`` takes, as `sampler.scheduler` in params.yaml."""
-
-    MODEL = "model"
-    DPM = "dpm"
-    DDIM = "ddim"
-    EULER = "euler"
-    PNDM = "pndm"
-
-
-class GuidanceForm(StrEnum):
-    """What ``--guidance-form`` takes, as `generation.guidance.form` in params.yaml."""
-
-    ORDINARY = "ordinary"
-    BASE_EMPTY = "base_empty"
-    DIFFERENCE = "difference"
-
+Scheduler = Literal["model", "dpm", "ddim", "euler", "pndm"]
+"""What ``--scheduler`` takes, as `sampler.scheduler` in params.yaml."""
+GuidanceForm = Literal["ordinary", "base_empty", "difference"]
+"""What ``--guidance-form`` takes, as `generation.guidance.form` in params.yaml."""
 
 PromptsOption = Annotated[
     Path | None,
@@ -127,19 +112,17 @@ def generate(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Draw your own prompts with a trained variant, the base, or a LoRA's file."""
-    place = find_workspace(workspace)
     folder = output or next_free(Path("pictures"), variant or "drawn")
     if again is not None:
         if prompt or prompts or style or variant or seed or (step, training_seed) != (None, None):
             raise UserError("--again takes prompt, seed and style from the picture: leave them out")
-        _draw_again(place, again, lora, folder)
+        _draw_again(workspace, again, lora, folder)
         return
+    place, params = settings_of(workspace)
     from nsync_pipeline.generate.model import drawing_model
     from nsync_pipeline.generate.pictures import generate as draw
     from nsync_pipeline.graph.progress import shown_progress
-    from nsync_pipeline.params import read_params
 
-    params = read_params(place.params_file)
     asked = asked_for(prompt or [], prompts, seed, seeds, params.seed)
     if step is not None:
         if variant is None:
@@ -155,13 +138,12 @@ def generate(
     print(f"{len(drawn.files)} pictures in {folder}; side by side on {drawn.contact_sheet}")
 
 
-def _draw_again(place: Workspace, picture: Path, lora: Path | None, folder: Path) -> None:
+def _draw_again(workspace: Path | None, picture: Path, lora: Path | None, folder: Path) -> None:
+    place, params = settings_of(workspace)
     from nsync_pipeline.generate.model import drawing_model, training_with, variant_and_step
     from nsync_pipeline.generate.pictures import draw_again, read_settings
     from nsync_pipeline.graph.progress import shown_progress
-    from nsync_pipeline.params import read_params
 
-    params = read_params(place.params_file)
     settings = read_settings(picture)
     variant = None if lora is not None else settings.model
     if variant is not None and variant.endswith(".safetensors"):
@@ -214,12 +196,10 @@ def compare(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Draw the same prompts and seeds by the base and each variant, side by side."""
-    place = find_workspace(workspace)
+    place, params = settings_of(workspace)
     from nsync_pipeline.generate.compare import compare as draw
     from nsync_pipeline.graph.progress import shown_progress
-    from nsync_pipeline.params import read_params
 
-    params = read_params(place.params_file)
     manner = manner_of(
         params, steps, scheduler, guidance, size, strengths_of(None, lora_scale), guidance_form,
         guidance_weight,
@@ -285,14 +265,13 @@ def manner_of(
     from nsync_pipeline.samples.config import GenerationConfig
 
     settings = params.generation.model_dump(exclude={"points"})
-    named = None if scheduler is None else scheduler.value
-    given = {"steps": steps, "scheduler": named, "guidance_scale": guidance}
+    given = {"steps": steps, "scheduler": scheduler, "guidance_scale": guidance}
     settings["sampler"] |= {name: value for name, value in given.items() if value is not None}
     if of_base:
         del settings["guidance"]
     own = {} if of_base else settings["guidance"]
-    if form is not None and form.value != own.get("form"):
-        own = {"lora_strength": own.get("lora_strength", 1.0), "form": form.value}
+    if form is not None and form != own.get("form"):
+        own = {"lora_strength": own.get("lora_strength", 1.0), "form": form}
     settings["guidance"] = own | ({} if weight is None else {"weight": weight})
     try:
         manner = Manner.of(GenerationConfig.model_validate(settings))

@@ -1,14 +1,16 @@
 """The options that most commands share, and the workspace they are about."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nsync_pipeline.errors import ParamsError, UserError
 from nsync_pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nsync_pipeline.params import Params
 
 
 def _named(section: str, incomplete: str) -> list[str]:
@@ -60,13 +62,7 @@ StepOption = Annotated[
 ]
 
 
-class Where(StrEnum):
-    """What ``--on`` takes."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
+Where = Literal["local", "ray"]
 WhereOption = Annotated[
     Where | None, typer.Option("--on", help="Where; else as executor.kind in params.yaml says.")
 ]
@@ -86,7 +82,7 @@ def run_on(where: Where | None) -> None:
     from nsync_pipeline.graph.places import ON
 
     if where is not None:
-        os.environ[ON] = where.value
+        os.environ[ON] = where
 
 
 def find_workspace(folder: Path | None) -> Workspace:
@@ -105,3 +101,11 @@ def find_workspace(folder: Path | None) -> Workspace:
         f"{here}{where} has no params.yaml: "
         "go to the folder of the pipeline, or name it by --workspace."
     )
+
+
+def settings_of(folder: Path | None) -> "tuple[Workspace, Params]":
+    """The workspace, as ``find_workspace``, and what its params.yaml says; raises as both do."""
+    from nsync_pipeline.params import read_params
+
+    workspace = find_workspace(folder)
+    return workspace, read_params(workspace.params_file)

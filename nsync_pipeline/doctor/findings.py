@@ -20,13 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.memory import memory_finding
-from nsync_pipeline.errors import (
-    BaseModelError,
-    ParamsError,
-    PictureError,
-    UserError,
-    short_list,
-)
+from nsync_pipeline.errors import BaseModelError, ParamsError, PictureError, UserError, short_list
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.given_files import given_files
 from nsync_pipeline.params import Params, read_params

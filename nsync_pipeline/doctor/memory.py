@@ -157,6 +157,17 @@ class Way:
     waiting_blocks: bool = False  # of the denoiser
 
 
+STEPS: Mapping[str, tuple[bool | int, str, str | bool | int]] = {
+    "in_one_pass": (False, "training.branches", "in_turn"),
+    "checkpointing": (True, "training.gradient_checkpointing", True),
+    "offload": (True, "base_model.memory.offload", True),
+    "micro_batch": (1, "training.batch_size", 1),
+    "quantized": (True, "base_model.quantization", "int8"),
+    "waiting_blocks": (True, "base_model.memory.group_offload", True),
+}
+"""From more memory to less: what a way is then, and the key of params.yaml and its value."""
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """What a training on a base model takes, in bytes."""
@@ -247,19 +258,12 @@ def estimate(
 def ways_to_fit(estimated: MemoryEstimate, asked: Way, available: int) -> Way | None:
     """The first way that fits into ``available`` bytes, from as it is asked to the most frugal.
 
-    Each step keeps what the ones before it changed: the branches one at a time, gradient
-    checkpointing, offloading, a micro-batch of one, a denoiser in 8 bits, blocks that wait.
+    Each of ``STEPS`` keeps what the ones before it changed.
     """
-    way = asked
-    steps: tuple[dict[str, bool | int], ...] = (
-        {}, {"in_one_pass": False}, {"checkpointing": True}, {"offload": True}, {"micro_batch": 1},
-        {"quantized": True}, {"waiting_blocks": True},
-    )  # fmt: skip
-    for changes in steps:
-        way = replace(way, **changes)  # type: ignore[arg-type] # names and types are Way's
-        if estimated.peak(way) <= available:
-            return way
-    return None
+    ways = [asked]
+    for name, (frugal, _, _) in STEPS.items():
+        ways.append(replace(ways[-1], **{name: frugal}))  # type: ignore[arg-type] # as Way has it
+    return next((way for way in ways if estimated.peak(way) <= available), None)
 
 
 def _denoiser_bytes(
@@ -289,6 +293,18 @@ def _trained(
             widths = (s[1] for name, s in clip.shapes.items() if "token_embedding" in name)
             count += training.textual_inversion.vectors * max(widths, default=0)
     return count
+
+
+def _needs_most(
+    params: Params, base: BaseShapes, number_bytes: int, quantization: Quantization | None = None
+) -> tuple[str, MemoryEstimate, Way]:
+    """The variant that needs most memory as it is asked for: its name, what it takes, and how."""
+    wanted = []
+    for name in params.variants:
+        training = params.variant(name)
+        estimated = estimate(base, training, number_bytes, quantization)
+        wanted.append((name, estimated, _asked(params, training, estimated.branches)))
+    return max(wanted, key=lambda one: one[1].peak(one[2]))
 
 
 def _asked(params: Params, training: TrainingConfig, branches: int) -> Way:
@@ -326,17 +342,12 @@ def card_presets(params: Params) -> list[CardPreset] | None:
     if base is None:
         return None
     number_bytes = {"float32": FULL, "float64": 2 * FULL}.get(params.base_model.dtype, FULL // 2)
-    wanted = []
-    for name in params.variants:
-        training = params.variant(name)
-        estimated = estimate(base, training, number_bytes)
-        wanted.append((estimated, _asked(params, training, estimated.branches), training))
-    estimated, asked, training = max(wanted, key=lambda one: one[0].peak(one[1]))
+    name, estimated, asked = _needs_most(params, base, number_bytes)
     presets = []
     for card in CARDS:
         way = ways_to_fit(estimated, asked, (card - DESKTOP) * GIB)
         frugal = way or Way(False, True, True, 1)
-        changes = _changes(asked, frugal, training.accumulation)
+        changes = _changes(asked, frugal, params.variant(name).accumulation)
         presets.append(CardPreset(card, way is not None, changes, estimated.peak(frugal)))
     return presets
 
@@ -344,19 +355,11 @@ def card_presets(params: Params) -> list[CardPreset] | None:
 def _changes(asked: Way, way: Way, accumulation: int) -> dict[str, str | bool | int]:
     """What to set to go ``way`` instead, by dotted key; the samples a step stay as many."""
     changes: dict[str, str | bool | int] = {}
-    if asked.in_one_pass and not way.in_one_pass:
-        changes["training.branches"] = "in_turn"
-    if way.checkpointing and not asked.checkpointing:
-        changes["training.gradient_checkpointing"] = True
-    if way.offload and not asked.offload:
-        changes["base_model.memory.offload"] = True
-    if way.micro_batch < asked.micro_batch:
-        changes["training.batch_size"] = way.micro_batch
-        changes["training.accumulation"] = accumulation * asked.micro_batch // way.micro_batch
-    if way.quantized and not asked.quantized:
-        changes["base_model.quantization"] = "int8"
-    if way.waiting_blocks and not asked.waiting_blocks:
-        changes["base_model.memory.group_offload"] = True
+    for name, (frugal, key, value) in STEPS.items():
+        if getattr(way, name) == frugal != getattr(asked, name):
+            changes[key] = value
+            if name == "micro_batch":
+                changes["training.accumulation"] = accumulation * asked.micro_batch
     return changes
 
 
@@ -376,23 +379,14 @@ def memory_finding(params: Params, available: int | None = None) -> Finding:
             "run this again once the first stage has downloaded it",
         )  # fmt: skip
     number_bytes = placement.dtype.itemsize
-    estimates = {
-        name: estimate(base, params.variant(name), number_bytes, placement.quantization)
-        for name in params.variants
-    }
+    name, estimated, asked = _needs_most(params, base, number_bytes, placement.quantization)
     if available is None and placement.device.type == "cuda":
         import torch
 
         available = torch.cuda.mem_get_info()[0]
     elif available is None:
         available = psutil.virtual_memory().available
-    peaks = {
-        name: estimated.peak(_asked(params, params.variant(name), estimated.branches))
-        for name, estimated in estimates.items()
-    }
-    name = max(peaks, key=peaks.__getitem__)
-    estimated, training = estimates[name], params.variant(name)
-    asked = _asked(params, training, estimated.branches)
+    training = params.variant(name)
     way = ways_to_fit(estimated, asked, available)
     millions = sum(component.parameters for component in base.components) / 1e6
     weights = f"{millions:,.{0 if millions >= 10 else 1}f} M weights"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from nsync_pipeline.adaptation.saved_steps import weights_of_step
@@ -27,6 +26,7 @@ from nsync_pipeline.report.figures import Measured, TableRow, figures_table
 from nsync_pipeline.report.lineage import settings_text
 from nsync_pipeline.report.words import explained
 from nsync_pipeline.samples.config import GenerationConfig
+from nsync_pipeline.templates import templates_in
 from nsync_pipeline.workspace import BASE, LORA_FILE, MANIFEST_FILE, SKETCHBOOK, Workspace
 
 CARD_FILE = "README.md"
@@ -43,13 +43,7 @@ class CardFile:
 
 def render(card: dict[str, Any]) -> str:
     """The card as Markdown; the same card gives the same text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates_in(Path(__file__).parent, html=False)
     environment.filters |= {"explained": explained, "public_name": public_name}
     environment.filters |= {
         "cell": cell, "plain": plain, "quoted": quoted, "code": code, "code_block": code_block

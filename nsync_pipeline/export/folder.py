@@ -9,12 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from nsync_pipeline.adaptation.lora_file import (
-    OWN_METADATA,
-    LoraHeader,
-    load_lora,
-    write_lora_file,
-)
+from nsync_pipeline.adaptation.lora_file import OWN_METADATA, LoraHeader, load_lora, write_lora_file
 from nsync_pipeline.adaptation.other_forms import (
     NoFormError,
     form_for_others,

@@ -24,7 +24,6 @@ from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.workspace import (
     EMBEDDINGS_FILE,
     LORA_FILE,
-    TrainingRun,
     Workspace,
     trained_files,
 )
@@ -84,8 +83,7 @@ def read_trained_variant(
             no such weights.
     """
     settings = params.style(style)
-    params.variant(variant)
-    run = TrainingRun(variant, params.training_seed(training_seed))
+    run = params.training_run(variant, training_seed)
     folder = workspace.model(style, variant, run.training_seed)
     if not trained_files(folder):
         raise MissingArtifactError(

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from nsync_pipeline.export.kohya import SharedModel
+from nsync_pipeline.families.checkpoint_file import ALONE
 from nsync_pipeline.families.clip_tokenizers import placeholder_tokens
+from nsync_pipeline.families.loading import FAMILIES
 
 PIPELINES = {
     "stable-diffusion-v": "StableDiffusionPipeline",
@@ -11,14 +13,8 @@ PIPELINES = {
     "stable-diffusion-3": "StableDiffusion3Pipeline",
 }
 """By how the architecture begins."""
-DENOISERS = {
-    "z-image": ("ZImageTransformer2DModel", "Tongyi-MAI/Z-Image"),
-    "flux-1-dev": ("FluxTransformer2DModel", "black-forest-labs/FLUX.1-dev"),
-    "flux-2-klein": ("Flux2Transformer2DModel", "black-forest-labs/FLUX.2-klein-base-4B"),
-    "qwen-image": ("QwenImageTransformer2DModel", "Qwen/Qwen-Image"),
-    "krea-2": ("Krea2Transformer2DModel", "krea/Krea-2-Raw"),
-}
-"""Architectures of which a single file is the denoiser alone: its class, and where the rest is."""
+DENOISERS = {family.architecture: family for family in (FAMILIES[k.family] for k in ALONE.values())}
+"""The families of which a single file is the denoiser alone, by architecture."""
 UNETS = ("sketchbook", "stable-diffusion-v", "stable-diffusion-xl")
 """How the architectures begin whose denoiser is a UNet."""
 CHECKPOINTS = (".safetensors", ".ckpt")
@@ -54,7 +50,7 @@ def snippet(model: SharedModel, shared: Shared) -> str:
         lines.append("from nsync_pipeline.sketchbook import PIPELINE_FOLDER")
     base = "PIPELINE_FOLDER" if shared.embedded else repr(shared.base)
     if single and alone is not None:
-        denoiser, rest = alone
+        denoiser, rest = alone.denoiser_class.__name__, alone.base_id
         lines += [
             f"from diffusers import {kind}, {denoiser}",
             "",

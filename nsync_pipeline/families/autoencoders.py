@@ -8,12 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLFlux2,
-    AutoencoderKLQwenImage,
-    AutoencoderTiny,
-)
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 

@@ -1,7 +1,8 @@
-"""CLIP's tokenizers: the one place where prompts become token numbers."""
+"""The tokenizers of CLIP and T5: the one place where prompts become token numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import CLIPTokenizer
@@ -41,14 +42,15 @@ VOCABULARIES = ("tokenizer.json", "vocab.json")
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """CLIP's tokenizer, and the window of the text encoder behind it."""
+    """A tokenizer, and how many of its tokens the text encoder behind it takes."""
 
-    tokenizer: CLIPTokenizer
-    window: int  # tokens, start and end counted
+    tokenizer: Any
+    window: int  # start and end counted
+    around: int = 2  # tokens that are put around a prompt: start and end
 
     @property
     def max_prompt_tokens(self) -> int:
-        return self.window - 2
+        return self.window - self.around
 
     def prompt_tokens(self, prompt: str) -> int:
         (whole,) = written_out(self.tokenizer, [prompt])
@@ -82,6 +84,12 @@ class PromptTokenizers:
         return max(tokenizer.prompt_tokens(prompt) for tokenizer in self.each)
 
 
+def require_vocabulary(folder: Path) -> None:
+    """BaseModelError where there is none: transformers would go on with one of two tokens."""
+    if not any((folder / file).is_file() for file in VOCABULARIES):
+        raise BaseModelError(f"{folder} has none of {', '.join(VOCABULARIES)}.")
+
+
 def load_tokenizers(folder: PipelineFolder, count: int) -> PromptTokenizers:
     """The first ``count`` tokenizers of a pipeline (tokenizer, tokenizer_2), or BaseModelError."""
     suffixes = [""] + [f"_{number}" for number in range(2, count + 1)]
@@ -90,11 +98,8 @@ def load_tokenizers(folder: PipelineFolder, count: int) -> PromptTokenizers:
 
 def _load(folder: PipelineFolder, suffix: str) -> PromptTokenizer:
     name = f"tokenizer{suffix}"
-    vocabulary = folder.path / name
-    if not any((vocabulary / file).is_file() for file in VOCABULARIES):
-        # CLIPTokenizer would go on with a vocabulary of its own, of two tokens.
-        raise BaseModelError(f"{vocabulary} has none of {', '.join(VOCABULARIES)}.")
-    with loading_errors(vocabulary):
+    require_vocabulary(folder.path / name)
+    with loading_errors(folder.path / name):
         tokenizer = CLIPTokenizer.from_pretrained(folder.path, subfolder=name)
     settings_file = folder.path / f"text_encoder{suffix}" / "config.json"
     with loading_errors(settings_file.parent):

@@ -1,6 +1,6 @@
-"""What the transformers that read prompts by a language model share.
+"""What the transformers share that are trained by flow matching and take pictures as tokens.
 
-They are trained by flow matching, on a path that may be shifted by the picture's size.
+The path they are trained on may be shifted by the picture's size.
 """
 
 from abc import abstractmethod
@@ -27,17 +27,61 @@ TIMES = 1000.0  # what these models' pipelines divide a timestep by
 
 
 class FlowTransformer(LatentDiffusion):
-    """A frozen base model of that kind but for what its ``predict`` gives the denoiser."""
+    """A frozen base model of that kind but for its prompts, and where it is told that tokens are.
 
-    language_models: ClassVar[Mapping[str, Any]]  # the classes its text encoder may have
-    window: ClassVar[int]  # tokens, of the prompt and of what is put around it
+    The latter is ``conditions``.
+    """
+
     noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
-    components = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
-    clip_encoders: ClassVar[Mapping[str, Any]] = {}
-    counted_by = ("tokenizer",)
     native_resolution = 1024
     token_side = 2
     denoiser_prefix: str = "transformer"
+
+    @classmethod
+    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
+        return int(config["joint_attention_dim"])
+
+    def predict(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        prompt_embeds: PromptEmbeds,
+        geometry: Tensor | None = None,
+    ) -> Tensor:
+        found = self.denoiser(
+            hidden_states=as_tokens(noisy_latents.to(self.device, self.dtype), self.token_side),
+            timestep=timesteps.to(self.device) / TIMES,
+            encoder_hidden_states=prompt_embeds.tokens.to(self.device, self.dtype),
+            **self.conditions(noisy_latents, prompt_embeds, geometry),
+            return_dict=False,
+        )[0]
+        return as_latents(self.in_full(found), noisy_latents, self.token_side)
+
+    def in_full(self, prediction: Tensor) -> Tensor:
+        return torch.as_tensor(prediction.to(self._placement.full_dtype))
+
+    def mask_of(self, prompt_embeds: PromptEmbeds) -> Tensor | None:
+        """Which tokens there are (B, L), on the denoiser's device; None: all of them."""
+        mask = prompt_embeds.mask
+        return None if mask is None else mask.to(self.device)
+
+    def grid_positions(self, latents: Tensor, axes: int) -> Tensor:
+        """Row and column of each token of ``latents`` on axes 1 and 2 of ``axes``: (h w, axes)."""
+        height, width = (side // self.token_side for side in latents.shape[2:])
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        positions = torch.zeros(height * width, axes, dtype=torch.int64)
+        positions[:, 1], positions[:, 2] = rows.flatten(), columns.flatten()
+        return positions.to(self.device)
+
+
+class LanguageTransformer(FlowTransformer):
+    """The same, where a language model reads the prompts."""
+
+    language_models: ClassVar[Mapping[str, Any]]  # the classes its text encoder may have
+    window: ClassVar[int]  # tokens, of the prompt and of what is put around it
+    components = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+    clip_encoders: ClassVar[Mapping[str, Any]] = {}
+    counted_by = ("tokenizer",)
     tokenizer: LanguageTokenizer
 
     @classmethod
@@ -52,10 +96,6 @@ class FlowTransformer(LatentDiffusion):
     @classmethod
     def load_tokenizer(cls, folder: PipelineFolder) -> LanguageTokenizer:
         return load_language_tokenizer(folder, cls.written, cls.window)
-
-    @classmethod
-    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
-        return int(config["joint_attention_dim"])
 
     def load_text_encoders(self, folder: PipelineFolder) -> None:
         self.language_model = LanguageModel(folder, self.language_models, self._placement)
@@ -77,30 +117,15 @@ class FlowTransformer(LatentDiffusion):
     def read(self, prompt: str) -> Tensor:
         """What the denoiser is told of ``prompt``: (L, ...)."""
 
-    def told(self, prompt_embeds: PromptEmbeds) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, L, ...) and mask (B, L), on the denoiser's device; None: all tokens."""
-        mask = prompt_embeds.mask
-        tokens = prompt_embeds.tokens.to(self.device, self.dtype)
-        return tokens, None if mask is None else mask.to(self.device)
 
-    def in_full(self, prediction: Tensor) -> Tensor:
-        return torch.as_tensor(prediction.to(self._placement.full_dtype))
+def as_tokens(latents: Tensor, side: int) -> Tensor:
+    """Each square of ``side`` latents (B, C, h, w) a side as a token: (B, tokens, side^2 C)."""
+    return pixel_unshuffle(latents, side).flatten(2).mT
 
 
-def packed(latents: Tensor) -> Tensor:
-    """Each square of four of ``latents`` (B, C, h, w) as a token: (B, h w / 4, 4 C)."""
-    return pixel_unshuffle(latents, 2).flatten(2).mT
-
-
-def unpacked(tokens: Tensor, like: Tensor) -> Tensor:
-    """``tokens`` (B, h w / 4, 4 C) as latents of the size of ``like`` (B, C, h, w)."""
+def as_latents(tokens: Tensor, like: Tensor, side: int) -> Tensor:
+    """``tokens`` (B, tokens, side^2 C) as latents of the size of ``like`` (B, C, h, w)."""
     height, width = like.shape[2:]
-    return pixel_shuffle(tokens.mT.reshape(*tokens.mT.shape[:2], height // 2, width // 2), 2)
-
-
-def grid_positions(height: int, width: int, axes: int, device: torch.device) -> Tensor:
-    """Row and column of each token of a picture on axes 1 and 2 of ``axes``: (h w, axes)."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    positions = torch.zeros(height * width, axes, dtype=torch.int64)
-    positions[:, 1], positions[:, 2] = rows.flatten(), columns.flatten()
-    return positions.to(device)
+    return pixel_shuffle(
+        tokens.mT.reshape(*tokens.mT.shape[:2], height // side, width // side), side
+    )

@@ -5,8 +5,6 @@ Black Forest Labs, FLUX.1; the conventions are diffusers'.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,45 +12,17 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from nsync_pipeline.families.clip_tokenizers import PromptTokenizers, load_tokenizers
+from nsync_pipeline.families.clip_tokenizers import PromptTokenizer
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.flow_transformer import TIMES, grid_positions, packed, unpacked
-from nsync_pipeline.families.latent_diffusion import LatentDiffusion
+from nsync_pipeline.families.flow_transformer import FlowTransformer
+from nsync_pipeline.families.latent_diffusion import JOINT_LORA_TARGETS
 from nsync_pipeline.families.loading_errors import loading_errors
-from nsync_pipeline.families.noise_schedules import linear_mu, sized_schedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
-from nsync_pipeline.families.t5 import (
-    CLASSES,
-    T5Tokenizer,
-    load_t5,
-    load_t5_tokenizer,
-    t5_states,
-)
+from nsync_pipeline.families.t5 import CLASSES, load_t5, load_t5_tokenizer, t5_states
 from nsync_pipeline.files import read_json
-
-LORA_TARGETS = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-)  # fmt: skip
-"""The attention of both kinds of blocks, as diffusers' script has them."""
 
 WINDOW = 512  # tokens of T5, its end counted: the pipeline's default
 IN_TRAINING = 1.0  # the guidance it is told there, as its trainers tell it
-
-
-@dataclass(frozen=True)
-class Flux1Tokenizers:
-    """A prompt must fit T5; of what CLIP says only the sum is told, and it is cut."""
-
-    clip: PromptTokenizers
-    t5: T5Tokenizer
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        return self.t5.max_prompt_tokens
-
-    def prompt_tokens(self, prompt: str) -> int:
-        return self.t5.prompt_tokens(prompt)
 
 
 def is_told_guidance(folder: PipelineFolder) -> bool:
@@ -64,8 +34,11 @@ def is_told_guidance(folder: PipelineFolder) -> bool:
         return bool(read_json(file).get("guidance_embeds"))
 
 
-class Flux1(LatentDiffusion):
-    """A frozen FLUX.1 dev; a ``Family``."""
+class Flux1(FlowTransformer):
+    """A frozen FLUX.1 dev; a ``Family``.
+
+    A prompt must fit T5; of what CLIP says only the sum is told, and it is cut.
+    """
 
     models = "FLUX.1 dev"
     pipeline_class = "FluxPipeline"
@@ -74,17 +47,14 @@ class Flux1(LatentDiffusion):
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer",
         "vae",
     )  # fmt: skip
-    counted_by = ("text_encoder", "tokenizer", "tokenizer_2")
+    counted_by = ("tokenizer_2",)
     clip_encoders: ClassVar = {"text_encoder": CLIPTextModel}
     denoiser_class = FluxTransformer2DModel
-    noise_schedule_of = partial(sized_schedule, mu=linear_mu, patch=2)
     packed = True
-    native_resolution = 1024
-    token_side = 2
-    lora_targets: tuple[str, ...] = LORA_TARGETS
-    denoiser_prefix: str = "transformer"
+    lora_targets: tuple[str, ...] = JOINT_LORA_TARGETS
     architecture: str | None = "flux-1-dev"
     told_guidance: float | None = IN_TRAINING
+    tokenizer: PromptTokenizer
 
     @classmethod
     def required_of_prompts(cls) -> dict[str, Sequence[str]]:
@@ -92,19 +62,13 @@ class Flux1(LatentDiffusion):
         return {**super().required_of_prompts(), **second}
 
     @classmethod
-    def load_tokenizer(cls, folder: PipelineFolder) -> Flux1Tokenizers:
-        t5 = load_t5_tokenizer(folder, "tokenizer_2", WINDOW)
-        return Flux1Tokenizers(load_tokenizers(folder, count=1), t5)
+    def load_tokenizer(cls, folder: PipelineFolder) -> PromptTokenizer:
+        return load_t5_tokenizer(folder, "tokenizer_2", WINDOW)
 
     def load_text_encoders(self, folder: PipelineFolder) -> None:
-        both = self.tokenizer
-        assert isinstance(both, Flux1Tokenizers)
-        self.tokenizer = both.clip
         super().load_text_encoders(folder)
-        self.tokenizer = both
-        self._t5_tokenizer = both.t5
         self.text_encoders += (load_t5(folder, "text_encoder_2", self._placement),)
-        self.tokenizers += (both.t5.tokenizer,)
+        self.tokenizers += (self.tokenizer.tokenizer,)
 
     def embed_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
         """T5's last hidden states (B, 512, D), and CLIP's pooled output (B, P)."""
@@ -112,31 +76,18 @@ class Flux1(LatentDiffusion):
         ids = self.clip_tokenizers[0].padded(prompts)["input_ids"].to(self.device)
         with self._placement.in_use(clip):
             pooled = clip(ids).pooler_output
-        return PromptEmbeds(t5_states(t5, self._t5_tokenizer, prompts, self._placement), pooled)
+        return PromptEmbeds(t5_states(t5, self.tokenizer, prompts, self._placement), pooled)
 
-    def predict(
-        self,
-        noisy_latents: Tensor,
-        timesteps: Tensor,
-        prompt_embeds: PromptEmbeds,
-        geometry: Tensor | None = None,
-    ) -> Tensor:
+    def conditions(
+        self, noisy_latents: Tensor, prompt_embeds: PromptEmbeds, geometry: Tensor | None
+    ) -> Mapping[str, Any]:
+        """The guidance, what CLIP says of the prompts, and where tokens are."""
         assert prompt_embeds.pooled is not None
         assert self.told_guidance is not None
-        height, width = (side // 2 for side in noisy_latents.shape[2:])
-        tokens = prompt_embeds.tokens.to(self.device, self.dtype)
-        found = self.denoiser(
-            hidden_states=packed(noisy_latents.to(self.device, self.dtype)),
-            timestep=timesteps.to(self.device) / TIMES,
-            guidance=torch.full((len(tokens),), self.told_guidance, device=self.device),
-            pooled_projections=prompt_embeds.pooled.to(self.device, self.dtype),
-            encoder_hidden_states=tokens,
-            txt_ids=torch.zeros(tokens.shape[1], 3, device=self.device),
-            img_ids=grid_positions(height, width, 3, self.device),
-            return_dict=False,
-        )[0]
-        return unpacked(torch.as_tensor(found.to(self._placement.full_dtype)), noisy_latents)
-
-    @classmethod
-    def numbers_a_token(cls, config: Mapping[str, Any]) -> int:
-        return int(config["joint_attention_dim"])
+        batch, told = prompt_embeds.tokens.shape[:2]
+        return {
+            "guidance": torch.full((batch,), self.told_guidance, device=self.device),
+            "pooled_projections": prompt_embeds.pooled.to(self.device, self.dtype),
+            "txt_ids": torch.zeros(told, 3, device=self.device),
+            "img_ids": self.grid_positions(noisy_latents, axes=3),
+        }

@@ -3,6 +3,7 @@
 Source: Black Forest Labs, FLUX.2; the conventions are diffusers'.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,15 +14,13 @@ from transformers import Qwen3ForCausalLM
 
 from nsync_pipeline.families.autoencoders import Flux2Autoencoder
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.flow_transformer import TIMES, FlowTransformer, grid_positions
-from nsync_pipeline.families.language_model import (
-    chat,
-)
+from nsync_pipeline.families.flow_transformer import LanguageTransformer
+from nsync_pipeline.families.language_model import chat
+from nsync_pipeline.families.latent_diffusion import JOINT_LORA_TARGETS
 from nsync_pipeline.families.noise_schedules import sized_schedule
 
 LORA_TARGETS = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    *JOINT_LORA_TARGETS,
     "attn.to_qkv_mlp_proj",
     *(f"single_transformer_blocks.{number}.attn.to_out" for number in range(48)),
 )  # fmt: skip
@@ -44,7 +43,7 @@ def empirical_mu(settings: Any, tokens: int, steps: int | None) -> float:
     return many + (many - few) * (steps - 200) / 190
 
 
-class Flux2Klein(FlowTransformer):
+class Flux2Klein(LanguageTransformer):
     """A frozen FLUX.2 klein base; a ``Family``. Its latents are of 16 x 16 pixels."""
 
     models = "FLUX.2 klein base"
@@ -65,23 +64,14 @@ class Flux2Klein(FlowTransformer):
         ids, mask = self.tokenizer.ids(prompt, fill=True)
         return torch.cat(self.language_model.states(ids, mask, LAYERS), dim=-1)[0]
 
-    def predict(
-        self,
-        noisy_latents: Tensor,
-        timesteps: Tensor,
-        prompt_embeds: PromptEmbeds,
-        geometry: Tensor | None = None,
-    ) -> Tensor:
-        height, width = noisy_latents.shape[2:]
-        tokens, _ = self.told(prompt_embeds)
-        places = torch.zeros(tokens.shape[1], 4, dtype=torch.int64)
-        places[:, 3] = torch.arange(tokens.shape[1])
-        found = self.denoiser(
-            hidden_states=noisy_latents.to(self.device, self.dtype).flatten(2).mT,
-            timestep=timesteps.to(self.device) / TIMES,
-            encoder_hidden_states=tokens,
-            txt_ids=places.to(self.device),
-            img_ids=grid_positions(height, width, 4, self.device),
-            return_dict=False,
-        )[0]
-        return self.in_full(found).mT.reshape(noisy_latents.shape)
+    def conditions(
+        self, noisy_latents: Tensor, prompt_embeds: PromptEmbeds, geometry: Tensor | None
+    ) -> Mapping[str, Any]:
+        """Where tokens are: of the prompt on the last axis, of the picture on two others."""
+        told = prompt_embeds.tokens.shape[1]
+        places = torch.zeros(told, 4, dtype=torch.int64)
+        places[:, 3] = torch.arange(told)
+        return {
+            "txt_ids": places.to(self.device),
+            "img_ids": self.grid_positions(noisy_latents, axes=4),
+        }

@@ -13,13 +13,7 @@ from transformers import Qwen3VLModel
 
 from nsync_pipeline.families.autoencoders import QwenAutoencoder
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.flow_transformer import (
-    TIMES,
-    FlowTransformer,
-    grid_positions,
-    packed,
-    unpacked,
-)
+from nsync_pipeline.families.flow_transformer import LanguageTransformer
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.qwen_image import ANSWER, SYSTEM, SYSTEM_TOKENS
 
@@ -39,7 +33,7 @@ def described(tokenizer: Any, prompt: str) -> str:
     return SYSTEM + prompt
 
 
-class Krea2(FlowTransformer):
+class Krea2(LanguageTransformer):
     """A frozen Krea 2 Raw; a ``Family``.
 
     Its pipeline fills a prompt up to 512 tokens, which no other token sees and which take no place;
@@ -73,22 +67,13 @@ class Krea2(FlowTransformer):
         states = self.language_model.states(ids, torch.ones_like(ids), self._layers)
         return torch.stack(states, dim=2)[0, SYSTEM_TOKENS:]
 
-    def predict(
-        self,
-        noisy_latents: Tensor,
-        timesteps: Tensor,
-        prompt_embeds: PromptEmbeds,
-        geometry: Tensor | None = None,
-    ) -> Tensor:
-        height, width = (side // 2 for side in noisy_latents.shape[2:])
-        tokens, mask = self.told(prompt_embeds)
-        origin = torch.zeros(tokens.shape[1], 3, dtype=torch.int64, device=self.device)
-        found = self.denoiser(
-            hidden_states=packed(noisy_latents.to(self.device, self.dtype)),
-            encoder_hidden_states=tokens,
-            timestep=timesteps.to(self.device) / TIMES,
-            position_ids=torch.cat([origin, grid_positions(height, width, 3, self.device)]),
-            encoder_attention_mask=mask,
-            return_dict=False,
-        )[0]
-        return unpacked(self.in_full(found), noisy_latents)
+    def conditions(
+        self, noisy_latents: Tensor, prompt_embeds: PromptEmbeds, geometry: Tensor | None
+    ) -> Mapping[str, Any]:
+        """Where tokens are, all of the prompt's in one place; and which of them there are."""
+        told = prompt_embeds.tokens.shape[1]
+        origin = torch.zeros(told, 3, dtype=torch.int64, device=self.device)
+        return {
+            "position_ids": torch.cat([origin, self.grid_positions(noisy_latents, axes=3)]),
+            "encoder_attention_mask": self.mask_of(prompt_embeds),
+        }

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from nsync_pipeline.errors import BaseModelError
-from nsync_pipeline.families.clip_tokenizers import VOCABULARIES
+from nsync_pipeline.families.clip_tokenizers import require_vocabulary
 from nsync_pipeline.families.loading_errors import loading_errors
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement
@@ -57,8 +56,7 @@ def load_language_tokenizer(
 ) -> LanguageTokenizer:
     """That of a pipeline; BaseModelError where it is missing, or has no template that is needed."""
     path = folder.path / "tokenizer"
-    if not any((path / file).is_file() for file in VOCABULARIES):
-        raise BaseModelError(f"{path} has none of {', '.join(VOCABULARIES)}.")
+    require_vocabulary(path)
     with loading_errors(path):
         found = LanguageTokenizer(
             Qwen2Tokenizer.from_pretrained(folder.path, subfolder="tokenizer"), written, window

@@ -22,6 +22,11 @@ from nsync_pipeline.families.weights import load_frozen
 
 UNET_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 """The attention and feed-forward projections of a UNet's transformer blocks."""
+JOINT_LORA_TARGETS = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+)  # fmt: skip
+"""The joint attention of a transformer, of pictures and of prompts, as diffusers' script has it."""
 
 
 class LatentDiffusion:
@@ -119,9 +124,10 @@ class LatentDiffusion:
 
     def load_text_encoders(self, folder: PipelineFolder) -> None:
         """Set ``text_encoders`` and ``tokenizers``."""
-        place = self._placement
-        assert isinstance(self.tokenizer, PromptTokenizers)
-        self.clip_tokenizers = self.tokenizer.each
+        place, clip = self._placement, self.tokenizer
+        if not isinstance(clip, PromptTokenizers):  # something else counts a prompt's tokens
+            clip = load_tokenizers(folder, len(self.clip_encoders))
+        self.clip_tokenizers = clip.each
         self.tokenizers = tuple(of.tokenizer for of in self.clip_tokenizers)
         self.text_encoders = tuple(
             load_frozen(kind, folder, name, place.resting_place, place.full_dtype)

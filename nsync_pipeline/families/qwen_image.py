@@ -3,6 +3,7 @@
 Source: Qwen-Image (arXiv 2508.02324); the conventions are diffusers'.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from diffusers import QwenImageTransformer2DModel
@@ -11,11 +12,11 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from nsync_pipeline.families.autoencoders import QwenAutoencoder
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.flow_transformer import TIMES, FlowTransformer, packed, unpacked
+from nsync_pipeline.families.flow_transformer import LanguageTransformer, as_latents, as_tokens
+from nsync_pipeline.families.latent_diffusion import JOINT_LORA_TARGETS
 
 LORA_TARGETS = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    *JOINT_LORA_TARGETS,
     "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2",
 )  # fmt: skip
 """Attention and feed-forward of both streams, as its trainers adapt them."""
@@ -34,7 +35,7 @@ def described(tokenizer: Any, prompt: str) -> str:
     return SYSTEM + prompt + ANSWER
 
 
-class QwenImage(FlowTransformer):
+class QwenImage(LanguageTransformer):
     """A frozen Qwen-Image; a ``Family``."""
 
     models = "Qwen-Image"
@@ -59,27 +60,20 @@ class QwenImage(FlowTransformer):
         ids, mask = self.tokenizer.ids(prompt or " ")
         return self.language_model.states(ids, mask, (-1,))[0][0, SYSTEM_TOKENS:]
 
-    def predict(
-        self,
-        noisy_latents: Tensor,
-        timesteps: Tensor,
-        prompt_embeds: PromptEmbeds,
-        geometry: Tensor | None = None,
-    ) -> Tensor:
-        height, width = noisy_latents.shape[2:]
-        tokens, mask = self.told(prompt_embeds)
-        found = self.denoiser(
-            hidden_states=packed(noisy_latents.to(self.device, self.dtype)),
-            timestep=timesteps.to(self.device) / TIMES,
-            encoder_hidden_states=tokens,
-            encoder_hidden_states_mask=mask,
-            img_shapes=[[(1, height // 2, width // 2)]] * len(tokens),
-            return_dict=False,
-        )[0]
-        return unpacked(self.in_full(found), noisy_latents)
+    def conditions(
+        self, noisy_latents: Tensor, prompt_embeds: PromptEmbeds, geometry: Tensor | None
+    ) -> Mapping[str, Any]:
+        """The picture's size in tokens, and which of the prompt's there are."""
+        batch = len(prompt_embeds)
+        height, width = (side // self.token_side for side in noisy_latents.shape[2:])
+        return {
+            "encoder_hidden_states_mask": self.mask_of(prompt_embeds),
+            "img_shapes": [[(1, height, width)]] * batch,
+        }
 
     def guided(self, empty: Tensor, prompted: Tensor, scale: float) -> Tensor:
         """Each token as long as it is without guidance."""
-        found, own = packed(super().guided(empty, prompted, scale)), packed(prompted)
+        both = (prompted, super().guided(empty, prompted, scale))
+        own, found = (as_tokens(latents, self.token_side) for latents in both)
         lengths = [tokens.norm(dim=-1, keepdim=True) for tokens in (own, found)]
-        return unpacked(found * (lengths[0] / lengths[1]), empty)
+        return as_latents(found * (lengths[0] / lengths[1]), empty, self.token_side)

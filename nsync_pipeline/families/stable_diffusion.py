@@ -6,9 +6,7 @@ from typing import ClassVar
 from transformers import CLIPTextModel
 
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.latent_diffusion import UNET_LORA_TARGETS, LatentDiffusion
-
-LORA_TARGETS = UNET_LORA_TARGETS
+from nsync_pipeline.families.latent_diffusion import LatentDiffusion
 
 
 class StableDiffusion(LatentDiffusion):

@@ -13,19 +13,13 @@ from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection
 
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.latent_diffusion import LatentDiffusion
+from nsync_pipeline.families.latent_diffusion import JOINT_LORA_TARGETS, LatentDiffusion
 from nsync_pipeline.families.noise_schedules import flow_schedule
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement
 from nsync_pipeline.families.t5 import CLASSES, load_t5, load_t5_tokenizer, t5_states
 
 ALLOWED_T5: dict[str, Sequence[str]] = {f"{name}_3": kinds for name, kinds in CLASSES.items()}
-
-LORA_TARGETS = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-)  # fmt: skip
-"""The projections of the joint attention, of pictures and of prompts, as diffusers' script has."""
 
 T5_WINDOW = 256  # tokens of T5, its end counted: the pipeline's default
 
@@ -48,7 +42,7 @@ class StableDiffusion3(LatentDiffusion):
     )
     denoiser_class = SD3Transformer2DModel
     noise_schedule_of = flow_schedule
-    lora_targets: tuple[str, ...] = LORA_TARGETS
+    lora_targets: tuple[str, ...] = JOINT_LORA_TARGETS
     denoiser_prefix: str = "transformer"
     architecture: str | None = "stable-diffusion-3"
 

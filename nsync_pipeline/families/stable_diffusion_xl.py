@@ -12,11 +12,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.latent_diffusion import UNET_LORA_TARGETS, LatentDiffusion
+from nsync_pipeline.families.latent_diffusion import LatentDiffusion
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement
-
-LORA_TARGETS = UNET_LORA_TARGETS
 
 
 class StableDiffusionXL(LatentDiffusion):

@@ -1,6 +1,6 @@
 """Frozen weights: whole, safetensors unless the user says otherwise, never remote code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def load_frozen(
     folder: PipelineFolder,
     component: str,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype,
     quantization: Quantization | None = None,
 ) -> Any:
     """The model of class ``kind``, a component of ``folder``: in eval, without gradients.
@@ -51,60 +51,46 @@ def load_frozen(
         BaseModelError: the files are missing, broken, or do not have every weight.
     """
     checkpoint = folder.checkpoint_of(component)
-    if checkpoint is None:
-        model, missing = _from_folder(kind, folder, component, dtype, quantization)
-        path, of = folder.path / component, ""
-    else:
-        model, missing = _from_checkpoint(kind, folder, checkpoint, component, dtype, quantization)
-        path, of = checkpoint, f" of its {component}"
+    path = checkpoint or folder.path / component
+    options = {"subfolder": component, "torch_dtype": dtype, **_quantized(quantization, dtype)}
+    with loading_errors(path), quiet_libraries():
+        if checkpoint is None:
+            model, missing = _from_folder(kind, folder, component, options)
+        else:
+            model, missing = _from_checkpoint(kind, folder, checkpoint, options)
     if missing:  # the libraries would go on with random numbers in their place
+        of = f" of its {component}" if checkpoint else ""
         raise BaseModelError(f"{path} lacks {len(missing)} weights{of}, the first is {missing[0]}.")
     return model.to(device).eval().requires_grad_(False)
 
 
 def _from_folder(
-    kind: Any,
-    folder: PipelineFolder,
-    component: str,
-    dtype: torch.dtype,
-    quantization: Quantization | None,
+    kind: Any, folder: PipelineFolder, component: str, options: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
-    with loading_errors(folder.path / component), quiet_libraries():
-        model, info = kind.from_pretrained(
-            folder.path,
-            subfolder=component,
-            use_safetensors=None if folder.allow_pickle else True,
-            variant=variant_of(folder.path / component, folder.allow_pickle),
-            torch_dtype=dtype,
-            output_loading_info=True,
-            **_quantized(quantization, dtype),
-        )
+    model, info = kind.from_pretrained(
+        folder.path,
+        use_safetensors=None if folder.allow_pickle else True,
+        variant=variant_of(folder.path / component, folder.allow_pickle),
+        output_loading_info=True,
+        **options,
+    )
     return model, sorted(info["missing_keys"])
 
 
 def _from_checkpoint(
-    kind: Any,
-    folder: PipelineFolder,
-    checkpoint: Path,
-    component: str,
-    dtype: torch.dtype,
-    quantization: Quantization | None,
+    kind: Any, folder: PipelineFolder, checkpoint: Path, options: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
     """As diffusers converts it; the settings are the folder's."""
     whole = folder.checkpoint_kind is None or folder.checkpoint_kind.holds is None
     tensors = (read_tensors if whole else denoiser_tensors)(checkpoint, folder.allow_pickle)
-    common: dict[str, Any] = {
-        "config": str(folder.path), "subfolder": component, "torch_dtype": dtype,
-        "local_files_only": True,
-    }  # fmt: skip
-    with loading_errors(checkpoint), quiet_libraries():
-        if not issubclass(kind, transformers.PreTrainedModel):
-            model = kind.from_single_file(tensors, **common, **_quantized(quantization, dtype))
-        elif issubclass(kind, transformers.T5EncoderModel):
-            model = create_diffusers_t5_model_from_checkpoint(kind, tensors, **common)
-            model.tie_weights()  # its embeddings have two names, and the checkpoint has one
-        else:
-            model = create_diffusers_clip_model_from_ldm(kind, tensors, **common)
+    common: dict[str, Any] = {"config": str(folder.path), "local_files_only": True, **options}
+    if not issubclass(kind, transformers.PreTrainedModel):
+        model = kind.from_single_file(tensors, **common)
+    elif issubclass(kind, transformers.T5EncoderModel):
+        model = create_diffusers_t5_model_from_checkpoint(kind, tensors, **common)
+        model.tie_weights()  # its embeddings have two names, and the checkpoint has one
+    else:
+        model = create_diffusers_clip_model_from_ldm(kind, tensors, **common)
     # What the checkpoint did not have is still without numbers.
     return model, sorted(name for name, weight in model.named_parameters() if weight.is_meta)
 

@@ -13,10 +13,8 @@ from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from nsync_pipeline.contrast.branch_copies import MIXED_ROWS
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.flow_transformer import TIMES, FlowTransformer
-from nsync_pipeline.families.language_model import (
-    chat,
-)
+from nsync_pipeline.families.flow_transformer import TIMES, LanguageTransformer
+from nsync_pipeline.families.language_model import chat
 from nsync_pipeline.families.pipeline_folder import PipelineFolder
 from nsync_pipeline.families.placement import Placement
 
@@ -29,7 +27,7 @@ LORA_TARGETS = (
 WINDOW = 512  # tokens of the prompt and what is put around it: the pipeline's default
 
 
-class ZImage(FlowTransformer):
+class ZImage(LanguageTransformer):
     """A frozen Z-Image; a ``Family``."""
 
     models = "Z-Image"

@@ -25,12 +25,7 @@ from nsync_pipeline.graph.dvc import check_dvc_file
 from nsync_pipeline.graph.locks import leased_devices, sole_writer
 from nsync_pipeline.graph.made import Made, describe, read_made, require_whole
 from nsync_pipeline.graph.places import Places, on_cluster, on_threads, places_of
-from nsync_pipeline.graph.processes import (
-    UNDER_DVC,
-    die_with_parent,
-    ends_with_parent,
-    run_workers,
-)
+from nsync_pipeline.graph.processes import UNDER_DVC, die_with_parent, ends_with_parent, run_workers
 from nsync_pipeline.graph.progress import (
     DagsterLine,
     dagster_line,
@@ -66,6 +61,12 @@ class Asked:
     recipe: int | None = None  # that dvc.yaml expects; None: any
     processes: int = 1  # that share the work of a training
     part: AblationPart = WHOLE
+
+    def artefact(self, graph: Graph) -> Artefact:
+        """Raises ``ParamsError`` where there is none such."""
+        return graph.artefact(
+            self.stage, self.style, self.variant, self.training_seed, self.of_ablation
+        )
 
     def command(self, workspace: Workspace) -> list[str]:
         """That makes it in a process of its own."""
@@ -125,9 +126,7 @@ def run_stage(workspace: Workspace, asked: Asked) -> Outcome | None:
     require_own_engine(workspace)
     graph = Graph.read(workspace, asked.part)
     sweep(workspace.state)
-    artefact = graph.artefact(
-        asked.stage, asked.style, asked.variant, asked.training_seed, asked.of_ablation
-    )
+    artefact = asked.artefact(graph)
     if asked.recipe not in (None, artefact.stage.recipe):
         raise ParamsError(
             f"dvc.yaml expects recipe {asked.recipe} of {asked.stage}, and this version of the "
@@ -153,10 +152,7 @@ def run_in_processes(workspace: Workspace, asked: Asked) -> None:
     if ends_with_parent():
         die_with_parent()
     graph = Graph.read(workspace, asked.part)
-    artefact = graph.artefact(
-        asked.stage, asked.style, asked.variant, asked.training_seed, asked.of_ablation
-    )
-    places = _places(graph, artefact)
+    places = _places(graph, asked.artefact(graph))
     if places.cluster:
         raise UserError(
             f"--processes {asked.processes} is of this machine, and stages run on Ray "
@@ -395,11 +391,8 @@ def device_kind(graph: Graph, artefact: Artefact) -> str:
 
 def _places(graph: Graph, artefact: Artefact) -> Places:
     """Where the stage runs, and the devices that it may use."""
-    return (
-        places_of(graph.params)
-        if artefact.stage.on_device or on_cluster(graph.params)
-        else Places()
-    )
+    needs_one = artefact.stage.on_device or on_cluster(graph.params)
+    return places_of(graph.params) if needs_one else Places()
 
 
 def require_own_engine(workspace: Workspace) -> None:

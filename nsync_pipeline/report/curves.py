@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nsync_pipeline.drawing.config import GuidanceConfig
-from nsync_pipeline.evaluation.curves import AreaDifference, Choice, Curves
+from nsync_pipeline.evaluation.curves import Choice, Curves
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.catalogue import METRICS, Metric
-from nsync_pipeline.metrics.verdict import Comparison
 from nsync_pipeline.pictures.embedded import Picture
 from nsync_pipeline.report.charts import Curve, CurvePoint, Side, curve_chart
 from nsync_pipeline.report.figures import Cell, digits_for, percent, shown
@@ -20,43 +19,26 @@ LABELLED = 40
 
 
 @dataclass(frozen=True)
-class WayCell:
-    text: str
-    best: bool
-
-
-@dataclass(frozen=True)
-class WayRow:
-    words: str
-    cells: tuple[WayCell, ...]  # a variant each
-
-
-@dataclass(frozen=True)
 class Suggestion:
     """In which way to draw a variant."""
 
     variant: str
     colour: int
-    words: str
+    way: GuidanceConfig
     text: str
-    said: str
-    options: str
     elsewhere: str  # for other programs; empty where the same holds there
 
 
 @dataclass(frozen=True)
 class CurvesSection:
-    ways: tuple[str, ...]
+    measured: Curves
     style: Metric
     content: Metric
     chart: str
-    rows: tuple[WayRow, ...]
+    rows: tuple[tuple[str, list[tuple[str, bool]]], ...]
+    """A way each, in words; of each variant the figures, and whether it is its best."""
     areas: tuple[Cell, ...]  # a variant each; none where there is no scale
-    area_differences: tuple[AreaDifference, ...]
     suggestions: tuple[Suggestion, ...]
-    comparisons: tuple[Comparison, ...]
-    choosing: int
-    judging: int
     caption: str
     pictures: tuple[tuple[str, int, list[Picture]], ...]
 
@@ -71,33 +53,32 @@ def curves_section(
     best = {name: choice.way for name, choice in curves.best.items()}
     ways = {way.key: way for way in curves.ways}
     drawn = {name: pictures.in_ways(name, list(ways)[1:]) for name in variants}
+
+    def cell(name: str, key: str) -> tuple[str, bool]:
+        figures = curves.variants[name][key]
+        texts = [_one(figures[metric.name].value, metric) for metric in (style, content)]
+        return " / ".join(texts), best.get(name) == key
+
     return CurvesSection(
-        ways=tuple(way.words for way in curves.ways),
+        measured=curves,
         style=style,
         content=content,
-        chart=_chart(curves, variants, best, style, content),
-        rows=tuple(_row(way, curves, variants, best, style, content) for way in curves.ways),
+        chart=_chart(curves, variants, best),
+        rows=tuple(
+            (way.words, [cell(name, key) for name in variants]) for key, way in ways.items()
+        ),
         areas=tuple(_area(curves.areas[name]) for name in variants if name in curves.areas),
-        area_differences=tuple(curves.area_differences),
         suggestions=tuple(
             Suggestion(
-                variant=name,
-                colour=variants.index(name),
-                words=ways[way].words,
-                text=suggested(curves, name),
-                said=ways[way].said,
-                options=ways[way].options,
-                elsewhere=elsewhere(curves, name),
+                name, variants.index(name), ways[best[name]], suggested(curves, name),
+                elsewhere(curves, name),
             )
             for name in variants
-            if (way := best.get(name)) is not None
+            if name in best
         ),
-        comparisons=tuple(curves.comparisons),
-        choosing=curves.choosing,
-        judging=curves.judging,
         caption=next(iter(drawn.values()))[0],
         pictures=tuple((n, variants.index(n), shown) for n, (_, shown) in drawn.items()),
-    )
+    )  # fmt: skip
 
 
 def suggested(curves: Curves, variant: str) -> str:
@@ -170,22 +151,6 @@ def _at_an_end(ways: Sequence[GuidanceConfig], key: str) -> str | None:
     return "strongest" if own.amount == max(amounts) else "weakest"
 
 
-def _row(
-    way: GuidanceConfig,
-    curves: Curves,
-    variants: Sequence[str],
-    best: Mapping[str, str],
-    style: Metric,
-    content: Metric,
-) -> WayRow:
-    cells = []
-    for name in variants:
-        figures = curves.variants[name][way.key]
-        texts = [_one(figures[metric.name].value, metric) for metric in (style, content)]
-        cells.append(WayCell(" / ".join(texts), best.get(name) == way.key))
-    return WayRow(way.words, tuple(cells))
-
-
 def _shown_at(figures: Mapping[str, Interval], metric: Metric) -> float:
     return figures[metric.name].value * (100.0 if metric.percent else 1.0)
 
@@ -195,13 +160,8 @@ def _area(area: Interval) -> Cell:
     return Cell(shown(area.value, 2), " to ".join(shown(min(max(e, 0), 1), 2) for e in ends))
 
 
-def _chart(
-    curves: Curves,
-    variants: Sequence[str],
-    best: Mapping[str, str],
-    style: Metric,
-    content: Metric,
-) -> str:
+def _chart(curves: Curves, variants: Sequence[str], best: Mapping[str, str]) -> str:
+    style, content = _metrics(curves)
     labelled = len(variants) * len(curves.ways) <= LABELLED
     drawn, told = [], []
     for colour, name in enumerate(variants):

@@ -3,20 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nsync_pipeline.report.figures import percent, shown
 from nsync_pipeline.report.words import difference, explained
+from nsync_pipeline.templates import templates_in
 
 FOLDER = Path(__file__).parent
-TEMPLATES = Environment(
-    loader=FileSystemLoader(FOLDER),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES = templates_in(FOLDER)
 TEMPLATES.filters |= {
     # Our own style sheet and charts go in as they are; whatever comes from a user is escaped.
     "inline": Markup,

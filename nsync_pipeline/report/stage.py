@@ -35,12 +35,7 @@ from nsync_pipeline.report.words import (
     what_is_compared,
 )
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.workspace import (
-    PLOTS_FOLDER,
-    SKETCHBOOK,
-    SKETCHBOOK_PREFIX,
-    training_runs,
-)
+from nsync_pipeline.workspace import PLOTS_FOLDER, SKETCHBOOK, SKETCHBOOK_PREFIX, training_runs
 
 REPORT_FILE = "report.html"
 

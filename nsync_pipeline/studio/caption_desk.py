@@ -14,12 +14,7 @@ from dataclasses import dataclass
 from filelock import FileLock
 
 from nsync_pipeline.captions.answers import caption_of
-from nsync_pipeline.captions.by_hand import (
-    HandCaption,
-    caption_line,
-    read_by_hand,
-    write_by_hand,
-)
+from nsync_pipeline.captions.by_hand import HandCaption, caption_line, read_by_hand, write_by_hand
 from nsync_pipeline.captions.prompt_length import DANGLING, fit
 from nsync_pipeline.captions.style_words import scrub
 from nsync_pipeline.errors import MissingArtifactError, UserError

@@ -1,177 +1,133 @@
 """A style's captions: written, changed all at once, taken in and out."""
 
-import json
-import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from markupsafe import Markup
-from starlette.requests import Request
-from starlette.responses import (
-    JSONResponse,
-    Response,
-)
+from starlette.responses import JSONResponse, Response
 
 from nsync_pipeline.captions.style_words import own_names
 from nsync_pipeline.doctor.findings import captioner_finding
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import parse_json
-from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.settings import write_settings
 from nsync_pipeline.studio import caption_desk, jobs, sidecars
 from nsync_pipeline.studio.caption_desk import CaptionCard, Change
 from nsync_pipeline.studio.jobs import Kind
-from nsync_pipeline.studio.page import (
-    Desk,
-    Form,
-    cards_asked,
-    go_to,
-    source_asked,
-    style_asked,
-    tab_page,
-    value_of,
-    wants_json,
-)
+from nsync_pipeline.studio.page import Visit
+from nsync_pipeline.templates import script_json
 
 
-def captions_page(request: Request, desk: Desk) -> Response:
-    graph, style, found, cards = cards_asked(request, desk)
-    desk.tokens.prepare(graph.params.base_model)
-    return tab_page(
-        request, desk, "captions.html", "captions", graph=graph, found=found, cards=cards,
-        content=_script_json(
-            {
-                "cards": [_caption_json(graph, desk, style, card) for card in cards],
-                "chips": caption_desk.chips(cards),
-            }
-        ),
-        own_words=graph.params.style(style).style_words,
-        words=(*graph.params.captioning.style_words, *_names(graph, style)),
-        captioner=captioner_finding(graph.params), model=graph.params.captioning.asked,
+def captions_page(visit: Visit) -> Response:
+    params, cards = visit.params, visit.cards()
+    visit.desk.tokens.prepare(params.base_model)
+    content = {
+        "cards": [_caption_json(visit, card) for card in cards],
+        "chips": caption_desk.chips(cards),
+    }
+    return visit.tab(
+        "captions", found=visit.pictures, cards=cards, content=script_json(content),
+        own_words=visit.settings.style_words,
+        words=(*params.captioning.style_words, *_names(visit)),
+        captioner=captioner_finding(params), model=params.captioning.asked,
     )  # fmt: skip
 
 
-def _names(graph: Graph, style: str) -> tuple[str, ...]:
-    settings = graph.params.style(style)
-    return own_names(style, settings.placeholder, settings.style_words)
+def _names(visit: Visit) -> tuple[str, ...]:
+    return own_names(visit.style, visit.settings.placeholder, visit.settings.style_words)
 
 
-def _caption_json(graph: Graph, desk: Desk, style: str, card: CaptionCard) -> dict[str, Any]:
-    return {**asdict(card), "raw": card.raw, "outlook": _outlook_of(graph, desk, style, card.raw)}
+def _caption_json(visit: Visit, card: CaptionCard) -> dict[str, Any]:
+    return {**asdict(card), "raw": card.raw, "outlook": _outlook_of(visit, card.raw)}
 
 
-def _outlook_of(graph: Graph, desk: Desk, style: str, text: str) -> dict[str, Any]:
-    settings = graph.params.style(style)
-    counter = desk.tokens.of(graph.params.base_model, settings.placeholder, settings.generic_style)
-    tokens, most = counter or (None, 0)
-    words, names = graph.params.captioning.style_words, _names(graph, style)
-    found = caption_desk.outlook(text, words, names, tokens, most)
+def _outlook_of(visit: Visit, text: str) -> dict[str, Any]:
+    settings, params = visit.settings, visit.params
+    styles = settings.placeholder, settings.generic_style
+    tokens, most = visit.desk.tokens.of(params.base_model, *styles) or (None, 0)
+    words = params.captioning.style_words
+    found = caption_desk.outlook(text, words, _names(visit), tokens, most)
     return asdict(found) | {"nothing_left": found.nothing_left}
 
 
-def _script_json(content: object) -> Markup:
-    """JSON that may stand inside a <script>: no caption can end it."""
-    text = json.dumps(content, ensure_ascii=True)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def save_captions(request: Request, desk: Desk, form: Form) -> Response:
+def save_captions(visit: Visit) -> Response:
     """One caption, or several: ``changes`` is a list of id, was, caption."""
-    _, style, _, cards = cards_asked(request, desk)
-    changes = _changes(value_of(form, "changes"))
-    caption_desk.save(desk.workspace, style, cards, changes)
-    return _captions_now(request, desk, [change.id for change in changes])
-
-
-def _changes(text: str) -> list[Change]:
     try:
-        return [Change(str(c["id"]), str(c["was"]), str(c["caption"])) for c in parse_json(text)]
+        said = parse_json(visit.given("changes"))
+        changes = [Change(str(one["id"]), str(one["was"]), str(one["caption"])) for one in said]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"What was sent cannot be read: {error}") from error
+    caption_desk.save(visit.workspace, visit.style, visit.cards(), changes)
+    return _captions_now(visit, changes)
 
 
 def _captions_now(
-    request: Request, desk: Desk, ids: list[str], undo: list[Change] | None = None
+    visit: Visit, changes: list[Change], undo: list[Change] | None = None
 ) -> Response:
-    graph, style, _, cards = cards_asked(request, desk)
+    cards, ids = visit.cards(), {change.id for change in changes}
     return JSONResponse(
         {
-            "cards": [_caption_json(graph, desk, style, card) for card in cards if card.id in ids],
+            "cards": [_caption_json(visit, card) for card in cards if card.id in ids],
             "chips": caption_desk.chips(cards),
             "undo": [asdict(change) for change in undo or ()],
         }
     )
 
 
-def outlook(request: Request, desk: Desk, form: Form) -> Response:
-    graph, style = style_asked(request)
-    return JSONResponse(_outlook_of(graph, desk, style, value_of(form, "caption")))
+def outlook(visit: Visit) -> Response:
+    return JSONResponse(_outlook_of(visit, visit.given("caption")))
 
 
-def change_captions(request: Request, desk: Desk, form: Form) -> Response:
+def change_captions(visit: Visit) -> Response:
     """Something in all captions at once; gives how to undo it."""
-    _, style, _, cards = cards_asked(request, desk)
-    match value_of(form, "do"):
+    cards = visit.cards()
+    match visit.given("do"):
         case "replace":
-            changes = caption_desk.replaced(
-                cards,
-                value_of(form, "find"),
-                value_of(form, "by"),
-                value_of(form, "whole_words") == "true",
-            )
+            find, by = visit.given("find"), visit.given("by")
+            whole_words = visit.given("whole_words") == "true"
+            changes = caption_desk.replaced(cards, find, by, whole_words)
         case "remove_tag":
-            changes = caption_desk.without_tag(cards, value_of(form, "tag"))
+            changes = caption_desk.without_tag(cards, visit.given("tag"))
         case "add_tag":
-            changes = caption_desk.with_tag(cards, value_of(form, "tag"))
+            changes = caption_desk.with_tag(cards, visit.given("tag"))
         case other:
             raise UserError(f"{other!r} is nothing that can be done with captions.")
-    if value_of(form, "try") == "true":
+    if visit.given("try") == "true":
         return JSONResponse({"count": len(changes)})
-    caption_desk.save(desk.workspace, style, cards, changes)
+    caption_desk.save(visit.workspace, visit.style, cards, changes)
     undo = [Change(change.id, change.caption, change.was) for change in changes]
-    return _captions_now(request, desk, [change.id for change in changes], undo)
+    return _captions_now(visit, changes, undo)
 
 
-def suggest(request: Request, desk: Desk, form: Form) -> Response:
+def suggest(visit: Visit) -> Response:
     """Have the captions stage ask the model about pictures without a caption."""
-    _, style = style_asked(request)
+    style = visit.style
     command = (*jobs.NSYNC, "make", style, "--until", "captions")
-    desk.jobs.start(Kind.MAKE, style, f"Suggestions for {style}", command)
-    return go_to(f"/styles/{style}/captions", "The model looks at the pictures.")
+    visit.desk.jobs.start(Kind.MAKE, style, f"Suggestions for {style}", command)
+    return visit.go_to("captions", "The model looks at the pictures.")
 
 
-def style_words(request: Request, desk: Desk, form: Form) -> Response:
+def style_words(visit: Visit) -> Response:
     """Words that are taken out of this style's captions only."""
-    _, style = style_asked(request)
-    words = [w.strip() for w in value_of(form, "style_words").split(",") if w.strip()]
-    write_settings(desk.workspace, {f"styles.{style}.style_words": words})
-    return go_to(f"/styles/{style}/captions")
+    key = f"styles.{visit.style}.style_words"
+    write_settings(visit.workspace, {key: visit.words("style_words")})
+    return visit.go_to("captions")
 
 
-def export_sidecars(request: Request, desk: Desk) -> Response:
-    _, style, _, cards = cards_asked(request, desk)
-    name = f"{style}-captions.zip"
+def export_sidecars(visit: Visit) -> Response:
+    name = f"{visit.style}-captions.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(sidecars.as_zip(cards), media_type="application/zip", headers=headers)
+    content = sidecars.as_zip(visit.cards())
+    return Response(content, media_type="application/zip", headers=headers)
 
 
-def import_sidecars(request: Request, desk: Desk, form: Form) -> Response:
+def import_sidecars(visit: Visit) -> Response:
     """Captions of text files that were dropped, or lie in a folder that is named."""
-    _, style, _, cards = cards_asked(request, desk)
-    source, dropped = source_asked(desk, form)
-    try:
-        changes, strangers = sidecars.read_from(Path(source).expanduser(), cards)
-    finally:
-        if dropped is not None:
-            shutil.rmtree(dropped, ignore_errors=True)
-    caption_desk.save(desk.workspace, style, cards, changes)
+    cards = visit.cards()
+    with visit.files_given() as folder:
+        changes, strangers = sidecars.read_from(folder, cards)
+    caption_desk.save(visit.workspace, visit.style, cards, changes)
     said = f"{len(changes)} captions brought in."
     if strangers:
         said += f" No picture here for: {', '.join(strangers[:5])}"
         said += f" and {len(strangers) - 5} more." if len(strangers) > 5 else "."
-    target = f"/styles/{style}/captions"
-    if wants_json(request):
-        return JSONResponse({"go": f"{target}?notice={quote(said)}"})
-    return go_to(target, said)
+    return visit.go_to("captions", said)

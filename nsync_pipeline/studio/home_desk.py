@@ -65,17 +65,12 @@ def trained_loras(graph: Graph, style: str) -> list[TrainedLora]:
             steps = int(summary["steps"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a training of another version: the queue says that it is out of date
-        exported, steps_saved = export_folder(graph.workspace, style, run), saved_steps(folder)
-        there = (exported / "export.json").is_file()
-        files = (
-            sorted(path for path in exported.iterdir() if path.suffix == ".safetensors")
-            if there
-            else []
-        )
+        place, steps_saved = export_folder(graph.workspace, style, run), saved_steps(folder)
+        exported = place if (place / "export.json").is_file() else None
+        files = sorted(exported.glob("*.safetensors")) if exported else []
         found.append(
             TrainedLora(
-                run, names[run], style_phrase(word), Path(base).name or base, steps, rule,
-                exported if there else None,
+                run, names[run], style_phrase(word), Path(base).name or base, steps, rule, exported,
                 tuple(ExportedFile(f.name, f.stat().st_size / MIB) for f in files),
                 steps_saved if len(steps_saved) > 1 else (),
                 chosen.step if (chosen := used.get(run.name)) else None,

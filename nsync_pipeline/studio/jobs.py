@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
+from pydantic import TypeAdapter
 
 from nsync_pipeline.errors import WorkspaceBusyError
 from nsync_pipeline.files import read_json, write_whole
@@ -51,6 +52,9 @@ class Record:
     began: float  # as the system says of the process
 
 
+_RECORD = TypeAdapter(Record)
+
+
 @dataclass(frozen=True)
 class Job:
     """What was started last, and how it stands."""
@@ -82,12 +86,8 @@ class Jobs:
         if kind in self._own:
             self._own[kind].poll()  # so that one that has ended is no zombie
         try:
-            content = read_json(self._file(kind, "json"))
-            record = Record(
-                kind, content["style"], content["title"], tuple(content["command"]),
-                int(content["process"]), float(content["began"]),
-            )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError):
+            record = _RECORD.validate_python(read_json(self._file(kind, "json")))
+        except (OSError, ValueError):
             return None
         code = _number(self._file(kind, "rc"))
         is_running = code is None and _is_alive(record)

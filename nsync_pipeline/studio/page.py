@@ -1,17 +1,19 @@
 """What the studio's pages are made with: the desk they read, forms, templates, answers.
 
-The style of an address is looked up once, here, before any page of it is asked.
+The style of an address is looked up here, before any page of it is asked.
 """
 
 import re
+import shutil
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -27,12 +29,15 @@ from starlette.responses import (
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import parse_json
 from nsync_pipeline.graph.artefacts import Graph
+from nsync_pipeline.params import Params
 from nsync_pipeline.studio import caption_desk
 from nsync_pipeline.studio.caption_desk import CaptionCard, ConflictError
 from nsync_pipeline.studio.guard import POLICY
 from nsync_pipeline.studio.jobs import Jobs, Kind
 from nsync_pipeline.studio.picture_desk import PictureDesk, Pictures
 from nsync_pipeline.studio.tokens import TokenCounts
+from nsync_pipeline.style_set.config import StyleConfig
+from nsync_pipeline.templates import templates_in
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent
@@ -41,7 +46,6 @@ MOST_UPLOADED = 512 * 2**20  # bytes of a file
 MOST_SENT = 8 * 2**20  # bytes of a form
 SAMPLE_ROWS = 8
 LONG = "private, max-age=31536000, immutable"
-CARDS_OF_PAGE = ("pictures", "captions", "train", "watch", "compare", "home")
 
 Form = Mapping[str, list[str]]
 
@@ -61,19 +65,123 @@ class Desk:
         return Graph.read(self.workspace)
 
 
+class Visit:
+    """One request: what it asks for, and the workspace as it was when it came."""
+
+    def __init__(self, request: Request, form: Form | None = None) -> None:
+        self.request, self.form = request, form or {}
+        self.desk: Desk = request.app.state.desk
+        self.workspace = self.desk.workspace
+        self.style: str = request.path_params.get("style", "")
+        if self.style:
+            self.params.style(self.style)  # it is one of the workspace's
+
+    @cached_property
+    def graph(self) -> Graph:
+        return self.desk.graph()
+
+    @property
+    def params(self) -> Params:
+        return self.graph.params
+
+    @property
+    def settings(self) -> StyleConfig:
+        """Those of the style."""
+        return self.params.style(self.style)
+
+    def asked(self, name: str) -> str:
+        """What stands in the address."""
+        return self.request.query_params.get(name, "")
+
+    def given(self, name: str) -> str:
+        """What stands in the form, the first of that name."""
+        return self.form.get(name, [""])[0]
+
+    def words(self, name: str) -> list[str]:
+        """What is given with commas between."""
+        return [word.strip() for word in self.given(name).split(",") if word.strip()]
+
+    @property
+    def wants_json(self) -> bool:
+        return wants_json(self.request)
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return self.desk.pictures.pictures(self.graph, self.style)
+
+    def cards(self) -> list[CaptionCard]:
+        """The pictures of the set with their captions."""
+        cards = self.pictures.cards
+        return caption_desk.caption_cards(self.workspace, self.params, self.style, cards)
+
+    def run(self, name: str) -> TrainingRun:
+        """The training that is called so; raises ``UserError`` where there is none."""
+        run = next((run for run in self.params.training_runs() if run.name == name), None)
+        if run is None:
+            raise UserError(f"{name!r} is not a training of params.yaml (any more).")
+        return run
+
+    def tab(self, name: str, template: str = "", **content: Any) -> HTMLResponse:
+        """One of the style's tabs, or the page of all styles."""
+        return rendered(
+            template or f"{name}.html", graph=self.graph, styles=list(self.params.styles),
+            style=self.style or None, tab=name, notice=self.asked("notice"),
+            job=self.desk.jobs.job(Kind.MAKE), **content,
+        )  # fmt: skip
+
+    def go_to(self, tab: str, notice: str = "") -> Response:
+        """The tab of the style, or the address; with what there is to say of what was done."""
+        url = tab if tab.startswith("/") else f"/styles/{self.style}/{tab}"
+        url += f"?notice={quote(notice)}" if notice else ""
+        return JSONResponse({"go": url}) if self.wants_json else RedirectResponse(url, 303)
+
+    def go_back(self, otherwise: str, notice: str) -> Response:
+        """To the page that the form was on, where it says which."""
+        where = self.given("back")
+        was_on = re.fullmatch(r"/styles/[a-z0-9_]+/[a-z]+", where)
+        return self.go_to(where if was_on else otherwise, notice)
+
+    def source(self) -> tuple[str, Path | None]:
+        """The folder that is named, or that of what was dropped, to be removed afterwards."""
+        batch = self.given("batch")
+        if not batch:
+            folder = self.given("folder").strip()
+            if not folder:
+                raise UserError("Drop a folder of pictures here, or name one.")
+            return folder, None
+        if not BATCH.fullmatch(batch):
+            raise UserError("What was dropped is not there (any more): drop it again.")
+        dropped = batch_folder(self.workspace, batch)
+        inner = list(dropped.glob("*")) if dropped.is_dir() else []
+        # A folder that was dropped whole: its pictures are one level down.
+        source = inner[0] if len(inner) == 1 and inner[0].is_dir() else dropped
+        return str(source), dropped
+
+    @contextmanager
+    def files_given(self) -> Iterator[Path]:
+        """The same; what was dropped is removed in the end."""
+        source, dropped = self.source()
+        try:
+            yield Path(source).expanduser()
+        finally:
+            if dropped is not None:
+                shutil.rmtree(dropped, ignore_errors=True)
+
+
 Endpoint = Callable[[Request], Awaitable[Response]]
+Answer = Callable[[Visit], Response]
 
 
-def shown(page: Callable[[Request, Desk], Response]) -> Endpoint:
+def shown(page: Answer) -> Endpoint:
     """What is only looked at; apart from the server's own thread."""
 
     async def endpoint(request: Request) -> Response:
-        return await run_in_threadpool(_of_style, request, page, request.app.state.desk)
+        return await run_in_threadpool(lambda: page(Visit(request)))
 
     return endpoint
 
 
-def done(action: Callable[[Request, Desk, Form], Response]) -> Endpoint:
+def done(action: Answer) -> Endpoint:
     """What changes something, by the fields of a form or of a JSON object."""
 
     async def endpoint(request: Request) -> Response:
@@ -89,31 +197,9 @@ def done(action: Callable[[Request, Desk, Form], Response]) -> Endpoint:
             form = {}
             for name, value in parse_qsl(text, keep_blank_values=True):
                 form.setdefault(name, []).append(value)
-        return await run_in_threadpool(_of_style, request, action, request.app.state.desk, form)
+        return await run_in_threadpool(lambda: action(Visit(request, form)))
 
     return endpoint
-
-
-def _of_style(request: Request, answer: Callable[..., Response], *given: Any) -> Response:
-    """``answer``, where the style of the address is one of the workspace's."""
-    if (style := request.path_params.get("style")) is not None:
-        request.state.graph = request.app.state.desk.graph()
-        request.state.graph.params.style(style)
-    return answer(request, *given)
-
-
-def style_asked(request: Request) -> tuple[Graph, str]:
-    """The workspace as it was when the request came, and the style, which is in it."""
-    graph: Graph = request.state.graph
-    return graph, request.path_params["style"]
-
-
-def run_of(graph: Graph, name: str) -> TrainingRun:
-    """The training that is called so; raises ``UserError`` where there is none."""
-    run = next((run for run in graph.params.training_runs() if run.name == name), None)
-    if run is None:
-        raise UserError(f"{name!r} is not a training of params.yaml (any more).")
-    return run
 
 
 def _json_fields(text: str) -> dict[str, list[str]]:
@@ -124,17 +210,7 @@ def _json_fields(text: str) -> dict[str, list[str]]:
         raise UserError(f"What was sent cannot be read: {error}") from error
 
 
-def value_of(form: Form, name: str) -> str:
-    return form.get(name, [""])[0]
-
-
-TEMPLATES = Environment(
-    loader=FileSystemLoader(FOLDER / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES = templates_in(FOLDER / "templates")
 TEMPLATES.filters["inline"] = Markup  # our own charts
 TEMPLATES.filters["code"] = lambda text: Markup(
     re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))
@@ -146,22 +222,6 @@ def rendered(template: str, status: int = 200, **content: Any) -> HTMLResponse:
     text = TEMPLATES.get_template(template).render(**content)
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
     return HTMLResponse(text, status, headers)
-
-
-def tab_page(request: Request, desk: Desk, template: str, tab: str, **content: Any) -> HTMLResponse:
-    graph = content.pop("graph", None) or desk.graph()
-    style = request.path_params.get("style")
-    return rendered(
-        template, graph=graph, styles=list(graph.params.styles), style=style, tab=tab,
-        notice=request.query_params.get("notice", ""),
-        mistake=request.query_params.get("mistake", ""), job=desk.jobs.job(Kind.MAKE),
-        tabs=CARDS_OF_PAGE, **content,
-    )  # fmt: skip
-
-
-def go_to(url: str, notice: str = "", mistake: str = "") -> Response:
-    said = f"?notice={quote(notice)}" if notice else f"?mistake={quote(mistake)}" if mistake else ""
-    return RedirectResponse(f"{url}{said}", 303)
 
 
 def wants_json(request: Request) -> bool:
@@ -191,42 +251,8 @@ async def not_there(request: Request, error: Exception) -> Response:
 NOT_THERE = PlainTextResponse("That is not there (any more).", 404)
 
 
-def batch_folder(desk: Desk, batch: str) -> Path:
-    return desk.workspace.state / "studio" / "incoming" / batch
-
-
-def source_asked(desk: Desk, form: Form) -> tuple[str, Path | None]:
-    """The folder that is named, or that of what was dropped; the latter is removed afterwards."""
-    batch = value_of(form, "batch")
-    if not batch:
-        folder = value_of(form, "folder").strip()
-        if not folder:
-            raise UserError("Drop a folder of pictures here, or name one.")
-        return folder, None
-    if not BATCH.fullmatch(batch):
-        raise UserError("What was dropped is not there (any more): drop it again.")
-    dropped = batch_folder(desk, batch)
-    inner = list(dropped.glob("*")) if dropped.is_dir() else []
-    # A folder that was dropped whole: its pictures are one level down.
-    source = inner[0] if len(inner) == 1 and inner[0].is_dir() else dropped
-    return str(source), dropped
-
-
-def found_pictures(request: Request, desk: Desk) -> tuple[Graph, str, Pictures]:
-    graph, style = style_asked(request)
-    return graph, style, desk.pictures.pictures(graph, style)
-
-
-def cards_asked(request: Request, desk: Desk) -> tuple[Graph, str, Pictures, list[CaptionCard]]:
-    graph, style, found = found_pictures(request, desk)
-    cards = caption_desk.caption_cards(desk.workspace, graph.params, style, found.cards)
-    return graph, style, found, cards
-
-
-def place_of_form(form: Form, otherwise: str) -> str:
-    """The page that a form was on, where it says which."""
-    where = value_of(form, "back")
-    return where if re.fullmatch(r"/styles/[a-z0-9_]+/[a-z]+", where) else otherwise
+def batch_folder(workspace: Workspace, batch: str) -> Path:
+    return workspace.state / "studio" / "incoming" / batch
 
 
 def file_or_not_there(path: Path) -> Response:

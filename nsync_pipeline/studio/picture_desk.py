@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from pydantic import TypeAdapter
 
 from nsync_pipeline.errors import PictureError, UserError
 from nsync_pipeline.files import read_json, write_whole
@@ -23,7 +24,7 @@ from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.stage import Progress
 from nsync_pipeline.style_set.config import StyleSetConfig, StyleSource
-from nsync_pipeline.style_set.ingestion import Asked, Candidate, Ingestion, Offer, ingest, splits
+from nsync_pipeline.style_set.ingestion import Asked, Candidate, Ingestion, ingest, splits
 from nsync_pipeline.style_set.source_folder import read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
 from nsync_pipeline.workspace import SKETCHBOOK_PREFIX, Workspace
@@ -100,19 +101,9 @@ class PictureDesk:
                 self._reading[style] = running
                 threading.Thread(target=self._read, args=(source, running[1]), daemon=True).start()
             done, total = running[1]
-        cards = tuple(
-            card
-            if card.name not in source.style.excluded
-            else PictureCard(card.name, Standing.EXCLUDED)
-            for card in found.cards
-        )
+        excluded = {n: PictureCard(n, Standing.EXCLUDED) for n in source.style.excluded}
+        cards = tuple(excluded.get(card.name, card) for card in found.cards)
         return Pictures(cards, found.ignored, found.problem, (done, total))
-
-    def wait(self, graph: Graph, style: str) -> Pictures:
-        """The same, once all is read."""
-        while (found := self.pictures(graph, style)).reading is not None:
-            threading.Event().wait(0.02)
-        return found
 
     def thumbnail(self, style: str, card: PictureCard) -> Path | None:
         """A small copy of the picture; None where it cannot be read."""
@@ -181,12 +172,8 @@ class PictureDesk:
     def _kept(self, style: str) -> tuple[str, Pictures]:
         try:
             content = read_json(self._folder(style) / "pictures.json")
-            cards = tuple(
-                PictureCard(**{**card, "standing": Standing(card["standing"])})
-                for card in content["cards"]
-            )
-            return content["key"], Pictures(cards, tuple(content["ignored"]), content["problem"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return content.pop("key"), TypeAdapter(Pictures).validate_python(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return "", Pictures()
 
 
@@ -210,23 +197,18 @@ class _Source:
         return _Source(style, key, source, config, graph.params.seed)
 
     def read(
-        self,
-        workspace: Workspace,
-        store: Callable[[str, Candidate], None],
-        tell: Progress,
+        self, workspace: Workspace, store: Callable[[str, Candidate], None], tell: Progress
     ) -> Pictures:
-        offer = self._offer(workspace)
+        if self.style.source.startswith(SKETCHBOOK_PREFIX):
+            offer = sketchbook_offer(self.style, self.seed)
+        else:
+            asked = Asked(workspace, self.name, f"sources/{self.name}")
+            found = read_source(workspace.source(self.name))
+            offer = folder_offer(found, self.config, asked, self.style.excluded)
         # Where the stage keeps it, too: no file is looked at twice.
         seen_before = workspace.scratch("style_set", self.name) / "seen.jsonl"
         ingestion = ingest(offer, self.config, store, tell, seen_before)
         return Pictures(tuple(self._cards(ingestion)), ingestion.ignored)
-
-    def _offer(self, workspace: Workspace) -> Offer:
-        if self.style.source.startswith(SKETCHBOOK_PREFIX):
-            return sketchbook_offer(self.style, self.seed)
-        asked = Asked(workspace, self.name, f"sources/{self.name}")
-        found = read_source(workspace.source(self.name))
-        return folder_offer(found, self.config, asked, self.style.excluded)
 
     def _cards(self, ingestion: Ingestion) -> list[PictureCard]:
         groups = {picture.group for picture in ingestion.pictures}
@@ -239,14 +221,11 @@ class _Source:
             )
             for picture in ingestion.pictures
         ]  # fmt: skip
-        left_out = (
-            ("the same pixels as", ingestion.duplicates),
-            ("looks the same as", ingestion.near_duplicates),
-        )
-        for why, pairs in left_out:
-            for pair in pairs:
-                name, _, kept = pair.partition(" = ")
-                cards.append(PictureCard(name, Standing.LEFT_OUT, why=f"{why} {kept}"))
+        left_out = [("the same pixels as", pair) for pair in ingestion.duplicates]
+        left_out += [("looks the same as", pair) for pair in ingestion.near_duplicates]
+        for why, pair in left_out:
+            name, _, kept = pair.partition(" = ")
+            cards.append(PictureCard(name, Standing.LEFT_OUT, why=f"{why} {kept}"))
         no_caption = "no caption came with it (style_set.uncaptioned is skip)"
         cards += [PictureCard(n, Standing.LEFT_OUT, why=no_caption) for n in ingestion.uncaptioned]
         cards += [PictureCard(p.name, Standing.UNUSABLE, why=p.reason) for p in ingestion.problems]

@@ -2,22 +2,17 @@
 
 import shutil
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote
+from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import (
-    FileResponse,
-    JSONResponse,
-    Response,
-)
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from nsync_pipeline.add_style import NewStyle, add_style
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.graph.artefacts import Graph, State
+from nsync_pipeline.graph.artefacts import State
 from nsync_pipeline.graph.dvc import DVC_FILE, sync_dvc_file, version_source
 from nsync_pipeline.graph.progress import running
 from nsync_pipeline.graph.settings import write_settings
-from nsync_pipeline.studio import caption_desk
 from nsync_pipeline.studio.jobs import Kind
 from nsync_pipeline.studio.page import (
     BATCH,
@@ -25,51 +20,41 @@ from nsync_pipeline.studio.page import (
     MOST_UPLOADED,
     NOT_THERE,
     Desk,
-    Form,
+    Visit,
     batch_folder,
-    found_pictures,
-    go_to,
     rendered,
-    source_asked,
-    style_asked,
-    tab_page,
-    value_of,
-    wants_json,
 )
-from nsync_pipeline.studio.picture_desk import PictureCard, Pictures, Standing
+from nsync_pipeline.studio.picture_desk import PictureCard, Standing
 
 
-def styles_page(request: Request, desk: Desk) -> Response:
-    graph = desk.graph()
+def styles_page(visit: Visit) -> Response:
+    graph = visit.graph
     cards = []
     for style, settings in graph.params.styles.items():
         standings = graph.standings([style])
-        trained = [
-            standing
-            for artefact, standing in standings.items()
-            if artefact.stage.name == "training" and standing.state is State.FRESH
-        ]
-        found = desk.pictures.pictures(graph, style)
+        fresh = [a for a, standing in standings.items() if standing.state is State.FRESH]
+        found = visit.desk.pictures.pictures(graph, style)
         cards.append(
             {
                 "name": style,
                 "settings": settings,
                 "pictures": found,
                 "covers": found.in_set[:4],
-                "trained": len(trained),
-                "fresh": sum(s.state is State.FRESH for s in standings.values()),
+                "trained": sum(artefact.stage.name == "training" for artefact in fresh),
+                "fresh": len(fresh),
                 "count": len(standings),
             }
         )
-    return tab_page(request, desk, "home.html", "styles", graph=graph, cards=cards)
+    return visit.tab("styles", "home.html", cards=cards)
 
 
-def job_line(request: Request, desk: Desk) -> Response:
-    return rendered("job_line.html", job=desk.jobs.job(Kind.MAKE), lines=running(desk.workspace))
+def job_line(visit: Visit) -> Response:
+    job, lines = visit.desk.jobs.job(Kind.MAKE), running(visit.workspace)
+    return rendered("job_line.html", job=job, lines=lines)
 
 
-def adding(request: Request, desk: Desk) -> Response:
-    return JSONResponse(desk.adding)
+def adding(visit: Visit) -> Response:
+    return JSONResponse(visit.desk.adding)
 
 
 async def upload(request: Request) -> Response:
@@ -82,7 +67,7 @@ async def upload(request: Request) -> Response:
         raise UserError(f"{name!r} is no name of a file.")
     if any(part == ".." or part.startswith(".") for part in parts):
         return JSONResponse({"skipped": name})
-    place = batch_folder(desk, batch).joinpath(*parts)
+    place = batch_folder(desk.workspace, batch).joinpath(*parts)
     place.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     try:
@@ -126,88 +111,63 @@ def _bring_in(desk: Desk, asked: NewStyle, dropped: Path | None) -> str:
     return " ".join(said)
 
 
-def new_style(request: Request, desk: Desk, form: Form) -> Response:
-    source, dropped = source_asked(desk, form)
-    name = value_of(form, "name").strip()
-    words = tuple(word.strip() for word in value_of(form, "style_words").split(",") if word.strip())
+def new_style(visit: Visit) -> Response:
+    source, dropped = visit.source()
+    name = visit.given("name").strip()
     asked = NewStyle(
-        name, source, value_of(form, "placeholder").strip() or "sks",
-        value_of(form, "generic_style").strip() or "painting", words, exclude_bad=True,
-        caption_later=True,
+        name, source, visit.given("placeholder").strip() or "sks",
+        visit.given("generic_style").strip() or "painting", tuple(visit.words("style_words")),
+        exclude_bad=True, caption_later=True,
     )  # fmt: skip
-    said = _bring_in(desk, asked, dropped)
-    target = f"/styles/{name}/pictures"
-    if wants_json(request):
-        return JSONResponse({"go": f"{target}?notice={quote(said)}"})
-    return go_to(target, said)
+    return visit.go_to(f"/styles/{name}/pictures", _bring_in(visit.desk, asked, dropped))
 
 
-def pictures_page(request: Request, desk: Desk) -> Response:
-    graph, style, found = found_pictures(request, desk)
-    return tab_page(
-        request, desk, "pictures.html", "pictures", graph=graph, found=found,
-        settings=graph.params.style(style), written=_written(desk, graph, style, found),
-        Standing=Standing,
-    )  # fmt: skip
+def pictures_page(visit: Visit) -> Response:
+    return visit.tab("pictures", settings=visit.settings, **_pictures(visit))
 
 
-def pictures_grid(request: Request, desk: Desk) -> Response:
-    graph, style, found = found_pictures(request, desk)
-    written = _written(desk, graph, style, found)
-    return rendered(
-        "pictures_grid.html", style=style, found=found, written=written, Standing=Standing
-    )
+def pictures_grid(visit: Visit) -> Response:
+    return rendered("pictures_grid.html", style=visit.style, **_pictures(visit))
 
 
-def _written(desk: Desk, graph: Graph, style: str, found: Pictures) -> dict[str, str]:
-    """The caption of each picture of the set that has one, by id."""
-    cards = caption_desk.caption_cards(desk.workspace, graph.params, style, found.cards)
-    return {card.id: card.raw for card in cards if card.raw}
+def _pictures(visit: Visit) -> dict[str, Any]:
+    """What the grid shows: with the caption of each picture of the set that has one, by id."""
+    written = {card.id: card.raw for card in visit.cards() if card.raw}
+    return {"found": visit.pictures, "written": written, "Standing": Standing}
 
 
-def exclude(request: Request, desk: Desk, form: Form) -> Response:
+def exclude(visit: Visit) -> Response:
     """Leave a picture out, or bring it back; its file stays where it is."""
-    (graph, style), name = style_asked(request), value_of(form, "name")
-    before = graph.params.style(style).excluded
+    name, before = visit.given("name"), visit.settings.excluded
     after = tuple(one for one in before if one != name)
-    if value_of(form, "do") == "exclude":
-        known = {card.name for card in desk.pictures.pictures(graph, style).cards}
-        if name not in known:
-            raise UserError(f"{name!r} is not among the pictures of {style!r}.")
+    if visit.given("do") == "exclude":
+        if name not in {card.name for card in visit.pictures.cards}:
+            raise UserError(f"{name!r} is not among the pictures of {visit.style!r}.")
         after = (*after, name)
-    write_settings(
-        desk.workspace, {f"styles.{style}.excluded": sorted(after)} if after != before else {}
-    )
-    if wants_json(request):
-        return JSONResponse({"excluded": list(after)})
-    return go_to(f"/styles/{style}/pictures")
+    key = f"styles.{visit.style}.excluded"
+    write_settings(visit.workspace, {key: sorted(after)} if after != before else {})
+    return JSONResponse({"excluded": list(after)}) if visit.wants_json else visit.go_to("pictures")
 
 
-def add_pictures(request: Request, desk: Desk, form: Form) -> Response:
-    _, style = style_asked(request)
-    source, dropped = source_asked(desk, form)
-    asked = NewStyle(style, source, update=True, exclude_bad=True, caption_later=True)
-    said = _bring_in(desk, asked, dropped)
-    target = f"/styles/{style}/pictures"
-    if wants_json(request):
-        return JSONResponse({"go": f"{target}?notice={quote(said)}"})
-    return go_to(target, said)
+def add_pictures(visit: Visit) -> Response:
+    source, dropped = visit.source()
+    asked = NewStyle(visit.style, source, update=True, exclude_bad=True, caption_later=True)
+    return visit.go_to("pictures", _bring_in(visit.desk, asked, dropped))
 
 
-def _card(request: Request, desk: Desk) -> tuple[str, PictureCard | None]:
-    _, style, found = found_pictures(request, desk)
-    name = request.query_params.get("name", "")
-    return style, next((card for card in found.cards if card.name == name), None)
+def _card(visit: Visit) -> PictureCard | None:
+    name = visit.asked("name")
+    return next((card for card in visit.pictures.cards if card.name == name), None)
 
 
-def thumbnail(request: Request, desk: Desk) -> Response:
-    style, card = _card(request, desk)
-    return _picture(desk.pictures.thumbnail(style, card) if card else None)
+def thumbnail(visit: Visit) -> Response:
+    card = _card(visit)
+    return _picture(visit.desk.pictures.thumbnail(visit.style, card) if card else None)
 
 
-def view(request: Request, desk: Desk) -> Response:
-    style, card = _card(request, desk)
-    return _picture(desk.pictures.view(style, card) if card else None)
+def view(visit: Visit) -> Response:
+    card = _card(visit)
+    return _picture(visit.desk.pictures.view(visit.style, card) if card else None)
 
 
 def _picture(file: Path | None) -> Response:

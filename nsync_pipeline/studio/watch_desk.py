@@ -136,7 +136,7 @@ def watched(
         elif there:
             state = "stopped" if where == LIVE else "out of date"
         losses = _table(folder / "history.csv", "step", "loss_positive")
-        margins = _margins(folder, where)
+        margins = _points(folder, where, "looks", "style_margin")
         looks = _looks(folder, margins)
         chosen = graph.params.style(style).use_steps.get(run.name)
         saved, problem = _saved(folder, run, chosen, looks) if where == OF_ARTEFACT else ((), "")
@@ -150,7 +150,7 @@ def watched(
                 steps=int(losses[-1][0]) if losses else 0,
                 line=line.partition(": ")[2] if line else "",
                 losses=losses,
-                held_out=_held_out(folder, where),
+                held_out=_points(folder, where, "held_out", "loss"),
                 margins=margins,
                 looks=looks,
                 prompts=look_prompts(folder),
@@ -227,20 +227,14 @@ def _summary(folder: Path) -> dict[str, object]:
         return {}
 
 
-def _held_out(folder: Path, where: str) -> tuple[tuple[float, float], ...]:
+def _points(folder: Path, where: str, name: str, column: str) -> tuple[tuple[float, float], ...]:
+    """What was measured now and then, by step: of a table on the way, of the summary afterwards."""
     if where == LIVE:
-        return _table(folder / "held_out.csv", "step", "loss")
-    losses = _summary(folder).get("held_out_losses")
-    pairs = losses.items() if isinstance(losses, dict) else ()
-    return tuple(sorted((float(step), float(loss)) for step, loss in pairs))
-
-
-def _margins(folder: Path, where: str) -> tuple[tuple[float, float], ...]:
-    if where == LIVE:
-        return _table(folder / "looks.csv", "step", "style_margin")
-    scored = _summary(folder).get("looks")
-    pairs = scored.items() if isinstance(scored, dict) else ()
-    return tuple(sorted((float(step), float(one["style_margin"])) for step, one in pairs))
+        return _table(folder / f"{name}.csv", "step", column)
+    said = _summary(folder).get("held_out_losses" if name == "held_out" else name)
+    pairs = said.items() if isinstance(said, dict) else ()
+    values = ((step, one[column] if isinstance(one, dict) else one) for step, one in pairs)
+    return tuple(sorted((float(step), float(value)) for step, value in values))
 
 
 def _looks(folder: Path, margins: Sequence[tuple[float, float]]) -> tuple[Look, ...]:

@@ -79,6 +79,11 @@ def masked(text: str) -> str:
     )
 
 
+def reason_of(error: object) -> str:
+    """What an error says, in one line, ``masked``; of one that says nothing, its kind."""
+    return masked(" ".join(str(error).split()) or type(error).__name__)
+
+
 def _masked_address(uri: str) -> str:
     """As ``masked``, of a text that is all address, maybe without its scheme."""
     return re.sub(r"^(?!\*)[^/]*:[^/]*@", "***@", masked(uri))

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.tracking import destination, projection
-from nsync_pipeline.tracking.destination import configured_uri, masked
+from nsync_pipeline.tracking.destination import configured_uri, masked, reason_of
 from nsync_pipeline.tracking.models import Promoted, log_model, register
 from nsync_pipeline.tracking.projection import ARTEFACT, Run, Said, Source, sources
 from nsync_pipeline.workspace import Workspace
@@ -391,7 +391,7 @@ def send(workspace: Workspace, server: Server, told: dict[str, str]) -> Outcome:
             told[key], failed = state, 0
         except Exception as error:
             failed = min(failed + 1, PATIENCE)
-            left[key] = masked(" ".join(str(error).split()) or type(error).__name__)
+            left[key] = reason_of(error)
     return Outcome(count, left)
 
 

@@ -16,7 +16,7 @@ from nsync_pipeline.adaptation.dropout import (
     set_dropout_rows,
 )
 from nsync_pipeline.adaptation.lora import ADAPTER, START, lora_layers
-from nsync_pipeline.adaptation.trainables import add_trainables, remove_trained
+from nsync_pipeline.adaptation.trainables import add_trainables
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
 from nsync_pipeline.contrast.branch_gradients import MicroBatch, gradients_fused, gradients_in_turn
@@ -60,11 +60,6 @@ def family(
     for text_encoder in family.text_encoders:
         text_encoder.double()
     return family
-
-
-@pytest.fixture(autouse=True)
-def _bare(family: Family) -> None:
-    remove_trained(family)
 
 
 def trained(family: Family, what: Mapping[str, Any]) -> TrainedWeights:

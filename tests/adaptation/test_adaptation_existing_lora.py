@@ -1,6 +1,5 @@
 """A training starts from an existing LoRA of its shape, whoever wrote it, and from no other."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
+from tests.support.adapted import moved, predicted
 from tests.support.diffusers_pictures import pipeline_of
 from tests.support.tiny_models import save_tiny_stable_diffusion_xl
 from tests.support.tiny_style import tiny_family
@@ -37,36 +37,14 @@ def added(family: Family, folder: Path, **settings: Any) -> TrainedWeights:
     return add_trainables(family, lora, None, torch_stream(0, "lora"), folder=folder)
 
 
-@torch.no_grad()
-def predicted(family: Family) -> Tensor:
-    latents = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(2))
-    prompts = family.encode_prompts(["a red house", "a tree"])
-    return family.predict(latents, torch.tensor([10, 700]), prompts)
-
-
 def save_trained_lora(family: Family, folder: Path, **settings: Any) -> Tensor:
     """``old.safetensors`` of weights away from zero; what the family then predicts."""
-    trained = added(family, folder, **settings)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in trained.weights:
-            weight.add_(torch.randn(weight.shape, generator=generator) * 0.2)
+    moved(added(family, folder, **settings), by=0.2)
     origin = {"base_model": family.name, "base_revision": family.revision}
     save_lora(family, folder / "old.safetensors", origin)
     found = predicted(family)
     remove_lora(family)
     return found
-
-
-@pytest.fixture(scope="module")
-def base(tiny_base: Path) -> Family:
-    return tiny_family(tiny_base)
-
-
-@pytest.fixture
-def family(base: Family) -> Iterator[Family]:
-    yield base
-    remove_lora(base)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

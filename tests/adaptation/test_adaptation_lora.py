@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
-from torch import Tensor
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import add_lora, has_lora, remove_lora
@@ -19,10 +18,10 @@ from nsync_pipeline.adaptation.lora_file import (
 )
 from nsync_pipeline.adaptation.trained_weights import TrainedWeights
 from nsync_pipeline.errors import BaseModelError, MissingArtifactError, TrainingError
-from nsync_pipeline.families.family import Family, PromptEmbeds
+from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import LORA_FILE
-from tests.support.tiny_style import tiny_family
+from tests.support.adapted import moved, predicted
 
 SETTINGS = LoraSettings(rank=2, alpha=6.0)
 """A scale of 3, so that a lost alpha shows."""
@@ -34,30 +33,7 @@ ORIGIN = {"base_model": "tiny", "base_revision": "sha256:0", "update_rule": "ort
 
 def trained(family: Family, settings: LoraSettings = SETTINGS) -> TrainedWeights:
     """A LoRA whose factors are all away from zero."""
-    lora = add_lora(family, settings, torch_stream(0, "lora"))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in lora.weights:
-            weight.add_(torch.randn(weight.shape, generator=generator) * 0.2)
-    return lora
-
-
-@torch.no_grad()
-def predicted(family: Family) -> Tensor:
-    generator = torch.Generator().manual_seed(2)
-    latents = torch.randn(2, *family.latent_shape, generator=generator)
-    prompts = PromptEmbeds(torch.randn(2, 32, 16, generator=generator))
-    return family.predict(latents, torch.tensor([10, 700]), prompts)
-
-
-@pytest.fixture(scope="module")
-def family(tiny_base: Path) -> Family:
-    return tiny_family(tiny_base)
-
-
-@pytest.fixture(autouse=True)
-def _bare(family: Family) -> None:
-    remove_lora(family)
+    return moved(add_lora(family, settings, torch_stream(0, "lora")), by=0.2)
 
 
 def test_a_fresh_lora_changes_nothing(family: Family) -> None:

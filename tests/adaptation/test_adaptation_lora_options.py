@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from pydantic import ValidationError
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import (
@@ -26,6 +26,7 @@ from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import LORA_FILE
+from tests.support.adapted import PROMPTS, moved, predicted
 from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from tests.support.tiny_style import tiny_family
@@ -47,7 +48,6 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
         "dora": True,
     },
 }
-PROMPTS = ["a red house in the style of sks", "a tree"]
 
 
 def lora(family: Family, settings: LoraSettings, seed: int = 0) -> TrainedWeights:
@@ -56,30 +56,6 @@ def lora(family: Family, settings: LoraSettings, seed: int = 0) -> TrainedWeight
 
 def settings_of(options: Mapping[str, Any]) -> LoraSettings:
     return LoraSettings.model_validate({"rank": 2, "alpha": 6.0} | dict(options))
-
-
-def moved(trained: TrainedWeights) -> None:
-    """Move all weights away from their start."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in trained.weights:
-            weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
-
-
-@torch.no_grad()
-def predicted(family: Family) -> Tensor:
-    latents = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(2))
-    return family.predict(latents, torch.tensor([10, 700]), family.encode_prompts(PROMPTS))
-
-
-@pytest.fixture(scope="module")
-def family(tiny_base: Path) -> Family:
-    return tiny_family(tiny_base)
-
-
-@pytest.fixture(autouse=True)
-def _bare(family: Family) -> None:
-    remove_lora(family)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -98,7 +74,7 @@ def test_any_kind_comes_back_from_its_file_here_and_in_diffusers(
 ) -> None:
     """The same prediction; the same pictures, within one of 255 levels, as the pipeline rounds."""
     before = predicted(family)
-    moved(lora(family, settings_of(options)))
+    moved(lora(family, settings_of(options)), by=0.1)
     adapted = predicted(family)
     assert float((adapted - before).abs().max()) > 1e-2
     save_lora(family, tmp_path / LORA_FILE, {})
@@ -130,7 +106,7 @@ def test_both_clip_encoders_load_in_diffusers(
     assert {g for n, g in zip(trained.names, trained.groups, strict=True) if "text" in n} == {
         "text_encoder"
     }
-    moved(trained)
+    moved(trained, by=0.1)
     save_lora(family, tmp_path / LORA_FILE, {})
     remove_lora(family)
     load_lora(family, tmp_path / LORA_FILE)

@@ -21,6 +21,7 @@ from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family, architecture_of
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import LORA_FILE
+from tests.support.adapted import PROMPTS, moved, predicted
 from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from tests.support.plain_steps import KINDS
 from tests.support.tiny_style import tiny_family
@@ -31,35 +32,11 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     "lokr_whole": {"kind": "lokr", "ranks": {"to_q": 20}, "alphas": {"to_k": 1.0}},
     "loha": {"kind": "loha", "targets": ("conv1", "to_q"), "ranks": {"to_q": 3}},
 }
-PROMPTS = ["a red house in the style of sks", "a tree"]
 
 
 def lora(family: Family, options: Mapping[str, Any]) -> TrainedWeights:
     settings = LoraSettings.model_validate({"rank": 2, "alpha": 6.0} | dict(options))
     return add_lora(family, settings, torch_stream(0, "lora"))
-
-
-@torch.no_grad()
-def moved(trained: TrainedWeights, by: float = 0.3) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for weight in trained.weights:
-        weight.add_(torch.randn(weight.shape, generator=generator) * by)
-
-
-@torch.no_grad()
-def predicted(family: Family) -> Tensor:
-    latents = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(2))
-    return family.predict(latents, torch.tensor([10, 700]), family.encode_prompts(PROMPTS))
-
-
-@pytest.fixture(scope="module")
-def family(tiny_base: Path) -> Family:
-    return tiny_family(tiny_base)
-
-
-@pytest.fixture(autouse=True)
-def _bare(family: Family) -> None:
-    remove_lora(family)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -70,7 +47,7 @@ def test_fresh_it_is_the_base_and_from_its_file_it_is_what_it_was(
     trained = lora(family, options)
     assert torch.equal(predicted(family), base)
     assert all(w.requires_grad and w.dtype == torch.float32 for w in trained.weights)
-    moved(trained)
+    moved(trained, by=0.3)
     adapted = predicted(family)
     assert float((adapted - base).abs().max()) > 1e-2
     save_lora(family, tmp_path / LORA_FILE, {})
@@ -126,7 +103,7 @@ def test_other_programs_change_the_weights_as_it_does(
     tiny_base: Path, tmp_path: Path, options: dict[str, Any], read: Callable[..., Tensor]
 ) -> None:
     family = tiny_family(tiny_base)
-    moved(lora(family, options))
+    moved(lora(family, options), by=0.3)
     save_lora(family, tmp_path / LORA_FILE, {})
     header, tensors = read_lora_file(tmp_path / LORA_FILE)
     file = form_for_others(header, tensors, architecture_of(family))
@@ -143,7 +120,7 @@ def test_other_programs_change_the_weights_as_it_does(
 def test_diffusers_reads_a_lokr_on_the_denoiser(
     family: Family, tiny_base: Path, tmp_path: Path
 ) -> None:
-    moved(lora(family, OPTIONS["lokr_of_convolutions"]))
+    moved(lora(family, OPTIONS["lokr_of_convolutions"]), by=0.3)
     save_lora(family, tmp_path / LORA_FILE, {})
     pipeline = pipeline_of(tiny_base)
     pipeline.unet.load_lora_adapter(tmp_path, weight_name=LORA_FILE, prefix="unet")
@@ -160,7 +137,7 @@ def test_pipelines_that_read_lokrs_draw_the_same_pictures(
     base = kind.save(tmp_path_factory.mktemp(name))
     family = tiny_family(base)
     bare = our_pictures(family, PROMPTS)
-    moved(lora(family, {"kind": "lokr", "ranks": {"to_out.0": 9}}))
+    moved(lora(family, {"kind": "lokr", "ranks": {"to_out.0": 9}}), by=0.3)
     save_lora(family, tmp_path / LORA_FILE, {})
     header, tensors = read_lora_file(tmp_path / LORA_FILE)
     form = form_for_others(header, tensors, architecture_of(family))

@@ -31,6 +31,7 @@ from nsync_pipeline.errors import BaseModelError, MissingArtifactError, Training
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.workspace import EMBEDDINGS_FILE, LORA_FILE
+from tests.support.adapted import moved
 from tests.support.diffusers_pictures import our_pictures, pipeline_of, their_pictures
 from tests.support.tiny_models import save_tiny_stable_diffusion_3, save_tiny_stable_diffusion_xl
 from tests.support.tiny_style import tiny_family
@@ -46,18 +47,8 @@ def has_trained(family: Family) -> bool:
 
 
 @pytest.fixture(scope="module")
-def family(tiny_base: Path) -> Family:
-    return tiny_family(tiny_base)
-
-
-@pytest.fixture(scope="module")
 def xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_stable_diffusion_xl(tmp_path_factory.mktemp("xl"))
-
-
-@pytest.fixture(autouse=True)
-def _bare(family: Family) -> None:
-    remove_trained(family)
 
 
 def added(
@@ -66,13 +57,6 @@ def added(
     return add_trainables(
         family, lora, settings, torch_stream(0, "lora"), placeholder="sks", generic_style="painting"
     )
-
-
-def moved(trained: TrainedWeights) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in trained.weights:
-            weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
 
 
 def row(family: Family, word: str) -> torch.Tensor:
@@ -176,7 +160,7 @@ def test_what_was_trained_comes_back_here_and_in_diffusers(
 ) -> None:
     """The same prompts, and the same pictures within one of 255 levels, as the pipeline rounds."""
     trained = added(family, TextualInversionSettings(vectors=vectors), lora)
-    moved(trained)
+    moved(trained, by=0.1)
     tokens = family.encode_prompts(PROMPTS).tokens
     save_trained(family, trained, tmp_path, ORIGIN)
     assert (tmp_path / LORA_FILE).exists() == (lora is not None)
@@ -211,7 +195,7 @@ def test_both_text_encoders_of_xl_load_in_diffusers(
     family = tiny_family(xl_base)
     trained = added(family, TextualInversionSettings(vectors=2))
     assert trained.names == ("text_encoder.token_vectors", "text_encoder_2.token_vectors")
-    moved(trained)
+    moved(trained, by=0.1)
     save_trained(family, trained, tmp_path, ORIGIN)
     ours = our_pictures(family, PROMPTS)
     remove_trained(family)
@@ -239,7 +223,7 @@ def test_stable_diffusion_3_has_vectors_in_its_clip_encoders(tmp_path: Path) -> 
     assert trained.names == ("text_encoder.token_vectors", "text_encoder_2.token_vectors")
     family.embed_prompts(PROMPTS).tokens.square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in trained.weights)
-    moved(trained)
+    moved(trained, by=0.1)
     tokens = family.encode_prompts(PROMPTS).tokens
     save_trained(family, trained, tmp_path, ORIGIN)
     remove_trained(family)

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from nsync_pipeline.cli.generate import (
-    GuidanceForm,
-    Scheduler,
     asked_for,
     manner_of,
     next_free,
@@ -36,7 +34,7 @@ def test_what_is_not_given_is_as_in_params() -> None:
     manner = manner_of(params, None, None, None, None)
     assert manner.sampler == params.generation.sampler
     assert (manner.size, manner.strengths) == (None, (1.0,))
-    manner = manner_of(params, 7, Scheduler.EULER, 2.5, "512x768", (0.0, 1.0))
+    manner = manner_of(params, 7, "euler", 2.5, "512x768", (0.0, 1.0))
     assert (manner.sampler.steps, manner.sampler.scheduler) == (7, "euler")
     assert manner.sampler.guidance_scale == 2.5
     assert (manner.size, manner.strengths) == ((512, 768), (0.0, 1.0))
@@ -70,7 +68,7 @@ def test_guidance_is_as_in_params_but_for_what_is_given() -> None:
     found = guided(DIFFERENCE)
     assert found.strengths == (1.2,)
     assert found.at(1.2) == GuidanceConfig.model_validate(DIFFERENCE)
-    found = guided(DIFFERENCE, form=GuidanceForm.BASE_EMPTY, strengths=(0.0, 1.0))
+    found = guided(DIFFERENCE, form="base_empty", strengths=(0.0, 1.0))
     assert (found.guidance, found.strengths) == (GuidanceConfig(form="base_empty"), (0.0, 1.0))
     assert guided(DIFFERENCE, weight=3.0).guidance.weight == 3.0
 
@@ -84,7 +82,7 @@ def test_the_guidance_of_what_was_trained_is_not_the_bases() -> None:
     ("given", "message"),
     [
         ({"weight": 2.0}, "weight has no effect with form ordinary"),
-        ({"form": GuidanceForm.BASE_EMPTY, "scale": 1.0}, "base_empty has no effect"),
+        ({"form": "base_empty", "scale": 1.0}, "base_empty has no effect"),
     ],
 )
 def test_a_guidance_without_effect_is_explained_in_a_line(given: Any, message: str) -> None:

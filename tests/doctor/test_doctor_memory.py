@@ -25,8 +25,8 @@ from nsync_pipeline.doctor.memory import (
 )
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import BaseModelConfig
+from nsync_pipeline.families.latent_diffusion import UNET_LORA_TARGETS
 from nsync_pipeline.families.loading import load_family
-from nsync_pipeline.families.stable_diffusion import LORA_TARGETS
 from nsync_pipeline.params import Params, parse_params
 from tests.support.original_layout import save_original_denoiser
 from tests.support.tiny_flow_models import PIPELINES, save_tiny_flow_model
@@ -117,14 +117,14 @@ def test_the_rule_of_thumb_errs_on_the_safe_side_by_a_fifth_at_most(
     sd15: Path, number_bytes: int
 ) -> None:
     shapes = read_shapes(sd15 / "unet" / "diffusion_pytorch_model.safetensors")
-    kept = kept_bytes(shapes, 64, LORA_TARGETS, number_bytes)
+    kept = kept_bytes(shapes, 64, UNET_LORA_TARGETS, number_bytes)
 
     assert SD15_KEPT[number_bytes] <= kept <= 1.2 * SD15_KEPT[number_bytes]
 
 
 def test_four_times_the_pixels_keep_about_four_times_as_much(sd15: Path) -> None:
     shapes = read_shapes(sd15 / "unet" / "diffusion_pytorch_model.safetensors")
-    small, large = (kept_bytes(shapes, side, LORA_TARGETS, 4) for side in (32, 64))
+    small, large = (kept_bytes(shapes, side, UNET_LORA_TARGETS, 4) for side in (32, 64))
 
     assert 3.8 < large / small <= 4.0
 

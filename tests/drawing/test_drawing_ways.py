@@ -1,6 +1,6 @@
 """Ways of drawing: how each is named, said in params.yaml and given to a command."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -65,7 +65,7 @@ def test_what_is_suggested_for_the_command_is_the_way(
         params_with(guidance=now.model_dump()),
         None, None, None, None,
         strengths=strengths_of(None, float(given_["--lora-scale"])),
-        form=GuidanceForm(given_["--guidance-form"]),
+        form=cast(GuidanceForm, given_["--guidance-form"]),
         weight=float(given_["--guidance-weight"]) if "--guidance-weight" in given_ else None,
     )  # fmt: skip
     assert manner.at(manner.strengths[0]) == way

@@ -20,7 +20,6 @@ from nsync_pipeline.adaptation.lora import lora_layers
 from nsync_pipeline.adaptation.lora_file import read_lora_file, write_lora_file
 from nsync_pipeline.adaptation.saved_steps import ChosenStep
 from nsync_pipeline.adaptation.trainables import load_trained
-from nsync_pipeline.cli.app import ExportForm
 from nsync_pipeline.cli.app import export as export_command
 from nsync_pipeline.contrast.config import UpdateRule
 from nsync_pipeline.errors import MissingArtifactError, ParamsError, UserError
@@ -294,7 +293,7 @@ def test_the_command_says_what_it_wrote_and_what_is_missing(
     root = tmp_path / "workspace"
     shutil.copytree(workspace.root, root)
     (root / "params.yaml").write_text(json.dumps(settings))
-    export_command(STYLE, "nsync", None, ExportForm.KOHYA, None, root, "A. Painter")
+    export_command(STYLE, "nsync", None, "kohya", None, root, "A. Painter")
     told = capsys.readouterr().out
     folder = root / "exports" / STYLE / "nsync"
     assert f"{folder}: " in told

@@ -1,6 +1,5 @@
 """Pictures: what is wrong with which, left out and brought back, added by a drop or by name."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def standings(studio: TestClient) -> dict[str, Standing]:
-    desk = desk_of(studio)
-    found = desk.pictures.wait(desk.graph(), "hills")
-    return {card.name: card.standing for card in found.cards}
+    return {card.name: card.standing for card in read_all(studio).cards}
 
 
 def test_each_file_is_shown_with_what_is_wrong(studio: TestClient) -> None:
@@ -183,7 +180,7 @@ def test_an_upload_stays_in_its_batch(studio: TestClient, workspace: Workspace, 
 def test_what_was_read_is_known_to_a_studio_that_is_started_anew(
     studio: TestClient, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = desk_of(studio).pictures.wait(desk_of(studio).graph(), "hills")
+    before = read_all(studio)
     monkeypatch.setattr("nsync_pipeline.studio.picture_desk.ingest", lambda *_: pytest.fail("read"))
     again = desk_of(client_of(workspace))
     assert again.pictures.pictures(again.graph(), "hills") == before
@@ -208,11 +205,3 @@ def test_settings_that_cannot_be_read_are_a_page_that_says_so(
     page = studio.get("/")
     assert page.status_code == 400
     assert "stlyes: unknown key" in page.text
-
-
-def test_an_unknown_style_is_a_page_that_says_so(studio: TestClient) -> None:
-    page = studio.get("/styles/oil/captions")
-    assert (page.status_code, "there are: hills" in page.text) == (400, True)
-    assert json.loads(
-        studio.get("/styles/oil/captions", headers={"Accept": "application/json"}).text
-    )["error"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 from nsync_pipeline.pictures.sheets import contact_sheet
 from nsync_pipeline.studio.app import make_app
 from nsync_pipeline.studio.page import Desk
+from nsync_pipeline.studio.picture_desk import Pictures
 from nsync_pipeline.workspace import LORA_FILE, Workspace, step_folder
 from tests.support.picture_files import save
 
@@ -61,10 +63,12 @@ def desk_of(client: TestClient) -> Desk:
     return client.app.state.desk  # type: ignore[attr-defined]
 
 
-def read_all(client: TestClient, style: str = "hills") -> None:
-    """Wait until the pictures are read."""
+def read_all(client: TestClient, style: str = "hills") -> Pictures:
+    """The pictures, once all are read."""
     desk = desk_of(client)
-    desk.pictures.wait(desk.graph(), style)
+    while (found := desk.pictures.pictures(desk.graph(), style)).reading is not None:
+        time.sleep(0.02)
+    return found
 
 
 def said(url: str) -> str:

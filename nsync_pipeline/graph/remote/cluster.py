@@ -24,7 +24,7 @@ from nsync_pipeline.graph.processes import OURS, last_words
 from nsync_pipeline.graph.remote.job import MADE, STARTED
 from nsync_pipeline.graph.run import JobOptions
 from nsync_pipeline.text import printable
-from nsync_pipeline.tracking.destination import masked
+from nsync_pipeline.tracking.destination import masked, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -395,4 +395,4 @@ def _reason(title: str, lines: Sequence[str], code: int) -> str:
 
 
 def _said(error: object, most: int = 600) -> str:
-    return printable(masked(" ".join(str(error).split()) or type(error).__name__), most)
+    return printable(reason_of(error), most)

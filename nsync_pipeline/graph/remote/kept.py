@@ -17,7 +17,7 @@ import fsspec
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import PARTIAL
-from nsync_pipeline.tracking.destination import masked
+from nsync_pipeline.tracking.destination import masked, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ class KeptTraining:
             self._files, self._folder = fsspec.core.url_to_fs(url)
             self._files.makedirs(f"{self._folder}/{kind}", exist_ok=True)
         except Exception as error:  # each kind of storage has its own
-            raise UserError(f"no checkpoint can be kept at {self._url}: {_said(error)}") from error
+            raise UserError(
+                f"no checkpoint can be kept at {self._url}: {reason_of(error)}"
+            ) from error
         self._archive = f"{self._folder}/{kind}/{ARCHIVE}"
 
     def bring(self) -> bool:
@@ -61,7 +63,7 @@ class KeptTraining:
                 with tarfile.open(fileobj=copy) as archive:
                     archive.extractall(self._scratch, filter="data")
         except Exception as error:
-            message = f"the checkpoint at {self._url} cannot be read: {_said(error)}"
+            message = f"the checkpoint at {self._url} cannot be read: {reason_of(error)}"
             raise UserError(message) from error
         self._last = self._newest()
         return True
@@ -101,7 +103,7 @@ class KeptTraining:
         try:
             self._files.rm(self._folder, recursive=True)
         except Exception as error:
-            logger.warning("%s stays: %s", self._url, _said(error))
+            logger.warning("%s stays: %s", self._url, reason_of(error))
 
     def _follow(self, ended: threading.Event) -> None:
         while not ended.wait(EVERY):
@@ -110,7 +112,7 @@ class KeptTraining:
             except FileNotFoundError:  # there is a newer one
                 continue
             except Exception as error:  # the training goes on; it is only not kept
-                logger.warning("the checkpoint is not kept at %s: %s", self._url, _said(error))
+                logger.warning("the checkpoint is not kept at %s: %s", self._url, reason_of(error))
 
     def _newest(self) -> Path | None:
         found = [
@@ -129,7 +131,3 @@ class KeptTraining:
 
 def _is_aside(path: Path) -> bool:
     return any(part.endswith(".set-aside") for part in path.parts)
-
-
-def _said(error: Exception) -> str:
-    return masked(" ".join(str(error).split()) or type(error).__name__)
