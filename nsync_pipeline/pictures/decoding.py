@@ -119,6 +119,11 @@ MOST_PIXEL_BYTES = 16  # of a picture's file; four channels of 32 bits
 BESIDES = 2**26  # bytes: metadata, and a small picture's overhead
 
 
+def most_bytes(max_megapixels: float) -> int:
+    """Of the file of a picture of so many pixels, in 10^6."""
+    return int(max_megapixels * 1e6) * MOST_PIXEL_BYTES + BESIDES
+
+
 def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Image:
     """The picture at ``path``, ``normalised``; its size is checked before any pixel is decoded.
 
@@ -130,7 +135,7 @@ def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Im
         PictureError: it cannot be used; the message goes on after the file's name.
     """
     try:
-        content = read_given(path, int(max_megapixels * 1e6) * MOST_PIXEL_BYTES + BESIDES)
+        content = read_given(path, most_bytes(max_megapixels))
         if not content:
             raise PictureError("is empty (0 bytes)")
         with without_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
