@@ -151,5 +151,19 @@ def _too_large(most: int) -> PictureError:
     return PictureError(f"has more than {most >> 20} MiB: more than a file of its kind holds")
 
 
+def in_its_place(start: bytes, what: str) -> str | None:
+    """What is often found where a file should be, by its first bytes; None where it is not that.
+
+    ``what`` the file should be: "the picture".
+    """
+    if not start:
+        return "is empty (0 bytes)"
+    if start.startswith(b"version https://git-lfs"):
+        return f"is a Git LFS pointer, not {what}: run `git lfs pull` where it came from"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return f"is a web page (HTML), not {what}: download {what} itself"
+    return None
+
+
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe that took its place would wait for ever

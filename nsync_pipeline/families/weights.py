@@ -17,7 +17,13 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import denoiser_tensors, read_tensors
 from nsync_pipeline.families.config import Quantization
 from nsync_pipeline.families.loading_errors import loading_errors
-from nsync_pipeline.families.pipeline_folder import PipelineFolder, variant_of
+from nsync_pipeline.families.pipeline_folder import (
+    HALVES,
+    PipelineFolder,
+    pickled_files,
+    variant_of,
+    weight_files,
+)
 
 
 @contextmanager
@@ -69,12 +75,20 @@ def _from_folder(
     dtype: torch.dtype,
     quantization: Quantization | None,
 ) -> tuple[Any, list[str]]:
-    with loading_errors(folder.path / component), quiet_libraries():
+    place = folder.path / component
+    half = variant_of(place, folder.allow_pickle)
+    pickled = [file for of in ("", *HALVES) for file in pickled_files(place, of)]
+    if pickled and half is None and not (folder.allow_pickle or weight_files(place)):
+        raise BaseModelError(
+            f"{place} has only pickled weights ({pickled[0].name}), and only safetensors are "
+            "loaded: convert them, or set base_model.allow_pickle to true."
+        )
+    with loading_errors(place), quiet_libraries():
         model, info = kind.from_pretrained(
             folder.path,
             subfolder=component,
             use_safetensors=None if folder.allow_pickle else True,
-            variant=variant_of(folder.path / component, folder.allow_pickle),
+            variant=half,
             torch_dtype=dtype,
             output_loading_info=True,
             **_quantized(quantization, dtype),
@@ -99,7 +113,10 @@ def _from_checkpoint(
     }  # fmt: skip
     with loading_errors(checkpoint), quiet_libraries():
         if not issubclass(kind, transformers.PreTrainedModel):
-            model = kind.from_single_file(tensors, **common, **_quantized(quantization, dtype))
+            try:
+                model = kind.from_single_file(tensors, **common, **_quantized(quantization, dtype))
+            except NotImplementedError as error:  # a weight that is not there cannot be moved
+                raise BaseModelError(f"{checkpoint} lacks weights of its {component}.") from error
         elif issubclass(kind, transformers.T5EncoderModel):
             model = create_diffusers_t5_model_from_checkpoint(kind, tensors, **common)
             model.tie_weights()  # its embeddings have two names, and the checkpoint has one

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.given_files import read_given
+from nsync_pipeline.given_files import in_its_place, read_given
 from nsync_pipeline.pictures.completeness import require_all_rows
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -136,8 +136,8 @@ def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Im
     """
     try:
         content = read_given(path, most_bytes(max_megapixels))
-        if not content:
-            raise PictureError("is empty (0 bytes)")
+        if (other := in_its_place(content[:512], "the picture")) is not None:
+            raise PictureError(other)
         with without_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_header(image, min_side, max_megapixels)
             image.load()
@@ -191,10 +191,6 @@ def _what_it_is(start: bytes) -> str:
     """Why Pillow does not know the file, as far as its first bytes tell."""
     if start[4:8] == b"ftyp":
         return "is a HEIC or video file, not what its name says: convert it to PNG or JPEG"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the picture: run `git lfs pull` where it came from"
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page (HTML), not a picture: download the picture itself"
     try:
         start.decode("utf-8")
     except UnicodeDecodeError:
