@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -169,10 +168,10 @@ def variant_of(folder: Path, allow_pickle: bool = False) -> str | None:
     """The precision whose weight files are loaded, where there are none without one."""
     if weight_files(folder) or (allow_pickle and pickled_files(folder)):
         return None
-    found = (half for half in HALVES if weight_files(folder, half))
-    if allow_pickle:
-        found = chain(found, (half for half in HALVES if pickled_files(folder, half)))
-    return next(found, None)
+    safe = next((half for half in HALVES if weight_files(folder, half)), None)
+    if safe is not None or not allow_pickle:
+        return safe
+    return next((half for half in HALVES if pickled_files(folder, half)), None)
 
 
 def pickled_files(folder: Path, precision: str = "") -> list[Path]:

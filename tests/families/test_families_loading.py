@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -393,7 +394,8 @@ def test_halves_in_shards_are_found_as_older_libraries_named_them(
     copy: Path, tiny_base: Path
 ) -> None:
     unet = copy / "unet"
-    model = load_family(config_of(tiny_base)).denoiser.half()
+    model: Any = load_family(config_of(tiny_base)).denoiser
+    model.half()
     (unet / "diffusion_pytorch_model.safetensors").unlink()
     model.save_pretrained(unet, variant="fp16", max_shard_size="30KB")
     index = unet / "diffusion_pytorch_model.safetensors.index.fp16.json"
