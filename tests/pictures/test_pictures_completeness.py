@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,25 @@ def test_an_interlaced_png_is_read() -> None:
         require_all_rows(image, file(data))
         with pytest.raises(PictureError, match="no data for its last rows"):
             require_all_rows(image, file(data[:-4]))
+
+
+@settings(deadline=None, max_examples=60, database=None, derandomize=True)
+@given(data=st.data())
+def test_any_bytes_are_a_picture_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A file of each form with bytes changed, put in, or cut off; what is taken has its size."""
+    content = bytearray(WHOLE[data.draw(st.sampled_from(sorted(WHOLE)))])
+    for _ in range(data.draw(st.integers(1, 4))):
+        # Mostly where headers are.
+        at = data.draw(st.integers(0, 200) | st.integers(0, len(content)))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    path = tmp_path_factory.mktemp("any") / "a.picture"
+    path.write_bytes(content[: data.draw(st.just(2**20) | st.integers(0, len(content)))])
+    with suppress(PictureError):
+        picture = decode_picture(path, 1, 0.1)
+        assert picture.mode == "RGB"
+        assert picture.width * picture.height <= 1e5
+
+
+WHOLE = {form: write(textured(1, 40, 30)) for form, write in FORMS.items()}
