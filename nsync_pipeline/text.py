@@ -13,6 +13,9 @@ INVISIBLE = re.compile(
 """Marks of direction and of places to break: no one sees them, and a tokenizer does."""
 
 
+BYTES = re.compile("[\udc80-\udcff]+")
+"""How Python keeps bytes of a name that are not UTF-8."""
+ESCAPED = "backslashreplace"
 LONGEST_ESCAPE = len("\\U0010ffff")
 
 
@@ -64,7 +67,9 @@ def printable(text: str, most: int = 200) -> str:
     What Python calls unprintable is escaped: what is ``INVISIBLE``, and a letter too that its
     Unicode does not know yet.
     """
-    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    whole = BYTES.sub(
+        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", ESCAPED), text
+    )
     shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in whole)
     return shown if len(shown) <= most else f"{shown[: most // 2]} ... {shown[-most // 3 :]}"
 
