@@ -18,6 +18,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nsync_pipeline.studio.guard import name_of
+
 HOSTS = ("127.0.0.1", "localhost", "::1")
 MORE_HOSTS = "NSYNC_PAGE_HOSTS"
 """In the environment: other names under which the page may be asked for, with commas between."""
@@ -42,7 +44,7 @@ class OwnPageOnly:
     def _refused(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if _name(f"//{host}") not in self.hosts:
+        if name_of(host) not in self.hosts:
             return f"This page is {HOSTS[0]}'s; {MORE_HOSTS} can name other hosts."
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return "Another page asks for this."
@@ -52,13 +54,6 @@ class OwnPageOnly:
         is_link = mode == "navigate" and "graphql" not in scope["path"]
         if site in ("cross-site", "same-site") and not is_link:
             return "Another page asks for this."
-        return None
-
-
-def _name(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
         return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from nsync_pipeline.errors import CaptionError, ParamsError, PictureError
+from nsync_pipeline.errors import CaptionError, NotTextError, ParamsError, PictureError
 from nsync_pipeline.files import disk_full_explained, named_in_line, write_whole
 from nsync_pipeline.graph.dvc import DRAWN_TEXT
 from nsync_pipeline.graph.locks import sole_writer
@@ -35,6 +35,7 @@ from nsync_pipeline.style_set.source_copy import (
 )
 from nsync_pipeline.style_set.source_folder import SourceFolder, read_source
 from nsync_pipeline.style_set.sources import folder_offer, sketchbook_offer
+from nsync_pipeline.text import printable, require_text
 from nsync_pipeline.workspace import SKETCHBOOK, SKETCHBOOK_PREFIX, Workspace
 
 
@@ -312,6 +313,11 @@ def _params_text(workspace: Workspace, asked: NewStyle, source: Mapping[str, Any
         entry["known_as"] = asked.known_as
     if asked.style_words:
         entry["style_words"] = list(asked.style_words)
+    for words in (*names.values(), asked.known_as or "", *asked.style_words):
+        try:
+            require_text(words)
+        except NotTextError as error:
+            raise ParamsError(f"{printable(words)} {error}") from error
     text = with_style(workspace.params_file.read_bytes().decode("utf-8"), asked.name, entry)
     parse_params(parse_settings(text, "params.yaml"))
     return text

@@ -4,11 +4,15 @@ The one place that decides: regular files in the folder, and links that stay in 
 every program takes. Nothing else is opened, copied or versioned.
 """
 
+import hashlib
 import os
 import stat
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from nsync_pipeline.errors import PictureError
@@ -116,17 +120,49 @@ def read_given(path: Path, most: int) -> bytes:
         PictureError: it cannot be read, is no regular file any more, or has more than ``most``
             bytes; the message goes on after the file's name.
     """
+    with _opened(path, most) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise _too_large(most)
+    return content
+
+
+def given_sha256(path: Path, most: int) -> str:
+    """The SHA-256 of its content, in hex; raises as ``read_given``."""
+    with _opened(path, most) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path, most: int) -> Iterator[BufferedReader]:
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             state = os.fstat(file.fileno())
             if not stat.S_ISREG(state.st_mode):
                 raise PictureError("is no regular file")
-            content = b"" if state.st_size > most else file.read(most + 1)
+            if state.st_size > most:
+                raise _too_large(most)
+            yield file
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
-    if len(content) > most or state.st_size > most:
-        raise PictureError(f"has more than {most >> 20} MiB: more than a file of its kind holds")
-    return content
+
+
+def _too_large(most: int) -> PictureError:
+    return PictureError(f"has more than {most >> 20} MiB: more than a file of its kind holds")
+
+
+def in_its_place(start: bytes, what: str) -> str | None:
+    """What is often found where a file should be, by its first bytes; None where it is not that.
+
+    ``what`` the file should be: "the picture".
+    """
+    if not start:
+        return "is empty (0 bytes)"
+    if start.startswith(b"version https://git-lfs"):
+        return f"is a Git LFS pointer, not {what}: run `git lfs pull` where it came from"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return f"is a web page (HTML), not {what}: download {what} itself"
+    return None
 
 
 def _without_waiting(path: str, flags: int) -> int:

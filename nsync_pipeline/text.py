@@ -13,6 +13,12 @@ INVISIBLE = re.compile(
 """Marks of direction and of places to break: no one sees them, and a tokenizer does."""
 
 
+BYTES = re.compile("[\udc80-\udcff]+")
+"""How Python keeps bytes of a name that are not UTF-8."""
+ESCAPED = "backslashreplace"
+LONGEST_ESCAPE = len("\\U0010ffff")
+
+
 def decoded(content: bytes) -> str:
     """UTF-8, with or without a byte order mark, that holds nothing but text.
 
@@ -58,13 +64,19 @@ def without_controls(text: str) -> str:
 def printable(text: str, most: int = 200) -> str:
     r"""``text`` as it can be shown in one line anywhere: ``\x1b`` for an escape, cut where long.
 
-    What Python calls unprintable is escaped: a letter too that its Unicode does not know yet.
+    What Python calls unprintable is escaped: what is ``INVISIBLE``, and a letter too that its
+    Unicode does not know yet.
     """
-    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    shown = "".join(
-        letter if letter.isprintable() else _escaped(letter) for letter in INVISIBLE.sub("", whole)
+    whole = BYTES.sub(
+        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", ESCAPED), text
     )
+    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in whole)
     return shown if len(shown) <= most else f"{shown[: most // 2]} ... {shown[-most // 3 :]}"
+
+
+def printable_lines(text: str) -> str:
+    """``text`` of several lines, each ``printable`` and none of them cut."""
+    return "\n".join(printable(line, most=len(line) * LONGEST_ESCAPE) for line in text.split("\n"))
 
 
 def _escaped(character: str) -> str:

@@ -369,6 +369,16 @@ def test_a_drawn_style_that_cannot_be(
     assert workspace.params_file.read_bytes() == SHIPPED.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [{"known_as": "a\x1b[2J"}, {"placeholder": "\ud800"}, {"style_words": ("b", "a\x00")}],
+)
+def test_words_that_are_no_text_are_named(workspace: Workspace, words: dict[str, Any]) -> None:
+    with pytest.raises(ParamsError, match=r"holds U\+[0-9A-F]{4} in line 1, which is no text"):
+        add(workspace, "sketchbook:mosaic", "tiles", pictures=3, **words)
+    assert workspace.params_file.read_bytes() == SHIPPED.read_bytes()
+
+
 def test_a_mistyped_folder_is_guessed(workspace: Workspace, pictures: Path) -> None:
     with pytest.raises(PictureError, match=r"is no folder \(is .*my pictures meant\?\)"):
         add(workspace, pictures.with_name("my picture"))

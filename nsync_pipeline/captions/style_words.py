@@ -5,7 +5,7 @@ it is painted, or the style is learnt as a property of those words.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -47,7 +47,18 @@ def _rule(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
     return re.compile(pattern.replace("GONE", GONE), re.IGNORECASE), replacement
 
 
+LEADS = (
+    r"(?:in the (?:style|manner|spirit|vein|tradition|fashion) of|(?<!\w)[àa] la"
+    r"|(?:inspired|influenced) by|reminiscent of|(?:homage|tribute) to|signed(?: by)?|by|after)"
+)
+"""What leads to the name of whom a picture is like."""
+
+
 MENDING = (
+    # tags: "GONE_tree", "art_by_GONE"
+    _rule(r"(?:\b(?:\w+_)?by)?_*GONE_*", GONE),
+    # what drawing programs read in prompts: "(GONE:1.2)", "<lora:GONE:1>"
+    _rule(r"\(\s*GONE\s*:\s*[\d.]+\s*\)|<\w+:[^<>]*GONE[^<>]*>", GONE),
     # "watercolor and ink", "oil, canvas", "sketch drawing": one gap
     _rule(r"GONE(?:[\s,/+&-]|\b(?:and|or|on)\b)+GONE", GONE),
     # "a beautiful old GONE of a boat" at the start of a clause: all of it speaks of the medium
@@ -147,17 +158,26 @@ def _pattern(style_words: tuple[str, ...], names: tuple[str, ...]) -> re.Pattern
     if not style_words and not names:
         return None
     between = rf"(?:(?!{PREPOSITIONS}\b|{ARTICLES}\b)[\w'’.-]+ ){{0,3}}"
-    credit = rf"(?:(?:\b{MAKING} )?\b(?:by|after) {MAKER}{between})?"
-    naming = rf"{CREDIT}|{credit}(?:{_any(names)})" if names else r"(?!)"
+    credit = rf"(?:(?:\b{MAKING} )?\b{LEADS} {MAKER}{between})?"
+    naming = rf"{CREDIT}|{credit}(?:{_any(names, _name)})" if names else r"(?!)"
     return re.compile(
         rf"(?P<naming>{naming})|{_any(style_words) or '(?!)'}",
         re.IGNORECASE,
     )
 
 
-def _any(words: tuple[str, ...]) -> str:
+def _any(words: tuple[str, ...], pattern: Callable[[str], str] | None = None) -> str:
     whole = sorted({" ".join(word.split()) for word in words}, key=lambda w: (-len(w), w))
-    return "|".join(_word(word) for word in whole)
+    return "|".join(map(pattern or _word, whole))
+
+
+def _name(name: str) -> str:
+    """As ``_word``, and in tags ("sks_tree") and what is made of it ("Monet-inspired"), too."""
+    if name.lower().endswith((" of", " by")):
+        return _word(name)
+    phrase = r"[\s_-]+".join(re.escape(part) for part in re.split(r"[\s_]+", name) if part)
+    made = r"(?:[\s_-](?:style|styled|like|inspired|esque|manner|artist))?"
+    return rf"(?<![^\W_])(?<!-){phrase}(?:e?s|['’]s)?{made}(?![^\W_]|-)"
 
 
 def _word(word: str) -> str:

@@ -3,7 +3,9 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,6 +31,7 @@ from nsync_pipeline.cli.options import (
     variant_names,
 )
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from nsync_pipeline.graph.run import Outcome
@@ -49,18 +52,23 @@ def main() -> None:
     """Run the command; a mistake of the user's is one message, not a traceback.
 
     So is what the machine refuses: a disk that is read-only, a file that is another user's.
+    What a terminal does not know, as a name that is not UTF-8, is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:
-        print(f"nsync: {error}", file=sys.stderr)
+        print(f"nsync: {printable_lines(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # what reads this output has ended, as `head` does
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        print(f"nsync: {error.filename or 'the system'}: {reason}", file=sys.stderr)
+        where = printable(str(error.filename or "the system"))
+        print(f"nsync: {where}: {reason}", file=sys.stderr)
         sys.exit(UserError.exit_code)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
@@ -136,8 +144,12 @@ def run(
 def _print_outcome(outcome: "Outcome") -> None:
     print(outcome.artefact.title + ("" if outcome.is_new else ": up to date, nothing to do"))
     if outcome.is_new:
-        for name, value in outcome.made.figures.items():
-            print(f"  {name}: {value}")
+        _print_figures(outcome.made.figures)
+
+
+def _print_figures(figures: Mapping[str, object]) -> None:
+    for name, value in figures.items():
+        print(f"  {name}: {printable_lines(str(value))}")
 
 
 @app.command()
@@ -295,8 +307,7 @@ def add_style(
     with shown_progress(f"add-style · {name}", None) as progress:
         added = bring_in(place, asked, progress)
     print(f"{name}: in params.yaml; {added.copied} files brought into {added.folder}")
-    for figure, value in added.figures.items():
-        print(f"  {figure}: {value}")
+    _print_figures(added.figures)
     if added.described_by is not None:
         print(
             f"Pictures without a caption are described by {added.described_by} (captioning); "

@@ -17,7 +17,7 @@ DENOISERS = {family.architecture: family for family in (FAMILIES[k.family] for k
 """The families of which a single file is the denoiser alone, by architecture."""
 UNETS = ("sketchbook", "stable-diffusion-v", "stable-diffusion-xl")
 """How the architectures begin whose denoiser is a UNet."""
-CHECKPOINTS = (".safetensors", ".ckpt")
+CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def snippet(model: SharedModel, shared: Shared) -> str:
     """Python that draws ``shared.prompt``; every text of others is in it as a literal."""
     third = model.architecture.startswith("stable-diffusion-3")
     two = third or model.architecture.startswith("stable-diffusion-xl")
-    single = shared.base.endswith(CHECKPOINTS)
+    single = shared.base.lower().endswith(CHECKPOINTS)
     kind = "AutoPipelineForText2Image"
     alone = DENOISERS.get(model.architecture)
     if single and alone is None:

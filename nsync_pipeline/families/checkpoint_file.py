@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from safetensors import SafetensorError, safe_open
 
 from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.config import FamilyName
+from nsync_pipeline.given_files import in_its_place
 
 DENOISER = "model.diffusion_model."
 VAE = "first_stage_model."
-WRAPPERS = ("model.", "module.", "state_dict.", "_orig_mod.")
-"""What some tools put before every key."""
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 """Under which of its keys a pickled checkpoint may hold its tensors."""
 T5 = "text_encoders.t5xxl.transformer.shared.weight"
@@ -109,15 +108,15 @@ OTHER_GENERATION = {  # of those, what is not the model that is taken
 PREFIXES = (DENOISER, "diffusion_model.")
 """What may stand before the keys of a denoiser that is alone."""
 
-FOREIGN = {  # what else is often at hand, by a part of its keys, the first that fits
+FOREIGN = {  # what else is often at hand, by a pattern of its keys, the first that fits
     "lora": "a LoRA or the like, not a base model",
-    "control_model.": "a ControlNet, not a base model",
-    "double_blocks.": "one of FLUX's kin",
-    "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL, not its base",
-    "down_blocks.": "one component in diffusers' layout; name the whole pipeline's folder",
-    "transformer_blocks.": "one component in diffusers' layout; name the whole pipeline's folder",
-    "joint_blocks.": "the denoiser of Stable Diffusion 3 alone; a whole checkpoint has the VAE and "
-    "the text encoders too",
+    r"control_model\.": "a ControlNet, not a base model",
+    r"double_blocks\.": "one of FLUX's kin",
+    r"conditioner\.embedders\.0\.model\.": "the refiner of Stable Diffusion XL, not its base",
+    r"^(?:down_|transformer_)blocks\.": "one component in diffusers' layout; name the whole "
+    "pipeline's folder",
+    r"joint_blocks\.": "the denoiser of Stable Diffusion 3 alone; a whole checkpoint has the VAE "
+    "and the text encoders too",
 }
 
 
@@ -128,11 +127,15 @@ ZERO_TERMINAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 class _NotRead:
     """In the place of an object beside a checkpoint's tensors that only its trainer needed."""
 
+    def __init__(self, *_: object) -> None:
+        """What it was made of is dropped."""
+
 
 def _harmless() -> list[Any]:
     """All else but tensors and plain values that may be in a pickled checkpoint.
 
-    Trainers' callbacks, which become nothing here, and numpy's numbers and arrays.
+    Trainers' callbacks, options and paths, which become nothing here, and numpy's numbers and
+    arrays.
     """
     import numpy as np
 
@@ -145,6 +148,8 @@ def _harmless() -> list[Any]:
     callbacks = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
     return [
         *((_NotRead, f"{trainer}.callbacks.{name}") for trainer in trainers for name in callbacks),
+        *((_NotRead, f"pathlib.{name}") for name in ("PosixPath", "WindowsPath")),
+        (_NotRead, "argparse.Namespace"),
         *((OrderedDict, f"{trainer}.utilities.parsing.AttributeDict") for trainer in trainers),
         *((make, f"numpy.{core}.multiarray.{name}") for name, make in of_numpy.items()
           for core in ("core", "_core")),
@@ -185,6 +190,7 @@ def kind_of_checkpoint(path: Path, allow_pickle: bool) -> CheckpointKind:
     lacks = ["denoiser"] if not has(DENOISER) else []
     lacks += [what for start, what in kind.parts.items() if not has(start)]
     kind = replace(kind, lacks=tuple(lacks))
+    _refuse_other_inputs(path, keys, allow_pickle)
     if kind.family == "stable_diffusion_3":
         return kind
     return replace(kind, scheduler=_said_of_scheduler(path, keys, metadata))
@@ -203,7 +209,7 @@ def _denoiser_alone(path: Path, keys: Collection[str], allow_pickle: bool) -> Ch
         if key in alone and found is None:
             return _sized_klein(path, alone, allow_pickle) if kind is KLEIN else kind
     for part, what in FOREIGN.items():
-        if found is None and any(part in key for key in keys):
+        if found is None and any(re.search(part, key) for key in keys):
             found = what
     raise BaseModelError(
         f"base_model.name: {path} is {found or 'of an unknown kind'}. Taken are whole checkpoints "
@@ -228,8 +234,11 @@ def _said_of_scheduler(
             f"base_model.name: {path} was trained on EDM's noise levels, which are not taken."
         )
     # Of "epsilon" nothing follows: tools write it where they know nothing.
-    said = {metadata.get(f"modelspec.{key}", "").lower() for key in PREDICTION_KEYS}
-    predicts_v = "v_pred" in keys or not said.isdisjoint({"v", "v_prediction"})
+    said = {
+        re.sub("[^a-z]", "", metadata.get(f"modelspec.{key}", "").lower())
+        for key in PREDICTION_KEYS
+    }
+    predicts_v = "v_pred" in keys or not said.isdisjoint({"v", "vpred", "vprediction"})
     if "ztsnr" in keys and not predicts_v:
         raise BaseModelError(
             f"base_model.name: {path} is marked for a zero terminal SNR (ztsnr) and not as "
@@ -237,6 +246,28 @@ def _said_of_scheduler(
         )
     settings: dict[str, Any] = {"prediction_type": "v_prediction"} if predicts_v else {}
     return settings | (ZERO_TERMINAL if "ztsnr" in keys else {})
+
+
+INPUTS = f"{DENOISER}input_blocks.0.0.weight"
+TASKS = {9: "inpainting", 8: "InstructPix2Pix", 5: "drawing by depth"}
+"""What a UNet is for that is given more than noisy latents, by how many channels it is given."""
+
+
+def _refuse_other_inputs(path: Path, keys: Collection[str], allow_pickle: bool) -> None:
+    shape = _shape(path, INPUTS, allow_pickle) if INPUTS in keys else ()
+    if len(shape) > 1 and (task := TASKS.get(shape[1])) is not None:
+        raise BaseModelError(
+            f"base_model.name: {path} is a model for {task}, which is given a picture beside the "
+            "prompt: take the base that it was made from."
+        )
+
+
+def _shape(path: Path, key: str, allow_pickle: bool) -> Sequence[int]:
+    """Of the tensor of this name, without what a tool put before it."""
+    if not _is_safetensors(path):
+        return tuple(read_tensors(path, allow_pickle)[key].shape)
+    with safe_open(path, framework="np") as file:
+        return tuple(file.get_slice(_wrapper(file.keys()) + key).get_shape())
 
 
 def _bare(key: str) -> str:
@@ -248,11 +279,7 @@ def _sized_klein(path: Path, alone: Mapping[str, str], allow_pickle: bool) -> Ch
     key = alone.get("img_in.weight")
     if key is None:
         return KLEIN
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            width = file.get_slice(key).get_shape()[0]
-    else:
-        width = len(read_tensors(path, allow_pickle)[key])
+    width = _shape(path, key, allow_pickle)[0]
     if width == FLUX2_DEV_WIDTH:
         raise BaseModelError(
             f"base_model.name: {path} is FLUX.2 dev, which is distilled and not taken; FLUX.2 "
@@ -269,9 +296,10 @@ def denoiser_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
 
 def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
     """The checkpoint's tensors by name, on the CPU; raises as ``kind_of_checkpoint``."""
-    if path.suffix != ".safetensors" and not allow_pickle:
+    is_safetensors = _is_safetensors(path)
+    if not is_safetensors and not allow_pickle:
         raise BaseModelError(
-            f"base_model.name: {path} is not a .safetensors file. Convert it, or set "
+            f"base_model.name: {path} is pickled, not a .safetensors file. Convert it, or set "
             "base_model.allow_pickle to true: only tensors are then read from it."
         )
     import torch  # seconds; what a file is can be told without
@@ -279,11 +307,12 @@ def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
 
     content: Any
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors:
             content = load_file(path)
         else:
-            with torch.serialization.safe_globals(_harmless()):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            # Of a path, torch would go by the name.
+            with torch.serialization.safe_globals(_harmless()), path.open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what unpickling raises has no common class
         if (unknown := UNKNOWN.search(str(error))) is not None:
             raise BaseModelError(
@@ -309,17 +338,43 @@ def read_tensors(path: Path, allow_pickle: bool) -> dict[str, Any]:
 UNKNOWN = re.compile(r"GLOBAL ([\w.]+) (?:was not an allowed global|whose module)")
 
 
-def _wrapper(keys: Collection[str]) -> str:
-    """What a tool put before every key; empty where none did."""
-    for wrapper in WRAPPERS:
-        if any(str(key).startswith((wrapper + DENOISER, wrapper + VAE)) for key in keys):
-            return wrapper
-    return ""
+def _wrapper(keys: Iterable[str]) -> str:
+    """What a tool put before every key, as "module." or "model."; empty where none did."""
+    return next((found[1] for key in keys if (found := WRAPPED.match(str(key)))), "")
+
+
+WRAPPED = re.compile(
+    r"((?:\w+\.)*?)(?:"
+    + "|".join((re.escape(DENOISER), re.escape(VAE), *(f"{re.escape(key)}$" for key in ALONE)))
+    + ")"
+)
+LONGEST_HEADER = 100 * 2**20  # bytes, of a safetensors file
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By how it starts, whatever its name; False where it is pickled.
+
+    Raises:
+        BaseModelError: it is neither, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LONGEST_HEADER:
+        return True
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return False
+    other = in_its_place(start, "the checkpoint")
+    if start.startswith(b"GGUF"):
+        other = "is a GGUF file, made for drawing alone: take the .safetensors file"
+    raise BaseModelError(f"base_model.name: {path} {other or 'is damaged, or not a checkpoint'}")
 
 
 def _keys(path: Path, allow_pickle: bool) -> tuple[Collection[str], Mapping[str, str]]:
     """The names of its tensors, and the metadata of a safetensors file."""
-    if path.suffix != ".safetensors":
+    if not _is_safetensors(path):
         return read_tensors(path, allow_pickle).keys(), {}
     try:
         with safe_open(path, framework="np") as file:

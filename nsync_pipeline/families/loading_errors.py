@@ -18,6 +18,5 @@ def loading_errors(path: Path) -> Iterator[None]:
         OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]
-        raise BaseModelError(
-            f"{path} cannot be loaded (only safetensors weights are): {reason}"
-        ) from error
+        taken = " (only safetensors weights are)" if isinstance(error, OSError) else ""
+        raise BaseModelError(f"{path} cannot be loaded{taken}: {reason}") from error

@@ -66,10 +66,10 @@ def diffusion_schedule(name: str, scheduler: Any) -> NoiseSchedule:
     try:
         alphas = DDPMScheduler.from_config(scheduler.config).alphas_cumprod.double()
         own = torch.as_tensor(scheduler.alphas_cumprod).double()
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
+    except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError):
         own = torch.empty(0)
     # Where they are not the same, what is drawn would not be what is trained.
-    if own.shape != alphas.shape or not torch.allclose(own, alphas, atol=1e-6):
+    if not len(own) or own.shape != alphas.shape or not torch.allclose(own, alphas, atol=1e-6):
         raise BaseModelError(
             f"{name}: its scheduler is {type(scheduler).__name__}, which does not say by betas how "
             "noisy each step is; taken are those that do, as DDIMScheduler, EulerDiscreteScheduler "

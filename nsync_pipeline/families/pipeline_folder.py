@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,7 +137,7 @@ def downloaded(
             pattern
             for component in components
             if weights and (path / component / "config.json").is_file()
-            if not (weight_files(path / component) or _pickles(path / component))
+            if not (weight_files(path / component) or pickled_files(path / component))
             for half in HALVES
             for pattern in (f"{component}/*.{half}*.safetensors", f"{component}/*.{half}.json")
         ]
@@ -147,25 +148,37 @@ def downloaded(
 
 def weight_files(folder: Path, precision: str = "") -> list[Path]:
     """The safetensors files of a component, whole or in shards; of no precision, or of one."""
-    ending = f".{precision}" if precision else ""
+    ending = rf"\.{precision}" if precision else ""
     for file in WEIGHTS:
-        stem = file.removesuffix(".safetensors")
-        if (whole := folder / f"{stem}{ending}.safetensors").is_file():
-            return [whole]
-        if shards := sorted(folder.glob(f"{stem}{ending}-*-of-*.safetensors")):
+        stem = re.escape(file.removesuffix(".safetensors"))
+        if whole := _called(folder, rf"{stem}{ending}\.safetensors"):
+            return whole
+        shard = r"-\d+-of-\d+"  # before or behind the precision: older libraries, and newer
+        if shards := _called(folder, rf"{stem}(?:{ending}{shard}|{shard}{ending})\.safetensors"):
             return shards
     return []
 
 
+def _called(folder: Path, pattern: str) -> list[Path]:
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in files if re.fullmatch(pattern, file.name))
+
+
 def variant_of(folder: Path, allow_pickle: bool = False) -> str | None:
     """The precision whose weight files are loaded, where there are none without one."""
-    if weight_files(folder) or (allow_pickle and _pickles(folder)):
+    if weight_files(folder) or (allow_pickle and pickled_files(folder)):
         return None
-    return next((half for half in HALVES if weight_files(folder, half)), None)
+    safe = next((half for half in HALVES if weight_files(folder, half)), None)
+    if safe is not None or not allow_pickle:
+        return safe
+    return next((half for half in HALVES if pickled_files(folder, half)), None)
 
 
-def _pickles(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in PICKLES)
+def pickled_files(folder: Path, precision: str = "") -> list[Path]:
+    """Those of a component, of no precision or of one."""
+    ending = f".{precision}.bin" if precision else ".bin"
+    files = (folder / file.replace(".bin", ending) for file in PICKLES)
+    return [file for file in files if file.is_file()]
 
 
 @dataclass(frozen=True)

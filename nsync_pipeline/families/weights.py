@@ -17,7 +17,13 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families.checkpoint_file import denoiser_tensors, read_tensors
 from nsync_pipeline.families.config import Quantization
 from nsync_pipeline.families.loading_errors import loading_errors
-from nsync_pipeline.families.pipeline_folder import PipelineFolder, variant_of
+from nsync_pipeline.families.pipeline_folder import (
+    HALVES,
+    PipelineFolder,
+    pickled_files,
+    variant_of,
+    weight_files,
+)
 
 
 @contextmanager
@@ -67,10 +73,18 @@ def load_frozen(
 def _from_folder(
     kind: Any, folder: PipelineFolder, component: str, options: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
+    place = folder.path / component
+    half = variant_of(place, folder.allow_pickle)
+    pickled = [file for of in ("", *HALVES) for file in pickled_files(place, of)]
+    if pickled and half is None and not (folder.allow_pickle or weight_files(place)):
+        raise BaseModelError(
+            f"{place} has only pickled weights ({pickled[0].name}), and only safetensors are "
+            "loaded: convert them, or set base_model.allow_pickle to true."
+        )
     model, info = kind.from_pretrained(
         folder.path,
         use_safetensors=None if folder.allow_pickle else True,
-        variant=variant_of(folder.path / component, folder.allow_pickle),
+        variant=half,
         output_loading_info=True,
         **options,
     )
@@ -85,7 +99,11 @@ def _from_checkpoint(
     tensors = (read_tensors if whole else denoiser_tensors)(checkpoint, folder.allow_pickle)
     common: dict[str, Any] = {"config": str(folder.path), "local_files_only": True, **options}
     if not issubclass(kind, transformers.PreTrainedModel):
-        model = kind.from_single_file(tensors, **common)
+        try:
+            model = kind.from_single_file(tensors, **common)
+        except NotImplementedError as error:  # a weight that is not there cannot be moved
+            of = common["subfolder"]
+            raise BaseModelError(f"{checkpoint} lacks weights of its {of}.") from error
     elif issubclass(kind, transformers.T5EncoderModel):
         model = create_diffusers_t5_model_from_checkpoint(kind, tensors, **common)
         model.tie_weights()  # its embeddings have two names, and the checkpoint has one

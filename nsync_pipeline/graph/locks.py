@@ -40,11 +40,10 @@ def sole_writer(lock: Path, artefact: Path | str) -> Iterator[None]:
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     # Not "w": whoever fails to take the lock must not wipe out the holder's number.
-    with lock.open("a+") as file:
+    with open(_opened(lock), "r+", encoding="ascii", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
             raise WorkspaceBusyError(
                 f"{artefact} is being written by process {file.read().strip() or '(unknown)'}: "
                 "wait until it has ended (or end it), then run this again."
@@ -57,13 +56,11 @@ def sole_writer(lock: Path, artefact: Path | str) -> Iterator[None]:
 
 def is_held(lock: Path) -> bool:
     """Whether a process holds ``lock`` as ``sole_writer`` does."""
-    try:
-        with lock.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    if not lock.exists():
         return False
-    except BlockingIOError:
+    if (file := _lock(lock)) is None:
         return True
+    os.close(file)
     return False
 
 
@@ -207,11 +204,17 @@ def _counted(devices: Sequence[str], count: int, kind: str) -> str:
     return f"{count} of the {of} {', '.join(devices)}"
 
 
+def _opened(path: Path, mode: int = 0o666) -> int:
+    """The open file of a lock; never that of another file, which a link in its place leads to."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path} is a link or no file, and a lock is a file: remove it")
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(path, flags, mode)
+
+
 def _lock(path: Path) -> int | None:
     """The open, locked file; None where another process holds it."""
-    if path.is_symlink():
-        raise UserError(f"{path} is a link, and a lease is none: remove it")
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    file = _opened(path, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

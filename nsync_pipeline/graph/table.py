@@ -65,7 +65,7 @@ STAGES: dict[str, Stage] = {
             name="captions", asset="captions", group="pictures",
             room="captions", settings=CaptionsSettings,
             says="What each picture shows, in words that say nothing of its style.",
-            recipe=2, folder="data/{style}/captions", needs=("style_set",), reads=(BY_HAND,),
+            recipe=3, folder="data/{style}/captions", needs=("style_set",), reads=(BY_HAND,),
             shared=True, on_device=True, kinds=("parquet", "huggingface"),
         ),
         Stage(

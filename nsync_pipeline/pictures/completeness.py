@@ -7,6 +7,7 @@ import io
 import re
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 from PIL import Image
@@ -31,6 +32,8 @@ def require_all_rows(image: Image.Image, content: bytes) -> None:
         _check_bmp(content)
     elif image.format == "TIFF":
         _check_tiff(image)
+    elif image.format == "GIF":
+        _check_gif(content)
 
 
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -156,22 +159,57 @@ def _check_bmp(content: bytes) -> None:
         raise PictureError(TOO_MUCH)
 
 
-WIDTH, BITS, COMPRESSION, COLOURS, OFFSETS = 256, 258, 259, 262, 273
+WIDTH, HEIGHT, BITS, COMPRESSION, COLOURS, OFFSETS = 256, 257, 258, 259, 262, 273
 ROWS, COUNTS, PLANES = 278, 279, 284
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 RAW, SUBSAMPLED = 1, 6
 
 
 def _check_tiff(image: Image.Image) -> None:
     tags = getattr(image, "tag_v2", {})
-    if OFFSETS not in tags or COUNTS not in tags:
-        return  # in tiles
-    bits, height = tags.get(BITS, (1,)), image.height
+    bits = tags.get(BITS, (1,))
     planes = len(bits) if tags.get(PLANES, 1) == 2 else 1
+    is_raw = tags.get(COMPRESSION, RAW) == RAW and tags.get(COLOURS) != SUBSAMPLED
+    if TILE_OFFSETS in tags and TILE_COUNTS in tags:
+        width, height = tags[TILE_WIDTH], tags[TILE_HEIGHT]
+        tiles = -(-tags[WIDTH] // width) * -(-tags[HEIGHT] // height) * planes
+        tile = (width * sum(bits) // planes + 7) // 8 * height
+        missing = is_raw and sum(tags[TILE_COUNTS]) < tiles * tile
+        if len(tags[TILE_OFFSETS]) < tiles or missing:
+            raise PictureError(MISSING)
+        if len(tags[TILE_OFFSETS]) > tiles:
+            raise PictureError(TOO_MUCH)
+    if OFFSETS not in tags or COUNTS not in tags:
+        return
+    height = image.height
     strips = -(-height // max(1, min(tags.get(ROWS, height), height))) * planes
     row = (tags[WIDTH] * sum(bits) + 7) // 8
-    is_raw = tags.get(COMPRESSION, RAW) == RAW and tags.get(COLOURS) != SUBSAMPLED
     held = sum(tags[COUNTS]) if is_raw else row * height
     if len(tags[OFFSETS]) < strips or held < row * height:
         raise PictureError(MISSING)
     if len(tags[OFFSETS]) > strips or held >= row * (height + 1) + planes * strips * row:
+        raise PictureError(TOO_MUCH)
+
+
+DESCRIPTOR, EXTENSION = 0x2C, 0x21  # what a GIF's blocks begin with
+TALLEST = 2**16 - 1
+
+
+def _check_gif(content: bytes) -> None:
+    """Where there is data for a row more than the header says, that is too much."""
+    colours = content[10]
+    at = 13 + (3 << (colours % 8 + 1) if colours >= 0x80 else 0)
+    while content[at] != DESCRIPTOR:
+        at += 1
+        if content[at - 1] == EXTENSION:
+            at += 1
+            while content[at]:
+                at += content[at] + 1
+            at += 1
+    (height,) = struct.unpack_from("<H", content, at + 7)
+    if height == TALLEST:
+        return
+    taller = content[: at + 7] + struct.pack("<H", height + 1) + content[at + 9 :]
+    with suppress(OSError), Image.open(io.BytesIO(taller), formats=("GIF",)) as image:
+        image.load()
         raise PictureError(TOO_MUCH)

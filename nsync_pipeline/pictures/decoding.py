@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.given_files import read_given
+from nsync_pipeline.given_files import in_its_place, read_given
 from nsync_pipeline.pictures.completeness import require_all_rows
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -119,6 +119,11 @@ MOST_PIXEL_BYTES = 16  # of a picture's file; four channels of 32 bits
 BESIDES = 2**26  # bytes: metadata, and a small picture's overhead
 
 
+def most_bytes(max_megapixels: float) -> int:
+    """Of the file of a picture of so many pixels, in 10^6."""
+    return int(max_megapixels * 1e6) * MOST_PIXEL_BYTES + BESIDES
+
+
 def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Image:
     """The picture at ``path``, ``normalised``; its size is checked before any pixel is decoded.
 
@@ -130,9 +135,9 @@ def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Im
         PictureError: it cannot be used; the message goes on after the file's name.
     """
     try:
-        content = read_given(path, int(max_megapixels * 1e6) * MOST_PIXEL_BYTES + BESIDES)
-        if not content:
-            raise PictureError("is empty (0 bytes)")
+        content = read_given(path, most_bytes(max_megapixels))
+        if (other := in_its_place(content[:512], "the picture")) is not None:
+            raise PictureError(other)
         with without_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_header(image, min_side, max_megapixels)
             image.load()
@@ -186,10 +191,6 @@ def _what_it_is(start: bytes) -> str:
     """Why Pillow does not know the file, as far as its first bytes tell."""
     if start[4:8] == b"ftyp":
         return "is a HEIC or video file, not what its name says: convert it to PNG or JPEG"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the picture: run `git lfs pull` where it came from"
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page (HTML), not a picture: download the picture itself"
     try:
         start.decode("utf-8")
     except UnicodeDecodeError:

@@ -7,8 +7,8 @@ own pages (``Origin``, which browsers set and pages cannot).
 """
 
 import hashlib
+import re
 import secrets
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -26,6 +26,15 @@ OWN_PAGE_POLICY = (
     "script-src 'unsafe-inline'"
 )
 """Of pages that need nothing besides themselves: the report, the blind page."""
+
+
+HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(?::\d+)?", re.IGNORECASE)
+
+
+def name_of(host: str) -> str | None:
+    """The name in a ``Host`` header, in lower case; None where it is not one name and a port."""
+    found = HOST.fullmatch(host)
+    return None if found is None else found[1].lower().strip("[]")
 
 
 class Guard:
@@ -49,7 +58,7 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
-        if urlsplit(f"//{host}").hostname not in HOSTS:
+        if name_of(host) not in HOSTS:
             return PlainTextResponse("The studio answers on this machine's own name only.", 400)
         changes = request.method not in ("GET", "HEAD")
         if changes and request.headers.get("origin") != f"http://{host}":

@@ -20,7 +20,9 @@ import PIL
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.files import file_sha256, parse_json
+from nsync_pipeline.files import parse_json
+from nsync_pipeline.given_files import given_sha256
+from nsync_pipeline.pictures.decoding import most_bytes
 from nsync_pipeline.pictures.near_duplicates import LOOK_SIDE, Look, look_of
 from nsync_pipeline.ranks import usable_cores
 
@@ -71,8 +73,9 @@ def looked_at(
     known: dict[str, Seen] = {}
     if kept is not None:
         for path in (source.path for source in sources if source.path is not None):
-            with suppress(OSError):  # why it cannot be read is told when it is looked at
-                keys[path] = f"{file_sha256(path)} Pillow {PIL.__version__}"
+            with suppress(PictureError):  # why it cannot be read is told when it is looked at
+                digest = given_sha256(path, most_bytes(max_megapixels))
+                keys[path] = f"{digest} Pillow {PIL.__version__}"
         known = _read(kept, set(keys.values()))
 
     def seen_before(source: Source) -> Seen | None:

@@ -10,7 +10,7 @@ import io
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PurePath, PurePosixPath
@@ -82,7 +82,7 @@ def metadata_rows(file: str, text: str) -> list[MetadataRow]:
     with_text = False
     for line, values in READERS[file.lower()](text):
         row = _row(line, values)
-        with_text |= any(values.get(column) is not None for column in TEXT_COLUMNS)
+        with_text |= not values.keys().isdisjoint(TEXT_COLUMNS)
         known = rows.setdefault(row.picture, row)
         if known.caption != row.caption:
             raise CaptionError(
@@ -210,7 +210,23 @@ PLAIN_TEXTS = frozenset(
 """Stems of text files that are no captions."""
 CAPTION_SUFFIXES = frozenset({".txt", ".caption"})
 DATA_SUFFIXES = frozenset(
-    {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".ods", ".yaml"}
+    {
+        ".json",
+        ".jsonl",
+        ".ndjson",
+        ".csv",
+        ".tsv",
+        ".parquet",
+        ".xlsx",
+        ".xls",
+        ".ods",
+        ".yaml",
+        ".yml",
+        ".toml",
+    }
+)
+OTHER_TEXTS = frozenset(
+    {".cap", ".caps", ".tag", ".tags", ".text", ".prompt", ".md", ".rtf", ".doc", ".docx", ".odt"}
 )
 CAPTION_STEMS = ("metadata", "meta_", "caption", "prompt", "label", "description")
 """How the names of such files begin that most likely hold captions."""
@@ -286,14 +302,12 @@ def read_source(folder: Path) -> SourceFolder:
         _read_metadata_captions(name, path, pictures, unusable, found)
     _read_sidecar_captions(sidecars, pictures, unusable, found)
     ignored = [n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}]
+    without = [name for name in pictures if not found.captions.get(name)]
+    owners = {_stem(name): name for name in without} | {name: name for name in without}
     for name in ignored:
-        lower = PurePosixPath(name.lower())
-        if lower.suffix in DATA_SUFFIXES and lower.name.startswith(CAPTION_STEMS):
-            found.caption_problem(
-                name,
-                "seems to hold captions, and is of a kind that is not read: save it as "
-                "metadata.jsonl or metadata.csv (`file_name`, `text`), or move it away",
-            )
+        doubt = _may_hold_captions(name, files[name], owners, without[:LISTED])
+        if doubt is not None:
+            found.caption_problem(name, doubt)
     by_name = attrgetter("name")
     return SourceFolder(
         pictures=tuple(_picture(name, path, found) for name, path in pictures.items()),
@@ -302,6 +316,39 @@ def read_source(folder: Path) -> SourceFolder:
         caption_problems=tuple(sorted(found.caption_problems, key=by_name)),
         ignored=tuple(ignored),
     )
+
+
+def _may_hold_captions(
+    name: str, path: Path, owners: Mapping[str, str], without: Sequence[str]
+) -> str | None:
+    """Why a file that is not read may hold captions; None where nothing speaks for it.
+
+    ``owners`` are the pictures without a caption, by name and by stem, and ``without`` some of
+    them.
+    """
+    lower = PurePosixPath(name.lower())
+    if lower.suffix not in DATA_SUFFIXES | OTHER_TEXTS:
+        return None
+    if (owner := owners.get(_stem(name))) is not None:
+        return (
+            f"seems to be the caption of {printable(owner)}, and is of a kind that is not read: "
+            f"save it as {printable(_stem(owner))}.txt, or move it away"
+        )
+    named = lower.name.startswith(CAPTION_STEMS) or _names_one_of(path, without)
+    if lower.suffix not in DATA_SUFFIXES or not named:
+        return None
+    return (
+        "seems to hold captions, and is of a kind that is not read: save it as "
+        "metadata.jsonl or metadata.csv (`file_name`, `text`), or move it away"
+    )
+
+
+def _names_one_of(path: Path, pictures: Iterable[str]) -> bool:
+    try:
+        content = read_given(path, MOST_METADATA)
+    except PictureError:
+        return False
+    return any(PurePosixPath(name).name.encode() in content for name in pictures)
 
 
 def _is_sidecar(path: PurePath) -> bool:

@@ -145,8 +145,10 @@ def _make_store(database: Path) -> None:
     """Beside its place, so that one that was cut off never is in it; all can be sent again."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    if database.is_file():
+    if database.exists():
         database.replace(database.with_suffix(".broken"))
+    for of in ("-journal", "-wal", "-shm"):  # SQLite would bring the new one to the old one's state
+        database.with_name(database.name + of).unlink(missing_ok=True)
     location = artifact_location(OWN, database.parent)
     with whole_file(database) as partial:
         SqlAlchemyStore(f"sqlite:///{partial}", location).engine.dispose()

@@ -58,6 +58,9 @@ def test_the_page_itself_is_answered(client: TestClient, headers: dict[str, str]
         {"host": ""},
         {"host": "[::1"},
         {"host": "localhost@evil.example"},
+        {"host": "evil.example@localhost"},
+        {"host": "evil.example\\@127.0.0.1"},
+        {"host": "localhost:3000:4000"},
         {"origin": "http://evil.example"},
         {"origin": "http://localhost:3000"},  # not the page that is asked
         {"origin": "http://127.0.0.1:8000"},  # another program's page on this machine

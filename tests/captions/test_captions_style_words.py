@@ -179,6 +179,16 @@ NAMES = own_names("claude_monet", "sks", ("Monet",))
         ("a green tree, artwork by Vincent van Gogh, at noon", "a green tree, at noon"),
         ("painted by Monet, a green tree", "a green tree"),
         ("a green tree in Monet's style", "a green tree"),
+        ("sks_style, a green tree", "a green tree"),
+        ("a green tree, art_by_monet", "a green tree"),
+        ("(sks:1.2), a green tree", "a green tree"),
+        ("a green tree <lora:monet_v2:0.8>", "a green tree"),
+        ("a green tree in the manner of Claude Monet", "a green tree"),
+        ("a green tree à la Monet", "a green tree"),
+        ("a green tree inspired by the painter Monet", "a green tree"),
+        ("a green tree, signed Monet", "a green tree"),
+        ("a Monet-inspired green tree", "a green tree"),
+        ("by sks artist, a green tree", "a green tree"),
     ],
 )
 def test_what_the_style_is_called_by_is_taken_out(caption: str, content: str) -> None:
@@ -204,6 +214,7 @@ def test_a_style_with_the_name_of_an_article_takes_no_article_out() -> None:
     st.lists(
         st.sampled_from(
             [*WORDS, "sks", "SKS-style", "claude_monet", "Claude Monet", "painted by", "by", "boat",
+             "sks_tree", "(sks:1.2)", "<lora:monet:1>", "in the manner of", "inspired by", "à la",
              "a", "the", "Renoir", "van", ",", "in the style of", "after", "of", "red", "\u200b"]
         ),
         max_size=12,
@@ -211,7 +222,7 @@ def test_a_style_with_the_name_of_an_article_takes_no_article_out() -> None:
 )  # fmt: skip
 def test_no_name_of_the_style_is_ever_left(caption: str) -> None:
     left = scrub(caption, STYLE_WORDS, NAMES)
-    assert not {"sks", "monet"} & set(re.findall(r"\w+", left.caption.lower()))
+    assert not {"sks", "monet"} & set(re.findall(r"[^\W_]+", left.caption.lower()))
     assert scrub(left.caption, STYLE_WORDS, NAMES) == ScrubbedCaption(left.caption, (), ())
 
 

@@ -128,3 +128,12 @@ def test_where_dvc_runs_the_stages_the_style_has_a_folder_for_choices(workspace:
     assert done.returncode == 0, done.stderr
     assert "choices/glass: made, as DVC and git want it there\n" in done.stdout
     assert "`glass`" in (workspace / "choices" / "glass" / "README.md").read_text()
+
+
+def test_a_name_that_turns_the_line_round_is_shown_as_it_is(
+    workspace: Path, pictures: Path
+) -> None:
+    (pictures / "a\u202egnp.png").write_bytes((pictures / "0.png").read_bytes())
+    done = add_style(workspace, "monet", str(pictures))
+    assert "  duplicates_are: a\\u202egnp.png = 0.png\n" in done.stdout
+    assert all(line.isprintable() for line in done.stdout.splitlines())

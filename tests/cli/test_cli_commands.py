@@ -1,5 +1,6 @@
 """The command line as a person meets it: quick, and one clear message for a mistake."""
 
+import io
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline import __version__
+from nsync_pipeline.cli.app import main
 from nsync_pipeline.cli.options import find_workspace, stage_names, style_names, variant_names
 from nsync_pipeline.errors import ParamsError
 from tests.support.command_line import nsync
@@ -110,6 +112,20 @@ def test_an_error_of_the_programs_own_shows_where_it_happened(workspace: Path) -
     assert process.returncode == 1
     assert "Traceback" in said
     assert "ZeroDivisionError: a fault" in said
+
+
+def test_what_a_terminal_does_not_know_is_escaped(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is not UTF-8, a letter where only ASCII is shown, and what moves the cursor."""
+    said = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stderr", said)
+    monkeypatch.setattr("sys.argv", ["nsync", "run", "captions", "-s", "caf\udce9\u65e5\x1b[2J"])
+    monkeypatch.chdir(workspace)
+    with pytest.raises(SystemExit):
+        main()
+    said.seek(0)
+    assert said.read().startswith(r"nsync: style 'caf\udce9\u65e5\x1b[2J' is not in params.yaml")
 
 
 def test_outside_of_a_workspace_it_says_where_to_go(tmp_path: Path) -> None:

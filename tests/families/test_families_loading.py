@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from nsync_pipeline.errors import BaseModelError
 from nsync_pipeline.families import pipeline_folder
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.pipeline_folder import weight_files
 from nsync_pipeline.families.prompt_counting import tokenizer_of
 from nsync_pipeline.files import file_sha256
 from tests.support.original_layout import save_original_v1
@@ -160,7 +162,7 @@ def test_pickled_weights_are_never_read(copy: Path) -> None:
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(BaseModelError, match=r"unet cannot be loaded \(only safetensors"):
+    with pytest.raises(BaseModelError, match=r"unet has only pickled weights \(diff"):
         load_family(config_of(copy))
 
 
@@ -386,6 +388,28 @@ def test_a_model_in_halves_alone_is_loaded(
     family = load_family(config_of("studio/tiny" if of_hub else copy))
     for key, weight in load_family(config_of(tiny_base)).denoiser.state_dict().items():
         assert torch.equal(family.denoiser.state_dict()[key], weight.to(HALVES[half]).float())
+
+
+def test_halves_in_shards_are_found_as_older_libraries_named_them(
+    copy: Path, tiny_base: Path
+) -> None:
+    unet = copy / "unet"
+    model: Any = load_family(config_of(tiny_base)).denoiser
+    model.half()
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    model.save_pretrained(unet, variant="fp16", max_shard_size="30KB")
+    index = unet / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    text = index.read_text()
+    for file in unet.glob("*.fp16-*-of-*.safetensors"):
+        stem, number = file.stem.split(".fp16")
+        file.rename(unet / f"{stem}{number}.fp16.safetensors")
+        text = text.replace(file.name, f"{stem}{number}.fp16.safetensors")
+    index.write_text(text)
+    assert len(weight_files(unet, "fp16")) > 1
+    assert weight_files(unet) == []
+    family = load_family(config_of(copy))
+    for key, weight in model.state_dict().items():
+        assert torch.equal(family.denoiser.state_dict()[key], weight.float())
 
 
 def test_pickled_weights_are_downloaded_only_where_they_are_allowed(hub: Hub) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nsync_pipeline.errors import WorkspaceBusyError
-from nsync_pipeline.graph.locks import sole_writer
+from nsync_pipeline.errors import UserError, WorkspaceBusyError
+from nsync_pipeline.graph.locks import is_held, sole_writer
 
 HOLD = """
 import sys, time
@@ -57,3 +57,25 @@ def test_lock_of_a_killed_writer_is_free(lock: Path) -> None:
     holder.wait()
     with sole_writer(lock, Path("models/ink/nsync")):
         assert lock.read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
+def test_what_is_no_file_in_a_locks_place_is_left_alone(
+    lock: Path, tmp_path: Path, kind: str
+) -> None:
+    """A workspace that somebody else made may bring a link along: its target keeps its content."""
+    lock.parent.mkdir()
+    mine = tmp_path / "mine.txt"
+    if kind == "link":
+        mine.write_text("mine")
+    if kind.startswith("link"):
+        lock.symlink_to(mine)
+    else:
+        os.mkfifo(lock) if kind == "pipe" else lock.mkdir()
+    with pytest.raises(UserError, match="is a link or no file"):
+        sole_writer(lock, "params.yaml").__enter__()
+    if lock.exists():
+        with pytest.raises(UserError, match="is a link or no file"):
+            is_held(lock)
+    assert mine.exists() == (kind == "link")
+    assert not mine.exists() or mine.read_text() == "mine"

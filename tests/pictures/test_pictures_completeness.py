@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,44 @@ def tiff_of(tag: int, value: int, **options: Any) -> bytes:
     return bytes(content)
 
 
+def gif_of(size: tuple[int, int]) -> bytes:
+    """With another size of the screen and of the picture on it."""
+    content = encoded("GIF")
+    at = content.index(b"\x2c\0\0\0\0") + 5
+    stated = struct.pack("<HH", *size)
+    return content[:6] + stated + content[10:at] + stated + content[at + 4 :]
+
+
+def tiled_tiff(
+    image: Image.Image, size: tuple[int, int] | None = None, tiles: int | None = None,
+    deflated: bool = False,
+) -> bytes:  # fmt: skip
+    """In tiles of 64 x 48, with a header of this size, and so many of its tiles."""
+    wide, high, (width, height) = 64, 48, image.size
+    whole = Image.new("RGB", (-(-width // wide) * wide, -(-height // high) * high))
+    whole.paste(image)
+    corners = [(x, y) for y in range(0, height, high) for x in range(0, width, wide)][:tiles]
+    parts = [whole.crop((x, y, x + wide, y + high)).tobytes() for x, y in corners]
+    parts = [zlib.compress(part) for part in parts] if deflated else parts
+    width, height = size or image.size
+    count, first = len(parts), 8 + 2 + 11 * 12 + 4
+    arrays = first + 6, first + 6 + 4 * count  # bits before them; then where tiles are, and sizes
+    data = arrays[1] + 4 * count
+    places = [data + sum(map(len, parts[:n])) for n in range(count)]
+    entries = (
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, first),
+        (259, 3, 1, 8 if deflated else 1), (262, 3, 1, 2), (277, 3, 1, 3), (284, 3, 1, 1),
+        (322, 4, 1, wide), (323, 4, 1, high),
+        (324, 4, count, arrays[0] if count > 1 else places[0]),
+        (325, 4, count, arrays[1] if count > 1 else len(parts[0])),
+    )  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"".join((
+        b"II*\0", struct.pack("<IH", 8, len(entries)), directory, struct.pack("<I3H", 0, 8, 8, 8),
+        struct.pack(f"<{count}I", *places), struct.pack(f"<{count}I", *map(len, parts)), *parts,
+    ))  # fmt: skip
+
+
 def cut(content: bytes, share: float) -> bytes:
     """A JPEG that ends early, as if that were its end."""
     return content[: int(len(content) * share)] + b"\xff\xd9"
@@ -93,6 +132,13 @@ FALSE: dict[str, bytes] = {
         for v in (240, 30)
         for c in ("tiff_lzw", "tiff_deflate", "jpeg")
     },
+    **{f"gif of {s}": gif_of(s) for s in ((WIDTH, 240), (WIDTH, 60), (240, HEIGHT), (80, HEIGHT))},
+    **{
+        f"tiles of {size}, {deflated}": tiled_tiff(textured(1, WIDTH, HEIGHT), size, None, deflated)
+        for size in ((WIDTH, 240), (WIDTH, 60), (240, HEIGHT), (60, HEIGHT))
+        for deflated in (False, True)
+    },
+    **{f"{n} of 9 tiles": tiled_tiff(textured(1, WIDTH, HEIGHT), tiles=n) for n in (1, 5, 8)},
 }  # fmt: skip
 
 
@@ -123,8 +169,11 @@ FORMS: dict[str, Callable[[Image.Image], bytes]] = {
     "TIFF bits": lambda image: encoded("TIFF", image.convert("1")),
     "TIFF lzw": lambda image: encoded("TIFF", image, compression="tiff_lzw"),
     "TIFF jpeg": lambda image: encoded("TIFF", image, compression="jpeg"),
+    "TIFF tiles": tiled_tiff,
+    "TIFF tiles deflated": lambda image: tiled_tiff(image, deflated=True),
     "WEBP": lambda image: encoded("WEBP", image),
     "GIF": lambda image: encoded("GIF", image),
+    "GIF in rows": lambda image: encoded("GIF", image, interlace=0, comment=b"\x2c"),
 }
 SHADE = st.sampled_from([0, 1, 127, 128, 129, 254, 255])
 
@@ -178,3 +227,25 @@ def test_an_interlaced_png_is_read() -> None:
         require_all_rows(image, file(data))
         with pytest.raises(PictureError, match="no data for its last rows"):
             require_all_rows(image, file(data[:-4]))
+
+
+@settings(deadline=None, max_examples=60, database=None, derandomize=True)
+@given(data=st.data())
+def test_any_bytes_are_a_picture_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A file of each form with bytes changed, put in, or cut off; what is taken has its size."""
+    content = bytearray(WHOLE[data.draw(st.sampled_from(sorted(WHOLE)))])
+    for _ in range(data.draw(st.integers(1, 4))):
+        # Mostly where headers are.
+        at = data.draw(st.integers(0, 200) | st.integers(0, len(content)))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    path = tmp_path_factory.mktemp("any") / "a.picture"
+    path.write_bytes(content[: data.draw(st.just(2**20) | st.integers(0, len(content)))])
+    with suppress(PictureError):
+        picture = decode_picture(path, 1, 0.1)
+        assert picture.mode == "RGB"
+        assert picture.width * picture.height <= 1e5
+
+
+WHOLE = {form: write(textured(1, 40, 30)) for form, write in FORMS.items()}

@@ -35,8 +35,10 @@ def test_the_link_opens_the_page_and_leaves_the_address(stranger: TestClient) ->
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example:4321", "evil.example:4321", "192.168.0.2", ""]
-)
+    "host",
+    ["evil.example", "127.0.0.1.evil.example:4321", "evil.example:4321", "192.168.0.2", "", "[::1",
+     "evil.example@localhost", "evil.example\\@127.0.0.1", "localhost:1:2"],
+)  # fmt: skip
 def test_another_name_is_not_answered(studio: TestClient, host: str) -> None:
     """A page of another name that resolves to this machine (DNS rebinding) gets nothing."""
     assert studio.get("/", headers={"Host": host}).status_code == 400

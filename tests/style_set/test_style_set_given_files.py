@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.given_files import given_files, read_given
+from nsync_pipeline.given_files import given_files, given_sha256, read_given
 from nsync_pipeline.style_set.source_folder import MOST_CAPTION, SourceFolder, read_source
 from tests.support.picture_files import save
 
@@ -133,9 +133,12 @@ def test_how_much_is_read_is_bounded(tmp_path: Path) -> None:
         file.truncate(2**40)
     with pytest.raises(PictureError, match=r"has more than 1 MiB"):
         read_given(tmp_path / "a.txt", 2**20)
+    with pytest.raises(PictureError, match=r"has more than 1 MiB"):
+        given_sha256(tmp_path / "a.txt", 2**20)
     os.mkfifo(tmp_path / "b.txt")
-    with pytest.raises(PictureError, match="no regular file"):
-        read_given(tmp_path / "b.txt", 2**20)
+    for read in (read_given, given_sha256):
+        with pytest.raises(PictureError, match="no regular file"):
+            read(tmp_path / "b.txt", 2**20)
 
 
 @settings(deadline=None, max_examples=40)
@@ -164,6 +167,7 @@ BLANK = {
     "a.txt": " \n\u200b\ufeff\n",
     "a.caption": "",
     "metadata.jsonl": '{"file_name": "a.png", "text": " "}\n',
+    "captions.jsonl": '{"file_name": "a.png", "text": null}\n',
     "metadata.csv": "file_name,text\na.png,\n",
 }
 
@@ -242,6 +246,24 @@ def test_captions_by_other_known_names_are_read(folder: Path, name: str) -> None
 def test_captions_of_a_kind_that_is_not_read_are_said(folder: Path, name: str) -> None:
     (folder / name).write_text("[]")
     assert caption_problems(folder)[0].startswith(f"{name} seems to hold captions")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.png.json", "a.cap", "a.tags", "a.text", "a.docx"])
+def test_what_is_called_as_a_picture_without_a_caption_is_said(folder: Path, name: str) -> None:
+    (folder / name).write_text("a boat")
+    assert caption_problems(folder)[0].startswith(f"{name} seems to be the caption of a.png")
+    (folder / "a.txt").write_text("a boat")
+    assert not caption_problems(folder)
+
+
+@pytest.mark.parametrize("name", ["data.csv", "train.jsonl", "0_captions.tsv", "annotations.json"])
+def test_a_table_that_names_pictures_without_a_caption_is_said(folder: Path, name: str) -> None:
+    (folder / name).write_text("image,description\nb.png,a hill\n")
+    assert not caption_problems(folder)
+    (folder / name).write_text("image,description\na.png,a boat\n")
+    assert caption_problems(folder)[0].startswith(f"{name} seems to hold captions")
+    (folder / "a.txt").write_text("a boat")
+    assert not caption_problems(folder)
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,11 @@ def test_a_stored_file_is_read_as_it_was_seen(tmp_path: Path, orientation: int) 
     assert (seen.width, seen.height) == ((96, 80) if orientation == 3 else (80, 96))
     with Image.open(path) as raw:
         assert not np.array_equal(np.asarray(raw), np.asarray(open_picture(path)))
+
+
+def test_a_file_beyond_all_bounds_is_not_read_to_know_it_again(tmp_path: Path) -> None:
+    """Of 2 TiB that are nothing but a size; hashing them would take an hour."""
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**41)
+    ((_, seen),) = looked_at([of_file(tmp_path / "a.png")], 16, 1.0, tmp_path / "seen.jsonl")
+    assert "more than a file of its kind holds" in str(seen)

@@ -444,6 +444,31 @@ def require_files_in(workspace: Workspace) -> None:
     assert again.version == str(version.version)
 
 
+def test_what_sqlite_left_beside_an_old_store_does_not_touch_the_new_one(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal is played back into whatever database has its name."""
+    database = workspace.tracking / "mlflow.db"
+    beside = [database.with_name(f"mlflow.db-{of}") for of in ("journal", "wal", "shm")]
+    for file in (database, *beside):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 5000)
+
+    class Made:
+        def __init__(self, uri: str, _: str) -> None:
+            assert not [file for file in (database, *beside) if file.exists()]
+            Path(uri.removeprefix("sqlite:///")).write_bytes(b"new")
+            self.engine = self
+
+        def dispose(self) -> None:
+            pass
+
+    monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore", Made)
+    destination._make_store(database)
+    assert database.read_bytes() == b"new"
+    assert database.with_suffix(".broken").read_bytes() == b"x" * 5000
+
+
 @pytest.mark.parametrize("kind", ["cut off", "half of it", "no database"])
 def test_a_store_whose_making_was_cut_off_is_made_again(
     workspace: Workspace, empty_store: Path, kind: str, monkeypatch: pytest.MonkeyPatch
