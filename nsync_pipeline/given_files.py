@@ -121,11 +121,14 @@ def read_given(path: Path, most: int) -> bytes:
             state = os.fstat(file.fileno())
             if not stat.S_ISREG(state.st_mode):
                 raise PictureError("is no regular file")
-            content = b"" if state.st_size > most else file.read(most + 1)
+            # Python takes as much memory as it is asked to read.
+            content = b"" if state.st_size > most else file.read(state.st_size + 1)
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
-    if len(content) > most or state.st_size > most:
+    if state.st_size > most:
         raise PictureError(f"has more than {most >> 20} MiB: more than a file of its kind holds")
+    if len(content) > state.st_size:
+        raise PictureError("grows while it is read: wait until it is whole")
     return content
 
 

@@ -277,7 +277,7 @@ def test_half_of_the_pairs_say_what_all_do(
     x_prompt = rng.permutation(np.repeat(np.arange(count), each))
     y_prompt = x_prompt if same else rng.integers(0, count + 3, each * count)
     sums = pair_sums(x, x_prompt, y, y_prompt, lambda a, b: np.exp(a @ b[:, ::-1].T / 9))
-    weights = rng.integers(0, 3, size=(5, count + 3)) + 1.0
+    weights = rng.integers(1, 4, size=(5, count + 3)).astype(np.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distances, "STRIP", strip)
         np.testing.assert_allclose(sums.mean(weights), plain_mean(sums, weights), rtol=1e-12)
