@@ -157,11 +157,13 @@ def train(
     with checkpointed_activations(family, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
             with learning():
-                found = gradients(step, order.triplets(step))
-            metric = None
-            if settings.contrast.metric == "optimizer":
-                metric = optimizer_metric(optimizer, weights)
-            refinement = refiner.of_branches(found.gradients, metric)
+                found = gradients(step, triplets := order.triplets(step))
+                metric = None
+                if settings.contrast.metric == "optimizer":
+                    metric = optimizer_metric(optimizer, weights)
+                refinement = refiner.of_branches(found.gradients, metric)
+                # Known now: asked for before, a GPU would be waited for once more.
+                gradients.require_finite(step, triplets, found, refinement.norms)
             gradient = _clipped(refinement, settings.max_gradient_norm)
             rates = learning_rates(settings, step)
             take_step(optimizer, weights, gradient, rates)
