@@ -49,14 +49,19 @@ class Branched(Protocol):
         ...
 
 
+def _meeting(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` in the type of a weight it is multiplied by; under autocast that is as it says."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
+
+
 def _linear(
     base: Forward, dropped: Forward, scaling: float, down: Tensor, up: Tensor, x: Tensor
 ) -> Tensor:
     """A LoRA ``Linear``: ``down`` (n, r, in), ``up`` (n, out, r), ``x`` (n * B, ..., in)."""
     result = base(x)
     n = down.shape[0]
-    hidden = torch.bmm(dropped(x.to(down.dtype)).reshape(n, -1, x.shape[-1]), down.mT)
-    stacked = result.reshape(n, -1, result.shape[-1]).to(down.dtype)
+    hidden = torch.bmm(dropped(_meeting(x, down)).reshape(n, -1, x.shape[-1]), down.mT)
+    stacked = result.reshape(n, -1, result.shape[-1]).to(hidden.dtype)
     adapted = torch.baddbmm(stacked, hidden, up.mT, alpha=scaling)
     return adapted.view(result.shape).to(x.dtype)
 
@@ -74,7 +79,7 @@ def _convolution(
     result = base(x)
     n = down.shape[0]
     hidden = F.conv2d(
-        _side_by_side(dropped(x.to(down.dtype)), n), down.flatten(0, 1), None, convolution.stride,
+        _side_by_side(dropped(_meeting(x, down)), n), down.flatten(0, 1), None, convolution.stride,
         convolution.padding, groups=n,
     )  # fmt: skip
     adapted = F.conv2d(hidden, up.flatten(0, 1), groups=n)

@@ -99,6 +99,15 @@ class BaseModelConfig(Section):
         default=False,
         description="torch.compile the denoiser; a pass for all branches at once stays as it is",
     )
+    deterministic: bool = later(
+        True,
+        description="only algorithms that give the same bytes again on the same device; false may "
+        "be faster on a GPU",
+    )
+    tf32: bool = later(
+        False,
+        description="on GPUs that can: products of float32 matrices with 10 bits of mantissa",
+    )
     memory: MemoryConfig = MemoryConfig()
     allow_pickle: bool = Field(
         default=False,

@@ -119,6 +119,7 @@ def train(
         LossScale() if family.dtype == torch.float16 else None,
         settings.update_rule,
         settings.contrast,
+        settings.autocast,
     )  # fmt: skip
     average = None if settings.ema_decay is None else WeightAverage(weights, settings.ema_decay)
     optimizer = make_optimizer(trained, settings)

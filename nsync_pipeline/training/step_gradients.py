@@ -45,6 +45,7 @@ class StepGradients:
     loss_scale: LossScale | None  # None: losses are not scaled
     rule: UpdateRule = "orthogonal"
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    autocast: bool = False
     taken_at: float | None = None  # the scale of the last step; None: not scaled
     overflows: int = 0  # attempts at the last step that were thrown away
     margin_size: float | None = None  # of preference: the running size of the steps before
@@ -123,7 +124,7 @@ class StepGradients:
     ) -> BranchLosses:
         if self.rule not in WITH_OWN_LOSS:
             batches = {branch: self.maker.batch(branch, step, samples) for branch in branches}
-            return branch_losses(self.family, batches)
+            return self._in_its_type(branch_losses(self.family, batches))
         positions = [triplet.position for triplet in samples]
 
         def on_margins(margins: Tensor) -> None:  # over again where a pass is tried again
@@ -131,9 +132,21 @@ class StepGradients:
 
         # A pair's margin is asked for whichever branch's gradient is.
         batches = {branch: self.maker.batch(branch, step, samples) for branch in self.branches}
-        return NeighbourLosses(
-            self.family, self.rule, self.contrast, batches, self.beta, on_margins
+        return self._in_its_type(
+            NeighbourLosses(self.family, self.rule, self.contrast, batches, self.beta, on_margins)
         )
+
+    def _in_its_type(self, plain: BranchLosses) -> BranchLosses:
+        """``plain``, or with products in half precision where that is asked for."""
+        if not self.autocast:
+            return plain
+        half = self.family.dtype if self.family.dtype == torch.float16 else torch.bfloat16
+
+        def losses(branches: Sequence[Branch]) -> Tensor:
+            with torch.autocast(self.family.device.type, half):
+                return plain(branches)
+
+        return losses
 
     @property
     def beta(self) -> float:
