@@ -97,7 +97,7 @@ class BaseModelConfig(Section):
     )
     compile: bool = Field(
         default=False,
-        description="torch.compile the denoiser; a pass for all branches at once stays as it is",
+        description="torch.compile the denoiser, once for each way it is called",
     )
     deterministic: bool = later(
         True,
