@@ -121,13 +121,13 @@ def drawing(folder: Path, measure: Measure) -> Iterator[Row]:
 
 
 def evaluation(folder: Path, measure: Measure) -> Iterator[Row]:
-    """A set of 800 pictures, 2,000 draws; beside half of it."""
+    """A set of 2,000 pictures, 2,000 draws, features as wide as ours; beside half of it."""
 
     def scored(count: int) -> Callable[[], object]:
         rng = np.random.default_rng(0)
 
         def pictures(first: int) -> PictureSet:
-            rows = rng.normal(size=(count, 64)) + 0.3
+            rows = rng.normal(size=(count, 128)) + 0.3
             unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
             return PictureSet(unit, unit, rows, unit, unit, np.arange(first, first + count))
 
@@ -137,7 +137,7 @@ def evaluation(folder: Path, measure: Measure) -> Iterator[Row]:
         weights = np.concatenate(draws, axis=1)
         return lambda: score_set(shown, reference, weights, np.random.default_rng(0))
 
-    yield pair(measure, "a set of 800 scored", scored(800), "of 400", scored(400))
+    yield pair(measure, "a set of 2,000 scored", scored(2000), "of 1,000", scored(1000))
 
 
 def checkpoints(folder: Path, measure: Measure) -> Iterator[Row]:

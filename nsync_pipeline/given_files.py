@@ -117,13 +117,14 @@ def read_given(path: Path, most: int) -> bytes:
     """The content of a file of ``given_files``.
 
     Raises:
-        PictureError: it cannot be read, is no regular file any more, or has more than ``most``
-            bytes; the message goes on after the file's name.
+        PictureError: it cannot be read, is no regular file any more, grows, or has more than
+            ``most`` bytes; the message goes on after the file's name.
     """
     with _opened(path, most) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise _too_large(most)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)  # Python takes as much memory as it is asked to read
+    if len(content) > size:
+        raise PictureError("grows while it is read: wait until it is whole")
     return content
 
 
@@ -141,14 +142,12 @@ def _opened(path: Path, most: int) -> Iterator[BufferedReader]:
             if not stat.S_ISREG(state.st_mode):
                 raise PictureError("is no regular file")
             if state.st_size > most:
-                raise _too_large(most)
+                raise PictureError(
+                    f"has more than {most >> 20} MiB: more than a file of its kind holds"
+                )
             yield file
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
-
-
-def _too_large(most: int) -> PictureError:
-    return PictureError(f"has more than {most >> 20} MiB: more than a file of its kind holds")
 
 
 def in_its_place(start: bytes, what: str) -> str | None:

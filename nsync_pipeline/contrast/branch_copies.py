@@ -10,6 +10,7 @@ how it computes by branches (``Branched``).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
@@ -49,14 +50,19 @@ class Branched(Protocol):
         ...
 
 
+def _meeting(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` in the type of a weight it is multiplied by; under autocast that is as it says."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
+
+
 def _linear(
     base: Forward, dropped: Forward, scaling: float, down: Tensor, up: Tensor, x: Tensor
 ) -> Tensor:
     """A LoRA ``Linear``: ``down`` (n, r, in), ``up`` (n, out, r), ``x`` (n * B, ..., in)."""
     result = base(x)
     n = down.shape[0]
-    hidden = torch.bmm(dropped(x.to(down.dtype)).reshape(n, -1, x.shape[-1]), down.mT)
-    stacked = result.reshape(n, -1, result.shape[-1]).to(down.dtype)
+    hidden = torch.bmm(dropped(_meeting(x, down)).reshape(n, -1, x.shape[-1]), down.mT)
+    stacked = result.reshape(n, -1, result.shape[-1]).to(hidden.dtype)
     adapted = torch.baddbmm(stacked, hidden, up.mT, alpha=scaling)
     return adapted.view(result.shape).to(x.dtype)
 
@@ -74,7 +80,7 @@ def _convolution(
     result = base(x)
     n = down.shape[0]
     hidden = F.conv2d(
-        _side_by_side(dropped(x.to(down.dtype)), n), down.flatten(0, 1), None, convolution.stride,
+        _side_by_side(dropped(_meeting(x, down)), n), down.flatten(0, 1), None, convolution.stride,
         convolution.padding, groups=n,
     )  # fmt: skip
     adapted = F.conv2d(hidden, up.flatten(0, 1), groups=n)
@@ -160,6 +166,12 @@ def _with_frozen(layer: Any, adapters: Sequence[str], x: Tensor) -> Tensor:
     return result  # rounded to the layer's own type once all is added, as PEFT does
 
 
+@dataclass(frozen=True)
+class _Copies:
+    leaves: tuple[Tensor, ...]  # (branches, *weight.shape), in the order of the weights
+    forwards: tuple[Forward, ...]  # in the order of the layers
+
+
 class BranchCopies:
     """The per-branch copies of the trained weights of one or several models.
 
@@ -176,6 +188,9 @@ class BranchCopies:
         self, modules: Sequence[nn.Module], weights: Sequence[nn.Parameter], adapter: str
     ) -> None:
         self._weights, self._adapter = tuple(weights), adapter
+        compiled = (getattr(module, "_compiled_call_impl", None) for module in modules)
+        self._is_compiled = any(call is not None for call in compiled)
+        self._kept: dict[tuple[int, tuple[bool, ...]], _Copies] = {}  # of a compiled model
         places = {id(weight): index for index, weight in enumerate(weights)}
         self._layers: list[tuple[Any, tuple[int, ...]]] = []
         self._parts: dict[int, tuple[str, ...]] = {}  # of LoKr and LoHa layers
@@ -214,24 +229,35 @@ class BranchCopies:
         Yields the copies, leaves ``(branches, *weight.shape)`` in the order of the weights: ask
         autograd for *their* gradients. Afterwards the layers are as they were.
         """
-        leaves = tuple(
-            weight.detach().expand(branches, *weight.shape).clone().requires_grad_()
-            for weight in self._weights
-        )
+        copies = self._copies(branches, tuple(mirrored))
         try:
-            for layer, places in self._layers:
-                copies = [leaves[i] for i in places]
-                forward = self._forward(layer, copies)
-                if any(mirrored):
-                    forward = partial(self._mirrored, layer, copies, mirrored)
+            for (layer, _), forward in zip(self._layers, copies.forwards, strict=True):
                 # Past nn.Module.__setattr__, which is slow: this hides the class's own forward.
                 layer.__dict__["forward"] = forward
-            # A model compiled by torch would be compiled again for the copies of every step.
-            with torch.compiler.set_stance("force_eager"):
-                yield leaves
+            yield copies.leaves
         finally:
             for layer, _ in self._layers:
                 layer.__dict__.pop("forward", None)
+
+    def _copies(self, branches: int, mirrored: tuple[bool, ...]) -> "_Copies":
+        """Fresh ones; of a compiled model the same in every step, or it would be compiled again."""
+        expanded = [weight.detach().expand(branches, *weight.shape) for weight in self._weights]
+        if (kept := self._kept.get((branches, mirrored))) is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(list(kept.leaves), expanded)
+            return kept
+        leaves = tuple(weight.clone().requires_grad_() for weight in expanded)
+        forwards = []
+        for layer, places in self._layers:
+            own = [leaves[i] for i in places]
+            forward = self._forward(layer, own)
+            if any(mirrored):
+                forward = partial(self._mirrored, layer, own, mirrored)
+            forwards.append(forward)
+        made = _Copies(leaves, tuple(forwards))
+        if self._is_compiled:
+            self._kept[branches, mirrored] = made
+        return made
 
     def _mirrored(
         self, layer: Any, copies: Sequence[Tensor], mirrored: Sequence[bool], x: Tensor

@@ -1,7 +1,7 @@
 """One gradient a branch: in turn (a pass each) or fused (one pass for all), as memory allows."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nsync_pipeline.contrast.branch_copies import BranchCopies, NotFusableError
 from nsync_pipeline.contrast.config import Branch, BranchMode
+from nsync_pipeline.contrast.host import ToHost, in_float64
 from nsync_pipeline.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,26 @@ class MicroBatch:
     share: float  # of the step's samples, over all processes: what its means count for
 
 
+class Losses(Mapping[Branch, float]):
+    """A loss a branch: numbers that a GPU is not waited for until one of them is looked at."""
+
+    def __init__(self, branches: Sequence[Branch], values: Sequence[float] | Tensor) -> None:
+        """``values`` are one a branch, (len(branches),) float64."""
+        self._branches = tuple(branches)
+        self._values = ToHost(values) if isinstance(values, Tensor) else values
+
+    def __getitem__(self, branch: Branch) -> float:
+        if isinstance(self._values, ToHost):
+            self._values = self._values.numbers()
+        return dict(zip(self._branches, self._values, strict=True))[branch]
+
+    def __iter__(self) -> Iterator[Branch]:
+        return iter(self._branches)
+
+    def __len__(self) -> int:
+        return len(self._branches)
+
+
 @dataclass(frozen=True)
 class BranchGradients:
     """Loss and gradient of each branch: means over the samples of an optimizer step.
@@ -36,7 +57,7 @@ class BranchGradients:
     Where only a part of the step's samples is here, the sum of all parts' is the mean.
     """
 
-    losses: Mapping[Branch, float]
+    losses: "Losses"
     gradients: Mapping[Branch, tuple[Tensor, ...]]  # each of its weight's shape
 
 
@@ -51,12 +72,12 @@ def gradients_in_turn(
     ``weights`` are the trainable ones; one that a loss does not reach has the gradient zero. Losses
     are multiplied by ``loss_scale`` on the way back, and the gradients divided by it.
     """
-    losses: dict[Branch, float] = {}
+    losses: list[Tensor] = []
     gradients: dict[Branch, tuple[Tensor, ...]] = {}
     for branch in branches:
-        found = _accumulated(weights, (branch,), micro_batches, loss_scale)
-        (losses[branch],), gradients[branch] = found
-    return BranchGradients(losses, gradients)
+        loss, gradients[branch] = _accumulated(weights, (branch,), micro_batches, loss_scale)
+        losses.append(loss)
+    return BranchGradients(Losses(branches, torch.cat(losses) if losses else []), gradients)
 
 
 def gradients_fused(
@@ -78,7 +99,7 @@ def gradients_fused(
     with copies.in_use(len(branches), signs) as leaves:
         losses, stacked = _accumulated(leaves, branches, micro_batches, loss_scale)
     return BranchGradients(
-        dict(zip(branches, losses, strict=True)),
+        Losses(branches, losses),
         {b: tuple(tensor[i] for tensor in stacked) for i, b in enumerate(branches)},
     )
 
@@ -88,14 +109,14 @@ def _accumulated(
     branches: Sequence[Branch],
     micro_batches: Sequence[MicroBatch],
     loss_scale: float,
-) -> tuple[list[float], tuple[Tensor, ...]]:
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The losses of ``branches``, and the gradient of their sum, over the micro-batches."""
-    totals = [0.0] * len(branches)
+    totals = torch.zeros((), dtype=torch.float64)  # of a scalar on the host no GPU minds
     summed: tuple[Tensor, ...] = ()
     for part in micro_batches:
         losses = part.losses(branches)
-        found = losses.detach().tolist()
-        totals = [a + b * part.share for a, b in zip(totals, found, strict=True)]
+        of_part = in_float64(losses.detach()) * part.share
+        totals = totals + of_part
         scaled = losses.sum() * (loss_scale * part.share)
         gradient = torch.autograd.grad(scaled, weights, materialize_grads=True)
         summed = tuple(torch._foreach_add(summed, gradient)) if summed else gradient
@@ -207,15 +228,17 @@ class BranchPass:
             )
         plain = [branch for branch in branches if branch not in self._mirrored]
         found = gradients_in_turn(self._weights, plain, micro_batches, loss_scale)
+        turned = [branch for branch in branches if branch in self._mirrored]
+        if not turned or self._copies is None:
+            return found
         losses, gradients = dict(found.losses), dict(found.gradients)
-        for branch in branches:
-            if branch in self._mirrored and self._copies is not None:
-                found = gradients_fused(
-                    self._copies, (branch,), micro_batches, loss_scale, self._mirrored
-                )
-                losses |= found.losses
-                gradients |= found.gradients
-        return BranchGradients(losses, gradients)
+        for branch in turned:
+            found = gradients_fused(
+                self._copies, (branch,), micro_batches, loss_scale, self._mirrored
+            )
+            losses |= found.losses
+            gradients |= found.gradients
+        return BranchGradients(Losses(tuple(losses), tuple(losses.values())), gradients)
 
     def _use_less_memory(self, reason: str) -> None:
         plan = self.plan.more_careful() if self._may_change else None

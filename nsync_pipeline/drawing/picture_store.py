@@ -237,7 +237,8 @@ def draw_captions(
     store = PictureStore(context.workspace.scratch(*slot, *within))
     folder = context.folder.joinpath(*within)
     tell = partial(context.progress, " ".join(("pictures", *within[-1:])))
-    with deterministic_algorithms():
+    base = settings.base_model
+    with deterministic_algorithms(base.deterministic, base.tf32):
         drawn = draw_into_store(
             family, list(requests.values()), sampler, store, tell, lora_sha256, guidance
         )

@@ -97,7 +97,16 @@ class BaseModelConfig(Section):
     )
     compile: bool = Field(
         default=False,
-        description="torch.compile the denoiser; a pass for all branches at once stays as it is",
+        description="torch.compile the denoiser, once for each way it is called",
+    )
+    deterministic: bool = later(
+        True,
+        description="only algorithms that give the same bytes again on the same device; false may "
+        "be faster on a GPU",
+    )
+    tf32: bool = later(
+        False,
+        description="on GPUs that can: products of float32 matrices with 10 bits of mantissa",
     )
     memory: MemoryConfig = MemoryConfig()
     allow_pickle: bool = Field(

@@ -145,8 +145,8 @@ _log = logging.getLogger(__name__)
 def compile_in_place(denoiser: nn.Module) -> None:
     """Have ``denoiser`` compiled when it is first called.
 
-    What cannot be compiled runs as it is, and the log says so. While per-branch copies stand in for
-    LoRA weights, which is anew in every step, the denoiser runs uncompiled too (``BranchCopies``).
+    What cannot be compiled runs as it is, and the log says so. For per-branch copies in the place
+    of LoRA weights it is compiled once more (``BranchCopies``).
     """
     denoiser.compile(backend=_compiled_or_plain)
 

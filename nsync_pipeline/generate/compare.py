@@ -81,7 +81,8 @@ def compare(
     family = load_family(manner.sampler.base(params.base_model))
     drawn: dict[tuple[str, int], Image.Image] = {}
     total = len(columns) * len(rows)
-    with deterministic_algorithms():
+    base = params.base_model
+    with deterministic_algorithms(base.deterministic, base.tf32):
         for model in models:
             remove_trained(family)
             model.put_on(family)

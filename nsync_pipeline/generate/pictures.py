@@ -152,7 +152,8 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     on_sheet: dict[Path, Image.Image] = {}
     done = 0
-    with deterministic_algorithms():
+    base = params.base_model
+    with deterministic_algorithms(base.deterministic, base.tf32):
         for batch in _drawn(family, model, asked, manner):
             for one, picture in batch:
                 if one.file in plan.files:

@@ -177,7 +177,7 @@ def score_set(
         draws[name] = mean_under(weights, means)
         figures[name] = interval(float(np.nanmean(means)), draws[name])
     everyone = np.ones((1, reference.units))
-    real = reference.test
+    real, biased = reference.test, dict[str, float]()
     for of in reference.discrepancies:
         kernels = PromptKernels(
             xx=_pair_sums(shown, shown, of.features, of.kernel),
@@ -186,7 +186,8 @@ def score_set(
         )
         draws[of.name] = mmd_unbiased(kernels, weights)
         figures[of.name] = interval(float(mmd_unbiased(kernels, everyone)[0]), draws[of.name])
-    figures["cmmd_biased"] = Interval(mmd_biased(shown.pictures, real.pictures, CMMD_SIGMA))
+        biased[of.name] = mmd_biased(kernels)
+    figures["cmmd_biased"] = Interval(biased["cmmd"])
     if min(len(shown.plain), len(real.plain)) > 1:
         figures["fid"] = Interval(frechet_distance(shown.plain, real.plain))
     figures["copy_rate"] = binomial_rate(int(scores.copied.sum()), len(scores.copied))
@@ -287,6 +288,7 @@ def _vendi_under(weights: Floats, pictures: PictureSet, rows: Sequence[Indices])
     scores = []
     for draw, chosen in zip(weights, rows, strict=False):
         counts = draw[pictures.unit[chosen]]
-        features = pictures.likeness[chosen]
-        scores.append(vendi_score(features, counts) if counts.any() else float("nan"))
+        drawn = counts > 0  # two thirds of them
+        features = pictures.likeness[chosen[drawn]]
+        scores.append(vendi_score(features, counts[drawn]) if drawn.any() else float("nan"))
     return np.asarray(scores)

@@ -18,14 +18,37 @@ MISSING = "is cut off: it has no data for its last rows"
 TOO_MUCH = "has more data than a picture of its size: its header is wrong, or rows got lost"
 
 
-def require_all_rows(image: Image.Image, content: bytes) -> None:
-    """Compare the decoded ``image`` with ``content``, the file it is from.
+class Watched(io.BytesIO):
+    """A file's content to decode, which sees whether the last of a JPEG's data is asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.content = content
+        self.was_asked_for_all = False
+        self._less = len(content)
+        with suppress(struct.error, IndexError):  # what is damaged is told when it is decoded
+            scans = _scans(content) if content[:2] == b"\xff\xd8" else None
+            if scans is not None and scans.is_long:
+                self._less = scans.less
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        at = self.tell()
+        if at >= self._less:
+            self.was_asked_for_all = True
+        elif size is not None and size >= 0:
+            size = min(size, self._less - at)
+        return super().read(size)
+
+
+def require_all_rows(image: Image.Image, file: Watched) -> None:
+    """Compare ``image``, as it was decoded from ``file``, with all that is in there.
 
     Raises:
         PictureError: rows are missing, or the size in the header is not that of the data.
     """
+    content = file.content
     if image.format in ("JPEG", "MPO"):
-        _check_jpeg(image, content)
+        _check_jpeg(image, file)
     elif image.format == "PNG":
         _check_png(content)
     elif image.format == "BMP":
@@ -46,32 +69,27 @@ GREY = range(116, 141)  # round what a decoder leaves where it had no data: 128
 BLOCK = 8  # pixels a side
 
 
-def _check_jpeg(image: Image.Image, content: bytes) -> None:
+def _check_jpeg(image: Image.Image, file: Watched) -> None:
     """Data more must change nothing, and data less must: else it had too little, or too much."""
+    content = file.content
     found = _scans(content)
     if found is None:
         return
-    eighth = max(1, max(image.size) // 8)
-
-    def decoded(data: bytes, small: bool) -> bytes:
-        with Image.open(io.BytesIO(data)) as again:
-            if small:  # a fifth of the time
-                again.draft(None, (eighth, eighth))
-            again.load()
-            return again.tobytes()
 
     def same(data: bytes) -> bool:
-        sizes = (False,) if found.progressive else (True, False)
-        return all(decoded(data, small) == decoded(content, small) for small in sizes)
+        with Image.open(io.BytesIO(data)) as again:
+            again.load()
+            return again.tobytes() == image.tobytes()
 
     is_grey = _ends_in_grey(image)
-    start, first_end, end = found.start, found.first_end, found.end
+    first_end, end = found.first_end, found.end
     if (found.progressive or is_grey) and not same(content[:end] + FILLER + content[end:]):
         raise PictureError(MISSING)
-    if is_grey or first_end - start < LITTLE:
+    if is_grey or not found.is_long:
         return
-    less = first_end - max((first_end - start) // 32, 16)
-    if same(content[:less] + content[first_end:]):
+    # What is decoded as it comes has all its rows without asking for the rest.
+    at_once = found.progressive or first_end != end
+    if same(content[: found.less] + content[first_end:]) if at_once else not file.was_asked_for_all:
         raise PictureError(TOO_MUCH)
 
 
@@ -89,6 +107,15 @@ class _Scans:
     first_end: int
     end: int  # of the last scan's
     progressive: bool
+
+    @property
+    def is_long(self) -> bool:
+        return self.first_end - self.start >= LITTLE
+
+    @property
+    def less(self) -> int:
+        """Where the last of the first scan's data begins, without which rows are missing."""
+        return self.first_end - max((self.first_end - self.start) // 32, 16)
 
 
 def _scans(content: bytes) -> _Scans | None:

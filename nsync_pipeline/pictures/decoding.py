@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from nsync_pipeline.errors import PictureError
 from nsync_pipeline.given_files import in_its_place, read_given
-from nsync_pipeline.pictures.completeness import require_all_rows
+from nsync_pipeline.pictures.completeness import Watched, require_all_rows
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 PROFILED_MODES = ("L", "RGB", "CMYK")
@@ -41,13 +41,15 @@ def normalised(image: Image.Image) -> Image.Image:
     Raises:
         PictureError: the pixels are of a kind that has no one reading (floating point, Lab).
     """
+    image.load()
     profile = image.info.get("icc_profile")
     opaque, alpha = _apart(_eight_bit(_upright(image)))
     coloured = _to_srgb(opaque, profile)
     if alpha is not None:
         coloured.putalpha(alpha)
         coloured = Image.alpha_composite(Image.new("RGBA", coloured.size, WHITE), coloured)
-    plain = coloured.copy() if coloured is image else _rgb(coloured)  # of no file
+    # Of no file. Not a copy of its pixels: that takes as long as decoding them.
+    plain = image._new(image.im) if coloured is image else _rgb(coloured)
     plain.info = {}  # nothing of the file's metadata comes along
     return plain
 
@@ -138,10 +140,11 @@ def decode_picture(path: Path, min_side: int, max_megapixels: float) -> Image.Im
         content = read_given(path, most_bytes(max_megapixels))
         if (other := in_its_place(content[:512], "the picture")) is not None:
             raise PictureError(other)
-        with without_pixel_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        file = Watched(content)
+        with without_pixel_limit(), Image.open(file, formats=FORMATS) as image:
             _check_header(image, min_side, max_megapixels)
             image.load()
-            require_all_rows(image, content)
+            require_all_rows(image, file)
             return normalised(image)
     except PictureError:
         raise

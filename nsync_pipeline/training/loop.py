@@ -119,6 +119,7 @@ def train(
         LossScale() if family.dtype == torch.float16 else None,
         settings.update_rule,
         settings.contrast,
+        settings.autocast,
     )  # fmt: skip
     average = None if settings.ema_decay is None else WeightAverage(weights, settings.ema_decay)
     optimizer = make_optimizer(trained, settings)
@@ -157,11 +158,13 @@ def train(
     with checkpointed_activations(family, settings.gradient_checkpointing):
         for step in range(state.steps, settings.steps):
             with learning():
-                found = gradients(step, order.triplets(step))
-            metric = None
-            if settings.contrast.metric == "optimizer":
-                metric = optimizer_metric(optimizer, weights)
-            refinement = refiner.of_branches(found.gradients, metric)
+                found = gradients(step, triplets := order.triplets(step))
+                metric = None
+                if settings.contrast.metric == "optimizer":
+                    metric = optimizer_metric(optimizer, weights)
+                refinement = refiner.of_branches(found.gradients, metric)
+                # Known now: asked for before, a GPU would be waited for once more.
+                gradients.require_finite(step, triplets, found, refinement.norms)
             gradient = _clipped(refinement, settings.max_gradient_norm)
             rates = learning_rates(settings, step)
             take_step(optimizer, weights, gradient, rates)

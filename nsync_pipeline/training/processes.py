@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nsync_pipeline.contrast.branch_gradients import BranchGradients, MemoryPlan
+from nsync_pipeline.contrast.branch_gradients import BranchGradients, Losses, MemoryPlan
 from nsync_pipeline.errors import LostProcessError, TrainingError
 from nsync_pipeline.ranks import Rank, this_rank
 
@@ -121,7 +121,7 @@ class Processes:
             losses, flat = reduce((losses.to(self.device), flat), "sum")
         parts = iter(torch.split(flat, [tensor.numel() for tensor in like]))
         return BranchGradients(
-            dict(zip(branches, losses.tolist(), strict=True)),
+            Losses(branches, losses),
             {
                 b: tuple(next(parts).view(tensor.shape) for tensor in found.gradients[b])
                 for b in branches

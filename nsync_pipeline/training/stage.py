@@ -102,8 +102,10 @@ def run(context: StageContext[TrainingSettings]) -> StageResult:
         TrainingError: there is nothing to train on, or a loss or gradient is not finite.
         BaseModelError: the base model cannot be used.
     """
-    cpu = choose_device(context.settings.base_model.device).type == "cpu"
-    with deterministic_algorithms(), joined_processes(cpu) as processes:
+    base = context.settings.base_model
+    cpu = choose_device(base.device).type == "cpu"
+    exact = deterministic_algorithms(base.deterministic, base.tf32)
+    with exact, joined_processes(cpu) as processes:
         return _trained(_read(context), processes)
 
 

@@ -1,7 +1,7 @@
 """The branches' gradients of an optimizer step, over its micro-batches and processes: finite."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -45,6 +45,7 @@ class StepGradients:
     loss_scale: LossScale | None  # None: losses are not scaled
     rule: UpdateRule = "orthogonal"
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    autocast: bool = False
     taken_at: float | None = None  # the scale of the last step; None: not scaled
     overflows: int = 0  # attempts at the last step that were thrown away
     margin_size: float | None = None  # of preference: the running size of the steps before
@@ -53,8 +54,10 @@ class StepGradients:
     def __call__(self, step: int, triplets: Sequence[Triplet]) -> BranchGradients:
         """The gradients of optimizer step ``step`` (from 0 on), whose samples are ``triplets``.
 
+        Whether they are finite is known where losses are scaled; else ``require_finite`` asks.
+
         Raises:
-            TrainingError: a loss or a gradient is not finite, or memory runs out.
+            TrainingError: a loss or a gradient is not finite at any scale, or memory runs out.
         """
         try:
             return self._taken(step, triplets)
@@ -75,37 +78,53 @@ class StepGradients:
             found = self.branch_pass(share, losses_of, total, factor, branches)
             found = self.processes.summed(found)
             self.branch_pass.plan = self.processes.most_careful(self.branch_pass.plan)
-            broken = _not_finite(found)
+            scaled = self.loss_scale
+            broken = None if scaled is None else _not_finite(found)
             if broken is None:
-                if self.loss_scale is not None:
+                if scaled is not None:
                     self.taken_at = factor
-                    self.loss_scale = self.loss_scale.after_step()
+                    self.loss_scale = scaled.after_step()
                 if self.rule == "preference":
                     mean = self.processes.total(sum(self._margins.values()) / total)
                     self.margin_size = running_size(self.margin_size, torch.tensor(mean))
                 return found
-            kind, branch = broken
-            lower = self.loss_scale.after_overflow() if self.loss_scale is not None else None
+            lower = None if scaled is None else scaled.after_overflow()
             # The scale does nothing to a loss: that one will not be finite at any other.
-            if kind == "loss" or lower is None:
-                guilty = [t for t in triplets if self._is_broken(kind, branch, step, t, factor)]
-                ids = {self._picture_of(branch, t) for t in guilty or triplets}
-                pictures = ", ".join(sorted(ids))
-                raise TrainingError(
-                    f"step {step + 1}: the {kind} of the {branch} branch is not finite (pictures "
-                    f"{pictures}). Lower training.learning_rate, or look at these pictures; with "
-                    "base_model.dtype float16, try bfloat16 or float32. The newest checkpoint is "
-                    "kept."
-                )
+            if broken[0] == "loss" or lower is None:
+                raise self._error(broken, step, triplets, factor)
             self.loss_scale = lower
             self.overflows += 1
+
+    def require_finite(
+        self,
+        step: int,
+        triplets: Sequence[Triplet],
+        found: BranchGradients,
+        norms: Mapping[Branch, float],
+    ) -> None:
+        """Raise a TrainingError where a loss of ``found`` is not finite, or a gradient's norm."""
+        if (broken := _not_finite(found, norms)) is not None:
+            raise self._error(broken, step, triplets, self.taken_at or 1.0)
+
+    def _error(
+        self, broken: tuple[str, Branch], step: int, triplets: Sequence[Triplet], factor: float
+    ) -> TrainingError:
+        kind, branch = broken
+        guilty = [t for t in triplets if self._is_broken(kind, branch, step, t, factor)]
+        pictures = ", ".join(sorted({self._picture_of(branch, t) for t in guilty or triplets}))
+        return TrainingError(
+            f"step {step + 1}: the {kind} of the {branch} branch is not finite (pictures "
+            f"{pictures}). Lower training.learning_rate, or look at these pictures; with "
+            "base_model.dtype float16, try bfloat16 or float32. The newest checkpoint is "
+            "kept."
+        )
 
     def _losses(
         self, step: int, branches: Sequence[Branch], samples: Sequence[Triplet]
     ) -> BranchLosses:
         if self.rule not in WITH_OWN_LOSS:
             batches = {branch: self.maker.batch(branch, step, samples) for branch in branches}
-            return branch_losses(self.family, batches)
+            return self._in_its_type(branch_losses(self.family, batches))
         positions = [triplet.position for triplet in samples]
 
         def on_margins(margins: Tensor) -> None:  # over again where a pass is tried again
@@ -113,9 +132,21 @@ class StepGradients:
 
         # A pair's margin is asked for whichever branch's gradient is.
         batches = {branch: self.maker.batch(branch, step, samples) for branch in self.branches}
-        return NeighbourLosses(
-            self.family, self.rule, self.contrast, batches, self.beta, on_margins
+        return self._in_its_type(
+            NeighbourLosses(self.family, self.rule, self.contrast, batches, self.beta, on_margins)
         )
+
+    def _in_its_type(self, plain: BranchLosses) -> BranchLosses:
+        """``plain``, or with products in half precision where that is asked for."""
+        if not self.autocast:
+            return plain
+        half = self.family.dtype if self.family.dtype == torch.float16 else torch.bfloat16
+
+        def losses(branches: Sequence[Branch]) -> Tensor:
+            with torch.autocast(self.family.device.type, half):
+                return plain(branches)
+
+        return losses
 
     @property
     def beta(self) -> float:
@@ -141,12 +172,22 @@ class StepGradients:
         return self.maker.examples.ids[triplet.anchor if branch == ANCHOR else place]
 
 
-def _not_finite(found: BranchGradients) -> tuple[str, Branch] | None:
-    """The first loss, else the first gradient, that is not finite; of which branch."""
+def _not_finite(
+    found: BranchGradients, norms: Mapping[Branch, float] | None = None
+) -> tuple[str, Branch] | None:
+    """The first loss, else the first gradient, that is not finite; of which branch.
+
+    ``norms`` are the gradients', where they are known: not finite where a number of one is not.
+    """
     for branch, loss in found.losses.items():
         if not math.isfinite(loss):
             return "loss", branch
-    for branch, gradient in found.gradients.items():
-        if not bool(torch.cat([tensor.flatten() for tensor in gradient]).isfinite().all()):
+    if norms is None:
+        flat = [torch.cat([part.flatten() for part in of]) for of in found.gradients.values()]
+        sound = torch.stack([gradient.isfinite().all() for gradient in flat]).tolist()
+    else:
+        sound = [math.isfinite(norms[branch]) for branch in found.gradients]
+    for branch, is_sound in zip(found.gradients, sound, strict=True):
+        if not is_sound:
             return "gradient", branch
     return None

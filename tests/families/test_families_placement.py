@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER
@@ -171,6 +173,51 @@ def test_latents_of_their_own_normalisation_are_refused(
         Autoencoder(folder, Placement(CPU, torch.float32))
 
 
+class TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.second(F.silu(self.first(x)))
+        return found
+
+
+def test_copies_a_branch_go_through_the_inductor() -> None:
+    """The same gradients as uncompiled, in a second step with other weights, too."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = TwoLayers().requires_grad_(False)
+    config = LoraConfig(r=2, target_modules=["first", "second"], init_lora_weights=False)
+    inject_adapter_in_model(config, model, ADAPTER)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    inputs = torch.randn(6, 8)
+
+    def losses(branches: Any) -> Tensor:
+        found: Tensor = model(inputs).square().mean(dim=1)
+        return found.view(len(branches), -1).mean(dim=1)
+
+    branches, parts = (POSITIVE, NEGATIVE), [MicroBatch(losses, 1.0)]
+    plain = BranchCopies([model], weights, ADAPTER)
+    expected = [gradients_fused(plain, branches, parts)]
+    with torch.no_grad():
+        torch._foreach_mul_(weights, 1.5)
+    expected.append(gradients_fused(plain, branches, parts))
+    with torch.no_grad():
+        torch._foreach_div_(weights, 1.5)
+    model.compile(backend="inductor")
+    copies = BranchCopies([model], weights, ADAPTER)
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    for step in expected:
+        found = gradients_fused(copies, branches, parts)
+        for branch in branches:
+            torch.testing.assert_close(found.gradients[branch], step.gradients[branch])
+        with torch.no_grad():
+            torch._foreach_mul_(weights, 1.5)
+    assert graphs["unique_graphs"] == before + 1
+
+
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """torch's compiler without its slow last step; how many graphs it has traced."""
@@ -185,7 +232,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return graphs
 
 
-def test_a_compiled_denoiser_trains_in_turn_compiled_and_fused_as_it_is(
+def test_a_compiled_denoiser_trains_compiled_in_turn_and_fused(
     bases: dict[str, Path], traced: list[int]
 ) -> None:
     """With a LoRA put on after it was compiled; a step later, nothing is compiled again."""
@@ -211,8 +258,19 @@ def test_a_compiled_denoiser_trains_in_turn_compiled_and_fused_as_it_is(
     assert graphs > compiled_plain
     copies = BranchCopies([family.denoiser], trained.weights, ADAPTER)
     fused = gradients_fused(copies, branches, parts)
+    of_both = len(traced)
+    assert of_both > graphs
+    with torch.no_grad():
+        for weight in trained.weights:
+            weight.mul_(1.5)
+    moved = gradients_fused(copies, branches, parts)
+    with torch.no_grad():
+        for weight in trained.weights:
+            weight.div_(1.5)
+    two = zip(moved.gradients[POSITIVE], fused.gradients[POSITIVE], strict=True)
+    assert not all(torch.equal(a, b) for a, b in two)
     gradients_in_turn(trained.weights, branches, parts)
-    assert len(traced) == graphs
+    assert len(traced) == of_both
     for branch in branches:
         for ours, theirs in zip(fused.gradients[branch], in_turn.gradients[branch], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)

@@ -13,6 +13,8 @@ from torchmetrics.image.kid import maximum_mean_discrepancy
 from nsync_pipeline.metrics import distances
 from nsync_pipeline.metrics.distances import (
     CMMD_SIGMA,
+    PairSums,
+    PromptKernels,
     half_splits,
     median_distance,
     mmd_biased,
@@ -30,11 +32,18 @@ def unit_rows(count: int, dimensions: int, seed: int, shift: float = 0.0) -> np.
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def unbiased(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
+def own_prompts(x: np.ndarray, y: np.ndarray, sigma: float) -> PromptKernels:
     """With a prompt of its own for every row."""
-    prompts = len(x) + len(y)
-    kernels = prompt_kernels(x, np.arange(len(x)), y, len(x) + np.arange(len(y)), rbf(sigma))
-    return float(mmd_unbiased(kernels, np.ones((1, prompts)))[0])
+    return prompt_kernels(x, np.arange(len(x)), y, len(x) + np.arange(len(y)), rbf(sigma))
+
+
+def unbiased(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
+    everyone = np.ones((1, len(x) + len(y)))
+    return float(mmd_unbiased(own_prompts(x, y, sigma), everyone)[0])
+
+
+def biased(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
+    return mmd_biased(own_prompts(x, y, sigma))
 
 
 def test_squared_distances_agree_with_torchmetrics() -> None:
@@ -47,12 +56,12 @@ def test_cmmd_of_one_picture_each_follows_from_their_angle() -> None:
     """|x - y|^2 = 2 (1 - cos), so MMD^2 = 2 (1 - exp(-2 (1 - cos) / 200)); cos = 0.6 here."""
     x, y = np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]])
     expected = 2000.0 * (1.0 - math.exp(-(1.0 - 0.6) / 100.0))
-    assert mmd_biased(x, y, CMMD_SIGMA) == pytest.approx(expected, rel=1e-9)
+    assert biased(x, y, CMMD_SIGMA) == pytest.approx(expected, rel=1e-9)
 
 
 def test_biased_distance_of_a_set_to_itself_is_zero() -> None:
     x = unit_rows(9, 6, 2)
-    assert mmd_biased(x, x[::-1], 1.0) == pytest.approx(0.0, abs=1e-9)
+    assert biased(x, x[::-1], 1.0) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_unbiased_distance_agrees_with_torchmetrics() -> None:
@@ -68,7 +77,7 @@ def test_unbiased_distance_averages_to_zero_under_the_null() -> None:
     ]
     error = np.std(found) / math.sqrt(len(found))
     assert abs(np.mean(found)) < 3 * error
-    assert np.mean([mmd_biased(unit_rows(20, 8, s), unit_rows(20, 8, s + 999), 1.0)
+    assert np.mean([biased(unit_rows(20, 8, s), unit_rows(20, 8, s + 999), 1.0)
                     for s in range(20)]) > 10 * error  # fmt: skip
 
 
@@ -157,7 +166,7 @@ def test_half_splits_agree_with_the_two_estimators() -> None:
         order = rng.permutation(10)
         first, second = real[order[:5]], real[order[5:]]
         assert splits.unbiased[split] == pytest.approx(unbiased(first, second, 1.0), rel=1e-9)
-        assert splits.biased[split] == pytest.approx(mmd_biased(first, second, 1.0), rel=1e-9)
+        assert splits.biased[split] == pytest.approx(biased(first, second, 1.0), rel=1e-9)
 
 
 def test_half_splits_leave_out_each_row_with_itself_whatever_its_kernel() -> None:
@@ -240,6 +249,38 @@ def test_means_over_pairs_are_those_of_every_pair_of_pictures_counted(
             assert np.isnan(mean)
         else:
             assert mean == pytest.approx((counts * kernel).sum() / counts.sum(), abs=1e-12)
+
+
+def plain_mean(sums: PairSums, weights: np.ndarray) -> np.ndarray:
+    """Every pair of prompts by itself, whether or not rows and columns are the same."""
+    rows, columns = weights[:, sums.rows], weights[:, sums.columns]
+    total = ((rows @ sums.sums) * columns).sum(axis=1)
+    pairs = (
+        (rows * sums.row_count) @ (sums.rows[:, None] != sums.columns) @ np.diag(sums.column_count)
+    )
+    return np.asarray(total / (pairs * columns).sum(axis=1))
+
+
+@given(
+    count=st.integers(2, 40),
+    each=st.integers(1, 3),
+    same=st.booleans(),
+    strip=st.sampled_from([1, 7, 256]),
+    seed=st.integers(0, 99),
+)
+def test_half_of_the_pairs_say_what_all_do(
+    count: int, each: int, same: bool, strip: int, seed: int
+) -> None:
+    """Also of a kernel that is not symmetric, and with several pictures a prompt."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(each * count, 4)), rng.normal(size=(each * count, 4))
+    x_prompt = rng.permutation(np.repeat(np.arange(count), each))
+    y_prompt = x_prompt if same else rng.integers(0, count + 3, each * count)
+    sums = pair_sums(x, x_prompt, y, y_prompt, lambda a, b: np.exp(a @ b[:, ::-1].T / 9))
+    weights = rng.integers(1, 4, size=(5, count + 3)).astype(np.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distances, "STRIP", strip)
+        np.testing.assert_allclose(sums.mean(weights), plain_mean(sums, weights), rtol=1e-12)
 
 
 def test_a_second_question_under_other_draws_is_answered_anew() -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.pictures.completeness import require_all_rows
+from nsync_pipeline.pictures import completeness
+from nsync_pipeline.pictures.completeness import Watched, require_all_rows
 from nsync_pipeline.pictures.decoding import decode_picture
 from tests.support.picture_files import textured
 
@@ -189,13 +190,34 @@ def pictures(draw: st.DrawFn) -> Image.Image:
     return image
 
 
+@given(height=st.integers(20, 300), more=st.integers(16, 200), quality=st.integers(20, 95))
+@settings(deadline=None, max_examples=40)
+def test_a_baseline_jpeg_is_decoded_once(height: int, more: int, quality: int) -> None:
+    """Its data has been asked for to the end: more rows than the header's show in that."""
+    content = encoded("JPEG", textured(height, 80, height + more), quality=quality)
+    false = jpeg_of((80, height), content)
+    for given_content, is_whole in ((content, True), (false, False)):
+        file = Watched(given_content)
+        with Image.open(file) as opened:
+            opened.load()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Image, "open", None)
+            if completeness._ends_in_grey(opened):
+                continue
+            if is_whole:
+                require_all_rows(opened, file)
+                continue
+            with pytest.raises(PictureError, match="more data"):
+                require_all_rows(opened, file)
+
+
 @settings(deadline=None, max_examples=100)
 @given(pictures(), st.sampled_from(sorted(FORMS)))
 def test_no_whole_picture_is_refused(image: Image.Image, form: str) -> None:
-    content = FORMS[form](image)
-    with Image.open(io.BytesIO(content)) as opened:
+    file = Watched(FORMS[form](image))
+    with Image.open(file) as opened:
         opened.load()
-        require_all_rows(opened, content)
+        require_all_rows(opened, file)
 
 
 @pytest.mark.parametrize("shade", [116, 127, 129, 136, 141])
@@ -203,10 +225,10 @@ def test_a_whole_picture_that_ends_in_nearly_grey_is_taken(shade: int) -> None:
     """A progressive JPEG's first scan has only noughts for it, and as many as wanted can go."""
     image = textured(1, 73, 191)
     image.paste((shade, shade, shade), (0, 31, 73, 191))
-    content = encoded("JPEG", image, progressive=True)
-    with Image.open(io.BytesIO(content)) as opened:
+    file = Watched(encoded("JPEG", image, progressive=True))
+    with Image.open(file) as opened:
         opened.load()
-        require_all_rows(opened, content)
+        require_all_rows(opened, file)
 
 
 def test_an_interlaced_png_is_read() -> None:
@@ -224,9 +246,9 @@ def test_an_interlaced_png_is_read() -> None:
 
     with Image.open(io.BytesIO(file(data))) as image:
         image.load()
-        require_all_rows(image, file(data))
+        require_all_rows(image, Watched(file(data)))
         with pytest.raises(PictureError, match="no data for its last rows"):
-            require_all_rows(image, file(data[:-4]))
+            require_all_rows(image, Watched(file(data[:-4])))
 
 
 @settings(deadline=None, max_examples=60, database=None, derandomize=True)
