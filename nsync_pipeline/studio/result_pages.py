@@ -1,5 +1,6 @@
 """What came of it: pictures side by side, the report, the blind choice, files to take home."""
 
+import mimetypes
 import re
 import shutil
 import subprocess
@@ -16,9 +17,10 @@ from starlette.responses import (
     Response,
 )
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.given_files import given_files
 from nsync_pipeline.graph.artefacts import Graph
+from nsync_pipeline.pictures.layout import picture_file
 from nsync_pipeline.studio import home_desk, jobs
 from nsync_pipeline.studio.guard import OWN_PAGE_POLICY
 from nsync_pipeline.studio.jobs import Kind
@@ -102,7 +104,13 @@ def drawn_file(request: Request, desk: Desk) -> Response:
     inside = wanted.parts[:2] in (("samples", style), ("data", style)) and ".." not in wanted.parts
     if not inside or wanted.suffix not in (".png", ".jpg"):
         return NOT_THERE
-    return file_or_not_there(desk.workspace.root / wanted)
+    try:
+        file = picture_file(desk.workspace.root / wanted)
+    except MissingArtifactError:
+        return NOT_THERE
+    if isinstance(file, Path):
+        return file_or_not_there(file)
+    return Response(file.getvalue(), media_type=mimetypes.guess_type(wanted.name)[0])
 
 
 def _own_page(text: str) -> Response:

@@ -50,11 +50,6 @@ class Candidate:
     split: str | None = None  # train or test, where the source says
     path: Path | None = None  # of the file it is read from; None where it is no file's
 
-    @property
-    def suffix(self) -> str:
-        """Of its file in the set."""
-        return ".png" if self.path is None else self.path.suffix.lower()
-
 
 @dataclass(frozen=True)
 class Offer:
@@ -77,7 +72,6 @@ class IngestedPicture:
     caption_source: str | None
     origin: str  # its name in the source
     group: int  # pictures that look the same have the same number
-    suffix: str  # of its file
     split: str | None = None  # train or test, where the source said
 
 
@@ -163,7 +157,6 @@ class _GrowingSet:
             caption_source=candidate.caption_source,
             origin=candidate.name,
             group=group,
-            suffix=candidate.suffix,
             split=candidate.split,
         )
         self.pictures.append(picture)

@@ -285,7 +285,8 @@ def read_source(folder: Path) -> SourceFolder:
     for name, path in metadata.items():
         _read_metadata_captions(name, path, pictures, unusable, found)
     _read_sidecar_captions(sidecars, pictures, unusable, found)
-    ignored = [n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}]
+    of_use = {*pictures, *metadata, *unread, *sidecars}
+    ignored = [n for n in files if n not in of_use]
     for name in ignored:
         lower = PurePosixPath(name.lower())
         if lower.suffix in DATA_SUFFIXES and lower.name.startswith(CAPTION_STEMS):
