@@ -10,6 +10,7 @@ prints seconds on the clock, seconds of the processor and the highest memory of 
   ``negative_set``, of two steps a picture by the embedded base),
 - ``dvc add``, ``status``, ``push`` and ``pull`` of the style set as it is, and of the same
   pictures as single files,
+- opening each picture of both in any order,
 - all of these once one picture is added, and how many files changed.
 
 Each is a process of its own, its start included.
@@ -48,6 +49,15 @@ from PIL import Image
 for file in Path(sys.argv[1]).glob("*.jpg"):
     with Image.open(file) as image:
         image.convert("RGB")
+"""
+READ = """
+import random, sys
+from pathlib import Path
+from nsync_pipeline.pictures.pixels import open_picture
+files = Path(sys.argv[1]).read_text().split()
+random.Random(0).shuffle(files)
+for file in files:
+    open_picture(Path(file))
 """
 
 
@@ -96,13 +106,12 @@ def versioned(what: str, folder: str, anew: bool) -> None:
         told(f"dvc pull {what}", (*dvc, "pull", "-q", f"{folder}.dvc"))
 
 
-def single_files(workspace: Workspace, folder: Path) -> None:
-    """The pictures of the set as files."""
+def single_files(pictures: Sequence[Path], folder: Path) -> None:
     folder.mkdir()
-    for row in read_manifest(workspace.style_set(STYLE) / MANIFEST_FILE, STYLE_SET):
-        found = picture_file(workspace.style_set(STYLE) / row["file"])
+    for path in pictures:
+        found = picture_file(path)
         content = found.read_bytes() if isinstance(found, Path) else found.getvalue()
-        (folder / Path(row["file"]).name).write_bytes(content)
+        (folder / path.name).write_bytes(content)
 
 
 def digests(folder: Path) -> dict[Path, str]:
@@ -127,7 +136,15 @@ def main() -> None:
         told("dvc remote", ("-m", "dvc", "remote", "add", "-q", "-d", "store", f"{root}/remote"))
         versioned("the set", f"data/{STYLE}/style_set", anew=True)
         before = digests(workspace.root / "data")
-        single_files(workspace, Path("single"))
+        rows = read_manifest(workspace.style_set(STYLE) / MANIFEST_FILE, STYLE_SET)
+        stored = [workspace.style_set(STYLE) / row["file"] for row in rows]
+        single_files(stored, Path("single"))
+        for what, files in (
+            ("the set", stored),
+            ("single files", [Path("single", file.name) for file in stored]),
+        ):
+            Path("list").write_text("\n".join(map(str, files)))
+            told(f"opened in any order: {what}", ("-c", READ, "list"))
         versioned("as single files", "single", anew=True)
 
         bring_in(source, range(given.pictures, given.pictures + 1))

@@ -370,6 +370,7 @@ def _read_sidecar_captions(
     for name in pictures:
         by_stem[_stem(name)].append(name)
     without = unusable | {_stem(name) for name in unusable}  # there the picture is the problem
+    strangers = 0
     for name, path in sidecars.items():
         stem = _stem(name)
         owners = [stem] if stem in pictures else by_stem.get(stem, [])
@@ -390,9 +391,11 @@ def _read_sidecar_captions(
         elif owners and caption is not None:
             found.captions[owners[0]].append((caption, path.suffix.lower()[1:], path))
         elif not owners:
+            strangers += 1
+            meant = _meant(name, pictures) if strangers <= LISTED else ""  # it goes through all
             found.caption_problem(
                 name,
-                f"is a caption without its picture{_meant(name, pictures)}: rename it, bring the "
+                f"is a caption without its picture{meant}: rename it, bring the "
                 "picture, or move the text away",
             )
 

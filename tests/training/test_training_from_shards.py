@@ -1,5 +1,6 @@
 """Each stage makes the same of pictures in a folder and of the same pictures in shards."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +14,10 @@ from nsync_pipeline.blind.questions import picture_digests
 from nsync_pipeline.captions import stage as captions
 from nsync_pipeline.captions.config import CaptionsSettings
 from nsync_pipeline.contrast.config import NEGATIVE, POSITIVE
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.graph.made import FileHashes, Made, describe, require_whole
 from nsync_pipeline.negative_set import stage as negative_set
 from nsync_pipeline.negative_set.config import NegativeSetSettings
 from nsync_pipeline.params import Params
@@ -30,6 +33,7 @@ from nsync_pipeline.pictures.pixels import load_pixels, open_picture
 from nsync_pipeline.pictures.style_pictures import read_style_pictures
 from nsync_pipeline.samples import stage as samples
 from nsync_pipeline.samples.config import BaseSamplesSettings
+from nsync_pipeline.stage import StageResult
 from nsync_pipeline.style_set import stage as style_set
 from nsync_pipeline.style_set.config import StyleSetSettings
 from nsync_pipeline.training.batches import batch_maker
@@ -150,6 +154,26 @@ def test_who_looks_at_them_sees_the_same(both: tuple[Workspace, Workspace]) -> N
     first, second = ([*picture_digests(pictures).values()] for pictures in seen)
     assert first == second
     assert [p.id for p in seen[0].test] == [p.id for p in seen[1].test]
+
+
+def test_a_spoiled_or_lost_shard_is_named_before_a_stage_reads_it(
+    both: tuple[Workspace, Workspace], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(both[1].style_set(STYLE), tmp_path / "set")
+    plan = Made("style_set", 1, STYLE, None, None, {}, {})
+    made = describe(folder, plan, StageResult({}))
+    require_whole(folder, made, FileHashes(tmp_path / "hashes"))
+    for shard in (next(folder.glob("images/*.zip")), next(folder.glob("manifest.parquet/*"))):
+        whole = shard.read_bytes()
+        for left in (whole[:-1], None):
+            if left is None:
+                shard.unlink()
+            else:
+                shard.write_bytes(left)
+            with pytest.raises(MissingArtifactError, match=re.escape(str(shard))):
+                require_whole(folder, made, FileHashes(tmp_path / "hashes"))
+        shard.write_bytes(whole)
+    require_whole(folder, made, FileHashes(tmp_path / "hashes"))
 
 
 def test_one_picture_more_rewrites_its_shards_alone(
