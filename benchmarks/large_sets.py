@@ -1,8 +1,8 @@
 """What a large set of pictures costs: taken in, captioned, versioned, and with one picture more.
 
-    nice python -m benchmarks.large_sets [--pictures 2000] [--negatives]
+    nice python -m benchmarks.large_sets [--pictures 2000] [--side 600] [--negatives]
 
-Draws JPEGs of 600 pixels a side with a caption each into a workspace in a temporary folder, and
+Draws JPEGs with a caption each into a workspace in a temporary folder, and
 prints seconds on the clock, seconds of the processor and the highest memory of one process of
 
 - Pillow, decoding each of them once,
@@ -35,7 +35,7 @@ from nsync_pipeline.pictures.layout import picture_file
 from nsync_pipeline.pictures.manifest import STYLE_SET, read_manifest
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
 
-STYLE, SIDE = "hills", 600
+STYLE = "hills"
 PARAMS = """\
 base_model: {device: cpu}
 styles: {hills: {source: folder}}
@@ -61,13 +61,13 @@ for file in files:
 """
 
 
-def bring_in(folder: Path, numbers: range) -> None:
-    """Drawn pictures that look different, of about 100 KB, and what they show."""
+def bring_in(folder: Path, numbers: range, side: int) -> None:
+    """Drawn pictures that look different, and what they show."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         rng = np.random.default_rng(number)
         coarse = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
-        picture = coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        picture = coarse.resize((side, side), Image.Resampling.BICUBIC)
         picture.save(folder / f"{number:06d}.jpg", quality=90)
         (folder / f"{number:06d}.txt").write_text(f"a hill with {number} trees")
 
@@ -121,14 +121,15 @@ def digests(folder: Path) -> dict[Path, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--side", type=int, default=600, help="pixels")
     parser.add_argument("--negatives", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="large-sets-") as root, chdir(root):
         workspace = Workspace(Path(root))
         workspace.params_file.write_text(PARAMS)
         source = workspace.source(STYLE)
-        bring_in(source, range(given.pictures))
-        print(f"{given.pictures:,} JPEGs of {SIDE} pixels; clock, processor, most memory")
+        bring_in(source, range(given.pictures), given.side)
+        print(f"{given.pictures:,} JPEGs of {given.side} pixels; clock, processor, most memory")
         told("decoded by Pillow", ("-c", DECODE, str(source)))
         stages("", given.negatives)
 
@@ -147,15 +148,15 @@ def main() -> None:
             told(f"opened in any order: {what}", ("-c", READ, "list"))
         versioned("as single files", "single", anew=True)
 
-        bring_in(source, range(given.pictures, given.pictures + 1))
+        bring_in(source, range(given.pictures, given.pictures + 1), given.side)
         stages(", one picture more", given.negatives)
         after = digests(workspace.root / "data")
         for name in ("style_set", "captions", "negative_set"):
-            files = {
+            those = {
                 p: d for p, d in after.items() if p.is_relative_to(f"{root}/data/{STYLE}/{name}")
             }
-            changed = sum(before.get(path) != digest for path, digest in files.items())
-            print(f"{name}: {changed} of {len(files)} files changed")
+            changed = sum(before.get(path) != digest for path, digest in those.items())
+            print(f"{name}: {changed} of {len(those)} files changed")
         versioned("the set, one picture more", f"data/{STYLE}/style_set", anew=False)
         shutil.copy(source / f"{given.pictures:06d}.jpg", "single")
         versioned("as single files, one more", "single", anew=False)
