@@ -169,7 +169,7 @@ def _pages(
     runs = [
         run
         for run in training_runs(variants, training_seeds)
-        if (workspace.samples(style, run.variant, run.training_seed) / MANIFEST_FILE).is_file()
+        if (workspace.samples(style, run.variant, run.training_seed) / MANIFEST_FILE).exists()
     ]
     pictures = read_style_pictures(workspace, style, runs)
     digests = picture_digests(pictures)

@@ -13,7 +13,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.files import file_sha256
+from nsync_pipeline.pictures.layout import picture_sha256
 from nsync_pipeline.pictures.style_pictures import Sample, StylePictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.workspace import BASE, TrainingRun
@@ -49,7 +49,7 @@ class _Pair:
 def picture_digests(pictures: StylePictures) -> dict[Path, str]:
     """The digest of every drawn picture, by its path."""
     return {
-        sample.path: file_sha256(sample.path)
+        sample.path: picture_sha256(sample.path)
         for samples in pictures.samples.values()
         for sample in samples
     }

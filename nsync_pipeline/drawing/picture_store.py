@@ -33,7 +33,8 @@ from nsync_pipeline.drawing.sampling import (
     latent_size,
 )
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.files import file_sha256, whole_folder
+from nsync_pipeline.files import whole_folder
+from nsync_pipeline.pictures.layout import store_pictures
 from nsync_pipeline.pictures.pixels import open_squares, picture_sizes
 from nsync_pipeline.pictures.sheets import evenly_spaced, preview
 from nsync_pipeline.pictures.style_pictures import RealPicture
@@ -242,16 +243,15 @@ def draw_captions(
         drawn = draw_into_store(
             family, list(requests.values()), sampler, store, tell, lora_sha256, guidance
         )
-    (folder / "images").mkdir(parents=True)
+    stored = store_pictures(folder, drawn)
     rows = []
     for (picture, k), request in requests.items():
-        file = f"images/{request.id}.png"
-        shutil.copyfile(drawn[request.id], folder / file)
+        file = stored[request.id]
         with Image.open(drawn[request.id]) as image:
             width, height = image.size
         row = {
-            "id": request.id, "k": k, "prompt": request.prompt, "seed": request.seed, "file": file,
-            "sha256": file_sha256(drawn[request.id]), "width": width, "height": height,
+            "id": request.id, "k": k, "prompt": request.prompt, "seed": request.seed,
+            "file": file.file, "sha256": file.sha256, "width": width, "height": height,
         }  # fmt: skip
         rows.append((picture, row))
     return rows

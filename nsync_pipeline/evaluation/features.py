@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from nsync_pipeline.evaluation.config import EvaluationConfig
-from nsync_pipeline.files import file_sha256
 from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.extractor import ClipExtractor, Extractor, unit_rows
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.features import load_clip, load_extractor
 from nsync_pipeline.metrics.inception import load_inception
 from nsync_pipeline.metrics.scores import PictureSet
+from nsync_pipeline.pictures.layout import picture_sha256
 from nsync_pipeline.pictures.pixels import open_squares
 from nsync_pipeline.pictures.style_pictures import RealPicture, Sample, StylePictures
 from nsync_pipeline.seeding import stream_seed
@@ -201,7 +201,7 @@ class FeatureReader:
         side = self.pictures.side
         return self.cache.features(
             identity(extractor),
-            [f"{file_sha256(path)} {side}" for path in paths],
+            [f"{picture_sha256(path)} {side}" for path in paths],
             lambda: extractor.plain_features(self._counted(what, paths), self.batch_size),
         )
 

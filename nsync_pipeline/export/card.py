@@ -18,7 +18,7 @@ from nsync_pipeline.export.snippet import Shared, snippet
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
 from nsync_pipeline.files import file_sha256, read_json
-from nsync_pipeline.pictures.manifest import SAMPLES, read_manifest
+from nsync_pipeline.pictures.manifest import SAMPLES, manifest_sha256, read_manifest
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import GridRow, evenly_spaced, fitted, labelled_grid
 from nsync_pipeline.report.curves import figures_in_words
@@ -252,7 +252,7 @@ def _comparison(workspace: Workspace, trained: TrainedVariant, folder: Path) -> 
 
 def _rows(source: Path) -> list[dict[str, str]]:
     manifest = source / MANIFEST_FILE
-    return read_manifest(manifest, SAMPLES) if manifest.is_file() else []
+    return read_manifest(manifest, SAMPLES) if manifest.exists() else []
 
 
 def _write_jpeg(image: Image.Image, path: Path) -> None:
@@ -288,8 +288,13 @@ def _facts(workspace: Workspace, trained: TrainedVariant) -> dict[str, Any]:
         "captions": workspace.captions(model.style),
         "negative set": workspace.negative_set(model.style),
     }
-    files = {f"{name}, manifest": path / MANIFEST_FILE for name, path in manifests.items()}
-    files["LoRA as trained"] = trained.place / LORA_FILE
+    digests = {
+        f"{name}, manifest": manifest_sha256(path / MANIFEST_FILE)
+        for name, path in manifests.items()
+        if (path / MANIFEST_FILE).exists()
+    }
+    if (lora := trained.place / LORA_FILE).is_file():
+        digests["LoRA as trained"] = file_sha256(lora)
     return {
         "training pictures": model.pictures,
         "held-out pictures": summary["test_pictures"],
@@ -299,6 +304,6 @@ def _facts(workspace: Workspace, trained: TrainedVariant) -> dict[str, Any]:
         "root seed": summary["origin"]["seed"],
         "training seed": trained.training_seed,
         "data (SHA-256)": summary["origin"]["data_sha256"],
-        **{f"{name} (SHA-256)": file_sha256(f) for name, f in files.items() if f.is_file()},
+        **{f"{name} (SHA-256)": digest for name, digest in digests.items()},
         "nsync-pipeline": summary["origin"]["version"],
     }

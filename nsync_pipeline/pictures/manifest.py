@@ -1,9 +1,11 @@
 """The Parquet manifests: one schema a picture set, one way to read and to write them.
 
 Files are named by POSIX paths relative to the manifest's folder. Rows are in a fixed order (by
-``id``), and the files carry no time stamps, so the same set always gives the same bytes.
+``id``), and the files carry no time stamps, so the same set always gives the same bytes. The
+manifest of a large set is a folder of parts, one a shard (``layout``).
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsync_pipeline.errors import MissingArtifactError
-from nsync_pipeline.files import whole_file
+from nsync_pipeline.files import file_sha256, whole_file, whole_folder
+from nsync_pipeline.pictures.layout import by_shard
 
 TEXT = pa.string()
+PART = ".parquet"
 
 STYLE_SET = pa.schema(
     [
@@ -92,6 +96,8 @@ SAMPLES = pa.schema(
 def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write ``rows`` to ``path`` in the order of their ids, whole or not at all.
 
+    Where there are many, ``path`` is a folder of parts.
+
     Raises:
         ValueError: two rows have the same id, or a row does not fit the schema.
     """
@@ -106,8 +112,16 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Sch
     for field in schema:
         if not field.nullable and table[field.name].null_count:
             raise ValueError(f"{path}: column {field.name} has empty cells")
-    with whole_file(path) as partial:
-        pq.write_table(table, partial)
+    shards = by_shard(ids)
+    if shards is None:
+        with whole_file(path) as partial:
+            pq.write_table(table, partial)
+        return
+    start = 0
+    with whole_folder(path) as partial:
+        for shard, members in shards.items():
+            pq.write_table(table.slice(start, len(members)), partial / f"{shard}{PART}")
+            start += len(members)
 
 
 def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
@@ -116,8 +130,29 @@ def read_manifest(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     Raises:
         MissingArtifactError: it is missing or damaged, or its columns are not the schema's.
     """
-    if not path.is_file():
+    return [row for part in _parts(path) for row in _read_part(part, schema)]
+
+
+def manifest_sha256(path: Path) -> str:
+    """The SHA-256 of the manifest at ``path``; of one in parts, over those of its parts.
+
+    Raises:
+        MissingArtifactError: it is missing.
+    """
+    if path.is_file():
+        return file_sha256(path)
+    listed = "".join(f"{file_sha256(part)}  {part.name}\n" for part in _parts(path))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    parts = [path] if path.is_file() else sorted(path.glob(f"*{PART}"))
+    if not parts:
         raise MissingArtifactError(f"{path} is not there: run the stage that makes it first.")
+    return parts
+
+
+def _read_part(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             table = file.read()

@@ -109,14 +109,17 @@ class _Hashes:
 
     def near(self, look: Look) -> list[int]:
         """The indices of those whose hash is near that of ``look``, or of its mirror image."""
-        words = self._words[:, : len(self._indices)]
-        is_near = np.zeros(words.shape[1], dtype=bool)
-        for own in (look.difference_hash, look.mirrored_hash):
-            distance = np.zeros(words.shape[1], dtype=np.uint16)
+        *words, last = self._words[:, : len(self._indices)]
+        places: set[int] = set()
+        for *own, own_last in (look.difference_hash, look.mirrored_hash):
+            distance = np.zeros(len(self._indices), dtype=np.uint8)  # of three words: 192 at most
             for word, part in zip(words, own, strict=True):
                 distance += np.bitwise_count(word ^ part)
-            is_near |= distance <= MOST_HASH_DISTANCE
-        return [self._indices[place] for place in np.flatnonzero(is_near)]
+            # Of two unrelated pictures three words differ by more than what all four may.
+            close = np.flatnonzero(distance <= MOST_HASH_DISTANCE)
+            whole = distance[close] + np.bitwise_count(last[close] ^ own_last)
+            places.update(close[whole <= MOST_HASH_DISTANCE].tolist())
+        return [self._indices[place] for place in sorted(places)]
 
 
 def _shape(look: Look) -> int:

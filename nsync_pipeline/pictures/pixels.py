@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from nsync_pipeline.errors import MissingArtifactError, PictureError
+from nsync_pipeline.errors import PictureError
 from nsync_pipeline.pictures.decoding import FORMATS, normalised, without_pixel_limit
+from nsync_pipeline.pictures.layout import damaged, picture_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,13 +155,11 @@ def open_picture(path: Path) -> Image.Image:
         MissingArtifactError: the file is not there, or is not a whole picture.
     """
     try:
-        with without_pixel_limit(), Image.open(path, formats=FORMATS) as image:
+        with without_pixel_limit(), Image.open(picture_file(path), formats=FORMATS) as image:
             image.load()
             return normalised(image)
     except (OSError, SyntaxError, PictureError) as error:
-        raise MissingArtifactError(
-            f"{path} is not there or is damaged: run the stage that makes it again. ({error})"
-        ) from error
+        raise damaged(path, error) from error
 
 
 def open_squares(paths: Iterable[Path], side: int) -> Iterator[Image.Image]:

@@ -10,7 +10,7 @@ from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.evaluation.record import EVALUATION_FILE, EvaluationRecord
 from nsync_pipeline.families.config import public_name
 from nsync_pipeline.files import file_sha256
-from nsync_pipeline.pictures.manifest import BY_MODEL, CAPTIONS, read_manifest
+from nsync_pipeline.pictures.manifest import BY_MODEL, CAPTIONS, manifest_sha256, read_manifest
 from nsync_pipeline.pictures.style_pictures import StylePictures
 from nsync_pipeline.report.trainings import shown_names
 from nsync_pipeline.settings import flat
@@ -78,7 +78,10 @@ def lineage(
             for file in trained_files(places[run])
         },
         "Manifests (SHA-256)": {
-            **{name: _sha256(path / MANIFEST_FILE) for name, path in manifests.items()},
+            **{
+                name: manifest_sha256(path / MANIFEST_FILE)[:SHOWN_DIGITS]
+                for name, path in manifests.items()
+            },
             "evaluation": _sha256(workspace.evaluation(style) / EVALUATION_FILE),
         },
         "Measured by": {

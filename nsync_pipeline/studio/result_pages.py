@@ -1,14 +1,16 @@
 """What came of it: pictures side by side, the report, the blind choice, files to take home."""
 
+import mimetypes
 import re
 import subprocess
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.given_files import given_files
+from nsync_pipeline.pictures.layout import picture_file
 from nsync_pipeline.studio import home_desk, jobs
 from nsync_pipeline.studio.guard import OWN_PAGE_POLICY
 from nsync_pipeline.studio.jobs import Kind
@@ -79,7 +81,13 @@ def drawn_file(visit: Visit) -> Response:
     inside = wanted.parts[:2] in (("samples", style), ("data", style)) and ".." not in wanted.parts
     if not inside or wanted.suffix not in (".png", ".jpg"):
         return NOT_THERE
-    return file_or_not_there(root / wanted)
+    try:
+        file = picture_file(root / wanted)
+    except MissingArtifactError:
+        return NOT_THERE
+    if isinstance(file, Path):
+        return file_or_not_there(file)
+    return Response(file.getvalue(), media_type=mimetypes.guess_type(wanted.name)[0])
 
 
 def _own_page(text: str) -> Response:

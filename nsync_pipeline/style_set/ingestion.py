@@ -50,11 +50,6 @@ class Candidate:
     split: str | None = None  # train or test, where the source says
     path: Path | None = None  # of the file it is read from; None where it is no file's
 
-    @property
-    def suffix(self) -> str:
-        """Of its file in the set."""
-        return ".png" if self.path is None else self.path.suffix.lower()
-
 
 @dataclass(frozen=True)
 class Offer:
@@ -77,7 +72,6 @@ class IngestedPicture:
     caption_source: str | None
     origin: str  # its name in the source
     group: int  # pictures that look the same have the same number
-    suffix: str  # of its file
     split: str | None = None  # train or test, where the source said
 
 
@@ -139,6 +133,7 @@ class _GrowingSet:
         self.duplicates: list[str] = []
         self.near_duplicates: list[str] = []
         self._index_of: dict[str, int] = {}  # by the hash of all pixels
+        self._members: dict[int, list[int]] = {}  # of each group
         self._looks = LookIndex()
 
     def take(self, candidate: Candidate, seen: Seen) -> str | None:
@@ -155,6 +150,7 @@ class _GrowingSet:
         group = self._joined_group(same)
         self._looks.add(look)
         self._index_of[pixels] = len(self.pictures)
+        self._members.setdefault(group, []).append(len(self.pictures))
         picture = IngestedPicture(
             id=pixels[:16],
             width=seen.width,
@@ -163,7 +159,6 @@ class _GrowingSet:
             caption_source=candidate.caption_source,
             origin=candidate.name,
             group=group,
-            suffix=candidate.suffix,
             split=candidate.split,
         )
         self.pictures.append(picture)
@@ -173,10 +168,10 @@ class _GrowingSet:
         """One group for a new picture and all it looks the same as."""
         groups = {self.pictures[index].group for index in same}
         joined = min(groups, default=len(self.pictures))
-        if len(groups) > 1:
-            self.pictures = [
-                replace(p, group=joined) if p.group in groups else p for p in self.pictures
-            ]
+        for group in groups - {joined}:
+            for index in (moved := self._members.pop(group)):
+                self.pictures[index] = replace(self.pictures[index], group=joined)
+            self._members[joined] += moved
         return joined
 
     def _leave_out(self, candidate: Candidate, kept: int, where: list[str]) -> None:

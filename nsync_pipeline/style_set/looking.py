@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,31 +70,31 @@ def looked_at(
     ``kept`` is the file of what was seen before; None: nothing is kept.
     """
     keys: dict[Path, str] = {}
-    known: dict[str, Seen] = {}
+    known = _Known()
     if kept is not None:
         for path in (source.path for source in sources if source.path is not None):
             with suppress(PictureError):  # why it cannot be read is told when it is looked at
                 digest = given_sha256(path, most_bytes(max_megapixels))
                 keys[path] = f"{digest} Pillow {PIL.__version__}"
-        known = _read(kept, set(keys.values()))
+        known = _Known(kept, set(keys.values()))
 
-    def seen_before(source: Source) -> Seen | None:
-        seen = None if source.path is None else known.get(keys.get(source.path, ""))
-        if seen is None:
+    def place_of(source: Source) -> int | None:
+        entry = None if source.path is None else known.of.get(keys.get(source.path, ""))
+        if entry is None:
             return None
         # What is refused for its size is looked at again: the message says which limit.
-        small, large = min(seen.width, seen.height) < min_side, max_megapixels * 1e6
-        return None if small or seen.width * seen.height > large else seen
+        small, large = min(entry.width, entry.height) < min_side, max_megapixels * 1e6
+        return None if small or entry.width * entry.height > large else entry.start
 
-    before = [seen_before(source) for source in sources]
-    new = [source for source, seen in zip(sources, before, strict=True) if seen is None]
+    before = [place_of(source) for source in sources]
+    new = [source for source, start in zip(sources, before, strict=True) if start is None]
     looks = _looks([source.read for source in new if source.path is not None])
     written: dict[str, Seen] = {}
     try:
-        for source, seen in zip(sources, before, strict=True):
+        for source, start in zip(sources, before, strict=True):
             found: Seen | PictureError
-            if seen is not None:
-                found = seen
+            if start is not None:
+                found = known.seen(start)
             elif source.path is None:
                 found = _look(source.read)
             else:
@@ -102,8 +102,12 @@ def looked_at(
                 if isinstance(found, Seen) and source.path in keys:
                     written[keys[source.path]] = found
             yield source, found
+            if kept is not None and len(written) == MANY:
+                _add(kept, written)
+                written.clear()
     finally:
         looks.close()
+        known.close()
         if kept is not None and written:
             _add(kept, written)
 
@@ -126,16 +130,38 @@ def _look(read: Read) -> Seen | PictureError:
     return Seen(pixel_sha256(image), image.width, image.height, look_of(image))
 
 
-def _read(file: Path, wanted: set[str]) -> dict[str, Seen]:
-    known = {}
-    for line in file.read_bytes().split(b"\n") if file.is_file() else ():
-        try:
-            entry = parse_json(line)
-            if entry["key"] in wanted:
-                known[str(entry["key"])] = _seen(entry)
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off in the middle of writing
-    return known
+@dataclass(frozen=True)
+class _Entry:
+    """What was seen of a file, without its look."""
+
+    start: int  # where it is in the file of all
+    width: int
+    height: int
+
+
+class _Known:
+    """What was seen before, read from its file when it is asked for: looks are 3 KB each."""
+
+    def __init__(self, file: Path | None = None, wanted: Collection[str] = ()) -> None:
+        self.of: dict[str, _Entry] = {}  # by key
+        self._stream = file.open("rb") if file is not None and file.is_file() else None
+        start = 0
+        for line in self._stream or ():
+            with suppress(ValueError, KeyError, TypeError):  # cut off in the middle of writing
+                content = parse_json(line)
+                if content["key"] in wanted:
+                    seen = _seen(content)
+                    self.of[str(content["key"])] = _Entry(start, seen.width, seen.height)
+            start += len(line)
+
+    def seen(self, start: int) -> Seen:
+        assert self._stream is not None, "it was read from there"
+        self._stream.seek(start)
+        return _seen(parse_json(self._stream.readline()))
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
 
 
 def _add(file: Path, new: Mapping[str, Seen]) -> None:

@@ -301,7 +301,8 @@ def read_source(folder: Path) -> SourceFolder:
     for name, path in metadata.items():
         _read_metadata_captions(name, path, pictures, unusable, found)
     _read_sidecar_captions(sidecars, pictures, unusable, found)
-    ignored = [n for n in files if n not in {*pictures, *metadata, *unread, *sidecars}]
+    of_use = {*pictures, *metadata, *unread, *sidecars}
+    ignored = [n for n in files if n not in of_use]
     without = [name for name in pictures if not found.captions.get(name)]
     owners = {_stem(name): name for name in without} | {name: name for name in without}
     for name in ignored:
@@ -416,6 +417,7 @@ def _read_sidecar_captions(
     for name in pictures:
         by_stem[_stem(name)].append(name)
     without = unusable | {_stem(name) for name in unusable}  # there the picture is the problem
+    strangers = 0
     for name, path in sidecars.items():
         stem = _stem(name)
         owners = [stem] if stem in pictures else by_stem.get(stem, [])
@@ -436,9 +438,11 @@ def _read_sidecar_captions(
         elif owners and caption is not None:
             found.captions[owners[0]].append((caption, path.suffix.lower()[1:], path))
         elif not owners:
+            strangers += 1
+            meant = _meant(name, pictures) if strangers <= LISTED else ""  # it goes through all
             found.caption_problem(
                 name,
-                f"is a caption without its picture{_meant(name, pictures)}: rename it, bring the "
+                f"is a caption without its picture{meant}: rename it, bring the "
                 "picture, or move the text away",
             )
 

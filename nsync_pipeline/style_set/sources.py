@@ -31,7 +31,8 @@ def folder_offer(
     there = [p.name for p in source.pictures] + [p.name for p in source.problems]
     _require_there(excluded, there, asked.source)
     limits = config.min_side, config.max_megapixels
-    pictures = [picture for picture in source.pictures if picture.name not in excluded]
+    left_out = set(excluded)
+    pictures = [picture for picture in source.pictures if picture.name not in left_out]
     candidates = (
         Candidate(
             p.name,
@@ -42,7 +43,7 @@ def folder_offer(
         )
         for p in pictures
     )
-    problems = tuple(problem for problem in source.problems if problem.name not in excluded)
+    problems = tuple(problem for problem in source.problems if problem.name not in left_out)
     return Offer(candidates, len(pictures), problems, source.ignored)
 
 
@@ -91,7 +92,8 @@ def sketchbook_offer(source: StyleSource, seed: int) -> Offer:
         for index in range(count)
     ]
     _require_there(source.excluded, [name for name, *_ in asked], source.source)
-    taken = [one for one in asked if one[0] not in source.excluded]
+    left_out = set(source.excluded)
+    taken = [one for one in asked if one[0] not in left_out]
 
     def drawn() -> Iterator[Candidate]:
         for name, split, stream, index, scenes_of in taken:

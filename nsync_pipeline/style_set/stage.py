@@ -4,16 +4,16 @@ Files are stored as they are: whoever reads them brings them to 8-bit sRGB, upri
 and scales what a model needs (``pictures.pixels``). So a set takes no more room than its source.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image, ImageOps
 
 from nsync_pipeline.errors import PictureError
-from nsync_pipeline.files import file_sha256
+from nsync_pipeline.pictures.layout import StoredFile, store_pictures
 from nsync_pipeline.pictures.manifest import STYLE_SET, write_manifest
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import evenly_spaced, preview
@@ -51,21 +51,21 @@ def run(context: StageContext[StyleSetSettings]) -> StageResult:
     """
     config, folder = context.settings.style_set, context.folder
     offer, asked = _offer(context)
-    (folder / "images").mkdir()
-
-    def store(picture_id: str, candidate: Candidate) -> None:
-        file = folder / f"images/{picture_id}{candidate.suffix}"
-        if candidate.path is None:
-            candidate.read().save(file, "PNG", compress_level=COMPRESSION)
-        else:
-            shutil.copyfile(candidate.path, file)
-
+    files: dict[str, Path] = {}
     seen_before = context.workspace.scratch("style_set", context.style) / "seen.jsonl"
-    ingestion = ingest(offer, config, store, context.progress, seen_before)
-    refuse_bad_files(ingestion, config, asked)
-    refuse_too_few(ingestion, asked)
+    with TemporaryDirectory(dir=folder) as drawn:
+
+        def keep(picture_id: str, candidate: Candidate) -> None:
+            files[picture_id] = candidate.path or Path(drawn, f"{picture_id}.png")
+            if candidate.path is None:
+                candidate.read().save(files[picture_id], "PNG", compress_level=COMPRESSION)
+
+        ingestion = ingest(offer, config, keep, context.progress, seen_before)
+        refuse_bad_files(ingestion, config, asked)
+        refuse_too_few(ingestion, asked)
+        stored = store_pictures(folder, files)
     split = splits(ingestion, config)
-    rows = _rows(ingestion, split, folder)
+    rows = _rows(ingestion, split, stored)
     write_manifest(folder / MANIFEST_FILE, rows, STYLE_SET)
     sides = (TRAIN, TEST)
     previews = tuple(_preview(f"{context.style}: {side}", folder, rows, side) for side in sides)
@@ -96,13 +96,14 @@ def _offer(context: StageContext[StyleSetSettings]) -> tuple[Offer, Asked]:
     return folder_offer(source, settings.style_set, asked, settings.style.excluded), asked
 
 
-def _rows(ingestion: Ingestion, split: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:
+def _rows(
+    ingestion: Ingestion, split: Mapping[str, str], stored: Mapping[str, StoredFile]
+) -> list[dict[str, Any]]:
     """The rows of the manifest, by id."""
     rows = []
     for picture in sorted(ingestion.pictures, key=lambda picture: picture.id):
         row = asdict(picture)
-        row["file"] = f"images/{picture.id}{row.pop('suffix')}"
-        row["sha256"] = file_sha256(folder / row["file"])
+        row |= asdict(stored[picture.id])
         row["split"] = split[picture.id]
         del row["group"]
         rows.append(row)

@@ -133,7 +133,7 @@ def _more_captions(workspace: Workspace, style: str) -> dict[str, tuple[str, ...
     """The captions of a picture besides its first, of pictures that have several."""
     path = workspace.captions(style) / MORE_CAPTIONS_FILE
     found: dict[str, list[str]] = defaultdict(list)
-    for row in read_manifest(path, MORE_CAPTIONS) if path.is_file() else ():
+    for row in read_manifest(path, MORE_CAPTIONS) if path.exists() else ():
         found[row["picture"]].append(row["caption"])
     return {picture: tuple(captions) for picture, captions in found.items()}
 

@@ -16,6 +16,7 @@ from nsync_pipeline.pictures.near_duplicates import (
     Hash,
     Look,
     LookIndex,
+    _Hashes,
     block_difference,
     correlation,
     look_of,
@@ -198,3 +199,20 @@ def test_block_difference() -> None:
 def test_block_difference_does_not_see_brightness_and_contrast() -> None:
     a = np.random.default_rng(0).random((32, 32, 3), dtype=np.float32)
     assert block_difference(a, np.float32(0.7) * a + np.float32(0.1)) < 1e-6
+
+
+@given(bits=st.lists(st.integers(0, 256), max_size=40), seed=st.integers(0, 2**32 - 1))
+def test_all_hashes_within_the_limit_are_proposed_and_no_others(bits: list[int], seed: int) -> None:
+    """By turns a hash differs in so many bits from the one looked for, or from its mirror image."""
+    rng = np.random.default_rng(seed)
+    sides = rng.integers(0, 2, (2, 256), dtype=np.uint8)
+    index, expected = _Hashes(), []
+    for number, count in enumerate(bits):
+        other = sides[number % 2].copy()
+        other[rng.permutation(256)[:count]] ^= 1
+        index.add(number, np.packbits(other).view(np.uint64))
+        if (other ^ sides).sum(axis=1).min() <= MOST_HASH_DISTANCE:
+            expected.append(number)
+    own, mirrored = np.packbits(sides, axis=1).view(np.uint64)
+
+    assert index.near(Look(1.0, own, mirrored, np.zeros((32, 32, 3), np.uint8))) == expected

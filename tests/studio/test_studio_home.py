@@ -1,11 +1,14 @@
 """Comparing and taking home."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from nsync_pipeline.pictures import layout
+from nsync_pipeline.pictures.layout import store_pictures
 from nsync_pipeline.pictures.manifest import SAMPLES, write_manifest
 from nsync_pipeline.studio.jobs import Jobs
 from nsync_pipeline.workspace import LORA_FILE, MANIFEST_FILE, Workspace
@@ -44,6 +47,19 @@ def test_held_out_captions_are_side_by_side(trained: TestClient) -> None:
     for file in ("samples/hills/base/images/x_0.png", "samples/hills/lora/0/images/x_0.png"):
         assert file in page
         assert trained.get(f"/styles/hills/drawn?file={file}").status_code == 200
+
+
+def test_a_picture_of_a_large_set_is_given_out_of_its_shard(
+    trained: TestClient, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "FEW", 0)
+    folder, picture = workspace.samples("hills", "lora", 0), save(tmp_path / "y.png", 4)
+    shutil.rmtree(folder / "images")
+    file = f"samples/hills/lora/0/{store_pictures(folder, {'y_0': picture})['y_0'].file}"
+    found = trained.get(f"/styles/hills/drawn?file={file}")
+    assert (found.content, found.headers["content-type"]) == (picture.read_bytes(), "image/png")
+    for other in (file.replace("y_0.png", "z_0.png"), file.rpartition("/")[0]):
+        assert trained.get(f"/styles/hills/drawn?file={other}").status_code == 404
 
 
 @pytest.mark.parametrize(
