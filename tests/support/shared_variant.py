@@ -22,11 +22,13 @@ SAMPLER = {"steps": 2, "guidance_scale": 3.0, "batch_size": 2}
 RIGHTS = "Drawn by my grandmother;\nshe gave them to me | to use."
 
 
-def params_of(base: Path, **training: Any) -> Params:
-    """Settings with one variant, ``nsync``."""
+def params_of(base: Path, resolution: int | None = None, **training: Any) -> Params:
+    """Settings with one variant, ``nsync``; ``resolution`` of the base, where not its own."""
     params = tiny_params(base, TRAINING | training)
     content = params.model_dump(mode="json", exclude_defaults=True)
     content["generation"] = {"sampler": SAMPLER}
+    if resolution is not None:
+        content["base_model"]["resolution"] = resolution
     content["styles"][STYLE] |= {"rights": RIGHTS, "license": "cc-by-4.0"}
     return parse_params(content)
 
