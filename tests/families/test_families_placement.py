@@ -191,6 +191,7 @@ def test_copies_a_branch_go_through_the_inductor() -> None:
     config = LoraConfig(r=2, target_modules=["first", "second"], init_lora_weights=False)
     inject_adapter_in_model(config, model, ADAPTER)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    numbers: list[Tensor] = list(weights)
     inputs = torch.randn(6, 8)
 
     def losses(branches: Any) -> Tensor:
@@ -201,10 +202,10 @@ def test_copies_a_branch_go_through_the_inductor() -> None:
     plain = BranchCopies([model], weights, ADAPTER)
     expected = [gradients_fused(plain, branches, parts)]
     with torch.no_grad():
-        torch._foreach_mul_(weights, 1.5)
+        torch._foreach_mul_(numbers, 1.5)
     expected.append(gradients_fused(plain, branches, parts))
     with torch.no_grad():
-        torch._foreach_div_(weights, 1.5)
+        torch._foreach_div_(numbers, 1.5)
     model.compile(backend="inductor")
     copies = BranchCopies([model], weights, ADAPTER)
     graphs = torch._dynamo.utils.counters["stats"]
@@ -214,7 +215,7 @@ def test_copies_a_branch_go_through_the_inductor() -> None:
         for branch in branches:
             torch.testing.assert_close(found.gradients[branch], step.gradients[branch])
         with torch.no_grad():
-            torch._foreach_mul_(weights, 1.5)
+            torch._foreach_mul_(numbers, 1.5)
     assert graphs["unique_graphs"] == before + 1
 
 

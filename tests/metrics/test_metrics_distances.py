@@ -281,6 +281,7 @@ def test_half_of_the_pairs_say_what_all_do(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distances, "STRIP", strip)
         np.testing.assert_allclose(sums.mean(weights), plain_mean(sums, weights), rtol=1e-12)
+    assert sums.everyone == pytest.approx(np.exp(x @ y[:, ::-1].T / 9).mean(), rel=1e-12)
 
 
 def test_a_second_question_under_other_draws_is_answered_anew() -> None:
