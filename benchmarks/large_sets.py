@@ -1,9 +1,10 @@
 """What a large set of pictures costs: taken in, captioned, versioned, and with one picture more.
 
     nice python -m benchmarks.large_sets [--pictures 2000] [--side 600] [--negatives]
+    nice python -m benchmarks.large_sets --hashes 100000
 
-Draws JPEGs with a caption each into a workspace in a temporary folder, and
-prints seconds on the clock, seconds of the processor and the highest memory of one process of
+Draws JPEGs with a caption each into a workspace in a temporary folder, and prints seconds on the
+clock, seconds of the processor and the highest memory of one process of
 
 - Pillow, decoding each of them once,
 - the stages ``style_set`` and ``captions``, as ``nsync run`` (with ``--negatives`` also
@@ -13,7 +14,8 @@ prints seconds on the clock, seconds of the processor and the highest memory of 
 - opening each picture of both in any order,
 - all of these once one picture is added, and how many files changed.
 
-Each is a process of its own, its start included.
+Each is a process of its own, its start included. With ``--hashes``, what the search for
+near-duplicates takes among so many.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from PIL import Image
 from nsync_pipeline.files import file_sha256
 from nsync_pipeline.pictures.layout import picture_file
 from nsync_pipeline.pictures.manifest import STYLE_SET, read_manifest
+from nsync_pipeline.pictures.near_duplicates import LOOK_SIDE, Look, LookIndex
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
 
 STYLE = "hills"
@@ -106,6 +109,19 @@ def versioned(what: str, folder: str, anew: bool) -> None:
         told(f"dvc pull {what}", (*dvc, "pull", "-q", f"{folder}.dvc"))
 
 
+def searched(count: int) -> None:
+    """So many random looks of one shape, each searched for among those before it."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, (count, 2, 4), dtype=np.uint64)
+    pixels = np.zeros((LOOK_SIDE, LOOK_SIDE, 3), np.uint8)
+    index, began = LookIndex(), time.process_time()
+    for own, mirrored in hashes:
+        look = Look(1.0, own, mirrored, pixels)
+        index.same(look)
+        index.add(look)
+    print(f"{count:,} looks searched: {time.process_time() - began:.1f} s of the processor")
+
+
 def single_files(pictures: Sequence[Path], folder: Path) -> None:
     folder.mkdir()
     for path in pictures:
@@ -123,7 +139,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--side", type=int, default=600, help="pixels")
     parser.add_argument("--negatives", action="store_true")
+    parser.add_argument("--hashes", type=int, help="only search among so many")
     given = parser.parse_args()
+    if given.hashes:
+        searched(given.hashes)
+        return
     with tempfile.TemporaryDirectory(prefix="large-sets-") as root, chdir(root):
         workspace = Workspace(Path(root))
         workspace.params_file.write_text(PARAMS)
