@@ -227,7 +227,7 @@ def test_a_folder_without_dvc_yaml_is_named(synced: Workspace) -> None:
 
 
 def test_a_rejected_params_file_changes_nothing(synced: Workspace) -> None:
-    edit(synced, "  steps: 150", "  stpes: 150")
+    edit(synced, "  steps: 100", "  stpes: 100")
     before = files(synced)
     with pytest.raises(ParamsError, match=r"training\.stpes: unknown key \(did you mean steps"):
         sync_dvc_file(synced)
