@@ -10,11 +10,15 @@ from nsync_pipeline.graph.table import STAGES, Stage
 
 from .lineage import asset_key
 
-PREPARE, LEARN, ASSESS = "prepare", "learn", "assess"
+PREPARE, DRAW_BASE, LEARN, DRAW, ASSESS = "prepare", "draw_base", "learn", "draw", "assess"
+APART = {"base_generation": DRAW_BASE, "generation": DRAW}
+"""What only the evaluation waits for: beside it the next negatives and trainings can be made."""
 
 
 def part_of(stage: Stage) -> str:
     """The job that makes the artefacts of ``stage``."""
+    if stage.name in APART:
+        return APART[stage.name]
     if stage.per_training:
         return LEARN
     return PREPARE if stage.shared else ASSESS
@@ -26,12 +30,15 @@ def _assets(part: str, of_ablation: bool = False) -> AssetSelection:
 
 
 SAYS = {
-    PREPARE: "The pictures of a style, their captions, and what the base draws of them.",
-    LEARN: "The LoRA of one training of a variant, and what is drawn with it.",
+    PREPARE: "The pictures of a style, their captions, and their negatives.",
+    DRAW_BASE: "What the base alone draws of the captions that are held out.",
+    LEARN: "The LoRA of one training of a variant.",
+    DRAW: "What is drawn with one training of a variant.",
     ASSESS: "The evaluation of all variants of a style, and its report.",
 }
 ABLATION_SAYS = {
-    LEARN: "One training of a variant of the section `ablation`, and what it draws.",
+    LEARN: "One training of a variant of the section `ablation`.",
+    DRAW: "What is drawn with one training of a variant of the section `ablation`.",
     ASSESS: "The comparison of all variants of the section `ablation`, and its report.",
 }
 JOBS = [define_asset_job(part, _assets(part), description=says) for part, says in SAYS.items()]

@@ -42,7 +42,7 @@ from nsync_pipeline.graph.places import Places
 from nsync_pipeline.workspace import Workspace
 
 from .checks import UP_TO_DATE, freshness
-from .jobs import JOBS, part_of
+from .jobs import JOBS, SAYS, part_of
 from .lineage import DEVICES, PEOPLE_S, asset_key
 from .metadata import metadata_of
 from .partitions import ABLATION_TRAININGS, STYLES, TRAININGS, partition_key
@@ -108,7 +108,7 @@ def demo(context: SensorEvaluationContext) -> SensorResult | SkipReason:
 
 
 def night_schedules(cron: str) -> list[ScheduleDefinition]:
-    """One for each job, off until somebody turns it on; the whole of a style takes all three."""
+    """One for each job, off until somebody turns it on; the whole of a style takes all of them."""
     return [_night_schedule(cron, job) for job in JOBS]
 
 
@@ -165,13 +165,16 @@ def wanted_now(
 ) -> Iterator[RunRequest]:
     """Those of which nothing is being made already, and that have not failed in this attempt."""
     unfinished = runs_of(instance, UNFINISHED)
-    busy = {run.tags.get(PARTITION) for run in unfinished}
+    # Of the runs of other jobs, as the page's own are, nobody knows here what they make.
+    busy = {(r.job_name if r.job_name in SAYS else None, r.tags.get(PARTITION)) for r in unfinished}
     failed = {run.tags.get(MADE_FROM) for run in runs_of(instance, FAILED, attempt)}
     left = AT_ONCE - len(unfinished)
     for request in requests:
         if left <= 0:
             return
-        if request.partition_key not in busy and request.tags[MADE_FROM] not in failed:
+        key = request.partition_key
+        is_busy = not busy.isdisjoint({(request.job_name, key), (None, key)})
+        if not is_busy and request.tags[MADE_FROM] not in failed:
             left -= 1
             yield request
 

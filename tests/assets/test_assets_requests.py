@@ -23,6 +23,7 @@ from dagster._core.test_utils import create_run_for_test
 from assets import sensors
 from assets.definitions import definitions
 from assets.runs import ATTEMPT, MADE_FROM, PARTITION, Demo, asked_for, demo_under_way
+from assets.jobs import JOBS
 from assets.sensors import due, keep_up_to_date, wanted_now
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.params import DagsterConfig
@@ -48,12 +49,16 @@ def assets_of(request: RunRequest) -> set[str]:
 def test_parts_are_requested_each_after_what_it_needs(place: Workspace, make: Make) -> None:
     (first,) = requests(place)
     assert (first.job_name, first.partition_key) == ("prepare", "ink")
-    assert assets_of(first) == {"style_set", "captions", "negative_set", "base_samples"}
-    make("style_set", "captions", "negative_set", "base_generation")
+    assert assets_of(first) == {"style_set", "captions", "negative_set"}
+    make("style_set", "captions")
+    assert named(requests(place)) == ["prepare ink", "draw_base ink"]
+    make("negative_set", "base_generation")
     learn = requests(place)
     assert named(learn) == ["learn ink|lora-0", "learn ink|nsync-0"]
-    assert assets_of(learn[0]) == {"lora", "samples"}
-    make("training", "generation")
+    assert assets_of(learn[0]) == {"lora"}
+    make("training")
+    assert named(requests(place)) == ["draw ink|lora-0", "draw ink|nsync-0"]
+    make("generation")
     (last,) = requests(place)
     assert (last.job_name, assets_of(last)) == ("assess", {"evaluation", "report"})
     make()
@@ -146,7 +151,7 @@ def test_night_schedules_ask_for_what_is_due_of_their_job(
     instance = DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster")))
     repository = definitions(DagsterConfig()).get_repository_def()
     night = {schedule.name: schedule for schedule in sensors.night_schedules("0 1 * * *")}
-    assert set(night) == {"night_prepare", "night_learn", "night_assess"}
+    assert set(night) == {f"night_{job.name}" for job in JOBS}
     at = datetime(2026, 1, 2, 1, tzinfo=UTC)
 
     def asked(name: str) -> list[str | None]:

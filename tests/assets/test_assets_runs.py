@@ -80,7 +80,7 @@ def test_run_makes_its_part_and_checks_it(
 ) -> None:
     result = run(instance, place, "prepare", "ink")
     assert result.success
-    assert fake_dvc.calls == 4
+    assert fake_dvc.calls == 3
     checks = {
         (one.asset_key.to_user_string(), one.check_name): one
         for one in result.get_asset_check_evaluations()
@@ -117,7 +117,7 @@ def test_locked_workspace_is_waited_for(
     written = "nsync: /w/data is being written by process 7: wait until it has ended"
     fake_dvc.ends = [_Ended(255, LOCKED), _Ended(255, LOCKED), _Ended(1, written)]
     assert run(instance, place, "prepare", "ink").success
-    assert fake_dvc.calls == 3 + 4
+    assert fake_dvc.calls == 3 + 3
 
 
 def test_only_what_was_killed_is_tried_again() -> None:
