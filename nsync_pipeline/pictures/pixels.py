@@ -84,17 +84,18 @@ def picture_sizes(family: "Family", buckets: bool) -> PictureSizes:
     return PictureSizes(family.resolution, unit * math.ceil(family.resolution / 16 / unit), buckets)
 
 
-def load_pixels(path: Path, size: Size) -> "Tensor":
+def load_pixels(path: Path, size: Size, stretch: bool = False) -> "Tensor":
     """The stored picture at ``path`` as a model sees it: (3, height, width) in [-1, 1].
 
     It is cut and resized as ``centre_cut`` does, and mapped by ``x / 127.5 - 1`` (float32).
+    ``stretch``: nothing is cut off, and the aspect is not kept.
 
     Raises:
         MissingArtifactError: as ``open_picture``.
     """
     import torch  # only here: whoever looks at a picture needs none of it
 
-    array = np.array(centre_cut(open_picture(path), size), dtype=np.float32)
+    array = np.array(centre_cut(open_picture(path), size, stretch), dtype=np.float32)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous() / 127.5 - 1.0
 
 
@@ -108,11 +109,13 @@ class Cut:
     height: int
 
 
-def cut_of(width: int, height: int, size: Size) -> Cut:
+def cut_of(width: int, height: int, size: Size, stretch: bool = False) -> Cut:
     """The largest centred part of a ``width`` x ``height`` picture with the aspect of ``size``.
 
-    Where a margin is odd, its larger half is on the right or at the bottom.
+    Where a margin is odd, its larger half is on the right or at the bottom. ``stretch``: all of it.
     """
+    if stretch:
+        return Cut(0, 0, width, height)
     target_height, target_width = size
     if width * target_height > height * target_width:
         kept = Cut(0, 0, max(1, round(height * target_width / target_height)), height)
@@ -121,9 +124,9 @@ def cut_of(width: int, height: int, size: Size) -> Cut:
     return Cut((width - kept.width) // 2, (height - kept.height) // 2, kept.width, kept.height)
 
 
-def centre_cut(image: Image.Image, size: Size) -> Image.Image:
+def centre_cut(image: Image.Image, size: Size, stretch: bool = False) -> Image.Image:
     """The part of ``image`` that ``cut_of`` keeps, at ``size``, height first (Lanczos)."""
-    cut = cut_of(image.width, image.height, size)
+    cut = cut_of(image.width, image.height, size, stretch)
     kept = image.crop((cut.left, cut.top, cut.left + cut.width, cut.top + cut.height))
     height, width = size
     if kept.size == (width, height):
@@ -135,16 +138,19 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     return centre_cut(image, (side, side))
 
 
-def geometry_of(width: int, height: int, size: Size) -> tuple[int, int, int, int, int, int]:
-    """What a model may be told of a picture cut to ``size``: pixels.
+def geometry_of(
+    width: int, height: int, size: Size, stretch: bool = False, mirrored: bool = False
+) -> tuple[int, int, int, int, int, int]:
+    """What a model may be told of a picture cut to ``size``, or of its mirror image: pixels.
 
     Original height and width; top and left of the cut in the picture *resized* so that the cut has
     ``size``; the height and width of ``size``. Source: Podell et al., SDXL (arXiv 2307.01952),
     section 2.2.
     """
-    cut = cut_of(width, height, size)
+    cut = cut_of(width, height, size, stretch)
+    beside = width - cut.width - cut.left if mirrored else cut.left
     top = round(cut.top * size[0] / cut.height)
-    left = round(cut.left * size[1] / cut.width)
+    left = round(beside * size[1] / cut.width)
     return height, width, top, left, *size
 
 

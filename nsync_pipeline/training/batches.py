@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -75,6 +76,7 @@ class BatchMaker:
     live_prompts: bool = False  # prompts are encoded in the loss: part of their encoder is trained
     rule: UpdateRule = "orthogonal"
     drops: bool = False  # the LoRA has dropout
+    flips: Literal["together", "each"] | None = None  # `training.random_flip`
 
     def batch(
         self, branch: Branch, step: int, triplets: Sequence[Triplet]
@@ -93,7 +95,7 @@ class BatchMaker:
         pictures = branch
         if self.rule == "class_preservation":  # both branches are of the same noisy picture
             pictures = POSITIVE
-        latents, geometry = self._latents(pictures, triplets)
+        latents, geometry = self._latents(pictures, step, triplets)
         schedule, objective = self.noise_schedule.of_size(*latents.shape[2:]), self.objective
         stream = SHARED if self.shared_noise else str(pictures)
         positions, shape = [triplet.position for triplet in triplets], latents.shape[1:]
@@ -111,7 +113,7 @@ class BatchMaker:
             made = replace(made, dropout=tuple(seeds))
         if self.rule != "contrastive_target":
             return made
-        others, _ = self._latents(NEGATIVE, triplets)
+        others, _ = self._latents(NEGATIVE, step, triplets)
         target = noisy_batch(schedule, others, draws.noise, entries, prompts).target
         return replace(made, other_target=target)
 
@@ -119,17 +121,27 @@ class BatchMaker:
     def _weights(self) -> Tensor | None:
         return loss_weights(self.noise_schedule, self.objective)
 
-    def _latents(self, branch: Branch, triplets: Sequence[Triplet]) -> tuple[Tensor, Tensor]:
+    def _latents(
+        self, branch: Branch, step: int, triplets: Sequence[Triplet]
+    ) -> tuple[Tensor, Tensor]:
         """Latents (B, C, h, w) and geometry (B, 6) of the branch's pictures."""
+        found = [self._picture(branch, step, triplet) for triplet in triplets]
+        latents, geometry = zip(*found, strict=True)
+        return torch.stack(latents), torch.stack(geometry)
+
+    def _picture(self, branch: Branch, step: int, triplet: Triplet) -> tuple[Tensor, Tensor]:
         examples = self.examples
+        if self.flips is not None:
+            assert examples.mirrored is not None, "mirror images are encoded where flips are drawn"
+            stream = SHARED if self.flips == "together" else str(branch)
+            if stream_seed(self.seed, "random flip", stream, step, triplet.position) % 2:
+                examples = examples.mirrored
         if branch.is_negative:
-            latents, geometry = examples.negative_latents, examples.negative_geometry
-            row_of, number = examples.negative_row, branch.number
-            rows = [row_of(t.negatives_of, t.negatives[number]) for t in triplets]
-        else:
-            latents, geometry = examples.latents, examples.geometry
-            rows = [t.anchor if branch == ANCHOR else t.positive for t in triplets]
-        return latents.stacked(rows), geometry[torch.tensor(rows)]
+            number = triplet.negatives[branch.number]
+            row = examples.negative_row(triplet.negatives_of, number)
+            return examples.negative_latents[row], examples.negative_geometry[row]
+        row = triplet.anchor if branch == ANCHOR else triplet.positive
+        return examples.latents[row], examples.geometry[row]
 
     def _prompt(self, branch: Branch, triplet: Triplet) -> str:
         """The picture's own; a negative's is about the picture that it was drawn for."""
@@ -153,7 +165,7 @@ def batch_maker(
     drops = settings.lora is not None and settings.lora.dropout > 0
     return BatchMaker(
         examples, schedule, seed, shared, settings.objective, live_prompts, settings.update_rule,
-        drops,
+        drops, settings.random_flip,
     )  # fmt: skip
 
 

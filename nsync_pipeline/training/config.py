@@ -213,6 +213,16 @@ class TrainingConfig(Section):
         description="share of the other triplets trained on `in the style of {placeholder}` alone",
     )
     tags: TagsConfig = later(TagsConfig())
+    resize: Literal["crop", "stretch"] = later(
+        "crop",
+        description="how pictures and negatives are brought to the size they are trained at: the "
+        "largest centred part of its aspect, or all of them, their aspect not kept",
+    )
+    random_flip: Literal["together", "each"] | None = later(
+        None,
+        description="half of the pictures are trained on as their mirror images, drawn at random "
+        "for each triplet (its branches alike), or for each of its branches; null: none",
+    )
     negatives_of: Literal["same", "other"] = Field(
         default="same",
         description="negatives have their positive's content, or another training picture's",

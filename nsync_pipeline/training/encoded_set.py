@@ -1,7 +1,8 @@
 """The training pictures and prompts as the denoiser takes them: encoded once, read as needed."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.pictures.pixels import Size, geometry_of
 from nsync_pipeline.training.tensor_store import TensorRows, TensorStore, digest_of
+
+MIRRORED = " mirrored"  # in the key of what is encoded of a mirror image
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class EncodedSet:
     negative_wordings: tuple[tuple[str, ...], ...]  # N, as many each, of the picture's negatives
     style_prompts: StylePrompts
     encoded_prompts: EncodedPrompts  # of every prompt that a batch may have
+    mirrored: "EncodedSet | None" = None  # the same of all pictures' mirror images, where asked for
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -101,6 +105,7 @@ class EncodedSet:
             negative_wordings=wordings,
             style_prompts=StylePrompts(phrase, phrase),
             encoded_prompts=self.encoded_prompts,
+            mirrored=None if self.mirrored is None else self.mirrored.of_negatives(),
         )
 
     def negative_row(self, picture: int, negative: int) -> int:
@@ -111,11 +116,13 @@ class EncodedSet:
 def encode_examples(
     family: Family,
     examples: Sequence[Example],
-    load_pixels: Callable[[Path, Size], Tensor],
+    load_pixels: Callable[..., Tensor],
     on_picture: Callable[[int, int], None],
     size_of: Callable[[int, int], Size] | None = None,
     style_prompts: StylePrompts = StylePrompts(),
     cache: Path | None = None,
+    stretch: bool = False,
+    mirrored: bool = False,
 ) -> EncodedSet:
     """Encode ``examples``, one or more, with the untrained family's VAE and text encoder.
 
@@ -124,19 +131,24 @@ def encode_examples(
     Args:
         family: the base model, as it is before anything of it is trained.
         examples: what to encode.
-        load_pixels: gives a picture at a size, (3, H, W) in [-1, 1]: a positive and its negatives
-            go through the same, at the same size.
+        load_pixels: gives the picture at a path at a size, (3, H, W) in [-1, 1]: a positive and its
+            negatives go through the same, at the same size.
         on_picture: is told how many pictures of how many are done.
         size_of: the size, height first, of a picture of this width and height; None: a square.
         style_prompts: what prompts are without their content.
         cache: where encodings are kept from one training to the next; None: in memory.
+        stretch: pictures are brought to their sizes whole; ``load_pixels`` is told so.
+        mirrored: each picture's mirror image is encoded, too: that of what the model sees of it.
     """
     square = (family.resolution, family.resolution)
     sizes = [size_of(e.picture.width, e.picture.height) if size_of else square for e in examples]
     pictures = [(e.picture, size) for e, size in zip(examples, sizes, strict=True)]
     pictures += [(n, size) for e, size in zip(examples, sizes, strict=True) for n in e.negatives]
     counts, positives = tuple(len(example.negatives) for example in examples), len(examples)
-    latents = _encoded_pictures(family, pictures, load_pixels, on_picture, cache)
+    load = partial(load_pixels, stretch=True) if stretch else load_pixels
+    way = " stretched" if stretch else ""
+    sides = ("", MIRRORED) if mirrored else ("",)
+    latents = _encoded_pictures(family, pictures, load, on_picture, cache, way, sides)
     prompts = tuple(example.prompt for example in examples)
     wordings = tuple(e.wordings or (e.prompt,) for e in examples)
     negative_wordings = tuple(
@@ -147,22 +159,38 @@ def encode_examples(
     )
     said = chain.from_iterable((*wordings, *negative_wordings))
     forms = (*prompts, *said, style_prompts.positive, style_prompts.negative, "")
-    told = [geometry_of(picture.width, picture.height, size) for picture, size in pictures]
-    geometry = torch.from_numpy(np.array(told, dtype=np.int64))
-    return EncodedSet(
+    geometry = {side: _geometry(pictures, stretch, side == MIRRORED) for side in sides}
+    plain = EncodedSet(
         ids=tuple(example.id for example in examples),
-        latents=latents.part(0, positives),
-        negative_latents=latents.part(positives, len(latents)),
+        latents=latents[""].part(0, positives),
+        negative_latents=latents[""].part(positives, len(pictures)),
         negative_counts=counts,
         negative_starts=tuple(accumulate(counts, initial=0))[:-1],
-        geometry=geometry[:positives],
-        negative_geometry=geometry[positives:],
+        geometry=geometry[""][:positives],
+        negative_geometry=geometry[""][positives:],
         prompts=prompts,
         wordings=wordings,
         negative_wordings=negative_wordings,
         style_prompts=style_prompts,
         encoded_prompts=_encoded_prompts(family, forms, cache),
     )
+    if not mirrored:
+        return plain
+    other = replace(
+        plain,
+        latents=latents[MIRRORED].part(0, positives),
+        negative_latents=latents[MIRRORED].part(positives, len(pictures)),
+        geometry=geometry[MIRRORED][:positives],
+        negative_geometry=geometry[MIRRORED][positives:],
+    )
+    return replace(plain, mirrored=other)
+
+
+def _geometry(
+    pictures: Sequence[tuple[StoredPicture, Size]], stretch: bool, mirrored: bool
+) -> Tensor:
+    told = [geometry_of(p.width, p.height, size, stretch, mirrored) for p, size in pictures]
+    return torch.from_numpy(np.array(told, dtype=np.int64))
 
 
 def _encoded_pictures(
@@ -171,16 +199,30 @@ def _encoded_pictures(
     load_pixels: Callable[[Path, Size], Tensor],
     on_picture: Callable[[int, int], None],
     cache: Path | None,
-) -> TensorRows:
+    way: str,
+    sides: Sequence[str],
+) -> dict[str, TensorRows]:
+    """The latents of ``pictures`` by side: as they are, or of their mirror images.
+
+    An autoencoder's latent of a mirror image is another than its mirrored latent.
+    """
     store = _store(family, cache, "latents")
-    keys = [digest_of(f"{p.sha256} {height}x{width}") for p, (height, width) in pictures]
-    for done, (key, (picture, size)) in enumerate(zip(keys, pictures, strict=True), start=1):
-        if key not in store:
+    keys = {
+        side: [
+            digest_of(f"{p.sha256} {height}x{width}{way}{side}") for p, (height, width) in pictures
+        ]
+        for side in sides
+    }
+    for done, (picture, size) in enumerate(pictures, start=1):
+        own = {side: keys[side][done - 1] for side in sides}
+        if missing := {side: key for side, key in own.items() if key not in store}:
             pixels = load_pixels(picture.path, size)
-            store.put(key, {"latents": family.encode_pictures(pixels[None])[0]})
+            for side, key in missing.items():
+                seen = pixels.flip(-1) if side == MIRRORED else pixels
+                store.put(key, {"latents": family.encode_pictures(seen[None])[0]})
             on_picture(done, len(pictures))
     on_picture(len(pictures), len(pictures))
-    return store.rows(keys, "latents")
+    return {side: store.rows(keys[side], "latents") for side in sides}
 
 
 def _encoded_prompts(family: Family, texts: Iterable[str], cache: Path | None) -> EncodedPrompts:

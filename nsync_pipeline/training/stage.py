@@ -153,7 +153,8 @@ def _read(context: StageContext[TrainingSettings]) -> _Task:
 def _trained(task: _Task, processes: Processes) -> StageResult:
     context, family, settings = task.context, task.family, task.settings
     with processes.first_before_others():  # they find its encodings
-        examples = _encoded(task, task.inputs.train, "encoding pictures")
+        flips = settings.random_flip is not None
+        examples = _encoded(task, task.inputs.train, "encoding pictures", flips)
     held_out = task.inputs.held_out[:MOST_PICTURES] if processes.rank.is_first else ()
     test = _encoded(task, held_out, "encoding test pictures") if held_out else None
     on_top = settings.update_rule in ON_TOP
@@ -268,7 +269,9 @@ def _save_for_others(task: _Task) -> None:
         write_safetensors(context.folder / name, form, {"format": "pt"})
 
 
-def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
+def _encoded(
+    task: _Task, examples: Sequence[Example], what: str, mirrored: bool = False
+) -> EncodedSet:
     context = task.context
     return encode_examples(
         task.family,
@@ -278,6 +281,8 @@ def _encoded(task: _Task, examples: Sequence[Example], what: str) -> EncodedSet:
         picture_sizes(task.family, context.settings.base_model.aspect_buckets).of,
         task.inputs.style_prompts,
         context.workspace.scratch("encoded", context.style),
+        stretch=task.settings.resize == "stretch",
+        mirrored=mirrored,
     )
 
 

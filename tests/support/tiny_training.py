@@ -38,13 +38,17 @@ def stored(name: int) -> StoredPicture:
 
 @pytest.fixture(scope="module")
 def examples(family: Family) -> EncodedSet:
+    return encoded_examples(family)
+
+
+def encoded_examples(family: Family, mirrored: bool = False) -> EncodedSet:
     of = [
         Example(f"p{i}", stored(i), CAPTIONS_IN_TURN[i % 3], (stored(10 + i), stored(20 + i)))
         for i in range(4)
     ]
     return encode_examples(
         family, of, noise_pictures, lambda done, total: None,
-        style_prompts=StylePrompts("in the style of sks", "not in the style of sks"),
+        style_prompts=StylePrompts("in the style of sks", "not in the style of sks"), mirrored=mirrored,
     )  # fmt: skip
 
 
