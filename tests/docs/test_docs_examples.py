@@ -112,6 +112,7 @@ def test_the_authors_setup_is_what_is_said_of_it(tmp_path: Path) -> None:
         assert (own.lora, own.textual_inversion and own.textual_inversion.vectors) == (None, 1)
         assert (own.learning_rate, own.schedule, own.warmup_steps) == (1e-3, "constant", 0)
         assert (own.steps, own.batch_size, own.embedding_weight_decay) == (8000, 2, 0.01)
+        assert (own.resize, own.random_flip) == ("stretch", "each")
     assert params.negative_set.resolution == 256
     assert not params.base_model.aspect_buckets
     rules = {name: params.variant(name).update_rule for name in params.variants}

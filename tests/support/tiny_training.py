@@ -48,7 +48,8 @@ def encoded_examples(family: Family, mirrored: bool = False) -> EncodedSet:
     ]
     return encode_examples(
         family, of, noise_pictures, lambda done, total: None,
-        style_prompts=StylePrompts("in the style of sks", "not in the style of sks"), mirrored=mirrored,
+        style_prompts=StylePrompts("in the style of sks", "not in the style of sks"),
+        mirrored=mirrored,
     )  # fmt: skip
 
 

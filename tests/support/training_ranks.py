@@ -57,14 +57,15 @@ def run(arguments: argparse.Namespace, processes: Processes) -> None:
     pictures = [
         Example(f"p{i}", stored(i), CAPTIONS_IN_TURN[i % 3], (stored(10 + i),)) for i in range(7)
     ]
-    examples = encode_examples(family, pictures, drawn, lambda done, total: None)
+    settings = TrainingConfig.model_validate_json(json.dumps(arguments.settings))
+    mirrored = settings.random_flip is not None
+    examples = encode_examples(family, pictures, drawn, lambda done, total: None, mirrored=mirrored)
     remove_lora(family)
     lora = add_lora(family, LoraSettings(rank=2, alpha=2.0), torch_stream(0, "lora"))
     for weight in lora.weights:
         weight.data = weight.data.double()
     if arguments.differs == rank:
         lora.weights[0].data += 1e-9
-    settings = TrainingConfig.model_validate_json(json.dumps(arguments.settings))
 
     def on_step(record: StepRecord) -> None:
         if (rank, record.step) == tuple(arguments.dies):

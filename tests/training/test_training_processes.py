@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.01,
     "ema_decay": 0.9,
     "contrast": {"negative_estimate": "running_mean"},
+    "random_flip": "each",
     "checkpoint_every": 2,
     "keep": "best",
     "watch": {"every": 2},
