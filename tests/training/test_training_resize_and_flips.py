@@ -115,6 +115,7 @@ def test_a_draw_is_of_the_sample_and_the_step_alone(family: Family, both: Encode
     of = settings(random_flip="each", batch_size=8)
     maker, triplets = batch_maker(both, family, of, 0, True), triplet_order(both, of, 0).triplets(5)
     whole = flipped(maker, NEGATIVE, 5, triplets)
+    assert set(whole) == {False, True}
     assert flipped(maker, NEGATIVE, 5, triplets[3:]) == whole[3:]
     assert flipped(maker, NEGATIVE, 5, triplets[::-1]) == whole[::-1]
     others = [flipped(replace(maker, seed=seed), NEGATIVE, 5, triplets) for seed in (1, 2)]
