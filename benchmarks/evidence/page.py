@@ -87,6 +87,7 @@ def _page(trials: Trials, searched: Found, results: Path, images: Path, scale: S
     return [
         *_head(dict.fromkeys(name.split()[0] for name in methods)),
         *_in_short(trials, sets, found),
+        *([] if sets else [*_text(UNREPORTED), ""]),
         *_search(searched, images),
         *(line for of in sets for line in _set_section(trials, of, found, results, images)),
         *_why(trials, sets),
@@ -97,6 +98,14 @@ def _page(trials: Trials, searched: Found, results: Path, images: Path, scale: S
 def _controls(trials: Trials, of: str) -> list[str]:
     """What a person has for free: plain LoRA as it was trained, and drawn at its own best."""
     return [entry for entry in trials.methods(of) if entry.split()[0] == "lora"]
+
+
+UNREPORTED = (
+    "Nothing is reported yet at the settings so chosen, and rows of few trainings or drawings "
+    "decide nothing: with this base the search is under way. The last whole evidence, of all "
+    "methods at one learning rate and drawn as they were trained, is of the base at 64 pixels that "
+    "shipped before: [evidence_64px.md](evidence_64px.md)."
+)
 
 
 def _search(searched: Found, images: Path) -> list[str]:
@@ -111,7 +120,7 @@ def _search(searched: Found, images: Path) -> list[str]:
             own = max(points, key=lambda one: one.score)
             plain = next(one for one in points if one.drawing == ORDINARY)
             cells = [f"{tuning.rate:g}", f"{mark}{area(points):.2f}{mark}", _three(plain)]
-            cells += [f"`{own.drawing}`", _three(own), str(own.trials)]
+            cells += [f"`{own.drawing}`", _three(own), str(len(points)), str(own.trials)]
             rows.append([f"`{method}`", *cells])
     curves_plot(
         {method: tunings[choose(tunings)[0]] for method, tunings in searched.items()},
@@ -135,7 +144,7 @@ def _search(searched: Found, images: Path) -> list[str]:
         "",
         *markdown(
             ["method", "rate", "area", "as trained: style / content / leak", "drawing", "drawn so",
-             "trainings"],
+             "drawings", "trainings"],
             rows,
         ),
         "",

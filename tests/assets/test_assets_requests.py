@@ -22,8 +22,8 @@ from dagster._core.test_utils import create_run_for_test
 
 from assets import sensors
 from assets.definitions import definitions
-from assets.runs import ATTEMPT, MADE_FROM, PARTITION, Demo, asked_for, demo_under_way
 from assets.jobs import JOBS
+from assets.runs import ATTEMPT, MADE_FROM, PARTITION, Demo, asked_for, demo_under_way
 from assets.sensors import due, keep_up_to_date, wanted_now
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.params import DagsterConfig
