@@ -1,6 +1,7 @@
 """Fixtures for all rooms."""
 
 import os
+import signal
 from pathlib import Path
 
 # One thread a process, for the tests and what they start: there is a test process a core, and
@@ -9,6 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What tests start finds this checkout's packages, as they do.
 ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+
+# A shell starts what runs in the background deaf to Ctrl-C, and what the tests start would be, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import settings
