@@ -6,7 +6,7 @@ over all its drawings (``nsync_pipeline.metrics.curves``).
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -59,8 +59,7 @@ def area(points: Iterable[Point]) -> float:
 def curves(results: Path, table: Table) -> dict[str, dict[Tuning, list[Point]]]:
     """The points of every method of ``table`` at each of its tunings, as far as there are results.
 
-    A drawing counts where it has as many trials as the ordinary one of the same training, and a
-    tuning where it has as many as any other of the method.
+    A drawing counts where it has as many trials as the ordinary one of the same training.
     """
     found: dict[str, dict[Tuning, dict[str, list[Result]]]] = {}
     for trial in table.trials():
@@ -72,22 +71,47 @@ def curves(results: Path, table: Table) -> dict[str, dict[Tuning, list[Point]]]:
 
 
 def _whole(tunings: Mapping[Tuning, Mapping[str, list[Result]]]) -> dict[Tuning, list[Point]]:
-    counts = {tuning: len(drawings.get(ORDINARY, [])) for tuning, drawings in tunings.items()}
     return {
         tuning: [
             point(drawing, results)
             for drawing, results in drawings.items()
-            if len(results) == counts[tuning]
+            if len(results) == len(drawings[ORDINARY])
         ]
         for tuning, drawings in tunings.items()
-        if counts[tuning] == max(counts.values())
+        if ORDINARY in drawings
     }
 
 
 def choose(of_method: Mapping[Tuning, Sequence[Point]]) -> tuple[Tuning, Point]:
-    """The tuning with the largest area, and its best drawing."""
-    tuning = max(of_method, key=lambda tuning: area(of_method[tuning]))
+    """The tuning with the largest area among those tried most, and its best drawing."""
+    tried = {tuning: max(point.trials for point in points) for tuning, points in of_method.items()}
+    most = [tuning for tuning, trials in tried.items() if trials == max(tried.values())]
+    tuning = max(most, key=lambda tuning: area(of_method[tuning]))
     return tuning, max(of_method[tuning], key=lambda one: one.score)
+
+
+def _halved(table: Table, results: Path) -> Table:
+    """``table`` with its first seed whole, and at the others the better tuning of it alone.
+
+    Successive halving: every method has as many trainings. One whose first seed is not whole has
+    none at the others yet.
+    """
+    first, *others = table.seeds
+    start = replace(table, seeds=(first,))
+    undone = {
+        trial.method for trial in start.trials() if read_result(results, trial, table.scale) is None
+    }
+    better = {
+        method: choose(found)[0]
+        for method, found in curves(results, start).items()
+        if method not in undone
+    }
+    halved = {
+        (method, seed): (better[method],) if method in better else ()
+        for method in table.methods
+        for seed in others
+    }
+    return replace(table, halved=halved)
 
 
 def write_choice(results: Path, table: Table) -> list[str]:
@@ -106,12 +130,14 @@ def write_choice(results: Path, table: Table) -> list[str]:
 
 
 def table_of(name: str, results: Path) -> Table:
-    """The table of this name; that of what was chosen reads the choice.
+    """The table of this name: of the search, halved; of what was chosen, as the choice says.
 
     Raises:
         FileNotFoundError: nothing was chosen yet.
     """
     table = TABLES[name]
+    if name == "search":
+        return _halved(table, results)
     if name != "chosen":
         return table
     kept = json.loads((results / CHOSEN_FILE).read_text(encoding="utf-8"))

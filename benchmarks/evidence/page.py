@@ -132,7 +132,8 @@ def _search(searched: Found, images: Path) -> list[str]:
         *_text(
             f"On the night set, at seeds {' and '.join(map(str, CHOOSING_SEEDS))} (other pictures,",
             "prompts and noise than are reported on), every method is trained at each learning",
-            "rate and drawn in each way: as it was trained; with the LoRA at a strength (`s`);",
+            "rate, at the second seed at the one that was better at the first, and drawn in each",
+            "way: as it was trained; with the LoRA at a strength (`s`);",
             "guided by the base's empty prompt, with the LoRA at a strength (`be`); by the base's",
             "own guidance and a weight of what the LoRA changes (`d`;",
             "[method.md](method.md) has the formulas). The rate is chosen by the area under the",

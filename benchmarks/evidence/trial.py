@@ -24,6 +24,7 @@ from nsync_pipeline.evaluation.features import (
     load_extractors,
 )
 from nsync_pipeline.files import write_whole
+from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.scores import SetScores, make_reference, score_set
 from nsync_pipeline.params import Params, parse_params
@@ -39,6 +40,8 @@ EARLY = 20
 ACROSS = 2
 """Pictures of a sample, across and down."""
 SIDE = 128
+_seen_styles: dict[int, dict[str, Floats]] = {}
+"""By the root seed: the same for all trials, and two seconds each time."""
 
 
 def workspace_of(folder: Path, asked: Mapping[str, Any]) -> Workspace:
@@ -158,7 +161,9 @@ def _measured(
         progress,
     )
     rivals = {"negatives": reader.negatives(), "base": reader.samples(BASE).style}
-    rivals |= reader.seen_styles(params.seed)
+    if params.seed not in _seen_styles:
+        _seen_styles[params.seed] = reader.seen_styles(params.seed)
+    rivals |= _seen_styles[params.seed]
     reference = make_reference(
         reader.test(), reader.train(), rivals, params.evaluation.copy_quantile
     )

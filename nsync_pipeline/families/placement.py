@@ -1,7 +1,7 @@
 """Where a base model's weights lie, and in which number type."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -136,6 +136,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         )
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether it is a CPU with instructions for products of bfloat16 (AVX-512 BF16, AMX)."""
+    if device.type != "cpu":
+        return False
+    there: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(there.get("avx512_bf16") or there.get("amx_bf16"))
 
 
 BACKEND: Any = "inductor"

@@ -378,15 +378,14 @@ def device_kind(graph: Graph, artefact: Artefact) -> str:
     """What computes the artefact here: two kinds may give two results. Empty: no such device."""
     if not artefact.stage.on_device:
         return ""
-    name = graph.params.base_model.device
-    if name == "cpu":
-        return name
     import torch  # only here: most of what this package does needs no torch
 
-    from nsync_pipeline.families.placement import choose_device
+    from nsync_pipeline.families.placement import choose_device, multiplies_bfloat16
 
-    device = choose_device(name)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    device = choose_device(graph.params.base_model.device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "cpu with bfloat16" if multiplies_bfloat16(device) else device.type
 
 
 def _places(graph: Graph, artefact: Artefact) -> Places:

@@ -174,10 +174,11 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(
         default=0, ge=0, le=1_000_000, description="optimizer steps of linear rise, in any schedule"
     )
-    autocast: bool = later(
+    autocast: bool | Literal["auto"] = later(
         False,
         description="products are taken in bfloat16 (float16 where the base is in it), those of "
-        "what is trained, too; its weights, gradients and sums stay float32",
+        "what is trained, too; its weights, gradients and sums stay float32; auto: on a CPU that "
+        "has instructions for bfloat16",
     )
     weight_decay: float = Field(default=0.0, ge=0, le=1.0, description="of AdamW, on the LoRA")
     embedding_weight_decay: float = later(

@@ -18,6 +18,7 @@ from nsync_pipeline.contrast.config import MIRRORED
 from nsync_pipeline.contrast.refiner import Refinement, Refiner
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
+from nsync_pipeline.families.placement import multiplies_bfloat16
 from nsync_pipeline.training.batches import batch_maker
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
@@ -119,7 +120,7 @@ def train(
         LossScale() if family.dtype == torch.float16 else None,
         settings.update_rule,
         settings.contrast,
-        settings.autocast,
+        multiplies_bfloat16(family.device) if settings.autocast == "auto" else settings.autocast,
     )  # fmt: skip
     average = None if settings.ema_decay is None else WeightAverage(weights, settings.ema_decay)
     optimizer = make_optimizer(trained, settings)
