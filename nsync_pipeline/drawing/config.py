@@ -28,7 +28,7 @@ class SamplerConfig(Section):
     dtype: Literal["base", "auto", "float32", "bfloat16", "float16"] = Field(
         default="base",
         description="of the denoiser's weights while it draws; base: base_model.dtype; auto: "
-        "bfloat16 on a CPU that has instructions for it (about two thirds of the time, and pictures "
+        "bfloat16 on a CPU that has instructions for it (about four fifths of the time; pictures "
         "come out a little otherwise), else as base",
     )
 

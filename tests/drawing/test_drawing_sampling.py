@@ -241,3 +241,20 @@ def test_a_black_picture_is_named(base: Path) -> None:
     last.bias.data.fill_(-1.0)
     with pytest.raises(BaseModelError, match=r"picture p0 came out of one flat colour"):
         draw(family, REQUESTS, SamplerConfig(steps=2, batch_size=4))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "type_"),
+    [
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx2": True}, "auto"),
+    ],
+)
+def test_the_type_is_bfloat16_where_the_processor_multiplies_in_it(
+    capabilities: dict[str, bool], type_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    here = BaseModelConfig(device="cpu")
+    assert SamplerConfig(dtype="auto").base(here).dtype == type_
+    assert SamplerConfig().base(here).dtype == "auto"  # only where it is asked for

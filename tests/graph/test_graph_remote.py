@@ -211,7 +211,7 @@ def test_artefact_of_a_job_is_the_one_that_is_made_here(
         graph = Graph.read(local)
         artefact = graph.artefact(stage, "ink")
         made = bring_up_to_date(graph, artefact).made
-        assert made.device == ("" if stage == "style_set" else "cpu")
+        assert made.device == "" if stage == "style_set" else made.device.startswith("cpu")
         ours, theirs = home.root / artefact.path, local.root / artefact.path
         assert names(ours) == names(theirs)
         assert all((ours / n).read_bytes() == (theirs / n).read_bytes() for n in names(ours))

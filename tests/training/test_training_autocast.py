@@ -34,13 +34,13 @@ def test_the_trained_layers_compute_in_the_bases_type(
     bmm = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: types.add((found := bmm(a, b)).dtype) or found)
 
-    def first_step(autocast: bool) -> StepRecord:
+    def first_step(autocast: bool | str) -> StepRecord:
         types.clear()
         changes: dict[str, Any] = {"autocast": autocast, "branches": branches, "steps": 1}
         settings = TrainingConfig.model_validate({"batch_size": 2, "lora": LORA} | changes)
         remove_lora(family)
         lora = add_lora(family, LoraSettings.model_validate(LORA), torch_stream(0, "lora"))
-        folder = CheckpointFolder(tmp_path / str(autocast), {})
+        folder = CheckpointFolder(tmp_path / str(len(list(tmp_path.iterdir()))), {})
         (record,) = train(family, lora, examples, settings, 0, folder).history
         assert {weight.dtype for weight in lora.weights} == {torch.float32}
         return record
@@ -53,6 +53,10 @@ def test_the_trained_layers_compute_in_the_bases_type(
         expected = getattr(plain, name)
         assert getattr(half, name) != expected
         assert getattr(half, name) == pytest.approx(expected, rel=0.03)
+    for has, like in ((True, half), (False, plain)):
+        capabilities = {"avx512_bf16": has, "amx_bf16": False}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)  # noqa: B023
+        assert first_step(autocast="auto").loss_positive == like.loss_positive
 
 
 def test_what_determinism_costs_can_be_had_back() -> None:
