@@ -36,7 +36,7 @@ demo: setup ## Run the whole pipeline on the embedded style, through Dagster
 ui: setup ## Start the Dagster and MLflow pages
 	@$(BIN)/nsync ui
 
-evidence: setup ## Measure what the contrast does on the drawn world (about 1.5 hours, resumable)
+evidence: setup ## Measure what the contrast does on the drawn world (many hours, resumable)
 	@$(BIN)/python -m benchmarks.evidence run
 
 test: setup ## Run the tests

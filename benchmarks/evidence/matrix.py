@@ -205,6 +205,8 @@ class Table:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     tunings: tuple[Tuning, ...] = (AS_SET,)
+    further: Mapping[str, tuple[Tuning, ...]] = field(default_factory=dict)
+    """Beside ``tunings``, by method, in the first of the styles."""
     drawings: tuple[str, ...] = (ORDINARY,)
     chosen: Mapping[str, tuple[Tuning, tuple[str, ...]]] = field(default_factory=dict)
     """By method, what it is trained and drawn at, in the place of all combinations."""
@@ -219,14 +221,15 @@ class Table:
             for of in self.sets
             for style in self.styles
             for method in self.methods
-            for tuning, drawings in self._ways(method, seed)
+            for tuning, drawings in self._ways(style, method, seed)
             for drawing in drawings
         ]
 
-    def _ways(self, method: str, seed: int) -> list[tuple[Tuning, tuple[str, ...]]]:
+    def _ways(self, style: str, method: str, seed: int) -> list[tuple[Tuning, tuple[str, ...]]]:
         if self.chosen:
             return [self.chosen[method]] if method in self.chosen else []
-        tunings = self.halved.get((method, seed), self.tunings)
+        further = self.further.get(method, ()) if style == self.styles[0] else ()
+        tunings = self.halved.get((method, seed), (*self.tunings, *further))
         return [(tuning, self.drawings) for tuning in tunings]
 
 
@@ -238,13 +241,23 @@ SEARCHED = (
 )  # fmt: skip
 """The methods whose own learning rate and drawing are searched, each over the same grid."""
 TUNINGS = (AS_SET, Tuning(0.01))
+FURTHER = dict.fromkeys(("lora", "lora_longer"), (Tuning(0.02),))
+"""The baselines alone have a third rate, in one style: the second, their better one, is no edge."""
 UNSEEN_STYLE = "pointillist"
 """No setting was chosen on it."""
 TABLES: Mapping[str, Table] = {
     table.name: table
     for table in (
         Table(
-            "search", FULL, STYLES, ("night",), SEARCHED, CHOOSING_SEEDS, TUNINGS, tuple(DRAWINGS)
+            "search",
+            FULL,
+            STYLES,
+            ("night",),
+            SEARCHED,
+            CHOOSING_SEEDS,
+            TUNINGS,
+            FURTHER,
+            tuple(DRAWINGS),
         ),
         # Its methods, and what they are trained and drawn at, are what was chosen of the search.
         Table("chosen", FULL, (*STYLES, UNSEEN_STYLE), ("night", "plain", *LOT), SEARCHED, SEEDS),

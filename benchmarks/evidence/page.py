@@ -132,8 +132,9 @@ def _search(searched: Found, images: Path) -> list[str]:
         *_text(
             f"On the night set, at seeds {' and '.join(map(str, CHOOSING_SEEDS))} (other pictures,",
             "prompts and noise than are reported on), every method is trained at each learning",
-            "rate, at the second seed at the one that was better at the first, and drawn in each",
-            "way: as it was trained; with the LoRA at a strength (`s`);",
+            "rate (the baselines at a third in one style: the better of two is no edge),",
+            "at the second seed at the one that was better at the first, and drawn in each way: as",
+            "it was trained; with the LoRA at a strength (`s`);",
             "guided by the base's empty prompt, with the LoRA at a strength (`be`); by the base's",
             "own guidance and a weight of what the LoRA changes (`d`;",
             "[method.md](method.md) has the formulas). The rate is chosen by the area under the",
@@ -363,6 +364,14 @@ def _how(trials: Trials, sets: Sequence[str], scale: Scale) -> list[str]:
             "small, its classifiers share its code, and the pictures of a set are the same for all",
             f"seeds from {SEEDS[0]} to {SEEDS[-1]}: what differs between two of them is the start,",
             "the order and the noise.",
+        ),
+        "",
+        *_text(
+            "Real pictures that share something beside their style, the tone of their paper say,",
+            "cannot be asked of this base: it draws nothing outside its own world, and no classifier",
+            "says of a real picture whether the tone is there without being asked for. Nor would the",
+            "rules be expected to take it out: what captions do not name is not in the negatives, so",
+            "a contrast with them keeps it as part of the style.",
         ),
     ]
 

@@ -119,7 +119,7 @@ def test_what_is_chosen_is_trained_and_drawn_at(tmp_path: Path) -> None:
     """Of two rates the one with the larger area; of its drawings the one nearest to the aim."""
     search = replace(
         TABLES["search"], styles=("mosaic",), sets=("night",), methods=("lora",), seeds=(10,),
-        tunings=(AS_SET, Tuning(0.01)), drawings=(ORDINARY, "d_1_5", "d_2"),
+        tunings=(AS_SET, Tuning(0.01)), further={}, drawings=(ORDINARY, "d_1_5", "d_2"),
     )  # fmt: skip
     found = {  # style and content
         AS_SET: [(0.1, 0.9), (0.3, 0.8), (0.6, 0.5)],
