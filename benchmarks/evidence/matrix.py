@@ -76,6 +76,9 @@ METHODS: Mapping[str, Method] = {
         "NSYNC with shared noise at strength 2, conflicts pushed away",
         CONTRAST | SHARED | {"contrast": {"strength": 2.0, "conflict": "push_away"}},
     ),
+    "nsync_half": Method(
+        "NSYNC, half of the projection removed", CONTRAST | {"contrast": {"strength": 0.5}}
+    ),
     "nsync_every_4": Method(
         "NSYNC with the negatives in every fourth step, their running mean between",
         CONTRAST | {"contrast": {"negative_every": 4, "negative_estimate": "running_mean"}},
@@ -236,8 +239,8 @@ class Table:
 SEARCHED = (
     "lora", "nsync", "nsync_extended", "preference", "lora_dropout", "prior_preservation",
     "lora_longer", "nsync_anchor", "safeguarded", "preference_auto", "preference_safe",
-    "nsync_push", "nsync_every_4", "class_preservation", "contrastive_target", "slider",
-    "negative_aware", "differential",
+    "nsync_push", "nsync_half", "nsync_every_4", "class_preservation", "contrastive_target",
+    "slider", "negative_aware", "differential",
 )  # fmt: skip
 """The methods whose own learning rate and drawing are searched, each over the same grid."""
 TUNINGS = (AS_SET, Tuning(0.01))

@@ -368,10 +368,10 @@ def _how(trials: Trials, sets: Sequence[str], scale: Scale) -> list[str]:
         "",
         *_text(
             "Real pictures that share something beside their style, the tone of their paper say,",
-            "cannot be asked of this base: it draws nothing outside its own world, and no classifier",
-            "says of a real picture whether the tone is there without being asked for. Nor would the",
-            "rules be expected to take it out: what captions do not name is not in the negatives, so",
-            "a contrast with them keeps it as part of the style.",
+            "cannot be asked of this base: it draws nothing outside its own world, and no",
+            "classifier says of a real picture whether the tone is there without being asked for.",
+            "Nor would the rules be expected to take it out: what captions do not name is not in",
+            "the negatives, so a contrast with them keeps it as part of the style.",
         ),
     ]
 
