@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui evidence test test-fast check format lint types imports recipes
+.PHONY: help setup demo ui evidence test test-fast test-extras check format lint types imports recipes
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,15 @@ test: setup ## Run the tests
 
 test-fast: setup ## Run the tests that take seconds, with new random examples each time
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not pipeline"
+
+EXTRAS := $(VENV)/extras
+$(EXTRAS)/.installed: constraints.txt $(STAMP)
+	@rm -rf $(EXTRAS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --target $(EXTRAS) torchao bitsandbytes
+	@touch $@
+
+test-extras: $(EXTRAS)/.installed ## Run the tests of quantized bases and 8-bit AdamW, with their packages (seconds)
+	@PYTHONPATH=$(CURDIR)/$(EXTRAS) $(BIN)/python -m pytest -q tests/families/test_families_quantization.py tests/training/test_training_optimizer.py tests/training/test_training_exactness.py::test_with_any_optimizer_it_goes_on_to_the_same_bits
 
 check: lint types imports recipes test ## Run every gate: ruff, formatting, types, import directions, recipes, tests
 

@@ -1,5 +1,8 @@
 """A training step of each family against a plain one, by its diffusers pipeline's parts alone."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from nsync_pipeline.pictures.pixels import load_pixels
 from nsync_pipeline.training.batches import batch_maker, branch_losses
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, StoredPicture, encode_examples
+from nsync_pipeline.training.loop import checkpointed_activations
 from nsync_pipeline.training.triplets import Triplet
 from nsync_pipeline.workspace import LORA_FILE
 from tests.support.plain_steps import KINDS, Kind
@@ -100,6 +104,18 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Setting(kind, family, trained, pipeline, examples, tuple(pictures), tmp)
 
 
+@contextmanager
+def passes_of(family: Family) -> Iterator[list[int]]:
+    """Through the last attention: one, and one more where it is computed again."""
+    queries = [m for name, m in family.denoiser.named_modules() if name.endswith("to_q")]
+    passes: list[int] = []
+    hook = queries[-1].register_forward_hook(lambda *_: passes.append(1))
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
 def lora_of(setting: Setting) -> dict[str, torch.nn.Parameter]:
     """The pipeline's own LoRA weights by the names that ours have."""
     prefix = setting.family.denoiser_prefix
@@ -137,18 +153,21 @@ def plain_loss(setting: Setting, branch: Branch) -> Tensor:
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("mode", ["in_turn", "fused"])
+@pytest.mark.parametrize("mode", ["in_turn", "fused", "fused, activations again"])
 def test_losses_and_gradients_are_the_plain_ones(setting: Setting, mode: str) -> None:
+    """Where activations are computed again on the way back, the branches' copies are in use."""
     family, trained = setting.family, setting.trained
     settings = TrainingConfig(update_rule="orthogonal_anchor", batch_size=2)
     maker = batch_maker(setting.examples, family, settings, SEED, live_prompts=False)
     losses = branch_losses(family, {b: maker.batch(b, STEP, TRIPLETS) for b in BRANCHES})
     parts = [MicroBatch(losses, share=1.0)]
-    if mode == "fused":
-        copies = BranchCopies([family.denoiser], trained.weights, ADAPTER)
-        found = gradients_fused(copies, BRANCHES, parts)
-    else:
+    if mode == "in_turn":
         found = gradients_in_turn(trained.weights, BRANCHES, parts)
+    else:
+        copies = BranchCopies([family.denoiser], trained.weights, ADAPTER)
+        with checkpointed_activations(family, "again" in mode), passes_of(family) as passes:
+            found = gradients_fused(copies, BRANCHES, parts)
+        assert len(passes) == (2 if "again" in mode else 1)
 
     theirs = lora_of(setting)
     assert set(theirs) == set(trained.names)
@@ -166,6 +185,15 @@ def test_losses_and_gradients_are_the_plain_ones(setting: Setting, mode: str) ->
             torch.testing.assert_close(
                 ours, plain, rtol=1e-3, atol=1e-3 * largest, msg=f"{branch}: {name}"
             )
+
+
+def test_every_layer_that_is_adapted_by_default_is_there(setting: Setting) -> None:
+    """Of blocks that are named by their numbers the first: how many there are differs."""
+    adapted = {name.partition(".lora_")[0] for name in setting.trained.names}
+    for target in setting.family.lora_targets:
+        if re.search(r"\.[1-9]\d*\.", target):
+            continue
+        assert any(name.endswith(f".{target}") for name in adapted), target
 
 
 def test_its_lora_draws_the_same_pictures_in_diffusers(setting: Setting) -> None:

@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -116,10 +117,27 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adafactor": {},
     "prodigy": {"learning_rate": 1.0, "optimizer_betas": (0.8, 0.95)},
     "adamw_schedule_free": {"schedule": "constant", "optimizer_eps": 1e-6},
+    # Of matrices of 4,096 numbers and more it keeps the moments in 8 bits.
+    "adamw_8bit": {"lora": {"rank": 256, "alpha": 2.0}},
 }
+OTHERS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name == "adamw_8bit" and find_spec("bitsandbytes") is None, reason="an extra"
+        ),
+    )
+    for name in OPTIMIZERS
+]
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_every_optimizer_is_tried() -> None:
+    """AdamW with all else that is kept, above."""
+    offered = get_args(TrainingConfig.model_fields["optimizer"].annotation)
+    assert {"adamw", *OPTIMIZERS} == set(offered)
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_with_any_optimizer_it_goes_on_to_the_same_bits(
     family: Family, examples: EncodedSet, tmp_path: Path, name: str
 ) -> None:
@@ -183,6 +201,28 @@ def test_with_any_adapter_it_goes_on_to_the_same_bits(
         _, d = run(family, examples, tmp_path / "d", without)
         assert largest_difference(a, d) > 1e-3
         assert largest_difference(a, old) < 0.5  # three steps of at most 0.04 of B, or 0.01
+
+
+STARTS: dict[str, dict[str, Any]] = {
+    "dora": {"dora": True},
+    "pissa": {"start": "pissa"},
+    "text_encoder": {"text_encoder": True, "rank_stabilized": True, "ranks": {"to_q": 3}},
+}
+
+
+@pytest.mark.parametrize("lora", STARTS.values(), ids=STARTS)
+def test_with_any_form_of_a_lora_it_goes_on_to_the_same_bits(
+    family: Family, examples: EncodedSet, tmp_path: Path, lora: dict[str, Any]
+) -> None:
+    """Their frozen parts, and what a length starts from, are not in a checkpoint."""
+    of = settings(lora=LORA.model_dump() | lora, steps=3, checkpoint_every=1)
+    unbroken, a = run(family, examples, tmp_path / "a", of)
+    with pytest.raises(KeyboardInterrupt):
+        run(family, examples, tmp_path / "b", of, stop_at(2))
+    resumed, b = run(family, examples, tmp_path / "b", of)
+    assert largest_difference(a, b) == 0.0
+    assert resumed == unbroken
+    assert (unbroken.branches == "in_turn") == ("dora" in lora)
 
 
 def test_the_best_weights_are_the_average_at_their_look(

@@ -25,11 +25,11 @@ from nsync_pipeline.training.optimizer import (
 RATES = {"denoiser": 0.1, "text_encoder": 0.2, "embedding": 0.3}
 
 
-def weights() -> TrainedWeights:
+def weights(size: int = 2) -> TrainedWeights:
     """Groups in turn: the places in the optimizer are not those in the vector."""
     return TrainedWeights(
         ("a", "b", "c", "d"),
-        tuple(nn.Parameter(torch.full((2,), 1.0)) for _ in range(4)),
+        tuple(nn.Parameter(torch.full((size,), 1.0)) for _ in range(4)),
         ("embedding", "denoiser", "text_encoder", "denoiser"),
     )
 
@@ -83,16 +83,18 @@ def test_the_metric_is_what_adamw_multiplies_a_gradient_by() -> None:
         assert part.tolist() == pytest.approx([0.25, 2.0], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
-def test_the_state_comes_back_to_each_weight_its_own(name: str) -> None:
+@pytest.mark.parametrize(("name", "size"), [("adamw", 2), ("adamw_8bit", 2), ("adamw_8bit", 4096)])
+def test_the_state_comes_back_to_each_weight_its_own(name: str, size: int) -> None:
     """Each weight has another gradient; groups are not in the order of the weights."""
     if name == "adamw_8bit":
         pytest.importorskip("bitsandbytes")
-    gradients = [torch.full((2,), float(index + 1)) for index in range(4)]
-    trained, again = weights(), weights()
+    gradients = [torch.linspace(0.1, index + 1.0, size) for index in range(4)]
+    trained, again = weights(size), weights(size)
     optimizer = make_optimizer(trained, settings(optimizer=name))
     for _ in range(3):
         take_step(optimizer, trained.weights, gradients, RATES)  # type: ignore[arg-type]
+    kept = {tensor.dtype for tensor in state_tensors(optimizer, trained.weights).values()}
+    assert (torch.uint8 in kept) == (size == 4096)  # smaller ones it keeps in full
     other = make_optimizer(again, settings(optimizer=name))
     restore(other, again.weights, state_tensors(optimizer, trained.weights))
     with torch.no_grad():
