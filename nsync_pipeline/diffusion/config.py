@@ -27,8 +27,10 @@ class ObjectiveConfig(Section):
         description="rescale the base's noise so that its last timestep is noise alone; only with "
         "v_prediction, and what is drawn with the result is drawn so too",
     )
-    timestep_sampling: Literal["uniform", "logit_normal", "shift"] = Field(
-        default="uniform", description="over the schedule, from the least noisy to the noisiest"
+    timestep_sampling: Literal["uniform", "logit_normal", "shift", "style_friendly"] = Field(
+        default="uniform",
+        description="over the schedule, from the least noisy to the noisiest; style_friendly: "
+        "mostly noise, where flow models settle style",
     )
     logit_mean: float = Field(
         default=0.0, ge=-10, le=10, description="of logit_normal; above 0: towards noise"
@@ -54,6 +56,12 @@ class ObjectiveConfig(Section):
             raise ValueError(
                 f"timestep_min {self.timestep_min:g} is not below timestep_max "
                 f"{self.timestep_max:g}: no timestep is left"
+            )
+        in_range = (self.timestep_min, self.timestep_max) != (0.0, 1.0)
+        if in_range and self.timestep_sampling == "style_friendly":
+            raise ValueError(
+                "timestep_sampling style_friendly says itself how noisy the pictures are: leave "
+                "timestep_min and timestep_max out"
             )
         return self
 

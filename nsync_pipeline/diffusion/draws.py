@@ -33,13 +33,15 @@ def draw(
     shape: Sequence[int],  # (C, h, w)
     entry_count: int,
     objective: ObjectiveConfig | None = None,
+    noises: Tensor | None = None,
 ) -> Draws:
     """The draws of ``branch`` (or ``SHARED``) at ``step`` for the samples at ``positions``.
 
     Entries are drawn as ``objective`` says, uniformly where None; ``shape`` is one latent's.
+    ``noises`` (T,) are the schedule's own, which only ``style_friendly`` asks.
     """
     entries = [
-        _entry(torch_stream(seed, "timestep", branch, step, p), entry_count, objective)
+        _entry(torch_stream(seed, "timestep", branch, step, p), entry_count, objective, noises)
         for p in positions
     ]
     noise = [
@@ -49,18 +51,26 @@ def draw(
     return Draws(torch.stack(entries), torch.stack(noise))
 
 
-def _entry(stream: torch.Generator, count: int, objective: ObjectiveConfig | None) -> Tensor:
+def _entry(
+    stream: torch.Generator,
+    count: int,
+    objective: ObjectiveConfig | None,
+    noises: Tensor | None,
+) -> Tensor:
     """One of ``range(count)``, () int64: ``floor(count * share)`` of a share in [0, 1).
 
     - uniform: every entry alike;
     - logit_normal: ``share = sigmoid(m + s z)``, ``z`` standard normal;
-    - shift: ``share = a u / (1 + (a - 1) u)``, ``u`` uniform, ``a`` the shift.
+    - shift: ``share = a u / (1 + (a - 1) u)``, ``u`` uniform, ``a`` the shift;
+    - style_friendly, of a straight path: the first entry with at least the noise
+      ``sigmoid(3 + z)``, which has a log-SNR of mean -6 and deviation 2.
 
     ``timestep_min`` and ``timestep_max`` leave out what is below and above these shares of the
     entries; shares are then of those that are left.
 
-    Source of the last two: Esser et al., Scaling Rectified Flow Transformers for High-Resolution
-    Image Synthesis (arXiv 2403.03206), sections 3.1 and 5.3.2.
+    Source of logit_normal and shift: Esser et al., Scaling Rectified Flow Transformers for
+    High-Resolution Image Synthesis (arXiv 2403.03206), sections 3.1 and 5.3.2; of style_friendly:
+    Choi et al., Style-Friendly SNR Sampler for Style-Driven Generation (arXiv 2411.14793).
     """
     first = 0
     if objective is not None:
@@ -68,6 +78,11 @@ def _entry(stream: torch.Generator, count: int, objective: ObjectiveConfig | Non
         count = max(round(objective.timestep_max * count) - first, 1)
     if objective is None or objective.timestep_sampling == "uniform":
         return first + torch.randint(count, (), generator=stream)
+    if objective.timestep_sampling == "style_friendly":
+        assert noises is not None
+        normal = torch.randn((), generator=stream, dtype=torch.float64)
+        # s of the path (1 - s) x + s e, whose log-SNR 2 log((1 - s) / s) is -6 - 2 z
+        return torch.searchsorted(noises, torch.sigmoid(3.0 + normal))
     if objective.timestep_sampling == "logit_normal":
         normal = torch.randn((), generator=stream, dtype=torch.float64)
         share = torch.sigmoid(objective.logit_mean + objective.logit_std * normal)

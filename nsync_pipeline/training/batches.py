@@ -21,6 +21,7 @@ from nsync_pipeline.diffusion.objectives import (
     prediction_target,
     scales_at,
 )
+from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family, NoiseSchedule, PromptEmbeds
 from nsync_pipeline.families.noise_schedules import use_zero_terminal_snr
 from nsync_pipeline.seeding import stream_seed
@@ -30,9 +31,20 @@ from nsync_pipeline.training.triplets import Triplet
 
 
 def apply_objective(family: Family, objective: ObjectiveConfig) -> None:
-    """Give ``family`` the noise schedule of ``objective``; raises as ``loss_weights``."""
+    """Give ``family`` the noise schedule of ``objective``.
+
+    Raises:
+        TrainingError: the objective is not defined for what the base predicts.
+    """
     if objective.zero_terminal_snr:
         use_zero_terminal_snr(family)
+    predicts = family.noise_schedule.prediction_type
+    if objective.timestep_sampling == "style_friendly" and predicts != "flow":
+        raise TrainingError(
+            "training.objective.timestep_sampling: style_friendly is for models trained by flow "
+            f"matching, and {family.name} predicts {predicts}: set it to uniform, and timestep_min "
+            "to 0.3, say"
+        )
     loss_weights(family.noise_schedule, objective)
 
 
@@ -99,7 +111,9 @@ class BatchMaker:
         schedule, objective = self.noise_schedule.of_size(*latents.shape[2:]), self.objective
         stream = SHARED if self.shared_noise else str(pictures)
         positions, shape = [triplet.position for triplet in triplets], latents.shape[1:]
-        draws = draw(self.seed, stream, step, positions, shape, len(schedule), objective)
+        draws = draw(
+            self.seed, stream, step, positions, shape, len(schedule), objective, schedule.noise
+        )
         entries = draws.entries
         texts = [self._prompt(branch, triplet) for triplet in triplets]
         live = self.live_prompts

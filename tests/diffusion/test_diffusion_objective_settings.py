@@ -141,6 +141,7 @@ def test_flow_noising_is_that_of_diffusers() -> None:
         ({"huber_delta": 0.5}, "huber_delta has no effect with loss mse.*set loss to huber"),
         ({"timestep_shift": 2.0}, "no effect with timestep_sampling uniform"),
         ({"timestep_sampling": "shift", "logit_mean": 1.0}, "set timestep_sampling to logit_n"),
+        ({"timestep_sampling": "style_friendly", "timestep_min": 0.3}, "leave timestep_min and"),
     ],
 )
 def test_a_setting_without_an_effect_is_refused(settings: dict[str, Any], told: str) -> None:
@@ -191,9 +192,36 @@ def test_a_shift_of_one_is_uniform() -> None:
     assert within_five_deviations(float(drawn.mean()), 0.5, 0.29 / math.sqrt(4000))
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "logit_normal", "shift"])
+def straight_path(shift: float) -> torch.Tensor:
+    """The noise of each of 1000 entries of a path that is shifted so."""
+    even = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    return shift * even / (1.0 + (shift - 1.0) * even)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, math.exp(1.15)])
+def test_style_friendly_draws_are_as_noisy_whatever_the_path_is_shifted_by(shift: float) -> None:
+    """Log-SNR ``2 log((1 - s) / s)`` of mean -6 and deviation 2, in entries as fine as they are:
+    where ``s`` is ``a u / (1 + (a - 1) u)``, ``logit u`` is normal with mean ``3 - ln a``."""
+    noise, friendly = straight_path(shift), ObjectiveConfig(timestep_sampling="style_friendly")
+    drawn = draw(0, "positive", 0, range(4000), (1,), 1000, friendly, noise).entries
+    other = ObjectiveConfig(timestep_sampling="logit_normal", logit_mean=3.0 - math.log(shift))
+    alike = draw(0, "positive", 0, range(4000), (1,), 1000, other).entries
+    assert torch.equal(drawn, alike)
+    assert drawn.dtype == torch.int64
+    at_least = noise[drawn]  # and less than an entry above what was drawn
+    for deviations, expected in ((-1.0, 0.1587), (0.0, 0.5), (1.0, 0.8413)):
+        bound = 1 / (1 + math.exp(-3.0 - deviations))
+        below = float((at_least < bound).double().mean())
+        most = float((noise[(drawn - 1).clamp(min=0)] < bound).double().mean())
+        spread = 5 * math.sqrt(expected * (1 - expected) / 4000)
+        assert below - spread < expected < most + spread
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal", "shift", "style_friendly"])
 def test_a_sample_draws_the_same_in_any_micro_batch(sampling: str) -> None:
-    objective = ObjectiveConfig.model_validate({"timestep_sampling": sampling})
-    whole = draw(0, "positive", 3, range(4), (1,), 1000, objective)
-    part = draw(0, "positive", 3, [2], (1,), 1000, objective)
+    objective, noise = (
+        ObjectiveConfig.model_validate({"timestep_sampling": sampling}), straight_path(1.0)
+    )  # fmt: skip
+    whole = draw(0, "positive", 3, range(4), (1,), 1000, objective, noise)
+    part = draw(0, "positive", 3, [2], (1,), 1000, objective, noise)
     assert part.entries[0] == whole.entries[2]

@@ -11,9 +11,15 @@ from torch import Tensor
 
 from nsync_pipeline.contrast.config import ANCHOR, NEGATIVE, POSITIVE, Branch
 from nsync_pipeline.diffusion.config import ObjectiveConfig
+from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family, PromptEmbeds
 from nsync_pipeline.pictures.pixels import picture_sizes
-from nsync_pipeline.training.batches import BatchMaker, NoisyBatch, branch_losses
+from nsync_pipeline.training.batches import (
+    BatchMaker,
+    NoisyBatch,
+    apply_objective,
+    branch_losses,
+)
 from nsync_pipeline.training.encoded_set import (
     EncodedSet,
     Example,
@@ -210,6 +216,19 @@ def test_min_snr_weighs_each_sample_by_its_timestep(family: Family, square: Enco
     expected = (0.5 / snr).clamp(max=1.0).float()
     assert (expected < 0.9).any()
     torch.testing.assert_close(weighted, plain * expected)
+
+
+def test_style_friendly_is_for_models_trained_by_flow_matching(
+    family: Family, square: EncodedSet, tmp_path: Path
+) -> None:
+    objective = ObjectiveConfig(timestep_sampling="style_friendly")
+    with pytest.raises(TrainingError, match=r"predicts epsilon.*set it to uniform, and timestep_"):
+        apply_objective(family, objective)
+    flow = tiny_family(save_tiny_stable_diffusion_3(tmp_path))
+    apply_objective(flow, objective)
+    maker = BatchMaker(square, flow.noise_schedule, 0, False, objective)
+    drawn = [maker.batch(POSITIVE, step, [triplet(0, 0)])[0].timesteps for step in range(64)]
+    assert 900 < float(torch.cat(drawn).median()) < 985  # 1000 sigmoid(3) is 953
 
 
 def test_pictures_of_several_shapes_go_group_by_group(family: Family, mixed: EncodedSet) -> None:
