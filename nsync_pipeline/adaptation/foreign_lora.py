@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import loaders
+from safetensors import safe_open
 
 from nsync_pipeline.adaptation.lora import ADAPTER, has_lora, lora_layers, remove_lora
 from nsync_pipeline.adaptation.lora_file import OWN_METADATA
@@ -38,6 +39,10 @@ def load_foreign_lora(family: Family, path: Path) -> None:
     except Exception as error:  # of all kinds, on a file of another model
         remove_lora(family)
         reason = " ".join(str(error).split())[:300]
+        if isinstance(error, AttributeError | LookupError | TypeError):  # its words say nothing
+            with safe_open(path, framework="np") as file:
+                first = min(file.keys(), default="nothing")
+            reason = f"it holds {first}, which is no layer of this model: name a LoRA of this base"
         raise BaseModelError(f"{path} does not fit {family.name}: {reason}") from error
     if not has_lora(family):
         raise BaseModelError(f"{path} holds no LoRA for {family.name}")

@@ -54,12 +54,13 @@ def find_base(config: BaseModelConfig) -> tuple[type[LatentDiffusion], PipelineF
     found = folder.index.get("_class_name")
     family = next((n for n, loader in FAMILIES.items() if loader.pipeline_class == found), None)
     if family is None:
-        taken = "; ".join(
-            f"{name} takes a {loader.pipeline_class} ({loader.models})"
-            for name, loader in FAMILIES.items()
-            if config.family in ("auto", name)
+        taken = ", ".join(
+            loader.models for name, loader in FAMILIES.items() if config.family in ("auto", name)
         )
-        raise BaseModelError(f"{folder.name} is a {found}, which is of no family here: {taken}.")
+        raise BaseModelError(
+            f"base_model.name: {folder.name} is a {found}, which is of no family here: taken are "
+            f"{taken}."
+        )
     kind = folder.checkpoint_kind
     if kind is not None and kind.family != family:
         raise BaseModelError(
@@ -86,6 +87,8 @@ def _refuse_distilled(family: type[LatentDiffusion], folder: PipelineFolder) -> 
 
 DISTILLED = frozenset({"dmd", "dmd2", "hyper", "lcm", "lightning", "schnell", "turbo"})
 """Words in names of models that draw in few steps."""
+SIZED_KLEIN = re.compile(r"klein\W?_?[49]b")
+"""FLUX.2 klein as its authors call the distilled one; the other is called base before its size."""
 
 
 def _distilled(folder: PipelineFolder) -> str | None:
@@ -97,6 +100,9 @@ def _distilled(folder: PipelineFolder) -> str | None:
         last = Path(name).name.lower()
         if found := DISTILLED.intersection(re.split(r"[^a-z0-9]+", last)):
             return f"by {min(found)!r} in its name {last}; rename it where it is not"
+        says_not = folder.checkpoint is None and folder.index.get("is_distilled") is False
+        if SIZED_KLEIN.search(last) and not says_not:
+            return f"by its name {last}, which lacks 'base'; rename it where it is not"
     if folder.index.get("_class_name") == Flux1.pipeline_class and not is_told_guidance(folder):
         return "it is told no guidance, as FLUX.1 schnell is not"
     return None

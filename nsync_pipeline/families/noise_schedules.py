@@ -27,7 +27,11 @@ def load_scheduler(folder: PipelineFolder) -> Any:
     name = folder.index["scheduler"][1]
     kind: Any = getattr(diffusers, str(name), None)
     if kind is None or not issubclass(kind, SchedulerMixin):
-        raise BaseModelError(f"{folder.name}: diffusers {diffusers.__version__} has no {name}.")
+        raise BaseModelError(
+            f"base_model.name: {folder.name}: its scheduler is {name}, and diffusers "
+            f"{diffusers.__version__} has no such one: `pip install -U diffusers`, or take a model "
+            "with another"
+        )
     with loading_errors(folder.path / "scheduler"):
         scheduler = kind.from_pretrained(folder.path, subfolder="scheduler")
         if scheduler.config.get("clip_sample"):

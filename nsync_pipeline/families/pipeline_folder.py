@@ -235,7 +235,10 @@ class PipelineFolder:
             kind = self.component(name)
             if kind is None or (allowed and kind not in allowed):
                 takes = " or ".join(allowed) if allowed else "a diffusers scheduler"
-                raise BaseModelError(f"{self.name}: its {name} is {kind}; taken is {takes}.")
+                raise BaseModelError(
+                    f"base_model.name: {self.name}: its {name} is {kind}; taken is {takes}: name a "
+                    "model that has it, or update nsync-pipeline where this one is newer."
+                )
 
 
 REMEMBERED_FROM = 2**20  # bytes from which a file's digest is kept for the next load

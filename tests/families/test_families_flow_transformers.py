@@ -20,12 +20,12 @@ from nsync_pipeline.errors import BaseModelError, TrainingError
 from nsync_pipeline.families.checkpoint_file import kind_of_checkpoint
 from nsync_pipeline.families.config import BaseModelConfig, MemoryConfig
 from nsync_pipeline.families.family import PromptEmbeds
-from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.loading import find_base, load_family
 from nsync_pipeline.families.noise_schedules import SizedSchedule
 from nsync_pipeline.families.prompt_counting import tokenizer_of
 from tests.support.original_layout import save_original_denoiser
 from tests.support.plain_steps import KINDS
-from tests.support.tiny_flow_models import PIPELINES
+from tests.support.tiny_flow_models import PIPELINES, save_tiny_flow_model
 from tests.support.tiny_style import tiny_family
 
 PROMPTS = ("a red house", "", "a boat on blue water")
@@ -174,6 +174,20 @@ def test_a_distilled_model_is_refused(name: str, folder: Path, tmp_path: Path) -
     (copy / "model_index.json").write_text(json.dumps(index | {"is_distilled": True}))
     with pytest.raises(BaseModelError, match=r"its model_index\.json says so"):
         load_family(config_of(copy))
+
+
+def test_the_distilled_klein_is_told_from_its_base_by_its_name(tmp_path: Path) -> None:
+    """Their files are alike. A folder that says of itself that it is none may be called so."""
+    folder = save_tiny_flow_model(tmp_path / "FLUX.2-klein-9B", "flux_2_klein")
+    assert find_base(config_of(folder))[1].index["is_distilled"] is False
+    for name, distilled in (("flux-2-klein-4b", True), ("flux-2-klein-base-4b", False)):
+        file = save_original_denoiser(folder, tmp_path / f"{name}.safetensors")
+        config = config_of(file, config=str(folder))
+        if distilled:
+            with pytest.raises(BaseModelError, match=r"which lacks 'base'.*FLUX\.2-klein-base-"):
+                find_base(config)
+        else:
+            assert find_base(config)[1].checkpoint == file
 
 
 @pytest.mark.parametrize(
