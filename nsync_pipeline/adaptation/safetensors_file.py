@@ -6,7 +6,7 @@ of the format: https://github.com/huggingface/safetensors, "Format".
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.files import write_whole
+from nsync_pipeline.given_files import in_its_place
 
 TYPES = {torch.float32: ("F32", "<f4"), torch.float16: ("F16", "<f2")}
 
@@ -81,7 +82,11 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
-        raise not_ours(path, error) from error
+        other = None
+        with suppress(OSError), path.open("rb") as file:
+            other = in_its_place(file.read(512), "the weights")
+        told = not_ours(path, error) if other is None else MissingArtifactError(f"{path} {other}")
+        raise told from error
 
 
 def not_ours(path: Path, reason: object) -> MissingArtifactError:

@@ -103,6 +103,7 @@ def test_it_may_be_another_programs(
         ({"kind": "loha"}, r"holds a lora, and training\.lora\.kind is loha"),
         ({"start_from": "none.safetensors"}, r"start_from: .*none\.safetensors is not a file that"),
         ({"start_from": "text.safetensors"}, r"start_from: .*text\.safetensors is damaged"),
+        ({"start_from": "page.safetensors"}, r"page\.safetensors is a web page .*download"),
         (
             {"start_from": "strange.safetensors"},
             r"strange\.safetensors does not fit .*it holds unet\.x\.lora_A\.weight, which",
@@ -114,6 +115,7 @@ def test_one_of_another_shape_is_refused_in_a_line(
 ) -> None:
     save_trained_lora(family, tmp_path)
     (tmp_path / "text.safetensors").write_text("not a LoRA")
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html><title>Sign in</title>")
     save_file({"unet.x.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "strange.safetensors")
     with pytest.raises(TrainingError, match=message) as raised:
         added(family, tmp_path, **{"start_from": "old.safetensors"} | settings)
