@@ -1,8 +1,9 @@
 """What a step costs at the true sizes: Stable Diffusion 1.5 (860 M weights), XL (2.6 G), 3 (2 G),
-Z-Image (6 G), FLUX.2 klein (4 G), Krea 2 (12 G) and Qwen-Image (20 G).
+Z-Image (6 G), FLUX.1 (12 G), FLUX.2 klein (4 G), Krea 2 (13 G) and Qwen-Image (20 G).
 
     python -m benchmarks.true_size [--models sd15 xl sd3] [--dtype bfloat16] [--batch 1]
                                    [--rounds 5] [--checkpointing] [--compile] [--quantized] [--tiny]
+                                   [--count]
 
 Denoisers and VAEs are built from their settings, with random weights: how long a step takes and how
 much memory does not depend on the numbers. Each measurement has a process of its own, so that its
@@ -13,6 +14,9 @@ peak of memory is its own. Measured are
   on the family's default layers; images a second are positives;
 - a step of the sampler with guidance (two predictions a picture), and decoding; images a second
   are those of 20 such steps, or decoded.
+
+``--count`` measures nothing: it counts multiplications and additions of a pass of one sample, on
+shapes alone, which takes no memory and no accelerator.
 
 On a CUDA device, memory is what PyTorch allocated at most; on the CPU, the process's resident peak.
 """
@@ -32,6 +36,7 @@ from accelerate import init_empty_weights
 from diffusers import (
     AutoencoderKL,
     Flux2Transformer2DModel,
+    FluxTransformer2DModel,
     Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -39,6 +44,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
@@ -48,6 +54,7 @@ from nsync_pipeline.contrast.config import ContrastConfig, UpdateRule, branches_
 from nsync_pipeline.contrast.refiner import Refiner
 from nsync_pipeline.families.config import Quantization
 from nsync_pipeline.families.family import PromptEmbeds
+from nsync_pipeline.families.flux_1 import Flux1
 from nsync_pipeline.families.flux_2_klein import Flux2Klein
 from nsync_pipeline.families.krea_2 import Krea2
 from nsync_pipeline.families.placement import (
@@ -131,6 +138,10 @@ TINY: dict[str, dict[str, Any]] = {
         "dim": 64, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
         "axes_dims": [8, 12, 12],
     },
+    "flux_1": {
+        "num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2,
+        "attention_head_dim": 32, "axes_dims_rope": (8, 12, 12),
+    },
     "klein": {
         "num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2,
         "attention_head_dim": 32, "axes_dims_rope": (8, 8, 8, 8),
@@ -156,10 +167,13 @@ def untrained(model: str, placement: Placement, tiny: bool) -> Any:
         "xl": (StableDiffusionXL, UNet2DConditionModel, XL, 4, (77, 2048), 1280),
         "sd3": (StableDiffusion3, SD3Transformer2DModel, SD3, 16, (77 + 256, 4096), 2048),
         "z_image": (ZImage, ZImageTransformer2DModel, {}, 16, (told, 2560), 0),
+        "flux_1": (
+            Flux1, FluxTransformer2DModel, {"guidance_embeds": True}, 16, (512, 4096), 768,
+        ),
         "klein": (Flux2Klein, Flux2Transformer2DModel, KLEIN, 128, (512, 7680), 0),
         "krea_2": (Krea2, Krea2Transformer2DModel, {}, 16, (told, 12, 2560), 0),
         "qwen": (QwenImage, QwenImageTransformer2DModel, {}, 16, (told, 3584), 0),
-    }
+    }  # fmt: skip
     family_class, denoiser_class, settings, channels, prompt_shape, pooled = kinds[model]
     family = object.__new__(family_class)
     family.name = model
@@ -274,6 +288,24 @@ def decoding(family: Any, batch: int, tiny: bool) -> Callable[[], object]:
     return step
 
 
+def counted(model: str, tiny: bool) -> str:
+    """The arithmetic of one sample: drawn without guidance, and a branch of a training."""
+    family = untrained(model, Placement(torch.device("meta"), torch.bfloat16), tiny)
+    lora = add_lora(family, LoraSettings(rank=16), torch.Generator().manual_seed(0))
+    noise, embeds = torch.randn(1, *family.latent_shape), prompts(family, 1)
+
+    def predicted() -> Tensor:
+        return torch.as_tensor(family.predict(noise, torch.tensor([500]), embeds))
+
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        predicted()
+    with FlopCounterMode(display=False) as branch:
+        torch.autograd.grad(predicted().square().mean(), lora.weights, materialize_grads=True)
+    ways = (forward.get_total_flops(), branch.get_total_flops())
+    parameters = sum(w.numel() for w in family.denoiser.parameters() if not w.requires_grad)
+    return f"{model:<8} {parameters / 1e6:>7,.0f} M" + "".join(f" {w / 1e12:>8.1f}" for w in ways)
+
+
 def waited_for(tensor: Tensor) -> None:
     """Until its numbers are there."""
     tensor.flatten()[0].item()
@@ -321,6 +353,11 @@ def main() -> None:
     if arguments.one:
         model, name = arguments.one.split(":")
         print(json.dumps(measure(arguments, model, name)))
+        return
+    if arguments.count:
+        print("model      weights   a pass, a branch: TFLOP")
+        for model in arguments.models:
+            print(counted(model, arguments.tiny), flush=True)
         return
     device = choose_device(arguments.device)
     where = (
@@ -374,6 +411,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="the denoiser, by torch.compile")
     parser.add_argument("--quantized", action="store_true", help="the denoiser in int8 (torchao)")
     parser.add_argument("--tiny", action="store_true", help="tiny widths: only to see that it runs")
+    parser.add_argument("--count", action="store_true", help="arithmetic, on shapes alone")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 

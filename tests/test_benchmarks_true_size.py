@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.true_size import TINY, training_step, untrained
+from benchmarks.true_size import TINY, counted, training_step, untrained
 from nsync_pipeline.families.placement import Placement
 
 
@@ -12,3 +12,12 @@ def test_a_tiny_model_takes_a_training_step_of_one_picture(model: str) -> None:
     family = untrained(model, Placement(torch.device("cpu"), torch.float32), tiny=True)
 
     training_step(family, "lora", batch=1, checkpointing=False)()
+
+
+@pytest.mark.parametrize("model", ["sd15", "flux_1"])
+def test_arithmetic_is_counted_on_shapes_alone(model: str) -> None:
+    """A branch is a pass, one back to what is trained, and the LoRA's own products."""
+    name, weights, unit, forward, branch = counted(model, tiny=True).split()
+    assert (name, unit) == (model, "M")
+    assert float(weights) > 0
+    assert 0 <= float(forward) <= float(branch)

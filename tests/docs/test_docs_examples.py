@@ -3,17 +3,32 @@
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    Krea2Transformer2DModel,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
 from PIL import Image
 from ruamel.yaml import YAML
 
+from benchmarks.true_size import KLEIN, SD3, SD15, XL
 from nsync_pipeline.add_style import NewStyle, add_style
+from nsync_pipeline.doctor.base_shapes import BaseShapes, Component
+from nsync_pipeline.doctor.memory import _needs_most
 from nsync_pipeline.drawing.schedulers import build_scheduler
-from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.families.config import FamilyName
+from nsync_pipeline.families.loading import FAMILIES, load_family
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.dvc import check_dvc_file, sync_dvc_file
 from nsync_pipeline.params import parse_params, read_params
@@ -100,6 +115,58 @@ def test_pictures_come_in_as_the_page_says(tmp_path: Path) -> None:
     assert added.copied == 3
     assert added.described_by == "OpenGVLab/InternVL3-1B-hf"
     assert workspace.params_file.read_bytes() == EXAMPLES[0].read_bytes()
+
+
+CLIP_L, CLIP_G, T5, CLIP_H, QWEN3 = 123e6, 695e6, 4762e6, 340e6, 4022e6
+LATER_VAE, QWEN_VAE = 84e6, 127e6
+SD21: dict[str, Any] = {
+    "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}  # fmt: skip
+FLUX_1 = {"guidance_embeds": True}
+SIZES: dict[str, tuple[FamilyName, Any, dict[str, Any], tuple[float, ...], float]] = {
+    "stable_diffusion_1_5": ("stable_diffusion", UNet2DConditionModel, SD15, (CLIP_L,), LATER_VAE),
+    "stable_diffusion_2_1": ("stable_diffusion", UNet2DConditionModel, SD21, (CLIP_H,), LATER_VAE),
+    "stable_diffusion_xl": (
+        "stable_diffusion_xl", UNet2DConditionModel, XL, (CLIP_L, CLIP_G), LATER_VAE
+    ),
+    "stable_diffusion_3": (
+        "stable_diffusion_3", SD3Transformer2DModel, SD3, (CLIP_L, CLIP_G, T5), LATER_VAE
+    ),
+    "z_image": ("z_image", ZImageTransformer2DModel, {}, (QWEN3,), LATER_VAE),
+    "flux_1": ("flux_1", FluxTransformer2DModel, FLUX_1, (CLIP_L, T5), LATER_VAE),
+    "flux_2_klein": ("flux_2_klein", Flux2Transformer2DModel, KLEIN, (QWEN3,), LATER_VAE),
+    "qwen_image": ("qwen_image", QwenImageTransformer2DModel, {}, (8292e6,), QWEN_VAE),
+    "krea_2": ("krea_2", Krea2Transformer2DModel, {}, (4438e6,), QWEN_VAE),
+}  # fmt: skip
+"""Of each example the denoiser at its true size, and how many weights its encoders and VAE have."""
+
+
+@each_example
+def test_the_memory_that_the_page_tells_is_the_doctors_estimate(example: Path) -> None:
+    family, kind, settings, encoders, vae = SIZES[example.stem]
+    with torch.device("meta"):
+        denoiser = kind(**settings)
+    shapes = {name: tuple(weight.shape) for name, weight in denoiser.named_parameters()}
+    others = {"text_encoder" + (f"_{i + 1}" if i else ""): n for i, n in enumerate(encoders)}
+    sizes = {"denoiser": shapes} | {
+        name: {"weight": (int(count),)} for name, count in (others | {"vae": vae}).items()
+    }
+    components = tuple(Component(name, of) for name, of in sizes.items())
+    latent = 16 if family == "flux_2_klein" else 8
+    params = read_params(example)
+    side = {"stable_diffusion_1_5": 512, "stable_diffusion_2_1": 768}.get(example.stem, 1024)
+    base = BaseShapes(family, components, side, latent, FAMILIES[family])
+    _, estimated, asked = _needs_most(params, base, 2, params.base_model.quantization)
+    assert estimated.branches == 2
+    at_once = round(estimated.peak(asked) / 2**30)
+    in_turn = round(estimated.peak(replace(asked, in_one_pass=False)) / 2**30)
+    told = f"{in_turn} GiB"
+    if at_once != in_turn:
+        told += f" a branch at a time, {at_once} in one pass"
+    page = (ROOT / "docs" / "examples" / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| [{example.name}]"))
+    assert row.split("|")[-2].strip() == told
 
 
 AUTHORS = ROOT / "docs" / "examples" / "nsync_authors" / "params.yaml"
