@@ -106,7 +106,7 @@ def test_job_says_what_it_prints_and_where_the_artefact_is() -> None:
     ray = FakeRay([job("SUCCEEDED")])
     resources = ResourcesConfig(cpus=2, memory_gib=4, labels={"kind": "old"})
     assert run(ray, said, resources=resources) == Done("abc.dir", is_new=True)
-    assert said == ["steps 1/2", "steps 2/2"]
+    assert said == ["training · ink: runs on node", "steps 1/2", "steps 2/2"]
     assert ray.submitted[0]["entrypoint_num_cpus"] == 2
     assert ray.submitted[0]["entrypoint_memory"] == 4 * 2**30
     assert ray.submitted[0]["entrypoint_label_selector"] == {"kind": "old"}
@@ -265,7 +265,7 @@ def test_every_whole_line_is_said_once_however_it_comes(text: str, cuts: list[in
     for cut in (*sorted(cuts), len(whole)):
         said += log.new(whole[:cut])
         said += log.new("")  # now and then it cannot be read
-    assert len(said) == text.count("\n")
+    assert len(said) == 1 + text.count("\n")
     assert not any("\x1b" in line for line in said)
 
 

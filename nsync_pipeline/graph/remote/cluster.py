@@ -93,7 +93,7 @@ class _Log:
         return [
             printable(line, LONGEST_LINE)
             for number, line in enumerate(fresh, start=own)
-            if begun is not None and number > begun and not line.startswith(MADE)
+            if begun is not None and number >= begun and not line.startswith(MADE)
         ]
 
 
@@ -272,7 +272,7 @@ class Cluster:
                             raise
                     continue
                 for line in log.new(self._printed(submission)):
-                    options.say(line)
+                    options.say(line.replace(STARTED, f"{asked.title}: runs on ", 1))
                 if job.status != "RUNNING":
                     return self._outcome(asked, job, log)
         except UserError:
