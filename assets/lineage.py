@@ -13,12 +13,11 @@ from dagster import (
     AssetsDefinition,
     AssetSpec,
     AutomationCondition,
-    Backoff,
     DataVersion,
     Failure,
     FreshnessPolicy,
     MaterializeResult,
-    RetryPolicy,
+    RetryRequested,
     asset,
 )
 
@@ -51,8 +50,11 @@ SAYS = {
 }
 """The kind of each, and what it is."""
 
-# For a process that was killed, as where memory is short; a mistake is not tried again.
-RETRIES = RetryPolicy(max_retries=2, delay=10, backoff=Backoff.EXPONENTIAL)
+RETRIES, FIRST_PAUSE = 2, 10.0
+"""How often, and after how many seconds, that is tried again whose process was killed.
+
+Not as a RetryPolicy: Dagster would try again what was cancelled in its page, too.
+"""
 
 
 def asset_key(stage: Stage, of_ablation: bool = False) -> AssetKey:
@@ -90,7 +92,6 @@ def _stage_asset(stage: Stage, settings: DagsterConfig, of_ablation: bool) -> As
         owners=OWNERS,
         code_version=str(stage.recipe),
         pool=DEVICES if stage.on_device else None,
-        retry_policy=RETRIES,
         automation_condition=(
             AutomationCondition.eager() if settings.automation == "eager" else None
         ),
@@ -112,7 +113,11 @@ def _materialized(context: AssetExecutionContext, artefact: Artefact) -> Materia
     except (UserError, DvcError) as error:
         failed = error
     if failed is not None:  # raised out here: nothing is folded above the one message
-        raise Failure(description=str(failed), allow_retries=getattr(failed, "was_killed", False))
+        failure = Failure(description=str(failed))
+        if getattr(failed, "was_killed", False):
+            pause = FIRST_PAUSE * 2**context.retry_number
+            raise RetryRequested(RETRIES, pause) from failure
+        raise failure
     root = graph_now().workspace.root
     return MaterializeResult(
         data_version=DataVersion(made.content), metadata=metadata_of(root, artefact, made)

@@ -4,12 +4,14 @@
 
 Makes, in a temporary folder, a workspace of the embedded base: sixteen drawn pictures, short
 trainings. In each round all trainings are made anew with each number of slots, as `nsync make` does
-it. Prints the median and the range over rounds, in seconds on the clock; every training's bytes
-must be those of the first round's. Where there is a card, a slot is a card.
+it. Prints the median and the range over rounds, in seconds on the clock, and the median of the
+processor's; every training's bytes must be those of the first round's. Where there is a card, a
+slot is a card.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -48,9 +50,9 @@ def make(what: str) -> None:
     make_all(workspace, artefacts, lambda line: None)
 
 
-def seconds(root: Path, what: str, slots: int) -> float:
-    """That it takes, in processes of its own."""
-    before = time.monotonic()
+def seconds(root: Path, what: str, slots: int) -> tuple[float, float]:
+    """That it takes, in processes of its own: on the clock, and of the processor."""
+    before, used = time.monotonic(), _used()
     done = subprocess.run(
         [sys.executable, "-c", MAKE.format(what=what)], cwd=root, capture_output=True, text=True,
         env={
@@ -60,7 +62,13 @@ def seconds(root: Path, what: str, slots: int) -> float:
     )  # fmt: skip
     if done.returncode != 0:
         raise SystemExit(done.stderr)
-    return time.monotonic() - before
+    return time.monotonic() - before, _used() - used
+
+
+def _used() -> float:
+    """Seconds of the processor, of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -76,7 +84,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
-    found: dict[int, list[float]] = {slots: [] for slots in given.slots}
+    found: dict[int, list[tuple[float, float]]] = {slots: [] for slots in given.slots}
     with tempfile.TemporaryDirectory(prefix="devices-") as folder:
         root = Path(folder).resolve()
         seeds = ", ".join(map(str, range(given.trainings)))
@@ -87,6 +95,7 @@ def main() -> None:
         for _ in range(given.rounds):
             for slots in given.slots:
                 found[slots].append(seconds(root, "trainings", slots))
+                print(f"{slots} at once: {found[slots][-1]}", file=sys.stderr, flush=True)
                 first = first or contents(root)
                 if contents(root) != first:
                     raise SystemExit(f"with {slots} slots other bytes came out")
@@ -96,11 +105,15 @@ def main() -> None:
         f"{given.trainings} trainings of {given.steps} steps, {given.threads} threads a slot, "
         f"load {os.getloadavg()[0]:.1f}; median (least to most) of {given.rounds} rounds"
     )
-    base = statistics.median(found[given.slots[0]])
+    base = statistics.median(clock for clock, _ in found[given.slots[0]])
     for slots, took in found.items():
-        median = statistics.median(took)
-        spread = f"({min(took):.1f} to {max(took):.1f})"
-        print(f"{slots} at once: {median:7.1f} s {spread:20} {base / median:.2f} x as fast")
+        clocks, processor = zip(*took, strict=True)
+        median = statistics.median(clocks)
+        spread = f"({min(clocks):.1f} to {max(clocks):.1f})"
+        print(
+            f"{slots} at once: {median:7.1f} s {spread:20} {base / median:.2f} x as fast; "
+            f"{statistics.median(processor):.1f} s of the processor"
+        )
     print(f"the bytes of all {given.trainings} are the same in each")
 
 

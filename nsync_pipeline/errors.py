@@ -51,7 +51,11 @@ class WorkerError(UserError):
         self.exit_code = exit_code
 
 
-class NotFetchedError(UserError):
+class ElsewhereError(UserError):
+    """Something went wrong on another machine: in the DVC remote, or on a node of a cluster."""
+
+
+class NotFetchedError(ElsewhereError):
     """What is to be in the DVC remote could not be brought from there."""
 
     exit_code = 77

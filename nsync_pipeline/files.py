@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nsync_pipeline.errors import LISTED, UserError, bullet_list, short_list
+from nsync_pipeline.errors import LISTED, ElsewhereError, UserError, bullet_list, short_list
 
 PARTIAL = re.compile(r"\.(.+)\.(\d+)\.partial.*", re.DOTALL)
 """What is written beside its place: its name there, and the number of the process that writes."""
@@ -219,9 +219,11 @@ SAYINGS = ("No space left on device", "Disk quota exceeded", "database or disk i
 
 @contextmanager
 def disk_full_explained(folder: Path) -> Iterator[None]:
-    """Raise one clear ``UserError`` in place of any error that means "the disk is full"."""
+    """Raise one clear ``UserError`` in place of any error that means "this disk is full"."""
     try:
         yield
+    except ElsewhereError:
+        raise
     except Exception as error:
         if not _means_full(error):
             raise

@@ -275,13 +275,23 @@ REMEDIES = {
     "not inside of a DVC repository": "run `dvc init` there",
     "Unable to acquire lock": "another DVC command is running: wait until it has ended",
     "Permission denied": "make that writable",
+    "No space left on device": "make room there",
+    "Checkout failed": "the remote does not hold it, or lets nobody read it",
+    "Forbidden": "`dvc remote modify --local` says who you are",
 }
+TRANSFER = "failed to transfer "
 
 
 def dvc_reason(stderr: str, code: int) -> str:
     """Why DVC failed, by what it wrote, in one line; and what to do, where that is known."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    said = [
+        line.removeprefix("ERROR: ").rstrip(":") for line in lines if line.startswith("ERROR: ")
+    ]
+    # DVC says the same of every file that it could not send.
+    said = [line.partition(" - ")[2] for line in said if line.startswith(TRANSFER)][:1] + [
+        line for line in said if not line.startswith(TRANSFER)
+    ]
     # Where DVC itself broke, only the last line of its traceback says something.
     reason = masked("; ".join(said) or (lines[-1] if lines else f"it ended with {code}"))
     remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in reason), "put that right")

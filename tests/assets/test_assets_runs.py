@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterInstance, DagsterRunStatus, ExecuteInProcessResult
 
-from assets import dvc
+from assets import dvc, lineage
 from assets.definitions import defs
 from assets.dvc import _Ended
+from assets.runs import reason_of
 from assets.sensors import follow_partitions
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.run import bring_up_to_date
@@ -36,10 +37,12 @@ class FakeDvc:
     def __init__(self, place: Workspace) -> None:
         self.place, self.ends, self.calls = place, list[_Ended](), 0
         self.makes = True
+        self.during: Callable[[], None] = lambda: None
 
     def __call__(self, root: Path, environment: Mapping[str, str], stage: str) -> _Ended:
         assert root == self.place.root
         self.calls += 1
+        self.during()
         if self.ends:
             return self.ends.pop(0)
         graph = Graph.read(self.place)
@@ -55,6 +58,7 @@ def fake_dvc(place: Workspace, fakes: object, monkeypatch: pytest.MonkeyPatch) -
     fake = FakeDvc(place)
     monkeypatch.setattr(dvc, "_run", fake)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(lineage, "FIRST_PAUSE", 0.0)
     return fake
 
 
@@ -120,9 +124,31 @@ def test_locked_workspace_is_waited_for(
     assert fake_dvc.calls == 3 + 3
 
 
-def test_only_what_was_killed_is_tried_again() -> None:
-    assert dvc._error(_Ended(-9, "")).was_killed
+def test_only_what_was_killed_is_tried_again(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc
+) -> None:
     assert not dvc._error(_Ended(255, "ERROR: you are not inside of a DVC repository")).was_killed
+    fake_dvc.ends = [_Ended(-9, "")] * 9
+    assert not run(instance, place, "prepare", "ink").success
+    (last,) = instance.get_runs(limit=1)
+    assert reason_of(instance, last).startswith("style_set: DVC: ")
+    assert fake_dvc.calls == 1 + lineage.RETRIES
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_cancelled_is_not_tried_again(
+    instance: DagsterInstance, place: Workspace, fake_dvc: FakeDvc, number: signal.Signals
+) -> None:
+    def cancel() -> None:
+        (last,) = instance.get_runs(limit=1)
+        instance.report_run_canceling(last)
+        os.kill(os.getpid(), number)  # as Dagster's page ends a run
+
+    fake_dvc.during = cancel
+    assert not run(instance, place, "prepare", "ink").success
+    (last,) = instance.get_runs(limit=1)
+    assert last.status == DagsterRunStatus.CANCELED
+    assert fake_dvc.calls == 1
 
 
 def test_bad_setting_is_said_as_the_engine_says_it(

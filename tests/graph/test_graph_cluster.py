@@ -106,7 +106,7 @@ def test_job_says_what_it_prints_and_where_the_artefact_is() -> None:
     ray = FakeRay([job("SUCCEEDED")])
     resources = ResourcesConfig(cpus=2, memory_gib=4, labels={"kind": "old"})
     assert run(ray, said, resources=resources) == Done("abc.dir", is_new=True)
-    assert said == ["steps 1/2", "steps 2/2"]
+    assert said == ["training · ink: runs on node", "steps 1/2", "steps 2/2"]
     assert ray.submitted[0]["entrypoint_num_cpus"] == 2
     assert ray.submitted[0]["entrypoint_memory"] == 4 * 2**30
     assert ray.submitted[0]["entrypoint_label_selector"] == {"kind": "old"}
@@ -156,6 +156,12 @@ def test_what_failed_before_the_engine_ran_shows_the_last_that_was_printed() -> 
         run(ray)
 
 
+def test_program_that_a_node_does_not_have_is_named() -> None:
+    ray = FakeRay([job("FAILED", BY_RAY, **FAILED, driver_exit_code=127)])
+    with pytest.raises(UserError, match=r"no program /opt/python .*executor\.ray\.python"):
+        run(ray, python="/opt/python")
+
+
 def test_what_no_node_can_hold_is_refused_at_once() -> None:
     ray = FakeRay([])
     with pytest.raises(UserError, match=r"no node of .* has CPU 1, GPU 1; there are: 10\.0\.0\.1"):
@@ -164,6 +170,8 @@ def test_what_no_node_can_hold_is_refused_at_once() -> None:
         run(ray, resources=ResourcesConfig(labels={"kind": "new"}))
     with pytest.raises(UserError, match="CPU 8"):
         run(ray, resources=ResourcesConfig(cpus=8))
+    with pytest.raises(UserError, match=r"CPU 1, memory 9 GiB; there are: .* memory 8 GiB"):
+        run(ray, resources=ResourcesConfig(memory_gib=9))
     assert ray.submitted == []
 
 
@@ -265,7 +273,7 @@ def test_every_whole_line_is_said_once_however_it_comes(text: str, cuts: list[in
     for cut in (*sorted(cuts), len(whole)):
         said += log.new(whole[:cut])
         said += log.new("")  # now and then it cannot be read
-    assert len(said) == text.count("\n")
+    assert len(said) == 1 + text.count("\n")
     assert not any("\x1b" in line for line in said)
 
 

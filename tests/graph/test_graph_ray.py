@@ -112,7 +112,7 @@ def test_style_through_a_cluster_has_the_bytes_of_one_made_here(
             [*nsync, "submit", STYLE], cwd=home, env=environment, text=True,
             stdout=printed, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        kept = f"training-{STYLE}-nsync-0-*/cpu/{ARCHIVE}"
+        kept = f"training-{STYLE}-nsync-0-*/cpu*/{ARCHIVE}"
         _until(lambda: any(cluster.checkpoints.glob(kept)) or submitted.poll() is not None)
         assert submitted.poll() is None, (tmp_path / "printed.txt").read_text()
         trains = [node for node in cluster.ray.nodes if node.runs_job()]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsync_pipeline import __version__
-from nsync_pipeline.errors import NotFetchedError, ParamsError, UserError
+from nsync_pipeline.errors import ElsewhereError, NotFetchedError, ParamsError, UserError
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.graph.made import read_made
 from nsync_pipeline.graph.places import ON
@@ -261,6 +261,10 @@ def test_dvc_says_what_its_remote_does_not_hold(tmp_path: Path) -> None:
     assert sender.send("pictures") == notes
     other.fetch(notes)
     assert names(tmp_path / "other" / "pictures") == names(tmp_path / "home" / "pictures")
+    (tmp_path / "file").touch()
+    refused = Courier.set_up(tmp_path / "home", {"url": str(tmp_path / "file" / "remote")}, None)
+    with pytest.raises(ElsewhereError, match=r"not all could be sent .*Not a directory"):
+        refused.send("pictures")
 
 
 def test_node_with_another_engine_or_recipe_is_refused(tmp_path: Path, home: Workspace) -> None:

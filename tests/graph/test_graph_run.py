@@ -1,5 +1,6 @@
 """One stage, run as every door runs it; stages are fakes."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from nsync_pipeline.errors import (
+    ElsewhereError,
     InputsChangedError,
     MissingArtifactError,
     ParamsError,
@@ -404,6 +406,17 @@ def test_a_full_disk_is_one_clear_message_and_the_artefact_stays(
     with pytest.raises(UserError, match=f"The disk is full: {workspace.root} has"):
         run(workspace, force=True)
     assert content(workspace.root / "data") == before
+
+
+def test_a_disk_that_is_full_elsewhere_is_not_said_to_be_this_one(tmp_path: Path) -> None:
+    def send() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise ElsewhereError("the remote: No space left on device") from error
+
+    with pytest.raises(ElsewhereError, match=r"^the remote: "), disk_full_explained(tmp_path):
+        send()
 
 
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:

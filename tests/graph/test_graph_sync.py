@@ -92,6 +92,20 @@ def test_a_name_that_a_shell_would_expand_reaches_no_file(synced: Workspace) -> 
     assert files(synced)["dvc.yaml"] == before["dvc.yaml"]
 
 
+FULL_REMOTE = """\
+ERROR: failed to transfer '60869af' - [Errno 28] No space left on device: 'a' -> 'r'
+ERROR: failed to transfer 'efa583f' - [Errno 28] No space left on device: 'b' -> 'r'
+ERROR: failed to push data to the cloud - 2 files failed to upload
+"""
+EMPTY_REMOTE = """\
+WARNING: Some of the cache files do not exist neither locally nor on remote. Missing cache files:
+md5: d41d8cd98f00b204e9800998ecf8427e.dir
+ERROR: failed to pull data from the cloud - Checkout failed for following targets:
+other
+Is your cache up to date?
+"""
+
+
 @pytest.mark.parametrize(
     ("stderr", "said"),
     [
@@ -100,6 +114,9 @@ def test_a_name_that_a_shell_would_expand_reaches_no_file(synced: Workspace) -> 
         ("WARNING: x\nERROR: a\n  more\nERROR: b\n", "a; b: put that right"),
         ("Traceback (most recent call last):\n  File\nKeyError: 'x'\n", "KeyError: 'x': put that"),
         ("", "it ended with 255: put that right"),
+        (FULL_REMOTE, "No space left on device: 'a' -> 'r'; failed to push data to the cloud - 2"),
+        (FULL_REMOTE, "2 files failed to upload: make room there"),
+        (EMPTY_REMOTE, "Checkout failed for following targets: the remote does not hold it"),
         ("ERROR: https://me:secret@host/x failed", "https://***@host/x failed"),
     ],
 )

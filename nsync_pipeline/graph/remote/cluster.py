@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nsync_pipeline.errors import NotFetchedError, UserError, short_list
+from nsync_pipeline.errors import ElsewhereError, NotFetchedError, UserError, short_list
 from nsync_pipeline.executor import RayConfig, ResourcesConfig
 from nsync_pipeline.graph.processes import OURS, last_words
 from nsync_pipeline.graph.remote.job import MADE, STARTED
@@ -40,6 +40,7 @@ LONGEST_LINE = 1000  # characters
 ENTRYPOINT_FAILED = "JOB_ENTRYPOINT_COMMAND_ERROR"
 RUNTIME_ENV_FAILED = "RUNTIME_ENV_SETUP_FAILURE"
 NEVER_STARTED = "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"
+NOTHING_RAN = (126, 127)  # how a shell ends that could not start a program
 TERMINATED = 128 + signal.SIGTERM  # how a job ends that was told to
 
 
@@ -93,7 +94,7 @@ class _Log:
         return [
             printable(line, LONGEST_LINE)
             for number, line in enumerate(fresh, start=own)
-            if begun is not None and number > begun and not line.startswith(MADE)
+            if begun is not None and number >= begun and not line.startswith(MADE)
         ]
 
 
@@ -272,7 +273,7 @@ class Cluster:
                             raise
                     continue
                 for line in log.new(self._printed(submission)):
-                    options.say(line)
+                    options.say(line.replace(STARTED, f"{asked.title}: runs on ", 1))
                 if job.status != "RUNNING":
                     return self._outcome(asked, job, log)
         except UserError:
@@ -301,8 +302,13 @@ class Cluster:
             return _Lost(f"its node or its process died ({_said(job.message, 300)})")
         if code < 0 or code == TERMINATED:
             return _Lost(f"its process was killed (exit code {code})")
+        if code in NOTHING_RAN:
+            raise UserError(
+                f"{asked.title}: its node has no program {self._config.python} that it can start; "
+                "executor.ray.python says which Python of a node has this package"
+            )
         why = _reason(asked.title, log.lines, code)
-        raise NotFetchedError(why) if code == NotFetchedError.exit_code else UserError(why)
+        raise NotFetchedError(why) if code == NotFetchedError.exit_code else ElsewhereError(why)
 
     def _note(self, submission: str) -> str | None:
         """What a job that is done said last, once its log can be read."""
@@ -343,7 +349,7 @@ class Cluster:
                 if value.isidentifier()  # and no `!a100` or `in(a100, h100)`, which Ray reads
             ):
                 return
-        asks = [f"{name} {count:g}" for name, count in wanted.items()]
+        asks = [_amount(name, count) for name, count in wanted.items()]
         asks += [f"label {name}={value}" for name, value in asked.resources.labels.items()]
         raise UserError(
             f"{asked.title}: no node of {self._config.address} has {', '.join(asks)}; there are: "
@@ -372,11 +378,15 @@ def _wanted(asked: Job) -> dict[str, float]:
 def _in_words(node: Any) -> str:
     has = node.resources_total or {}
     own = [
-        f"{name} {count:g}"
+        _amount(name, count)
         for name, count in has.items()
         if not name.startswith(("node:", "object_store_memory"))
     ]
     return f"{node.node_ip} with {', '.join(own)}"
+
+
+def _amount(name: str, count: float) -> str:
+    return f"memory {count / 2**30:.3g} GiB" if name == "memory" else f"{name} {count:g}"
 
 
 def _owner() -> str:

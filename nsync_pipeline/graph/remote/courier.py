@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from nsync_pipeline.errors import NotFetchedError, UserError
+from nsync_pipeline.errors import ElsewhereError, NotFetchedError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.dvc import dvc_reason
 from nsync_pipeline.settings_file import read_settings
@@ -120,15 +120,16 @@ class Courier:
         """Put what lies at ``paths`` into the remote; gives the note of each.
 
         Raises:
-            UserError: DVC could not; the remote is full, say, or refuses.
+            UserError: DVC could not take it in.
+            ElsewhereError: the remote is full, say, or refuses.
         """
         if not paths:
             return {}
+        _dvc(self.folder, "add", *paths)
         try:
-            _dvc(self.folder, "add", *paths)
             _dvc(self.folder, "push", *(f"{path}.dvc" for path in paths))
         except UserError as error:
-            raise UserError(f"nothing could be sent through the DVC remote: {error}") from error
+            raise ElsewhereError(f"not all could be sent to the DVC remote: {error}") from error
         return {
             path: read_settings(self.folder / f"{path}.dvc")["outs"][0]["md5"] for path in paths
         }

@@ -37,7 +37,7 @@ from nsync_pipeline.workspace import Workspace
 
 REQUEST_FILE = "request.json"
 STARTED, MADE = "nsync-started ", "nsync-made "
-"""How the lines begin that are for the one who asked, and not to be shown."""
+"""How the lines begin that are for the one who asked: where it runs, and what it made."""
 
 
 @dataclass(frozen=True)
