@@ -6,7 +6,7 @@ over all its drawings (``nsync_pipeline.metrics.curves``).
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -90,6 +90,30 @@ def choose(of_method: Mapping[Tuning, Sequence[Point]]) -> tuple[Tuning, Point]:
     return tuning, max(of_method[tuning], key=lambda one: one.score)
 
 
+def _halved(table: Table, results: Path) -> Table:
+    """``table`` with its first seed whole, and at the others the better tuning of it alone.
+
+    Successive halving: every method has as many trainings. One whose first seed is not whole has
+    none at the others yet.
+    """
+    first, *others = table.seeds
+    start = replace(table, seeds=(first,))
+    undone = {
+        trial.method for trial in start.trials() if read_result(results, trial, table.scale) is None
+    }
+    better = {
+        method: choose(found)[0]
+        for method, found in curves(results, start).items()
+        if method not in undone
+    }
+    halved = {
+        (method, seed): (better[method],) if method in better else ()
+        for method in table.methods
+        for seed in others
+    }
+    return replace(table, halved=halved)
+
+
 def write_choice(results: Path, table: Table) -> list[str]:
     """Keep what is chosen of the search in ``results``; a line a method."""
     lines, kept = [], {}
@@ -106,12 +130,14 @@ def write_choice(results: Path, table: Table) -> list[str]:
 
 
 def table_of(name: str, results: Path) -> Table:
-    """The table of this name; that of what was chosen reads the choice.
+    """The table of this name: of the search, halved; of what was chosen, as the choice says.
 
     Raises:
         FileNotFoundError: nothing was chosen yet.
     """
     table = TABLES[name]
+    if name == "search":
+        return _halved(table, results)
     if name != "chosen":
         return table
     kept = json.loads((results / CHOSEN_FILE).read_text(encoding="utf-8"))

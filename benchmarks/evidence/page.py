@@ -130,10 +130,10 @@ def _search(searched: Found, images: Path) -> list[str]:
         "## The settings of each method, searched alike",
         "",
         *_text(
-            f"On the night set, at seed {' and '.join(map(str, CHOOSING_SEEDS))} (other pictures,",
+            f"On the night set, at seeds {' and '.join(map(str, CHOOSING_SEEDS))} (other pictures,",
             "prompts and noise than are reported on), every method is trained at each learning",
-            "rate (the baselines at a third in one style: the better of two is no edge), and drawn",
-            "in each way: as",
+            "rate (the baselines at a third in one style: the better of two is no edge),",
+            "at the second seed at the one that was better at the first, and drawn in each way: as",
             "it was trained; with the LoRA at a strength (`s`);",
             "guided by the base's empty prompt, with the LoRA at a strength (`be`); by the base's",
             "own guidance and a weight of what the LoRA changes (`d`;",

@@ -153,6 +153,28 @@ def test_a_rate_with_fewer_trainings_is_not_chosen_yet(tmp_path: Path) -> None:
     assert line.startswith("lora: rate_0_003_steps_1")
 
 
+def test_the_second_seed_is_of_what_was_better_at_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not whole at the first seed has nothing at the second yet."""
+    search = replace(TABLES["search"], styles=("mosaic",), methods=("lora", "nsync"))
+    monkeypatch.setitem(TABLES, "search", search)
+    first, second = search.seeds
+    for trial in replace(search, seeds=(first,)).trials():
+        style = 0.9 if trial.tuning != AS_SET else 0.2
+        if trial.method == "lora" or trial.tuning != AS_SET:
+            write_result(tmp_path, made_up(trial, {STYLE: [style], CONTENT: [1.0]}))
+    at_second = [trial for trial in table_of("search", tmp_path).trials() if trial.seed == second]
+    assert {(t.method, t.tuning) for t in at_second} == {("lora", Tuning(0.01))}
+    assert len(at_second) == len(search.drawings)
+
+    # The other rate, better at the first seed alone, is not chosen: it was tried less.
+    for trial in at_second:
+        write_result(tmp_path, made_up(trial, {STYLE: [0.0], CONTENT: [1.0]}))
+    lines = write_choice(tmp_path, replace(search, methods=("lora",)))
+    assert lines[0].startswith("lora: rate_0_01_steps_1")
+
+
 def made_up(trial: Trial, pictures: dict[str, list[float]]) -> Result:
     return Result(
         trial.style, trial.set, trial.method, trial.seed, **asdict(trial.tuning),
