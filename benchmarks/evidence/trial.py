@@ -29,6 +29,7 @@ from nsync_pipeline.metrics.feature_cache import FeatureCache
 from nsync_pipeline.metrics.scores import SetScores, make_reference, score_set
 from nsync_pipeline.params import Params, parse_params
 from nsync_pipeline.pictures.pixels import open_squares
+from nsync_pipeline.pictures.sheets import sharp_jpeg
 from nsync_pipeline.pictures.style_pictures import StylePictures, read_style_pictures
 from nsync_pipeline.seeding import numpy_stream
 from nsync_pipeline.stage import Progress
@@ -217,4 +218,4 @@ def keep_samples(trial: Trial, scale: Scale, folder: Path, results: Path) -> Non
         for number, square in enumerate(open_squares(paths[: ACROSS**2], SIDE)):
             down, along = divmod(number, ACROSS)
             sample.paste(square, (along * SIDE, down * SIDE))
-        sample.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
+        file.write_bytes(sharp_jpeg(sample, quality=92))

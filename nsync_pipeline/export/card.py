@@ -20,7 +20,7 @@ from nsync_pipeline.families.noise_schedules import ORIGIN_KEY
 from nsync_pipeline.files import file_sha256, read_json
 from nsync_pipeline.pictures.manifest import SAMPLES, manifest_sha256, read_manifest
 from nsync_pipeline.pictures.pixels import open_picture
-from nsync_pipeline.pictures.sheets import GridRow, evenly_spaced, fitted, labelled_grid
+from nsync_pipeline.pictures.sheets import GridRow, as_jpeg, evenly_spaced, fitted, labelled_grid
 from nsync_pipeline.report.curves import figures_in_words
 from nsync_pipeline.report.figures import Measured, TableRow, figures_table
 from nsync_pipeline.report.lineage import settings_text
@@ -257,7 +257,7 @@ def _rows(source: Path) -> list[dict[str, str]]:
 
 def _write_jpeg(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    image.save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    path.write_bytes(as_jpeg(image, JPEG_QUALITY))
 
 
 def _evaluation(workspace: Workspace, trained: TrainedVariant) -> EvaluationRecord | None:

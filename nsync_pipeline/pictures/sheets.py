@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -14,12 +14,16 @@ BACKGROUND = (244, 242, 238)
 INK = (40, 40, 40)
 GAP = 4
 TITLE_SIZE = 15
+BYTES_A_PIXEL = 4  # of a JPEG, at most
 PREVIEW_BYTES = 100_000  # Dagster's event log grows several times what previews weigh
 
 
 def as_jpeg(image: Image.Image, quality: int) -> bytes:
     """The bytes of ``image`` as a JPEG; ``quality`` is PIL's."""
     buffer = io.BytesIO()
+    # What is optimized is written from one block, and PIL's guess of a byte a pixel is too small
+    # for what is rougher than noise: "broken data stream".
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, BYTES_A_PIXEL * image.width * image.height)
     image.save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from nsync_pipeline.pictures.sheets import (
     PREVIEW_BYTES,
+    as_jpeg,
     contact_sheet,
     evenly_spaced,
     preview,
@@ -61,3 +62,15 @@ def test_a_preview_of_noise_still_fits_in_its_bytes() -> None:
 def test_previews_do_not_differ_between_calls() -> None:
     images = [Image.new("RGB", (30, 20), (200, 10, 10))] * 3
     assert preview("Train", images) == preview("Train", images)
+
+
+@pytest.mark.parametrize("quality", [75, 94, 100])
+@pytest.mark.parametrize("side", [64, 700])
+def test_what_is_rougher_than_noise_is_a_jpeg_too(quality: int, side: int) -> None:
+    """Of black and white dots a pixel takes more than a byte."""
+    dots = np.random.default_rng(0).integers(0, 2, (side, side, 3), dtype=np.uint8) * 255
+    jpeg = as_jpeg(Image.fromarray(dots), quality)
+    assert quality == 75 or len(jpeg) > side**2
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.load()
+        assert image.size == (side, side)
