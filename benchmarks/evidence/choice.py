@@ -119,7 +119,7 @@ def write_choice(results: Path, table: Table) -> list[str]:
     lines, kept = [], {}
     for method, of_method in curves(results, table).items():
         tuning, best = choose(of_method)
-        kept[method] = {**asdict(tuning), "drawing": best.drawing}
+        kept[method] = {**asdict(tuning), "drawing": best.drawing, "trainings": best.trials}
         areas = ", ".join(f"{t.name} {area(points):.2f}" for t, points in of_method.items())
         lines.append(
             f"{method}: {tuning.name}, {best.drawing}: style {best.style:.2f}, content "

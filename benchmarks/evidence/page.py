@@ -1,5 +1,6 @@
 """``docs/evidence.md``: all its figures, plots and verdicts are computed from the results."""
 
+import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ def _page(trials: Trials, searched: Found, results: Path, images: Path, scale: S
         *_in_short(trials, sets, found),
         *([] if sets else [*_text(UNREPORTED), ""]),
         *_search(searched, images),
+        *_chosen(results if sets else None),
         *(line for of in sets for line in _set_section(trials, of, found, results, images)),
         *_why(trials, sets),
         *_how(trials, sets, scale),
@@ -151,6 +153,26 @@ def _search(searched: Found, images: Path) -> list[str]:
         ),
         "",
     ]  # fmt: skip
+
+
+def _chosen(results: Path | None) -> list[str]:
+    """What the choice was made on; nothing where nothing is reported by it."""
+    if results is None or not (results / CHOSEN_FILE).is_file():
+        return []
+    kept = json.loads((results / CHOSEN_FILE).read_text(encoding="utf-8"))
+    trainings = sorted({one["trainings"] for one in kept.values()})
+    return [
+        *_text(
+            "What is reported below was chosen on",
+            f"{' or '.join(map(str, trainings))} trainings a method:",
+            ", ".join(
+                f"`{method}` at {one['rate']:g}, drawn `{one['drawing']}`"
+                for method, one in kept.items()
+            )
+            + ".",
+        ),
+        "",
+    ]
 
 
 def _three(point: Point) -> str:

@@ -18,6 +18,8 @@ from nsync_pipeline.workspace import BASE
 INK, GRID = "#33312e", "#dedbd4"
 COLOURS = {STYLE: "#3566a8", CONTENT: "#3f8f5f", LEAK: "#c0502e"}
 NAMES = {STYLE: "style recognised", CONTENT: "content kept", LEAK: "leak"}
+WIDTH = 2400
+"""Pixels of a row of pictures, at most."""
 LINES = ("#3566a8", "#c0502e", "#3f8f5f", "#8a5aa8", "#b58a1d", "#5b6770", "#c04a86", "#2c8a94")
 
 
@@ -85,15 +87,16 @@ def pictures_grid(trials: Trials, of: str, results: Path, file: Path) -> bool:
         files = [sample_file(results, style, of, name) for name in columns]
         if not all(file.is_file() for file in files):
             return False
-        rows.append(GridRow(style.replace("_", " "), [_opened(file) for file in files]))
+        side = min(WIDTH // len(columns), 256)
+        rows.append(GridRow(style.replace("_", " "), [_opened(file, side) for file in files]))
     title = f"{of}: {SETS[of].words}"
     labelled_grid(title, list(columns.values()), rows).save(file, "JPEG", quality=88)
     return True
 
 
-def _opened(file: Path) -> Image.Image:
+def _opened(file: Path, side: int) -> Image.Image:
     with Image.open(file) as image:
-        return image.convert("RGB")
+        return image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
 
 
 def plain(panel: Axes, axis: Literal["x", "y"]) -> None:
