@@ -138,9 +138,9 @@ class StepClock:
         self.shown(what, done, total)
 
     def seconds(self, steps: int) -> float | None:
-        """Of ``steps`` at the median step's time; None where there are not two."""
+        """Of ``steps`` at the mean step's time; None where there are not two."""
         gaps = [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
-        return steps * statistics.median(gaps) if gaps else None
+        return steps * statistics.fmean(gaps) if gaps else None
 
 
 def _measured(
