@@ -122,5 +122,5 @@ def test_a_model_of_another_family_is_refused_by_name(tiny_base: Path, tmp_path:
     shutil.copytree(tiny_base, folder)
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "PixArtAlphaPipeline"))
-    with pytest.raises(BaseModelError, match=r"PixArtAlphaPipeline.*stable_diffusion"):
+    with pytest.raises(BaseModelError, match=r"PixArtAlphaPipeline.*taken are Stable Diffusion"):
         load_family(config_of(folder))
