@@ -288,8 +288,8 @@ def decoding(family: Any, batch: int, tiny: bool) -> Callable[[], object]:
     return step
 
 
-def counted(model: str, tiny: bool) -> str:
-    """The arithmetic of one sample: drawn without guidance, and a branch of a training."""
+def counted(model: str, tiny: bool) -> tuple[int, int, int]:
+    """Weights; and the arithmetic of one sample: a pass forward, and a branch of a training."""
     family = untrained(model, Placement(torch.device("meta"), torch.bfloat16), tiny)
     lora = add_lora(family, LoraSettings(rank=16), torch.Generator().manual_seed(0))
     noise, embeds = torch.randn(1, *family.latent_shape), prompts(family, 1)
@@ -301,9 +301,8 @@ def counted(model: str, tiny: bool) -> str:
         predicted()
     with FlopCounterMode(display=False) as branch:
         torch.autograd.grad(predicted().square().mean(), lora.weights, materialize_grads=True)
-    ways = (forward.get_total_flops(), branch.get_total_flops())
-    parameters = sum(w.numel() for w in family.denoiser.parameters() if not w.requires_grad)
-    return f"{model:<8} {parameters / 1e6:>7,.0f} M" + "".join(f" {w / 1e12:>8.1f}" for w in ways)
+    weights = sum(w.numel() for w in family.denoiser.parameters() if not w.requires_grad)
+    return weights, forward.get_total_flops(), branch.get_total_flops()
 
 
 def waited_for(tensor: Tensor) -> None:
@@ -357,7 +356,9 @@ def main() -> None:
     if arguments.count:
         print("model      weights   a pass, a branch: TFLOP")
         for model in arguments.models:
-            print(counted(model, arguments.tiny), flush=True)
+            weights, *ways = counted(model, arguments.tiny)
+            cells = "".join(f" {way / 1e12:>8.1f}" for way in ways)
+            print(f"{model:<8} {weights / 1e6:>7,.0f} M{cells}", flush=True)
         return
     device = choose_device(arguments.device)
     where = (

@@ -17,7 +17,6 @@ def test_a_tiny_model_takes_a_training_step_of_one_picture(model: str) -> None:
 @pytest.mark.parametrize("model", ["sd15", "flux_1"])
 def test_arithmetic_is_counted_on_shapes_alone(model: str) -> None:
     """A branch is a pass, one back to what is trained, and the LoRA's own products."""
-    name, weights, unit, forward, branch = counted(model, tiny=True).split()
-    assert (name, unit) == (model, "M")
-    assert float(weights) > 0
-    assert 0 <= float(forward) <= float(branch)
+    weights, forward, branch = counted(model, tiny=True)
+    assert weights > 0
+    assert 0 < 1.5 * forward < branch < 4 * forward
