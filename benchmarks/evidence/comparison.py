@@ -7,6 +7,7 @@ sample of all there are. Two methods see the same draws, so their difference is 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,8 @@ from nsync_pipeline.metrics.distances import Floats
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS, seed_weights
 from nsync_pipeline.seeding import numpy_stream
 
-DRAWS = 2000
+DRAWS = 10_000
+"""So many that no p is too coarse for all the comparisons of a page (Holm)."""
 SIGNIFICANCE = 0.05
 MOST_CONTENT_LOST = 0.05
 MOST_LEAK_ADDED = 0.05
@@ -111,14 +113,20 @@ def measure(
             return None
         each = np.array(rows)  # (seeds, prompts)
         count, prompts = each.shape
-        of_prompts = prompt_draws(prompts, DRAWS, numpy_stream(0, "prompts", style, of, prompts))
-        of_seeds = seed_weights(count, DRAWS, numpy_stream(0, "seeds", style, of, count))
+        of_prompts, of_seeds = _draws(style, of, prompts, count)
         under = np.stack([mean_under(of_prompts, row) for row in each], axis=1)
         values.append(each.mean())
         # What there is once a training varies with its seed alone: of few, nobody knows how much.
         unknown = prompts == 1 and count < ENOUGH_TRAININGS
         draws.append(np.full(DRAWS, np.nan) if unknown else (of_seeds * under).mean(axis=1))
     return Measure(float(np.mean(values)), np.mean(draws, axis=0))
+
+
+@cache
+def _draws(style: str, of: str, prompts: int, seeds: int) -> tuple[Floats, Floats]:
+    """How often each prompt (DRAWS, prompts) and each seed (DRAWS, seeds) is in each draw."""
+    of_prompts = prompt_draws(prompts, DRAWS, numpy_stream(0, "prompts", style, of, prompts))
+    return of_prompts, seed_weights(seeds, DRAWS, numpy_stream(0, "seeds", style, of, seeds))
 
 
 def _values(result: Result, name: str) -> Sequence[float] | None:

@@ -74,16 +74,7 @@ def _page(trials: Trials, searched: Found, results: Path, images: Path, scale: S
     sets = trials.sets()
     if not sets and not searched:
         return ["# Evidence", "", "There are no results yet: `python -m benchmarks.evidence run`."]
-    found = differences(
-        trials,
-        [
-            (of, entry, baseline)
-            for of in sets
-            for baseline in _controls(trials, of)
-            for entry in trials.methods(of)
-            if entry not in _controls(trials, of)
-        ],
-    )
+    found = differences(trials, [(of, *pair) for of in sets for pair in _compared(trials, of)])
     methods = [name for of in sets for name in trials.methods(of)] + list(searched)
     return [
         *_head(dict.fromkeys(name.split()[0] for name in methods)),
@@ -97,9 +88,22 @@ def _page(trials: Trials, searched: Found, results: Path, images: Path, scale: S
     ]
 
 
-def _controls(trials: Trials, of: str) -> list[str]:
-    """What a person has for free: plain LoRA as it was trained, and drawn at its own best."""
-    return [entry for entry in trials.methods(of) if entry.split()[0] == "lora"]
+def _compared(trials: Trials, of: str) -> list[tuple[str, str]]:
+    """Each method with what a person has for free, like with like: as trained, or at its best.
+
+    At its best a method is against plain LoRA at its own, and against plain LoRA trained longer.
+    """
+    entries = trials.methods(of)
+    best = {entry.split()[0]: entry for entry in entries}  # as trained comes first
+    pairs = [(own, "lora") for own in best if own in entries and own != "lora"]
+    for control in ("lora", "lora_longer"):
+        if control in best:
+            pairs += [
+                (own, best[control])
+                for method, own in best.items()
+                if method not in ("lora", control) and (own, best[control]) not in pairs
+            ]
+    return pairs
 
 
 UNREPORTED = (
@@ -226,7 +230,7 @@ def _in_short(trials: Trials, sets: Sequence[str], found: Sequence[Difference]) 
     for of in sets:
         rates = [f"`{name}` {_rate(trials, of, name)}" for name in trials.methods(of)]
         lines += _item(f"**{of}**: style recognised in {', '.join(rates)}.")
-        for baseline in _controls(trials, of):
+        for baseline in dict.fromkeys(control for _, control in _compared(trials, of)):
             for verdict in get_args(Verdict):
                 named = [
                     f"`{one.a}`"
