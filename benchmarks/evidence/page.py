@@ -28,13 +28,14 @@ from benchmarks.evidence.matrix import (
     ORDINARY,
     SEEDS,
     SETS,
+    STYLES,
     TABLES,
     UNSEEN_STYLE,
     Scale,
     Tuning,
 )
 from benchmarks.evidence.plots import curves_plot, pictures_grid, rates_plot
-from benchmarks.evidence.results import Result, read_result
+from benchmarks.evidence.results import REAL, TAUGHT_BY, Result, read_result
 from benchmarks.evidence.tables import (
     AIM,
     diagnostics_table,
@@ -45,6 +46,7 @@ from benchmarks.evidence.tables import (
     rates_table,
     styles_table,
 )
+from nsync_pipeline.workspace import BASE
 
 Found = Mapping[str, Mapping[Tuning, Sequence[Point]]]
 WIDTH = 104
@@ -57,8 +59,21 @@ def write_page(results: Path, docs: Path, scale: Scale = FULL) -> None:
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     lines = _page(trials, searched, results, images, scale)
+    _front_picture(trials, results, images)
     text = "\n".join(lines).rstrip() + "\n"
     (docs / "evidence.md").write_text(text, encoding="utf-8", newline="\n")
+
+
+def _front_picture(trials: Trials, results: Path, images: Path) -> None:
+    """``evidence_front.jpg``: of the confounded set, the base, plain LoRA and the paper's rule."""
+    of = "night"
+    best = {entry.split()[0]: entry for entry in trials.methods(of)}
+    if not {"lora", "nsync"} <= best.keys():
+        return
+    columns = {TAUGHT_BY: "taught by", BASE: "base", "lora": "plain LoRA, as trained"}
+    columns |= {best["lora"]: "plain LoRA, at its best", best["nsync"]: "NSYNC, at its best"}
+    title = "Taught by pictures of the night; asked for by day"
+    pictures_grid(title, columns, STYLES, of, results, images / "evidence_front.jpg")
 
 
 def _read(results: Path, scale: Scale) -> list[Result]:
@@ -298,10 +313,13 @@ def _reached(trials: Trials, of: str, method: str, seeds: dict[str, list[int]]) 
 def _set_section(
     trials: Trials, of: str, found: Sequence[Difference], results: Path, images: Path
 ) -> list[str]:
-    title = f"## {of.capitalize()}: {SETS[of].words}"
     file = f"evidence_{of}.jpg"
-    lines = [title, ""]
-    if pictures_grid(trials, of, results, images / file):
+    lines = [f"## {of.capitalize()}: {SETS[of].words}", ""]
+    shown = {TAUGHT_BY: "training", REAL: "asked for, real", BASE: "base"}
+    # The drawing alone: its method, as it was trained, is the column before.
+    shown |= {entry: entry.split()[-1] for entry in trials.methods(of)}
+    title = f"{of}: {SETS[of].words}"
+    if pictures_grid(title, shown, trials.styles(of), of, results, images / file):
         lines += [
             f"![What each method drew after the {of} set](images/{file})",
             "",

@@ -11,9 +11,8 @@ from PIL import Image
 from benchmarks.evidence.choice import Point
 from benchmarks.evidence.comparison import CONTENT, LEAK, STYLE, Trials, measure
 from benchmarks.evidence.matrix import ORDINARY, SETS
-from benchmarks.evidence.results import REAL, TAUGHT_BY, sample_file
+from benchmarks.evidence.results import sample_file
 from nsync_pipeline.pictures.sheets import GridRow, labelled_grid
-from nsync_pipeline.workspace import BASE
 
 INK, GRID = "#33312e", "#dedbd4"
 COLOURS = {STYLE: "#3566a8", CONTENT: "#3f8f5f", LEAK: "#c0502e"}
@@ -78,18 +77,22 @@ def curves_plot(curves: Mapping[str, Sequence[Point]], file: Path) -> None:
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
-def pictures_grid(trials: Trials, of: str, results: Path, file: Path) -> bool:
-    """A row a style: what taught it, what was asked for, and what each method drew of that."""
-    columns = {TAUGHT_BY: "training", REAL: "asked for, real", BASE: "base"}
-    columns |= {entry: entry for entry in trials.methods(of)}
+def pictures_grid(
+    title: str,
+    columns: Mapping[str, str],
+    styles: Sequence[str],
+    of: str,
+    results: Path,
+    file: Path,
+) -> bool:
+    """A row a style, a column a name of samples, with its heading; False where some are missing."""
     rows = []
-    for style in trials.styles(of):
+    for style in styles:
         files = [sample_file(results, style, of, name) for name in columns]
         if not all(file.is_file() for file in files):
             return False
         side = min(WIDTH // len(columns), 256)
         rows.append(GridRow(style.replace("_", " "), [_opened(file, side) for file in files]))
-    title = f"{of}: {SETS[of].words}"
     labelled_grid(title, list(columns.values()), rows).save(file, "JPEG", quality=88)
     return True
 
