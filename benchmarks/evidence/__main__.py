@@ -7,7 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.evidence.choice import table_of, write_choice
-from benchmarks.evidence.matrix import CHOOSING_SEEDS, FULL, METHODS, SEEDS, SETS, TABLES
+from benchmarks.evidence.matrix import (
+    CHOOSING_SEEDS,
+    FULL,
+    METHODS,
+    SEEDS,
+    SETS,
+    STYLES,
+    TABLES,
+    UNSEEN_STYLE,
+)
 from benchmarks.evidence.results import RESULTS
 from benchmarks.evidence.run import diagnose_table, run_table, work
 from nsync_pipeline.graph.processes import die_with_parent
@@ -30,6 +39,7 @@ def main() -> int:
             name for name in whole.methods if name in (arguments.methods or whole.methods)
         ),
         seeds=tuple(seed for seed in whole.seeds if seed in (arguments.seeds or whole.seeds)),
+        styles=tuple(s for s in whole.styles if s in (arguments.styles or whole.styles)),
     )
     if arguments.what == "work":
         die_with_parent()
@@ -78,6 +88,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=tuple(METHODS), metavar="METHOD", help="only these"
     )
+    styles = (*STYLES, UNSEEN_STYLE)
+    parser.add_argument("--styles", nargs="+", choices=styles, metavar="STYLE", help="only these")
     seeds = (*SEEDS, *CHOOSING_SEEDS)
     parser.add_argument("--seeds", nargs="+", type=int, choices=seeds, help="only these")
     parser.add_argument("--workers", type=int, help="processes; a core each by default")

@@ -30,7 +30,7 @@ def run_table(table: Table, folder: Path, results: Path, workers: int) -> list[s
         return []
     command = [sys.executable, "-m", "benchmarks.evidence", "work", "--table", table.name]
     command += ["--folder", str(folder), "--results", str(results)]
-    command += ["--sets", *table.sets, "--methods", *table.methods]
+    command += ["--sets", *table.sets, "--styles", *table.styles, "--methods", *table.methods]
     command += ["--seeds", *map(str, table.seeds)]
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
