@@ -273,7 +273,8 @@ class Cluster:
                             raise
                     continue
                 for line in log.new(self._printed(submission)):
-                    options.say(line.replace(STARTED, f"{asked.title}: runs on ", 1))
+                    host = line.removeprefix(STARTED)
+                    options.say(line if host == line else f"{asked.title}: runs on {host}")
                 if job.status != "RUNNING":
                     return self._outcome(asked, job, log)
         except UserError:
