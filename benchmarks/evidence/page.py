@@ -4,7 +4,6 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 from benchmarks.evidence.choice import CHOSEN_FILE, Point, area, choose, curves, table_of
 from benchmarks.evidence.comparison import (
@@ -106,7 +105,8 @@ def _page(trials: Trials, searched: Found, results: Path, images: Path, scale: S
 def _compared(trials: Trials, of: str) -> list[tuple[str, str]]:
     """Each method with what a person has for free, like with like: as trained, or at its best.
 
-    At its best a method is against plain LoRA at its own, and against plain LoRA trained longer.
+    At its best a method is against plain LoRA at its own, and against plain LoRA trained longer;
+    and against itself as it was trained, for what the drawing brings.
     """
     entries = trials.methods(of)
     best = {entry.split()[0]: entry for entry in entries}  # as trained comes first
@@ -118,7 +118,7 @@ def _compared(trials: Trials, of: str) -> list[tuple[str, str]]:
                 for method, own in best.items()
                 if method not in ("lora", control) and (own, best[control]) not in pairs
             ]
-    return pairs
+    return pairs + [(own, method) for method, own in best.items() if own != method in entries]
 
 
 UNREPORTED = (
@@ -245,15 +245,14 @@ def _in_short(trials: Trials, sets: Sequence[str], found: Sequence[Difference]) 
     for of in sets:
         rates = [f"`{name}` {_rate(trials, of, name)}" for name in trials.methods(of)]
         lines += _item(f"**{of}**: style recognised in {', '.join(rates)}.")
-        for baseline in dict.fromkeys(control for _, control in _compared(trials, of)):
-            for verdict in get_args(Verdict):
-                named = [
-                    f"`{one.a}`"
-                    for one in found
-                    if (one.of, one.b, one.verdict) == (of, baseline, verdict)
-                ]
-                if named:
-                    lines += _item(f"against `{baseline}`, {_said(named, verdict)}.", "  ")
+        groups: dict[tuple[str, Verdict], list[str]] = {}
+        for one in found:
+            if one.of == of:
+                itself = one.a.split()[0] == one.b
+                control = "itself as it was trained" if itself else f"`{one.b}`"
+                groups.setdefault((control, one.verdict), []).append(f"`{one.a}`")
+        for (control, verdict), named in groups.items():
+            lines += _item(f"against {control}, {_said(named, verdict)}.", "  ")
         if SETS[of].confound is not None:
             lines += _item(_aim(trials, of), "  ")
     return [*lines, ""]
