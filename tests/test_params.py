@@ -40,7 +40,7 @@ def message(**changes: Any) -> str:
 def test_the_projects_own_settings_are_valid() -> None:
     params = read_params(REPOSITORY / "params.yaml")
 
-    assert list(params.variants) == ["lora", "nsync", "nsync_extended"]
+    assert list(params.variants) == ["lora", "nsync", "nsync_every_4"]
 
 
 def test_what_is_left_out_has_its_default() -> None:

@@ -1,8 +1,5 @@
 """Report: all that came out of one style, as one page."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import pyarrow.parquet as pq
 
 from nsync_pipeline.adaptation.saved_steps import chosen_weights
@@ -31,6 +28,7 @@ from nsync_pipeline.report.words import (
     cannot_be_judged,
     headline,
     leader,
+    way_of_training,
     way_to_real,
     what_is_compared,
 )
@@ -38,23 +36,6 @@ from nsync_pipeline.stage import Preview, StageContext, StageResult
 from nsync_pipeline.workspace import PLOTS_FOLDER, SKETCHBOOK, SKETCHBOOK_PREFIX, training_runs
 
 REPORT_FILE = "report.html"
-
-RULES: dict[str, str] = {
-    "none": "plain fine-tuning",
-    "orthogonal": "less the negatives' direction",
-    "orthogonal_anchor": "the same, plus an anchor",
-    "mean": "mean with the negatives' gradient",
-    "released": "as the released code computes it",
-    "safeguarded": "less the negatives' gradient, as far as is safe",
-    "preference": "Diffusion-DPO: the positives preferred to the negatives",
-    "prior_preservation": "plus the negatives at their own prompt",
-    "class_preservation": "plus what keeps the base's own prompt as it was",
-    "contrastive_target": "away from the negative's target",
-    "slider": "plus the negatives at mirrored weights",
-    "negative_aware": "plus the negatives by mirrored predictions",
-    "differential": "on top of a LoRA of the negatives",
-}
-"""What an update rule does, in a few words."""
 
 
 def run(context: StageContext[ReportSettings]) -> StageResult:
@@ -159,18 +140,6 @@ def run(context: StageContext[ReportSettings]) -> StageResult:
     return StageResult(
         figures=figures,
         previews=(Preview(f"{style}, side by side", shown_pictures.preview(style)),),
-    )
-
-
-def way_of_training(settings: Mapping[str, Any]) -> str:
-    """The update rule in a few words, and the options of the contrast that are on."""
-    on = {
-        "shared noise": settings["shared_noise"],
-        "positive part": settings["contrast"]["positive_part"],
-        "content dropout": settings["content_dropout"] > 0,
-    }
-    return ", ".join(
-        [RULES[settings["update_rule"]], *(name for name, is_on in on.items() if is_on)]
     )
 
 

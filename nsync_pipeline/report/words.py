@@ -1,6 +1,7 @@
 """The verdict in plain words. Every sentence follows from the figures; none is chosen by hand."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.trainings import ENOUGH_TRAININGS
@@ -30,6 +31,38 @@ TOOK_ON = 0.5
 """The share of the way to real pictures from which a style counts as taken on."""
 MOVED = SEEN
 """Below this share a variant stands where the base does, however surely it is told apart."""
+
+
+RULES: dict[str, str] = {
+    "none": "plain fine-tuning",
+    "orthogonal": "less the negatives' direction",
+    "orthogonal_anchor": "the same, plus an anchor",
+    "mean": "mean with the negatives' gradient",
+    "released": "as the released code computes it",
+    "safeguarded": "less the negatives' gradient, as far as is safe",
+    "preference": "Diffusion-DPO: the positives preferred to the negatives",
+    "prior_preservation": "plus the negatives at their own prompt",
+    "class_preservation": "plus what keeps the base's own prompt as it was",
+    "contrastive_target": "away from the negative's target",
+    "slider": "plus the negatives at mirrored weights",
+    "negative_aware": "plus the negatives by mirrored predictions",
+    "differential": "on top of a LoRA of the negatives",
+}
+"""What an update rule does, in a few words."""
+
+
+def way_of_training(settings: Mapping[str, Any]) -> str:
+    """The update rule in a few words, and the options of the contrast that are on."""
+    contrast = settings["contrast"]
+    on = {
+        f"negatives in one of {contrast['negative_every']} steps": contrast["negative_every"] > 1,
+        "shared noise": settings["shared_noise"],
+        "positive part": contrast["positive_part"],
+        "content dropout": settings["content_dropout"] > 0,
+    }
+    return ", ".join(
+        [RULES[settings["update_rule"]], *(name for name, is_on in on.items() if is_on)]
+    )
 
 
 def what_is_compared(trainings: int) -> str:

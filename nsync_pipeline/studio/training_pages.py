@@ -11,6 +11,7 @@ from nsync_pipeline.errors import BaseModelError, UserError
 from nsync_pipeline.graph.progress import running
 from nsync_pipeline.graph.settings import choose_step, write_settings
 from nsync_pipeline.report.trainings import shown_names
+from nsync_pipeline.report.words import way_of_training
 from nsync_pipeline.studio import settings_form, watch_desk
 from nsync_pipeline.studio.jobs import Kind, dagster_runs, making
 from nsync_pipeline.studio.page import NOT_THERE, Visit, rendered
@@ -31,6 +32,10 @@ def train_page(visit: Visit) -> Response:
         queue=watch_desk.queue(graph, standings, running(visit.workspace)),
         by_dagster=dagster_runs(visit.workspace),
         on_sketchbook=graph.params.base_model.name == "sketchbook",
+        ways={
+            name: way_of_training(graph.params.variant(name).model_dump())
+            for name in graph.params.variants
+        },
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_every_asset_is_made_by_one_job_after_what_it_needs() -> None:
 def test_artefact_is_found_by_its_partition() -> None:
     for artefact in (
         Artefact(STAGES["captions"], "ink"),
-        Artefact(STAGES["training"], "ink", "nsync_extended", 12),
+        Artefact(STAGES["training"], "ink", "nsync_every_4", 12),
         Artefact(STAGES["training"], "ink", "update_rule_none", 0, of_ablation=True),
     ):
         key = partition_key(artefact)

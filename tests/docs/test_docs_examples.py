@@ -204,5 +204,5 @@ def test_its_family_trains_and_draws_with_it(example: Path, tmp_path: Path) -> N
     for sampler in (params.negative_set.sampler, params.generation.sampler):
         assert build_scheduler(family, sampler).timesteps is not None
 
-    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync_extended"))
-    assert (workspace.model(STYLE, "nsync_extended", 0) / LORA_FILE).is_file()
+    training.run(stage_context(TrainingSettings, workspace, params, STYLE, "nsync_every_4"))
+    assert (workspace.model(STYLE, "nsync_every_4", 0) / LORA_FILE).is_file()

@@ -32,12 +32,11 @@ pytestmark = [
 STYLE = "woodblock"
 MADE = ("data", "models", "samples", "evaluation", "reports")
 OTHERS = """\
-  nsync_extended:
+  nsync_every_4:
     update_rule: orthogonal
-    shared_noise: true
-    content_dropout: 0.3
     contrast:
-      positive_part: true
+      negative_every: 4
+      negative_estimate: running_mean
 """
 SLOW_JOB = """\
 #!/bin/sh

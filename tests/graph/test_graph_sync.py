@@ -140,7 +140,7 @@ def test_a_first_time_says_what_it_wrote(tmp_path: Path) -> None:
     ("before", "after", "dep"),
     [
         (
-            "  nsync_extended:\n", "  gentle:\n    update_rule: none\n  nsync_extended:\n",
+            "  nsync_every_4:\n", "  gentle:\n    update_rule: none\n  nsync_every_4:\n",
             "samples/${item.style}/gentle/0/SHA256SUMS",
         ),
         (

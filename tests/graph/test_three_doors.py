@@ -67,19 +67,18 @@ def _by_command(small: SmallWorkspace) -> None:
     small.call(Path(sys.executable).name, "-c", RUN_ALL, *of_style)
 
 
-EXTENDED = """\
-  nsync_extended:
+EVERY_4 = """\
+  nsync_every_4:
     update_rule: orthogonal
-    shared_noise: true
-    content_dropout: 0.3
     contrast:
-      positive_part: true
+      negative_every: 4
+      negative_estimate: running_mean
 """
 
 
 def _two_variants(folder: Path) -> SmallWorkspace:
     small = make_small_workspace(folder)
-    small.edit_params(EXTENDED, "")
+    small.edit_params(EVERY_4, "")
     sync_dvc_file(small.workspace)
     return small
 

@@ -6,12 +6,12 @@ from nsync_pipeline.contrast.config import ContrastConfig
 from nsync_pipeline.metrics.bootstrap import Interval
 from nsync_pipeline.metrics.verdict import Comparison, Verdict
 from nsync_pipeline.report.figures import digits_for, percent, shown
-from nsync_pipeline.report.stage import way_of_training
 from nsync_pipeline.report.words import (
     difference,
     explained,
     headline,
     leader,
+    way_of_training,
     way_to_real,
     what_is_compared,
 )
@@ -227,6 +227,13 @@ def test_a_variants_way_of_training_names_the_options_that_are_on() -> None:
     )
 
     assert way_of_training(plain.model_dump()) == "less the negatives' direction"
+    every_4 = TrainingConfig(
+        update_rule="orthogonal",
+        contrast=ContrastConfig(negative_every=4, negative_estimate="running_mean"),
+    )
+    assert way_of_training(every_4.model_dump()) == (
+        "less the negatives' direction, negatives in one of 4 steps"
+    )
     assert way_of_training(extended.model_dump()) == (
         "less the negatives' direction, shared noise, positive part, content dropout"
     )
