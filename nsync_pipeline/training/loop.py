@@ -19,6 +19,7 @@ from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.placement import multiplies_bfloat16
 from nsync_pipeline.training.batches import batch_maker
+from nsync_pipeline.training.batches_ahead import BatchesAhead, makes_ahead
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.checkpoint_writer import CheckpointWriter
 from nsync_pipeline.training.config import TrainingConfig
@@ -102,11 +103,13 @@ def train(
     refiner = Refiner(named, settings.update_rule, settings.contrast)
     branches = refiner.branches
     order = triplet_order(examples, settings, seed)
+    maker = batch_maker(examples, family, settings, seed, trained.encode_prompts)
+    ahead = BatchesAhead(maker, family.device, is_on=makes_ahead(family.device))
     gradients = StepGradients(
         family,
         weights,
         branches,
-        batch_maker(examples, family, settings, seed, trained.encode_prompts),
+        ahead,
         BranchPass(
             modules, weights, ADAPTER, branches, settings.branches, settings.batch_size,
             mirrored=frozenset(
@@ -156,11 +159,14 @@ def train(
     with (
         checkpointed_activations(family, settings.gradient_checkpointing),
         CheckpointWriter(checkpoints, settings.checkpoint_minutes) as writer,
+        ahead,
     ):
         for step in range(state.steps, settings.steps):
             writer.require_no_error()
             with learning():
                 found = gradients(step, triplets := order.triplets(step))
+                if ahead.is_on and step + 1 < settings.steps:
+                    gradients.prepare(step + 1, order.triplets(step + 1))
                 metric = None
                 if settings.contrast.metric == "optimizer":
                     metric = optimizer_metric(optimizer, weights)
