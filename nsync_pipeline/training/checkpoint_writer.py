@@ -39,16 +39,17 @@ class CheckpointWriter:
 
     def begin(self, state: TrainingState) -> None:
         """Write where the training is now; raises where the one before was not written."""
-        self._require_written()
+        self.require_written()
         self._began = time.monotonic()
         self._writing = self._thread.submit(self._folder.write, state.checkpoint())
 
     def require_no_error(self) -> None:
         """Raise what writing raised; waits for nothing."""
         if self._writing is not None and self._writing.done():
-            self._require_written()
+            self.require_written()
 
-    def _require_written(self) -> None:
+    def require_written(self) -> None:
+        """Wait for what was begun; raises what writing raised."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -56,7 +57,7 @@ class CheckpointWriter:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with self._thread:  # which waits, too
             try:
-                self._require_written()
+                self.require_written()
             except Exception as not_written:
                 if error is None:
                     raise

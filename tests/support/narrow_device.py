@@ -24,14 +24,14 @@ class _There(Tensor):
     def __new__(cls, held: Tensor) -> "_There":
         if held.dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-        made: _There = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: _There = Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), dtype=held.dtype, device=MPS
         )
         made.held = held
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})

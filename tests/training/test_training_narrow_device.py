@@ -1,6 +1,7 @@
 """Where a device has no float64, what is summed in float64 is summed on the CPU: to the bit."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_the_device_refuses_float64(ask: Callable[[Tensor], Tensor]) -> None:
 def test_a_refinement_is_the_cpu_s(rule: UpdateRule) -> None:
     """Two steps, with what is kept from the first, and weights of two shapes."""
     weights = {"blocks.0.lora_A": torch.zeros(3, 4), "blocks.1.lora_A": torch.zeros(5)}
-    estimate = "running_mean" if rule == "orthogonal_anchor" else "step"
+    estimate: Any = "running_mean" if rule == "orthogonal_anchor" else "step"
     contrast = ContrastConfig(negative_estimate=estimate, scope="block")
 
     def refined(send: Callable[[Tensor], Tensor]) -> Refinement:
