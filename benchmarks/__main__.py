@@ -13,7 +13,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from nsync_pipeline.pictures.decoding import decode_picture
 from nsync_pipeline.style_set.ingestion import Candidate
 from nsync_pipeline.style_set.looking import looked_at
 from nsync_pipeline.training.checkpoint import Checkpoint, CheckpointFolder
+from nsync_pipeline.training.checkpoint_writer import CheckpointWriter
 from nsync_pipeline.training.history import StepRecord
 
 Row = tuple[str, str, str, str, str]
@@ -161,7 +164,34 @@ def checkpoints(folder: Path, measure: Measure) -> Iterator[Row]:
     yield pair(measure, "a checkpoint after 10,000 steps", written(10_000), "100", written(100))
 
 
-PARTS = (imports, ingest, drawing, evaluation, checkpoints)
+def waited(folder: Path, measure: Measure) -> Iterator[Row]:
+    """What a training waits for at a checkpoint; by the clock."""
+    tensors = {str(n): torch.zeros(2**20) for n in range(16)}
+    steps = count(1)
+
+    def checkpoint() -> Checkpoint:
+        copied = {name: tensor.clone() for name, tensor in tensors.items()}
+        plan = MemoryPlan(fused=True, micro_batch=8)
+        return Checkpoint(next(steps), copied, (), {}, plan, None, None)
+
+    trained: Any = SimpleNamespace(checkpoint=checkpoint)
+    with CheckpointWriter(CheckpointFolder(folder / "waited", {})) as writer:
+
+        def written() -> None:
+            writer.begin(trained)
+            writer.require_written()
+
+        ways: dict[str, Callable[[], object]] = {
+            "a checkpoint of 64 MiB, waited for": partial(writer.begin, trained),
+            "meanwhile": writer.require_written,
+            "until it is on the disk": written,
+        }
+        found = by_turns(ways, rounds=5)
+    (what, a), _, (beside, b) = found.items()
+    yield what, a.told(1000, 1), beside, b.told(1000, 1), ratio(a, b)
+
+
+PARTS = (imports, ingest, drawing, evaluation, checkpoints, waited)
 
 if __name__ == "__main__":
     main()

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.timing import by_turns
 from benchmarks.true_size import TINY, training_step, untrained
 from nsync_pipeline.adaptation.config import LoraSettings
 from nsync_pipeline.adaptation.lora import ADAPTER, add_lora
@@ -202,6 +203,14 @@ def after_a_restart(model: str, device: torch.device) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(unbroken, gone_on, strict=True))
 
 
+def refinement(device: torch.device, numbers: int) -> float:
+    """Seconds of one projection of three gradients of so many numbers, the median of five."""
+    refiner = Refiner({"w": torch.nn.Parameter(torch.zeros(numbers))}, "orthogonal_anchor")
+    gradients = {branch: [torch.randn(numbers, device=device)] for branch in refiner.branches}
+    found = by_turns({"": lambda: refiner.of_branches(gradients)}, rounds=5)  # it waits itself
+    return found[""].median
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     usual = ["sd15", "xl", "z_image", "klein", "qwen"]
@@ -219,6 +228,8 @@ def main() -> None:
             given = ["--dtype", "bfloat16", *options, *(["--tiny"] if arguments.tiny else [])]
             given += ["--checkpointing"] if model in ("z_image", "klein", "qwen", "krea_2") else []
             print(f"{model} | {kind} | {row(model, given, until)}", flush=True)
+    numbers = 2**16 if arguments.tiny else 2**24
+    print(f"refining three gradients of {numbers:,} numbers: {refinement(device, numbers):.4f} s")
     for what, holds, by in results:
         print(f"{'pass' if holds else 'FAIL'}: {what} ({by})")
     sys.exit(0 if all(holds for _, holds, _ in results) else 1)

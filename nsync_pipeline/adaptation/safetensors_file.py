@@ -19,7 +19,11 @@ from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.given_files import in_its_place
 
-TYPES = {torch.float32: ("F32", "<f4"), torch.float16: ("F16", "<f2")}
+NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""Of the types of numbers, as the format has them."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +37,37 @@ class SafetensorsFile:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write the file, all keys sorted: header length, JSON header, then the numbers.
+    """Write the file.
 
     Raises:
         ValueError: a tensor is neither float32 nor float16.
     """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.float16):
+            raise ValueError(f"{name} is {tensor.dtype}; what is trained is saved in float32")
+    write_whole(path, b"".join(safetensors_parts(tensors, metadata)))
+
+
+def safetensors_parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> list[bytes | memoryview]:
+    """A file's bytes, all keys sorted: header length, JSON header, then the numbers.
+
+    Of tensors on the CPU no copy is made: the parts are their memory.
+    """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    parts: list[bytes] = []
+    parts: list[memoryview] = []
     offset = 0
     for name in sorted(tensors):
-        tensor = tensors[name]
-        if tensor.dtype not in TYPES:
-            raise ValueError(f"{name} is {tensor.dtype}; what is trained is saved in float32")
-        called, as_numpy = TYPES[tensor.dtype]
-        numbers = tensor.detach().cpu().contiguous().numpy().astype(as_numpy).tobytes()
-        end = offset + len(numbers)
+        tensor = tensors[name].detach().cpu().contiguous()
+        end = offset + tensor.nbytes
         shape = list(tensor.shape)
-        header[name] = {"dtype": called, "shape": shape, "data_offsets": [offset, end]}
-        parts.append(numbers)
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": shape, "data_offsets": [offset, end]}
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
-    write_whole(path, b"".join([len(text).to_bytes(8, "little"), text, *parts]))
+    return [len(text).to_bytes(8, "little"), text, *parts]
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:

@@ -211,6 +211,11 @@ class BranchPass:
             # Outside of the handler: the traceback would keep the failed pass's tensors alive.
             self._use_less_memory(reason)
 
+    def parts(self, samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+        """``samples`` by micro-batches, as the plan has them."""
+        size = self.plan.micro_batch
+        return [samples[start : start + size] for start in range(0, len(samples), size)]
+
     def _gradients(
         self,
         branches: Sequence[Branch],
@@ -219,8 +224,7 @@ class BranchPass:
         total: int,
         loss_scale: float,
     ) -> BranchGradients:
-        size = self.plan.micro_batch
-        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+        parts = self.parts(samples)
         micro_batches = [MicroBatch(losses_of(part), len(part) / total) for part in parts]
         if self._copies is not None and self.plan.fused and len(branches) > 1:
             return gradients_fused(

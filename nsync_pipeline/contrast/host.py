@@ -12,7 +12,10 @@ from torch import Tensor
 
 
 def in_float64(values: Tensor) -> Tensor:
-    """``values`` in float64, where they are; MPS has none, so on the CPU."""
+    """``values`` in float64, where they are; MPS has none, so on the CPU.
+
+    There they come in their own type: MPS would make the new one before it sends them.
+    """
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 

@@ -111,7 +111,8 @@ def in_batches(
     source, rows = iter(items), []
     while batch := list(islice(source, batch_size)):
         filled = batch + [batch[-1]] * (batch_size - len(batch))
-        rows.append(forward(filled)[: len(batch)].to("cpu", torch.float64))
+        there = forward(filled)[: len(batch)]
+        rows.append(there.cpu().double())  # in this order: MPS has no float64
     features: Floats = torch.cat(rows).numpy()
     return features
 

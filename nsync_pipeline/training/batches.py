@@ -1,10 +1,10 @@
 """From triplets to the noisy batches of the branches, and their losses."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -74,6 +74,19 @@ class NoisyBatch:
     objective: ObjectiveConfig | None = None  # None: the squared error
     other_target: Tensor | None = None  # (B, C, h, w) of the negative, noised by the same noise
     dropout: tuple[int, ...] = ()  # B seeds of what the LoRA does not see; empty: it sees all
+
+    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> "NoisyBatch":
+        """The same with each of its tensors changed, those of the prompts, too."""
+        return cast(NoisyBatch, _each_tensor(self, change))
+
+
+def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, NoisyBatch | PromptEmbeds):
+        own: dict[str, Any] = {one.name: getattr(value, one.name) for one in fields(value)}
+        return replace(value, **{k: _each_tensor(v, change) for k, v in own.items()})
+    return value
 
 
 @dataclass(frozen=True)
@@ -232,14 +245,20 @@ def branch_losses(family: Family, batches: Mapping[Branch, Sequence[NoisyBatch]]
 
     def losses(branches: Sequence[Branch]) -> Tensor:
         count, shapes = len(branches), zip(*(batches[branch] for branch in branches), strict=True)
-        found = [sample_losses(family, stacked(parts)).view(count, -1) for parts in shapes]
+        whole = (stacked(parts, family.device) for parts in shapes)
+        found = [sample_losses(family, batch).view(count, -1) for batch in whole]
         return torch.cat(found, dim=1).mean(dim=1)
 
     return losses
 
 
-def stacked(parts: Sequence[NoisyBatch]) -> NoisyBatch:
-    """One batch of the branches' ``parts``, in their order."""
+def stacked(parts: Sequence[NoisyBatch], device: torch.device) -> NoisyBatch:
+    """One batch of the branches' ``parts``, in their order, on its way to ``device``.
+
+    A GPU is not waited for where they lie in pinned memory, nor for what was asked of it before.
+    """
+    to_device = partial(Tensor.to, device=device, non_blocking=device.type == "cuda")
+    parts = [part.each_tensor(to_device) for part in parts]
     embeds = [part.prompts for part in parts if isinstance(part.prompts, PromptEmbeds)]
     texts = [part.prompts for part in parts if not isinstance(part.prompts, PromptEmbeds)]
     prompts = PromptEmbeds.cat(embeds) if embeds else tuple(chain.from_iterable(texts))

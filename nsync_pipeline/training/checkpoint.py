@@ -18,8 +18,9 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nsync_pipeline.adaptation.safetensors_file import safetensors_parts
 from nsync_pipeline.contrast.branch_gradients import MemoryPlan
-from nsync_pipeline.files import parse_json, write_whole
+from nsync_pipeline.files import parse_json, whole_file
 from nsync_pipeline.training.history import StepRecord
 from nsync_pipeline.training.optimizer import LossScale
 from nsync_pipeline.workspace import step_folder, trained_files
@@ -120,7 +121,13 @@ class CheckpointFolder:
             killed.unlink()
         self._written.add(self.path / HISTORY, checkpoint)
         file = self.path / f"step_{checkpoint.step:08d}.checkpoint"
-        write_whole(file, _to_bytes(checkpoint, self.inputs, self._written))
+        parts = _parts(checkpoint, self.inputs, self._written)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        with whole_file(file) as partial, partial.open("wb") as stream:
+            stream.write(digest.hexdigest().encode())
+            stream.writelines(parts)
         for old in _files(self.path)[KEPT:]:
             old.unlink()
 
@@ -215,13 +222,12 @@ def _newest(folder: Path) -> _Found | None:
     return None
 
 
-def _to_bytes(checkpoint: Checkpoint, inputs: Inputs, written: _Written) -> bytes:
-    """SHA-256 of the rest, then safetensors with the state in its metadata."""
+def _parts(checkpoint: Checkpoint, inputs: Inputs, written: _Written) -> list[bytes | memoryview]:
+    """Safetensors with the state in its metadata; before it, a file has the SHA-256 of it."""
     state = asdict(replace(checkpoint, tensors={}, history=(), held_out={}))
     history = {"size": written.size, "sha256": written.digest.hexdigest()}
     state |= {"inputs": inputs, "history": history}
-    content: bytes = safetensors.torch.save(checkpoint.tensors, {"state": json.dumps(state)})
-    return hashlib.sha256(content).hexdigest().encode() + content
+    return safetensors_parts(checkpoint.tensors, {"state": json.dumps(state)})
 
 
 def _from_bytes(stored: bytes, history: bytes) -> _Found:

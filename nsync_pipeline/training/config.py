@@ -249,8 +249,8 @@ class TrainingConfig(Section):
         default=20,
         ge=1,
         le=1_000_000,
-        description="optimizer steps between checkpoints, and between held-out losses; where one "
-        "takes seconds to write, at least ten times as long lies between two",
+        description="optimizer steps between checkpoints, and between held-out losses; one is "
+        "left out while another takes long to write",
     )
     checkpoint_minutes: float | None = Field(
         default=None,

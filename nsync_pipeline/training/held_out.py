@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nsync_pipeline.contrast.host import in_float64
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.seeding import torch_stream
 from nsync_pipeline.training.batches import noisy_batch, sample_losses
@@ -48,7 +49,7 @@ class HeldOutLoss:
             geometry = examples.geometry[index]
             sized = schedule.of_size(*latents.shape[2:])
             batch = noisy_batch(sized, latents, noise, entries[index], prompts, geometry)
-            losses.append(sample_losses(self.family, batch).double().cpu())
+            losses.append(in_float64(sample_losses(self.family, batch)).cpu())
         return float(torch.cat(losses).mean())
 
     def _chunks(self) -> list[list[int]]:

@@ -1,10 +1,9 @@
 """The training: batch, branch gradients, refinement, clip, step."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +19,9 @@ from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.placement import multiplies_bfloat16
 from nsync_pipeline.training.batches import batch_maker
+from nsync_pipeline.training.batches_ahead import BatchesAhead, makes_ahead
 from nsync_pipeline.training.checkpoint import CheckpointFolder
+from nsync_pipeline.training.checkpoint_writer import CheckpointWriter
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet
 from nsync_pipeline.training.history import StepRecord, step_record
@@ -37,9 +38,6 @@ from nsync_pipeline.training.step_gradients import StepGradients
 from nsync_pipeline.training.triplets import triplet_order
 
 logger = logging.getLogger(__name__)
-
-SLOW = 1.0  # seconds that a checkpoint takes, from which on they are written less often:
-MOST_TIME = 10.0  # so many times as long is trained between them
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,13 @@ def train(
     refiner = Refiner(named, settings.update_rule, settings.contrast)
     branches = refiner.branches
     order = triplet_order(examples, settings, seed)
+    maker = batch_maker(examples, family, settings, seed, trained.encode_prompts)
+    ahead = BatchesAhead(maker, family.device, is_on=makes_ahead(family.device))
     gradients = StepGradients(
         family,
         weights,
         branches,
-        batch_maker(examples, family, settings, seed, trained.encode_prompts),
+        ahead,
         BranchPass(
             modules, weights, ADAPTER, branches, settings.branches, settings.batch_size,
             mirrored=frozenset(
@@ -126,7 +126,7 @@ def train(
     optimizer = make_optimizer(trained, settings)
     state = TrainingState(trained, optimizer, refiner, gradients, average)
 
-    written, saved = _LastWritten(), frozenset(settings.save.steps(settings.steps))
+    saved = frozenset(settings.save.steps(settings.steps))
 
     def loss_due() -> bool:
         return state.steps == settings.steps or state.steps % settings.checkpoint_every == 0
@@ -156,10 +156,17 @@ def train(
     if is_first:
         on_checkpoint()
 
-    with checkpointed_activations(family, settings.gradient_checkpointing):
+    with (
+        checkpointed_activations(family, settings.gradient_checkpointing),
+        CheckpointWriter(checkpoints, settings.checkpoint_minutes) as writer,
+        ahead,
+    ):
         for step in range(state.steps, settings.steps):
+            writer.require_no_error()
             with learning():
                 found = gradients(step, triplets := order.triplets(step))
+                if ahead.is_on and step + 1 < settings.steps:
+                    gradients.prepare(step + 1, order.triplets(step + 1))
                 metric = None
                 if settings.contrast.metric == "optimizer":
                     metric = optimizer_metric(optimizer, weights)
@@ -179,9 +186,8 @@ def train(
             state.history.append(record)
             on_step(record)
             watch()
-            if is_first and (step + 1 == settings.steps or written.again(loss_due(), settings)):
-                with written.timed():
-                    checkpoints.write(state.checkpoint())
+            if is_first and (step + 1 == settings.steps or writer.is_due(loss_due())):
+                writer.begin(state)
                 on_checkpoint()
 
     kept = state.put_in_place(best=settings.keep == "best")
@@ -190,28 +196,6 @@ def train(
     if len(branches) == 1:
         taken = "single"
     return TrainingOutcome(tuple(state.history), state.held_out, taken, kept)
-
-
-@dataclass
-class _LastWritten:
-    """When the last checkpoint was written, and how long that took."""
-
-    at: float = field(default_factory=time.monotonic)
-    took: float = 0.0  # seconds
-
-    def again(self, by_steps: bool, settings: TrainingConfig) -> bool:
-        """Whether another is due."""
-        passed, minutes = time.monotonic() - self.at, settings.checkpoint_minutes
-        if minutes is not None and passed >= 60 * minutes:
-            return True
-        return by_steps and (self.took < SLOW or passed >= MOST_TIME * self.took)
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.at = time.monotonic()
-        self.took = self.at - began
 
 
 def _clipped(refinement: Refinement, largest: float | None) -> tuple[Tensor, ...]:

@@ -66,7 +66,8 @@ class NeighbourLosses:
         found = []
         for place in range(len(self.batches[branches[0]])):
             parts = [self.batches[branch][place] for branch in branches]
-            predictions = predicted(self.family, stacked(parts)).chunk(len(branches))
+            batch = stacked(parts, self.family.device)
+            predictions = predicted(self.family, batch).chunk(len(branches))
             both = zip(branches, predictions, strict=True)
             found.append(torch.stack([self._losses(b, place, said) for b, said in both]))
         return torch.cat(found, dim=1)

@@ -183,12 +183,12 @@ GROUP_NUMBERS = ("d", "d_denom", "d_hat", "d_max", "d_numerator", "k", "lr_max",
 def state_tensors(
     optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The optimizer's state, copied to the CPU: ``<place of the weight>.<name>``.
+    """The optimizer's state, where it is: ``<place of the weight>.<name>``.
 
     And ``group<number>.<name>``, of optimizers that keep numbers of a group.
     """
     of_weights = {
-        f"{index}.{name}": torch.as_tensor(value).to("cpu", copy=True)
+        f"{index}.{name}": torch.as_tensor(value)
         for index, weight in enumerate(weights)
         for name, value in sorted(optimizer.state[weight].items())
     }

@@ -20,7 +20,8 @@ from nsync_pipeline.contrast.config import ANCHOR, Branch, ContrastConfig, Updat
 from nsync_pipeline.contrast.rules import automatic_beta, running_size
 from nsync_pipeline.errors import TrainingError
 from nsync_pipeline.families.family import Family
-from nsync_pipeline.training.batches import BatchMaker, branch_losses
+from nsync_pipeline.training.batches import branch_losses
+from nsync_pipeline.training.batches_ahead import BatchesAhead
 from nsync_pipeline.training.neighbours import WITH_OWN_LOSS, NeighbourLosses
 from nsync_pipeline.training.optimizer import LossScale
 from nsync_pipeline.training.processes import Processes
@@ -39,7 +40,7 @@ class StepGradients:
     family: Family
     weights: Sequence[nn.Parameter]
     branches: tuple[Branch, ...]
-    maker: BatchMaker
+    ahead: BatchesAhead
     branch_pass: BranchPass
     processes: Processes
     loss_scale: LossScale | None  # None: losses are not scaled
@@ -62,13 +63,21 @@ class StepGradients:
         try:
             return self._taken(step, triplets)
         finally:
-            if self.maker.drops:
+            if self.ahead.maker.drops:
                 set_dropout_rows(self.family, ())
 
+    def prepare(self, step: int, triplets: Sequence[Triplet]) -> None:
+        """Have the batches of a step to come made meanwhile."""
+        parts = self.branch_pass.parts(self.processes.share(triplets))
+        self.ahead.begin(step, parts, self._branches_of(step))
+
+    def _branches_of(self, step: int) -> tuple[Branch, ...]:
+        if step % self.contrast.negative_every == 0:
+            return self.branches
+        return tuple(branch for branch in self.branches if not branch.is_negative)
+
     def _taken(self, step: int, triplets: Sequence[Triplet]) -> BranchGradients:
-        branches = self.branches
-        if step % self.contrast.negative_every:
-            branches = tuple(branch for branch in branches if not branch.is_negative)
+        branches = self._branches_of(step)
         losses_of = partial(self._losses, step, branches)
         share, total = self.processes.share(triplets), len(triplets)
         self.overflows = 0
@@ -123,7 +132,7 @@ class StepGradients:
         self, step: int, branches: Sequence[Branch], samples: Sequence[Triplet]
     ) -> BranchLosses:
         if self.rule not in WITH_OWN_LOSS:
-            batches = {branch: self.maker.batch(branch, step, samples) for branch in branches}
+            batches = {branch: self.ahead.batch(branch, step, samples) for branch in branches}
             return self._in_its_type(branch_losses(self.family, batches))
         positions = [triplet.position for triplet in samples]
 
@@ -131,7 +140,7 @@ class StepGradients:
             self._margins.update(zip(positions, margins.abs().tolist(), strict=True))
 
         # A pair's margin is asked for whichever branch's gradient is.
-        batches = {branch: self.maker.batch(branch, step, samples) for branch in self.branches}
+        batches = {branch: self.ahead.batch(branch, step, samples) for branch in self.branches}
         return self._in_its_type(
             NeighbourLosses(self.family, self.rule, self.contrast, batches, self.beta, on_margins)
         )
@@ -169,7 +178,7 @@ class StepGradients:
     def _picture_of(self, branch: Branch, triplet: Triplet) -> str:
         """The id of the picture that a branch's sample is, or was drawn for."""
         place = triplet.negatives_of if branch.is_negative else triplet.positive
-        return self.maker.examples.ids[triplet.anchor if branch == ANCHOR else place]
+        return self.ahead.maker.examples.ids[triplet.anchor if branch == ANCHOR else place]
 
 
 def _not_finite(

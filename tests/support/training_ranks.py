@@ -20,6 +20,7 @@ from nsync_pipeline.errors import UserError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.seeding import torch_stream
+from nsync_pipeline.training import checkpoint_writer
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import Example, StoredPicture, encode_examples
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace, processes: Processes) -> None:
         if (rank, record.step) == tuple(arguments.dies):
             os.kill(os.getpid(), signal.SIGKILL)
 
+    checkpoint_writer.SLOW = 60.0  # none is left out on a busy machine
     checkpoints = CheckpointFolder(arguments.folder / "checkpoints", {})
     outcome = train(
         family, lora, examples, settings, 0, checkpoints, lambda: 0.5, on_step,

@@ -16,9 +16,7 @@ from nsync_pipeline.training.checkpoint import (
     CheckpointFolder,
     differences,
 )
-from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.history import StepRecord
-from nsync_pipeline.training.loop import _LastWritten
 from nsync_pipeline.training.optimizer import LossScale
 
 
@@ -235,23 +233,3 @@ def test_what_was_written_after_the_checkpoint_gone_on_from_is_forgotten(
     assert latest is not None
     assert latest.history == checkpoint(2).history
     assert latest.held_out == losses(2)
-
-
-def test_checkpoints_come_by_steps_by_time_and_not_where_they_would_take_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr("nsync_pipeline.training.loop.time.monotonic", lambda: now)
-    by_steps, by_time = TrainingConfig(), TrainingConfig(checkpoint_minutes=2.0)
-    last = _LastWritten(now)
-    assert last.again(True, by_steps)
-    assert not last.again(False, by_time)
-    now += 120.0
-    assert last.again(False, by_time)
-    assert not last.again(False, by_steps)
-    with last.timed():
-        now += 3.0
-    now += 29.0
-    assert not last.again(True, by_steps)  # 3 s to write: 30 s of training between two
-    now += 1.0
-    assert last.again(True, by_steps)

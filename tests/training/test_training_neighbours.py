@@ -28,6 +28,7 @@ from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.training.batches import BatchMaker, NoisyBatch, batch_maker, predicted
+from nsync_pipeline.training.batches_ahead import BatchesAhead
 from nsync_pipeline.training.checkpoint import CheckpointFolder
 from nsync_pipeline.training.config import TrainingConfig
 from nsync_pipeline.training.encoded_set import EncodedSet, Example, StylePrompts, encode_examples
@@ -172,8 +173,9 @@ def step_of(
         modules, lora.weights, "default", refiner.branches, settings.branches, 3, mirrored=mirrored
     )
     maker = batch_maker(examples, family, settings, 0, live_prompts=True)
+    ahead = BatchesAhead(maker, family.device)
     gradients = StepGradients(
-        family, lora.weights, refiner.branches, maker, taken, ALONE, None, settings.update_rule,
+        family, lora.weights, refiner.branches, ahead, taken, ALONE, None, settings.update_rule,
         settings.contrast,
     )  # fmt: skip
     return gradients, refiner
