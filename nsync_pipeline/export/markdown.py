@@ -7,7 +7,7 @@ import re
 def plain(text: object) -> str:
     """``text`` as words: no HTML, no links, pictures or code of its own."""
     escaped = html.escape(str(text), quote=False)
-    return re.sub(r"([\\`\[\]])", r"\\\1", escaped)
+    return re.sub(r"([\\`\[\]~])", r"\\\1", escaped)
 
 
 def cell(text: object) -> str:
