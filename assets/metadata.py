@@ -25,7 +25,7 @@ def _glance(file: Path) -> str | None:
     try:
         with Image.open(file) as picture:
             whole = picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # a decoder raises almost anything on damaged data
         return None
     for side in (320, 240, 192, 160, 128, 96, 64):
         small, content = whole.copy(), BytesIO()
