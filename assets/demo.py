@@ -34,6 +34,7 @@ from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.graph.progress import Watch
 from nsync_pipeline.graph.whole import chosen
 from nsync_pipeline.ranks import usable_cores
+from nsync_pipeline.terminal import only_shown
 from nsync_pipeline.workspace import SKETCHBOOK, Workspace
 
 from .daemon import start_daemon
@@ -170,4 +171,5 @@ def _say_where(graph: Graph, style: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with only_shown():
+        sys.exit(main())

@@ -21,8 +21,9 @@ from dagster import (
 )
 
 from nsync_pipeline.graph.artefacts import Artefact
-from nsync_pipeline.graph.dvc import dvc_reason, stage_name, sync_dvc_file
+from nsync_pipeline.graph.dvc import TRACEBACK, dvc_reason, stage_name, sync_dvc_file
 from nsync_pipeline.graph.processes import OURS, die_with_parent, last_words
+from nsync_pipeline.text import ESCAPED
 from nsync_pipeline.workspace import Workspace
 
 # Raised by dagster's own code, at every session.
@@ -35,7 +36,6 @@ BUSY = (
 """What DVC and the engine say while another command holds what this one needs."""
 PATIENCE = 24 * 3600.0  # seconds: another training may go first
 LONGEST_PAUSE = 30.0  # seconds between two tries
-TRACEBACK = "Traceback (most recent call last):"
 
 
 class DvcError(Exception):
@@ -88,6 +88,7 @@ def _run(root: Path, environment: Mapping[str, str], stage: str) -> _Ended:
         env={**os.environ, "PATH": programs, **environment},
         stderr=subprocess.PIPE,
         text=True,
+        errors=ESCAPED,
         preexec_fn=die_with_parent,
     )
     try:

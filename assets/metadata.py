@@ -18,9 +18,15 @@ FORMAT = "AVIF" if features.check("avif") else "WEBP"
 
 
 def _glance(file: Path) -> str | None:
-    """The picture as small as it must be for the page to show it unfolded; None if none is."""
-    with Image.open(file) as picture:
-        whole = picture.convert("RGB")
+    """The picture as small as it must be for the page to show it unfolded; None if none is.
+
+    None, too, where it is damaged: previews are for the eye, and no artefact is made again for one.
+    """
+    try:
+        with Image.open(file) as picture:
+            whole = picture.convert("RGB")
+    except Exception:  # a decoder raises almost anything on damaged data
+        return None
     for side in (320, 240, 192, 160, 128, 96, 64):
         small, content = whole.copy(), BytesIO()
         small.thumbnail((side, side))

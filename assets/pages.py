@@ -14,6 +14,7 @@ from pathlib import Path
 from nsync_pipeline.errors import ParamsError, UserError
 from nsync_pipeline.graph.processes import ENDS_WITH_PARENT, die_with_parent
 from nsync_pipeline.params import read_params
+from nsync_pipeline.terminal import only_shown
 from nsync_pipeline.tracking.destination import OWN, configured_uri, is_remote, masked, resolved_uri
 from nsync_pipeline.tracking.projection import experiment_of
 from nsync_pipeline.workspace import Workspace
@@ -130,4 +131,5 @@ def _free(port: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with only_shown():
+        sys.exit(main())

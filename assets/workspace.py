@@ -41,5 +41,6 @@ def _cards() -> list[str]:
     if not driver_is_there():
         return []
     count = "from nsync_pipeline.graph.locks import visible_devices; print(*visible_devices())"
-    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", count]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
     return done.stdout.split()

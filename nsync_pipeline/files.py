@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nsync_pipeline.errors import LISTED, ElsewhereError, UserError, bullet_list, short_list
+from nsync_pipeline.text import printable
 
 PARTIAL = re.compile(r"\.(.+)\.(\d+)\.partial.*", re.DOTALL)
 """What is written beside its place: its name there, and the number of the process that writes."""
@@ -210,6 +211,12 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refusal(error: OSError) -> str:
+    """What the system refused, and where, in one line."""
+    reason = error.strerror or " ".join(str(error).split())
+    return f"{printable(str(error.filename or 'the system'))}: {reason}"
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

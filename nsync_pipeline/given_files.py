@@ -48,7 +48,7 @@ def given_files(folder: Path) -> GivenFiles:
     for parent, folders, names in os.walk(folder, onerror=unlisted):
         for name in tuple(folders):
             path = Path(parent, name)
-            if (reason := _unfit_name(name)) is None and _is_shown(name):
+            if (reason := unfit_name(name)) is None and _is_shown(name):
                 if not path.is_symlink():
                     continue
                 reason = "is a link to a folder: put the pictures themselves here"
@@ -57,7 +57,7 @@ def given_files(folder: Path) -> GivenFiles:
                 refused[_shown(path, folder)] = reason
         for name in names:
             path = Path(parent, name)
-            reason = _unfit_name(name) or (_unfit(path, root) if _is_shown(name) else None)
+            reason = unfit_name(name) or (_unfit(path, root) if _is_shown(name) else None)
             if reason is not None:
                 refused[_shown(path, folder)] = reason
             elif _is_shown(name):
@@ -84,7 +84,8 @@ def _is_shown(name: str) -> bool:
     return not (name.startswith(".") or name in SKIPPED_FOLDERS or name.lower() in SKIPPED_FILES)
 
 
-def _unfit_name(name: str) -> str | None:
+def unfit_name(name: str) -> str | None:
+    """Why a file or folder of this name is refused; goes on after it."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -96,7 +97,7 @@ def _unfit_name(name: str) -> str | None:
 
 def may_be_read(path: Path, folder: Path) -> bool:
     """Whether ``given_files`` of ``folder`` has it."""
-    return _unfit_name(path.name) is None and _unfit(path, folder.resolve()) is None
+    return unfit_name(path.name) is None and _unfit(path, folder.resolve()) is None
 
 
 def _unfit(path: Path, root: Path) -> str | None:

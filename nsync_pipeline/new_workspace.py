@@ -12,7 +12,9 @@ from pathlib import Path
 
 from nsync_pipeline.errors import UserError
 from nsync_pipeline.files import write_whole
+from nsync_pipeline.given_files import unfit_name
 from nsync_pipeline.graph.dvc import sync_dvc_file
+from nsync_pipeline.text import ESCAPED, printable
 from nsync_pipeline.workspace import Workspace
 
 STARTER = {
@@ -37,11 +39,15 @@ def init_workspace(folder: Path) -> list[str]:
     """Make ``folder`` a workspace; gives what was done, a line each.
 
     Raises:
-        UserError: it is a file, cannot be written to, or git or DVC failed.
+        UserError: it is a file, has a name that is no text, cannot be written to, or git or DVC
+            failed.
     """
     folder = folder.expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder, new or old")
+    for name in folder.parts:  # DVC and git would fail at it, later and in words of their own
+        if (reason := unfit_name(name)) is not None:
+            raise UserError(f"{folder}: {printable(name)} {reason}")
     said = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +86,9 @@ def _set_up_dvc(folder: Path) -> list[str]:
     if (folder / ".dvc").is_dir():
         return []
     git = ["git", "rev-parse", "--show-toplevel"]
-    top = subprocess.run(git, cwd=folder, capture_output=True, text=True).stdout.strip()
+    top = subprocess.run(
+        git, cwd=folder, capture_output=True, text=True, errors=ESCAPED
+    ).stdout.strip()
     if not top:
         return []
     inside = [] if Path(top).samefile(folder) else ["--subdir"]
@@ -92,7 +100,7 @@ def _set_up_dvc(folder: Path) -> list[str]:
 
 def _run(folder: Path, *command: str, fails: bool = False) -> bool:
     """Run a program in ``folder``; gives whether it went well. It must, unless it ``fails``."""
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors=ESCAPED)
     if ended.returncode != 0 and not fails:
         reason = (ended.stderr or ended.stdout).strip()
         raise UserError(f"{' '.join(command[-3:])} failed in {folder}: {reason}")

@@ -16,7 +16,8 @@ INVISIBLE = re.compile(
 BYTES = re.compile("[\udc80-\udcff]+")
 """How Python keeps bytes of a name that are not UTF-8."""
 ESCAPED = "backslashreplace"
-LONGEST_ESCAPE = len("\\U0010ffff")
+JOINERS = "\u200c\u200d"
+"""They make one sign of several, as letters of Persian and families of emoji."""
 
 
 def decoded(content: bytes) -> str:
@@ -56,6 +57,11 @@ def one_line(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", INVISIBLE.sub("", require_text(text))).split())
 
 
+def says_something(text: str) -> bool:
+    """Whether ``text`` holds a letter, a figure or a picture sign, and not punctuation alone."""
+    return any(letter.isalnum() or unicodedata.category(letter) == "So" for letter in text)
+
+
 def without_controls(text: str) -> str:
     """``text`` of a program, which nobody can be asked to mend, without what is no text."""
     return NOT_TEXT.sub(" ", text)
@@ -67,17 +73,25 @@ def printable(text: str, most: int = 200) -> str:
     What Python calls unprintable is escaped: what is ``INVISIBLE``, and a letter too that its
     Unicode does not know yet.
     """
-    whole = BYTES.sub(
-        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", ESCAPED), text
-    )
-    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in whole)
+    shown = _escaped(text, keeping="")
     return shown if len(shown) <= most else f"{shown[: most // 2]} ... {shown[-most // 3 :]}"
 
 
 def printable_lines(text: str) -> str:
-    """``text`` of several lines, each ``printable`` and none of them cut."""
-    return "\n".join(printable(line, most=len(line) * LONGEST_ESCAPE) for line in text.split("\n"))
+    """``text`` of any lines as it can be shown; blanks of all kinds and joined signs stay."""
+    return text if text.isprintable() else _escaped(text, keeping=f"\n\t{JOINERS}")
 
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+def _escaped(text: str, keeping: str) -> str:
+    """``text`` with escapes for what is not printable; with ``keeping``, blanks stay, too."""
+    whole = BYTES.sub(
+        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", ESCAPED), text
+    )
+    return "".join(
+        letter
+        if letter.isprintable()
+        or letter in keeping
+        or (keeping and unicodedata.category(letter) == "Zs")
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in whole
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nsync_pipeline.errors import CaptionError
 from nsync_pipeline.files import parse_json, write_whole
-from nsync_pipeline.text import one_line, without_controls
+from nsync_pipeline.text import one_line, says_something, without_controls
 
 BY_HAND = "hand"  # the source of a caption that a person wrote here
 KEYS = ("id", "file", "caption")
@@ -28,8 +28,9 @@ class HandCaption:
 
 
 def caption_line(text: str) -> str:
-    """``text`` as a caption: one line, without what is no text."""
-    return one_line(without_controls(text))
+    """``text`` as a caption: one line, without what is no text; empty where it says nothing."""
+    line = one_line(without_controls(text))
+    return line if says_something(line) else ""
 
 
 def read_by_hand(path: Path) -> dict[str, HandCaption]:
@@ -64,7 +65,9 @@ def _read(line: str, where: str) -> HandCaption:
         raise CaptionError(f"{where}: {', '.join(KEYS)} must be text")
     caption = caption_line(content["caption"])
     if not caption or not content["id"]:
-        raise CaptionError(f"{where}: id and caption must not be empty; take the line out instead")
+        raise CaptionError(
+            f"{where}: id and caption must not be empty or signs alone: take the line out"
+        )
     return HandCaption(content["id"], content["file"], caption)
 
 

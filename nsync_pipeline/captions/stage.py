@@ -30,7 +30,7 @@ from nsync_pipeline.pictures.manifest import (
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.pictures.sheets import CaptionedThumbnail, captioned_preview, evenly_spaced
 from nsync_pipeline.stage import Preview, StageContext, StageResult
-from nsync_pipeline.text import one_line, without_controls
+from nsync_pipeline.text import one_line, says_something, without_controls
 from nsync_pipeline.workspace import MANIFEST_FILE, MORE_CAPTIONS_FILE
 
 PREVIEW_ROWS = 12
@@ -112,7 +112,9 @@ def _given(
         else (row["caption"], row["caption"], row["caption_source"])
         for row in rows
     ]
-    missing = [row for row, (raw, _, _) in zip(rows, given, strict=True) if not raw]
+    missing = [
+        row for row, (raw, _, _) in zip(rows, given, strict=True) if not says_something(raw or "")
+    ]
     if not missing:
         return given, None
     if config.tagger is not None:
@@ -224,7 +226,7 @@ def _uncaptioned(
         f"style {style!r}: {len(missing)} of {count} pictures have no caption:\n"
         f"{named_list(named, listing)}\n"
         "Write what each shows, without its style: in `nsync studio`; in a text file of the same "
-        "name beside it "
+        "name beside it, or in a metadata.jsonl "
         '({"file_name": "picture.jpg", "text": "a boat on a lake"}) in '
         f"sources/{style}. Or set captioning.model to have a model describe them, or "
         "style_set.uncaptioned to `skip` to leave them out."

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from nsync_pipeline.text import says_something
+
 GONE = "\x00"  # stands where a style word was, so that only what is beside it is mended
 ARTICLES = r"(?:an?|the|this|some)"
 SHOWING = r"(?:of|showing|shows|depicting|depicts|portraying|portrays|featuring|features)"
@@ -89,7 +91,7 @@ AGREEMENT = re.compile(rf"\b(a)n?\s+{GONE}\s*(?=(\w))", re.IGNORECASE)
 class ScrubbedCaption:
     """A caption with no style word in it."""
 
-    caption: str  # may be empty
+    caption: str  # may be empty; it is where only punctuation was left
     removed: tuple[str, ...]  # the style words as they stood there, in the order they were found
     naming: tuple[str, ...] = ()  # those of them that name this style
 
@@ -120,7 +122,8 @@ def scrub(caption: str, style_words: Sequence[str], names: Sequence[str] = ()) -
         for match in reversed(found):
             text = text[: match.start()] + GONE + text[match.end() :]
         text = _trimmed(_mended(text))
-    return ScrubbedCaption(text, tuple(removed), tuple(naming))
+    left = text if says_something(text) else ""
+    return ScrubbedCaption(left, tuple(removed), tuple(naming))
 
 
 def own_names(style: str, placeholder: str, style_words: Sequence[str]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from nsync_pipeline.cli.options import StyleArgument, WorkspaceOption, find_workspace
 from nsync_pipeline.errors import UserError
+from nsync_pipeline.terminal import ShownConsole
 
 if TYPE_CHECKING:
     from nsync_pipeline.evaluation.record import EvaluationRecord
@@ -183,5 +183,5 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    width = None if Console().is_terminal else LINE
-    Console(highlight=False, width=width).print(table)
+    width = None if ShownConsole().is_terminal else LINE
+    ShownConsole(highlight=False, width=width).print(table)

@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,7 +30,8 @@ from nsync_pipeline.cli.options import (
     variant_names,
 )
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.text import printable, printable_lines
+from nsync_pipeline.files import refusal
+from nsync_pipeline.terminal import only_shown
 
 if TYPE_CHECKING:
     from nsync_pipeline.graph.run import Outcome
@@ -52,23 +52,22 @@ def main() -> None:
     """Run the command; a mistake of the user's is one message, not a traceback.
 
     So is what the machine refuses: a disk that is read-only, a file that is another user's.
-    What a terminal does not know, as a name that is not UTF-8, is escaped.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    with only_shown():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except UserError as error:
-        print(f"nsync: {printable_lines(str(error))}", file=sys.stderr)
+        print(f"nsync: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # what reads this output has ended, as `head` does
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        where = printable(str(error.filename or "the system"))
-        print(f"nsync: {where}: {reason}", file=sys.stderr)
+        print(f"nsync: {refusal(error)}", file=sys.stderr)
         sys.exit(UserError.exit_code)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
@@ -149,7 +148,7 @@ def _print_outcome(outcome: "Outcome") -> None:
 
 def _print_figures(figures: Mapping[str, object]) -> None:
     for name, value in figures.items():
-        print(f"  {name}: {printable_lines(str(value))}")
+        print(f"  {name}: {value}")
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -12,13 +11,14 @@ from nsync_pipeline.doctor import Finding, State
 from nsync_pipeline.doctor.findings import machine_findings, service_findings, workspace_findings
 from nsync_pipeline.errors import ParamsError
 from nsync_pipeline.params import read_params
+from nsync_pipeline.terminal import ShownConsole
 
 COLOURS = {State.OK: "green", State.WARN: "yellow", State.MISSING: "bold red"}
 
 
 def examine(folder: Path | None, measure: bool = False) -> int:
     """Look, print what was found, and give the exit code: 1 where something needed is missing."""
-    console = Console()
+    console = ShownConsole()
     with console.status("Looking ..."):
         findings = list(_all_findings(folder))
     if measure:

@@ -17,7 +17,7 @@ from nsync_pipeline.adaptation.other_forms import (
     whole_changes,
 )
 from nsync_pipeline.adaptation.safetensors_file import read_safetensors, write_safetensors
-from nsync_pipeline.errors import UserError
+from nsync_pipeline.errors import NotTextError, UserError
 from nsync_pipeline.export import kohya
 from nsync_pipeline.export.card import CARD_FILE, CardFile, card_of, render
 from nsync_pipeline.export.kohya import LoraShape
@@ -27,6 +27,7 @@ from nsync_pipeline.families.config import BaseModelConfig, public_name
 from nsync_pipeline.families.loading import load_family
 from nsync_pipeline.files import file_sha256, parse_json, read_json, whole_folder
 from nsync_pipeline.params import Params
+from nsync_pipeline.text import one_line
 from nsync_pipeline.workspace import LORA_FILE, TrainingRun, Workspace
 
 Form = Literal["diffusers", "kohya", "all"]
@@ -69,6 +70,10 @@ def export_model(
         UserError: the folder holds anything but an earlier export as it was written; or the LoRA
             has no such form.
     """
+    try:
+        author = None if author is None else one_line(author) or None
+    except NotTextError as error:
+        raise UserError(f"--author {error}") from error
     seed = params.training_seed(training_seed)
     trained = read_trained_variant(workspace, params, style, variant, seed, author, step)
     folder = Path(os.path.normpath(folder.expanduser().absolute()))

@@ -3,11 +3,14 @@
 import html
 import re
 
+OF_A_LINE = re.compile(r"((?:^|[\r\n])[ \t]*)(#|[-=_*](?=[-=_* \t]*(?:[\r\n]|$)))")
+"""What makes a heading of its line or of the one above, or a rule."""
+
 
 def plain(text: object) -> str:
-    """``text`` as words: no HTML, no links, pictures or code of its own."""
-    escaped = html.escape(str(text), quote=False)
-    return re.sub(r"([\\`\[\]])", r"\\\1", escaped)
+    """``text`` as words: no HTML, no links, pictures, code, headings or rules of its own."""
+    escaped = re.sub(r"([\\`\[\]~])", r"\\\1", html.escape(str(text), quote=False))
+    return OF_A_LINE.sub(r"\1\\\2", escaped)
 
 
 def cell(text: object) -> str:

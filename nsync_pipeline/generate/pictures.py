@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from nsync_pipeline.determinism import deterministic_algorithms
 from nsync_pipeline.drawing.config import ORDINARY, GuidanceConfig, SamplerConfig
@@ -28,6 +29,7 @@ from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.pixels import open_picture
 from nsync_pipeline.samples.config import GenerationConfig
 from nsync_pipeline.stage import Progress, silent_progress
+from nsync_pipeline.text import printable
 
 SHEET_FILE = "contact_sheet.png"
 PNG_TEXT = "nsync"  # the name of the text in a PNG file
@@ -40,9 +42,9 @@ class PictureSettings:
     """What decides a picture, in plain values."""
 
     prompt: str  # as the text encoder got it
-    seed: int
-    height: int  # pixels
-    width: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    height: Annotated[int, Field(ge=1, lt=10**5)]  # pixels
+    width: Annotated[int, Field(ge=1, lt=10**5)]
     scheduler: str
     steps: int
     guidance_scale: float
@@ -51,7 +53,7 @@ class PictureSettings:
     model: str  # base, a variant, or a LoRA's file
     style: str | None
     weights_sha256: str | None  # of what was put on the base; None: nothing
-    strength: float
+    strength: Annotated[float, Field(ge=-100, le=100)]
     guidance_form: str = ORDINARY.form
     guidance_weight: float = ORDINARY.weight
 
@@ -77,9 +79,10 @@ def read_settings(path: Path) -> PictureSettings:
     try:
         with Image.open(path) as image:
             return TypeAdapter(PictureSettings).validate_json(image.info[PNG_TEXT], strict=True)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        why = printable(" ".join(str(error).split()))
         raise PictureError(
-            f"{path} does not say how it was drawn: only pictures of `nsync generate` do. ({error})"
+            f"{path} does not say how it was drawn: only pictures of `nsync generate` do. ({why})"
         ) from error
 
 
@@ -240,12 +243,18 @@ def draw_again(
             f"{picture} was drawn by {settings.model} as it was then: its weights are others now"
         )
     own = {name: getattr(settings, name) for name in ("scheduler", "steps", "guidance_scale")}
-    sampler = params.generation.sampler.model_dump() | own
     size = (settings.height, settings.width)
-    guidance = GuidanceConfig.model_validate(
-        {"form": settings.guidance_form, "weight": settings.guidance_weight}
-    )
-    manner = Manner(SamplerConfig.model_validate(sampler), size, (settings.strength,), guidance)
+    said = {"form": settings.guidance_form, "weight": settings.guidance_weight}
+    try:
+        sampler = SamplerConfig.model_validate(params.generation.sampler.model_dump() | own)
+        guidance = GuidanceConfig.model_validate(said)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise PictureError(
+            f"{picture} says that it was drawn with {'.'.join(map(str, wrong['loc']))} "
+            f"{wrong['input']!r}, as this version cannot: {wrong['msg']}"
+        ) from error
+    manner = Manner(sampler, size, (settings.strength,), guidance)
     drawn = generate(
         params,
         replace(model, words=None),  # the prompt names the style already

@@ -246,6 +246,12 @@ class Graph:
         for need in self.needs(artefact):
             made = self.made(need)
             assert made is not None, "the plan has its digest"
+            if made.of_what != (need.stage.name, *need.parts):
+                raise MissingArtifactError(
+                    f"{need.path} holds another artefact, {' · '.join(made.of_what)}, "
+                    f"and {artefact.title} would take it for {need.title}: run {need.stage.name} "
+                    "again first (`dvc repro` runs all that is out of date)."
+                )
             for path, digest in made.inputs.items():
                 if plan.inputs.get(path, digest) != digest:
                     raise MissingArtifactError(

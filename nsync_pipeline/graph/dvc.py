@@ -27,7 +27,7 @@ from nsync_pipeline.graph.table import STAGES, Stage
 from nsync_pipeline.params import Params
 from nsync_pipeline.settings import CHOICES_MADE
 from nsync_pipeline.settings_file import read_settings, with_values
-from nsync_pipeline.text import printable
+from nsync_pipeline.text import ESCAPED, printable
 from nsync_pipeline.tracking.destination import masked
 from nsync_pipeline.workspace import (
     ABLATIONS,
@@ -260,6 +260,7 @@ def version_source(workspace: Workspace, folder: Path) -> list[str]:
         cwd=workspace.root,
         capture_output=True,
         text=True,
+        errors=ESCAPED,
         check=False,
     )
     if done.returncode != 0:
@@ -280,6 +281,7 @@ REMEDIES = {
     "Forbidden": "`dvc remote modify --local` says who you are",
 }
 TRANSFER = "failed to transfer "
+TRACEBACK = "Traceback (most recent call last):"
 
 
 def dvc_reason(stderr: str, code: int) -> str:
@@ -292,7 +294,11 @@ def dvc_reason(stderr: str, code: int) -> str:
     said = [line.partition(" - ")[2] for line in said if line.startswith(TRANSFER)][:1] + [
         line for line in said if not line.startswith(TRANSFER)
     ]
-    # Where DVC itself broke, only the last line of its traceback says something.
-    reason = masked("; ".join(said) or (lines[-1] if lines else f"it ended with {code}"))
+    # Where DVC itself broke, only the last line of its traceback says something; of a file that it
+    # cannot read, the first lines do, and the last ones show a piece of it.
+    if not said and lines:
+        told = [line for line in lines if not line.startswith("WARNING: ")] or lines
+        said = [told[-1] if TRACEBACK in told else " ".join(told[:2])]
+    reason = masked("; ".join(said) or f"it ended with {code}")
     remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in reason), "put that right")
     return f"{printable(reason, 600)}: {remedy}"

@@ -46,6 +46,12 @@ class Made:
     previews: tuple[Mapping[str, str], ...] = ()  # title and file
     device: str = ""  # the kind that computed it: `cpu`, a card's name; empty where none is used
 
+    @property
+    def of_what(self) -> tuple[str, ...]:
+        """Which artefact it is: its stage, its style, and of which training."""
+        parts = (self.stage, self.style, self.variant, self.training_seed)
+        return tuple(str(part) for part in parts if part is not None)
+
     def made_alike(self, other: "Made") -> bool:
         """By the same stage and recipe, with the same settings, from the same inputs."""
         return (self.stage, self.recipe, self.settings, self.inputs) == (

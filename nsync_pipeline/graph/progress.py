@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
-from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
@@ -21,6 +20,7 @@ from rich.text import Text
 from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.pace import Pace, shown_speed, shown_time
 from nsync_pipeline.stage import Progress as TellProgress
+from nsync_pipeline.terminal import ShownConsole
 from nsync_pipeline.workspace import Workspace
 
 RUNNING = "running"
@@ -52,7 +52,7 @@ def shown_progress(
             told.append(_Lines(title, partial(_write_line, file), every=FILE_EVERY, share=0.0))
             until_end.callback(file.unlink, missing_ok=True)
         # On stdout: who runs this through DVC takes stderr to say why it failed.
-        console = Console()
+        console = ShownConsole()
         if console.is_terminal:
             bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -109,7 +109,7 @@ class Watch:
 
     def __init__(self, workspace: Workspace, clock: Callable[[], float] = time.monotonic) -> None:
         self._workspace, self._clock = workspace, clock
-        self._live = Live(console=Console(), auto_refresh=False, transient=True)
+        self._live = Live(console=ShownConsole(), auto_refresh=False, transient=True)
         self._said: dict[str, tuple[str, float]] = {}
 
     def __enter__(self) -> "Watch":

@@ -56,9 +56,12 @@ def chosen(
         params.training_seed(seed)
     if until is not None and until not in STAGES:
         raise ParamsError(f"{until!r} is not a stage; there are: {', '.join(STAGES)}")
+    stages = list(STAGES)[: None if until is None else list(STAGES).index(until) + 1]
     standings = graph.standings([style])
     there = {a for a, standing in standings.items() if standing.state is State.FRESH}
     for artefact in standings:
+        if artefact.stage.name not in stages:
+            continue
         asked_for = artefact.training is None or (
             artefact.variant in (variants or params.variants)
             and artefact.training_seed in (training_seeds or params.training_seeds)
@@ -66,8 +69,6 @@ def chosen(
         if asked_for and all(need in there for need in graph.needs(artefact)):
             there.add(artefact)
             yield artefact
-        if artefact.stage.name == until and artefact.training is None:
-            return
 
 
 def make_whole(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from nsync_pipeline.errors import PictureError
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.pictures.decoding import FORMATS, normalised, without_pixel_limit
 from nsync_pipeline.pictures.layout import damaged, picture_file
 
@@ -164,7 +164,9 @@ def open_picture(path: Path) -> Image.Image:
         with without_pixel_limit(), Image.open(picture_file(path), formats=FORMATS) as image:
             image.load()
             return normalised(image)
-    except (OSError, SyntaxError, PictureError) as error:
+    except MissingArtifactError:
+        raise
+    except Exception as error:  # a decoder raises almost anything on damaged data
         raise damaged(path, error) from error
 
 

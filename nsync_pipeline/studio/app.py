@@ -25,7 +25,7 @@ def make_app(workspace: Workspace, token: str) -> Starlette:
     app = Starlette(
         routes=_routes(),
         middleware=[Middleware(Guard, token=token)],
-        exception_handlers={UserError: mistake, 404: not_there},
+        exception_handlers={UserError: mistake, OSError: mistake, 404: not_there},
     )
     app.state.desk = desk
     return app

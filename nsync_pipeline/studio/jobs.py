@@ -20,10 +20,11 @@ from pathlib import Path
 import psutil
 from pydantic import TypeAdapter
 
-from nsync_pipeline.errors import WorkspaceBusyError
+from nsync_pipeline.errors import NotTextError, UserError, WorkspaceBusyError
 from nsync_pipeline.files import read_json, write_whole
 from nsync_pipeline.graph.locks import is_held
 from nsync_pipeline.graph.processes import last_words
+from nsync_pipeline.text import require_text
 from nsync_pipeline.workspace import Workspace
 
 NSYNC = (sys.executable, "-m", "nsync_pipeline.cli")
@@ -102,7 +103,13 @@ class Jobs:
 
         Raises:
             WorkspaceBusyError: one of this kind runs already.
+            UserError: what was typed into it is no text.
         """
+        for part in command:
+            try:
+                require_text(part)
+            except NotTextError as error:
+                raise UserError(f"What was typed {error}.") from error
         if (busy := self.running(kind)) is not None:
             raise WorkspaceBusyError(f"{busy.record.title} is under way: stop it, or wait.")
         self._folder.mkdir(parents=True, exist_ok=True)

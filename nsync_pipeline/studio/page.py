@@ -27,7 +27,7 @@ from starlette.responses import (
 )
 
 from nsync_pipeline.errors import UserError
-from nsync_pipeline.files import parse_json
+from nsync_pipeline.files import parse_json, refusal
 from nsync_pipeline.graph.artefacts import Graph
 from nsync_pipeline.params import Params
 from nsync_pipeline.studio import caption_desk
@@ -38,6 +38,7 @@ from nsync_pipeline.studio.picture_desk import PictureDesk, Pictures
 from nsync_pipeline.studio.tokens import TokenCounts
 from nsync_pipeline.style_set.config import StyleConfig
 from nsync_pipeline.templates import templates_in
+from nsync_pipeline.text import printable_lines
 from nsync_pipeline.workspace import TrainingRun, Workspace
 
 FOLDER = Path(__file__).parent
@@ -132,7 +133,7 @@ class Visit:
     def go_to(self, tab: str, notice: str = "") -> Response:
         """The tab of the style, or the address; with what there is to say of what was done."""
         url = tab if tab.startswith("/") else f"/styles/{self.style}/{tab}"
-        url += f"?notice={quote(notice)}" if notice else ""
+        url += f"?notice={quote(printable_lines(notice))}" if notice else ""
         return JSONResponse({"go": url}) if self.wants_json else RedirectResponse(url, 303)
 
     def go_back(self, otherwise: str, notice: str) -> Response:
@@ -229,17 +230,15 @@ def wants_json(request: Request) -> bool:
 
 
 async def mistake(request: Request, error: Exception) -> Response:
-    """A person's mistake: its message, where the person was."""
-    assert isinstance(error, UserError)
+    """A person's mistake, or what the machine refuses: its message, where the person was."""
+    told = printable_lines(refusal(error) if isinstance(error, OSError) else str(error))
     if wants_json(request):
-        content: dict[str, Any] = {"error": str(error)}
+        content: dict[str, Any] = {"error": told}
         status = 400
         if isinstance(error, ConflictError):
             content["current"], status = error.current, 409
         return JSONResponse(content, status)
-    return rendered(
-        "mistake.html", 400, message=str(error), back=request.headers.get("referer", "/")
-    )
+    return rendered("mistake.html", 400, message=told, back=request.headers.get("referer", "/"))
 
 
 async def not_there(request: Request, error: Exception) -> Response:

@@ -224,8 +224,7 @@ class _Source:
         left_out = [("the same pixels as", pair) for pair in ingestion.duplicates]
         left_out += [("looks the same as", pair) for pair in ingestion.near_duplicates]
         for why, pair in left_out:
-            name, _, kept = pair.partition(" = ")
-            cards.append(PictureCard(name, Standing.LEFT_OUT, why=f"{why} {kept}"))
+            cards.append(PictureCard(pair.name, Standing.LEFT_OUT, why=f"{why} {pair.kept}"))
         no_caption = "no caption came with it (style_set.uncaptioned is skip)"
         cards += [PictureCard(n, Standing.LEFT_OUT, why=no_caption) for n in ingestion.uncaptioned]
         cards += [PictureCard(p.name, Standing.UNUSABLE, why=p.reason) for p in ingestion.problems]

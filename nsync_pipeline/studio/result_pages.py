@@ -10,11 +10,13 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.given_files import given_files
+from nsync_pipeline.graph.processes import last_words
 from nsync_pipeline.pictures.layout import picture_file
 from nsync_pipeline.studio import home_desk, jobs
 from nsync_pipeline.studio.guard import OWN_PAGE_POLICY
 from nsync_pipeline.studio.jobs import Kind
 from nsync_pipeline.studio.page import NOT_THERE, SAMPLE_ROWS, Visit, file_or_not_there, rendered
+from nsync_pipeline.text import ESCAPED
 from nsync_pipeline.workspace import BASE
 
 
@@ -136,12 +138,9 @@ def export(visit: Visit) -> Response:
     folder = home_desk.export_folder(visit.workspace, visit.style, run)
     command = [*jobs.NSYNC, "export", visit.style, "--variant", run.variant]
     command += ["--training-seed", str(run.training_seed), "--output", str(folder)]
-    ended = subprocess.run(
-        command, cwd=visit.workspace.root, capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run(command, cwd=visit.workspace.root, capture_output=True, check=False)
     if ended.returncode != 0:
-        lines = ended.stderr.strip().splitlines() or ["nsync export failed"]
-        raise UserError(lines[-1].removeprefix("nsync: "))
+        raise UserError(last_words(ended.stderr.decode(errors=ESCAPED)) or "nsync export failed")
     return visit.go_to("home", f"Written to {folder}")
 
 

@@ -76,14 +76,25 @@ class IngestedPicture:
 
 
 @dataclass(frozen=True)
+class SameAs:
+    """A picture that is left out, as another is the same."""
+
+    name: str
+    kept: str  # the other's name
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.kept}"
+
+
+@dataclass(frozen=True)
 class Ingestion:
     """Every candidate is in exactly one of the first five."""
 
     pictures: tuple[IngestedPicture, ...]
     uncaptioned: tuple[str, ...]  # left out for want of a caption; empty where those are kept
     problems: tuple[Problem, ...]  # the source's too
-    duplicates: tuple[str, ...]  # the same pixels: "<left out> = <kept>"
-    near_duplicates: tuple[str, ...]  # the same to the eye; empty where those are kept
+    duplicates: tuple[SameAs, ...]  # the same pixels: "<left out> = <kept>"
+    near_duplicates: tuple[SameAs, ...]  # the same to the eye; empty where those are kept
     ignored: tuple[str, ...]  # the source's files that are neither pictures nor captions
 
 
@@ -130,8 +141,8 @@ class _GrowingSet:
     def __init__(self, drop_near_duplicates: bool) -> None:
         self.drop_near_duplicates = drop_near_duplicates
         self.pictures: list[IngestedPicture] = []
-        self.duplicates: list[str] = []
-        self.near_duplicates: list[str] = []
+        self.duplicates: list[SameAs] = []
+        self.near_duplicates: list[SameAs] = []
         self._index_of: dict[str, int] = {}  # by the hash of all pixels
         self._members: dict[int, list[int]] = {}  # of each group
         self._looks = LookIndex()
@@ -174,9 +185,9 @@ class _GrowingSet:
             self._members[joined] += moved
         return joined
 
-    def _leave_out(self, candidate: Candidate, kept: int, where: list[str]) -> None:
+    def _leave_out(self, candidate: Candidate, kept: int, where: list[SameAs]) -> None:
         picture = self.pictures[kept]
-        where.append(f"{candidate.name} = {picture.origin}")
+        where.append(SameAs(candidate.name, picture.origin))
         if picture.caption is None:
             self.pictures[kept] = replace(
                 picture, caption=candidate.caption, caption_source=candidate.caption_source

@@ -9,8 +9,11 @@ import difflib
 import io
 import json
 import unicodedata
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PurePath, PurePosixPath
@@ -18,7 +21,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from nsync_pipeline.errors import LISTED, CaptionError, NotTextError, PictureError, short_list
 from nsync_pipeline.files import parse_json
 from nsync_pipeline.given_files import given_files, read_given
-from nsync_pipeline.text import decoded, one_line, printable
+from nsync_pipeline.text import decoded, one_line, printable, says_something
 
 FILE_COLUMN = "file_name"
 TEXT_COLUMNS = ("text", "caption")  # Hugging Face's imagefolder; of both, ``text`` is taken
@@ -32,7 +35,7 @@ class MetadataRow:
     """A picture's caption in a metadata file."""
 
     picture: str  # POSIX, relative to the metadata file's folder
-    caption: str | None  # one line; None where the row has no text, or only white space
+    caption: str | None  # one line; None where the row has no text that says something
     line: int  # the first is 1
 
 
@@ -50,7 +53,7 @@ def read_caption_file(path: Path) -> str:
 
 
 def as_caption(text: str, where: str = "") -> str | None:
-    """``text`` as a caption, in one line; None where there is nothing but white space.
+    """``text`` as a caption, in one line; None where there is nothing but white space or signs.
 
     Raises:
         CaptionError: it is too long, or holds what is no text.
@@ -63,7 +66,7 @@ def as_caption(text: str, where: str = "") -> str | None:
         raise CaptionError(
             f"{where}has {len(caption)} characters: a caption has {MOST_CAPTION} at most"
         )
-    return caption or None
+    return caption if says_something(caption) else None
 
 
 def read_metadata(path: Path) -> list[MetadataRow]:
@@ -228,6 +231,8 @@ DATA_SUFFIXES = frozenset(
 OTHER_TEXTS = frozenset(
     {".cap", ".caps", ".tag", ".tags", ".text", ".prompt", ".md", ".rtf", ".doc", ".docx", ".odt"}
 )
+PACKED = (b"PAR1", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""How files begin whose text cannot be searched: Parquet, and what is compressed."""
 CAPTION_STEMS = ("metadata", "meta_", "caption", "prompt", "label", "description")
 """How the names of such files begin that most likely hold captions."""
 
@@ -327,16 +332,21 @@ def _may_hold_captions(
     ``owners`` are the pictures without a caption, by name and by stem, and ``without`` some of
     them.
     """
-    lower = PurePosixPath(name.lower())
-    if lower.suffix not in DATA_SUFFIXES | OTHER_TEXTS:
+    lower = PurePosixPath(name.lower().rstrip("~"))
+    kinds = set(lower.suffixes)  # also what a copy was before: "metadata.jsonl.bak"
+    if not kinds & (DATA_SUFFIXES | OTHER_TEXTS | CAPTION_SUFFIXES):
         return None
-    if (owner := owners.get(_stem(name))) is not None:
-        return (
-            f"seems to be the caption of {printable(owner)}, and is of a kind that is not read: "
-            f"save it as {printable(_stem(owner))}.txt, or move it away"
-        )
-    named = lower.name.startswith(CAPTION_STEMS) or _names_one_of(path, without)
-    if lower.suffix not in DATA_SUFFIXES or not named:
+    stem = name
+    while stem := _stem(stem):
+        if (owner := owners.get(stem)) is not None:
+            return (
+                f"seems to be the caption of {printable(owner)}, and is of a kind that is not "
+                f"read: save it as {printable(_stem(owner))}.txt, or move it away"
+            )
+    is_copy = not name.lower().endswith(tuple(DATA_SUFFIXES))
+    if not kinds & DATA_SUFFIXES or (is_copy and not without):
+        return None
+    if not (lower.name.startswith(CAPTION_STEMS) or _names_one_of(path, without)):
         return None
     return (
         "seems to hold captions, and is of a kind that is not read: save it as "
@@ -344,12 +354,35 @@ def _may_hold_captions(
     )
 
 
-def _names_one_of(path: Path, pictures: Iterable[str]) -> bool:
+def _names_one_of(path: Path, pictures: Sequence[str]) -> bool:
+    """Whether a table names one of ``pictures``; one that is packed otherwise than as a zip may."""
     try:
         content = read_given(path, MOST_METADATA)
     except PictureError:
         return False
-    return any(PurePosixPath(name).name.encode() in content for name in pictures)
+    if content.startswith(PACKED):
+        return bool(pictures)
+    if zipfile.is_zipfile(io.BytesIO(content)):  # .xlsx and .ods are
+        content = _unzipped(content)
+    names = [PurePosixPath(name).name for name in pictures]
+    return any(name.encode(code) in content for name in names for code in ("utf-8", "utf-16-le"))
+
+
+def _unzipped(content: bytes) -> bytes:
+    """What is in a zip, as far as it can be read: together no more than a table may have."""
+    parts: list[bytes] = []
+    left = MOST_METADATA
+    with (
+        suppress(
+            zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError
+        ),
+        zipfile.ZipFile(io.BytesIO(content)) as packed,
+    ):
+        for entry in packed.infolist():
+            with packed.open(entry) as file:
+                parts.append(file.read(left))
+            left -= len(parts[-1])
+    return b"".join(parts)
 
 
 def _is_sidecar(path: PurePath) -> bool:

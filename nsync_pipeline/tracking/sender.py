@@ -96,8 +96,8 @@ def _provenance(workspace: Workspace) -> dict[str, str]:
         found["mlflow.user"] = getpass.getuser()
     with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(workspace.root), "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-        found["mlflow.source.git.commit"] = done.stdout.strip()
+        done = subprocess.run(command, capture_output=True, timeout=5, check=True)
+        found["mlflow.source.git.commit"] = done.stdout.decode("ascii").strip()
     return found
 
 

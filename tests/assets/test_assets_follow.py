@@ -112,6 +112,16 @@ def test_artefact_shows_previews_first_and_where_it_lies(page: Page, make: Make)
     assert shown["folder"].value == str(page.place.style_set("ink"))
 
 
+def test_a_damaged_preview_is_left_out(page: Page, make: Make) -> None:
+    make()
+    (page.place.style_set("ink") / "preview-1.jpg").write_bytes(b"\xff\xd8 and no more")
+    page.tick()
+    event = page.instance.get_latest_materialization_event(AssetKey("style_set"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert "at a glance" not in event.asset_materialization.metadata
+
+
 def test_changed_setting_of_a_variant_is_told_of_what_depends_on_it(
     page: Page, make: Make, place: Workspace
 ) -> None:

@@ -361,6 +361,41 @@ def test_a_file_that_is_none_is_refused_and_nothing_is_kept(
     assert not workspace.choices(STYLE).exists()
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=3,
+)
+KEYS = st.sampled_from(
+    ("format", "style", "page", "pair", "asked", "judge", "sitting", "saved", "choices")
+)
+
+
+@pytest.fixture(scope="module")
+def page(made: Workspace) -> BlindPage:
+    return blind_page(made, STYLE, A, B, 40, 0)
+
+
+@settings(deadline=None, max_examples=15, database=None, derandomize=True)
+@given(st.dictionaries(KEYS, JSON, min_size=1, max_size=2), st.booleans())
+def test_whatever_a_choices_file_says_it_is_taken_or_refused(
+    made: Workspace, page: BlindPage, changes: dict[str, Any], of_these: bool
+) -> None:
+    if not of_these:  # of pictures that are no longer there
+        changes = {"page": "0" * 16, **changes}
+    with TemporaryDirectory() as folder:
+        file = saved(Path(folder) / "c.json", page, {page.pairs[0].id: "left"}, changes)
+        try:
+            taken = take(made, file)
+        except ChoicesError:
+            assert not made.choices(STYLE).exists()
+            return
+        kept = read(made)
+    shutil.rmtree(made.choices(STYLE))
+    counted = [len(found.outcomes) for found in kept.choices]
+    assert taken.choices == sum(counted) + sum(aside.choices for aside in kept.set_aside)
+
+
 def test_a_spoiled_file_among_those_that_are_kept_is_named(
     workspace: Workspace, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_no_file_is_no_captions(tmp_path: Path) -> None:
         ('{"id": "a", "caption": "a boat"}', "an object with id, file, caption"),
         ('{"id": "a", "file": "b", "caption": 3}', "must be text"),
         ('{"id": "a", "file": "b", "caption": " "}', "must not be empty"),
+        ('{"id": "a", "file": "b", "caption": "..."}', "must not be empty"),
         ('{"id": "00", "file": "b", "caption": "again"}', "has one already"),
     ],
 )

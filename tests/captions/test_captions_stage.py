@@ -120,7 +120,13 @@ def test_the_name_that_the_base_may_know_goes_too(tmp_path: Path, tiny_base: Pat
 
 def test_a_caption_of_style_words_alone_is_refused(tmp_path: Path, tiny_base: Path) -> None:
     with pytest.raises(CaptionError, match=r'nothing is left of 1 captions .*\n.*0\.png: "a paint'):
-        run(tmp_path, tiny_base, ["a painting", "a boat"])
+        run(tmp_path, tiny_base, ["a painting !*", "a boat"])
+
+
+def test_a_caption_of_signs_alone_is_none(tmp_path: Path, tiny_base: Path) -> None:
+    """As in a style set that was made when it counted as one."""
+    with pytest.raises(CaptionError, match=r"1 of 2 pictures have no caption:\n.*0\.png"):
+        run(tmp_path, tiny_base, ["***", "a boat"])
 
 
 def test_a_long_caption_is_cut_so_that_the_style_still_fits(

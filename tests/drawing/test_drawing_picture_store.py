@@ -1,11 +1,15 @@
 """The store of drawn pictures: nothing is drawn twice, nothing broken is taken."""
 
 import io
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,9 +21,11 @@ from nsync_pipeline.drawing.picture_store import (
     png_bytes,
 )
 from nsync_pipeline.drawing.sampling import PictureRequest
+from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.families.config import BaseModelConfig
 from nsync_pipeline.families.family import Family
 from nsync_pipeline.families.loading import load_family
+from nsync_pipeline.pictures.pixels import open_picture
 
 SAMPLER = SamplerConfig(steps=2, guidance_scale=4.0, batch_size=2)
 REQUESTS = [PictureRequest(f"p{n}", "a tree", n) for n in range(5)]
@@ -54,6 +60,27 @@ def test_a_batch_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError)):
         PictureStore(tmp_path).put({"a": whole, "b": broken})
     assert list(tmp_path.iterdir()) == []
+
+
+@settings(deadline=None, max_examples=200, database=None, derandomize=True)
+@given(st.integers(0, 10**6), st.binary(max_size=9), st.booleans())
+@example(16, (60_000).to_bytes(4, "big") * 2, True)  # more pixels than Pillow opens
+def test_a_picture_with_any_bytes_is_whole_or_drawn_again(
+    tmp_path_factory: pytest.TempPathFactory, place: int, put: bytes, signed: bool
+) -> None:
+    """Bytes in the place of others; ``signed``: the header's check sum is made to fit."""
+    content = bytearray(png_bytes(np.zeros((4, 4, 3), np.uint8), {"nsync": "{}"}))
+    start = place % len(content)
+    content[start : start + len(put)] = put
+    if signed:
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    folder = tmp_path_factory.getbasetemp() / "any" / "abc"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "p.png").write_bytes(content)
+    for key, file in PictureStore(folder.parent).pictures().items():
+        assert key == "p"
+        with suppress(MissingArtifactError):
+            open_picture(file)
 
 
 def test_second_run_draws_nothing(family: Family, tmp_path: Path) -> None:

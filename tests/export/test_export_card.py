@@ -134,6 +134,7 @@ HOSTILE = (
     '\\" + __import__("os").system("touch F") + "', "'''", "\n```\nimport os\n", "a\\", "{x}",
     "<script>alert(1)</script>", "![x](javascript:alert(1))", "| a | b |\n| - | - |", "`<b>`",
     "```\n<img src=x>\n```", "\r\n<iframe>", "a\u2028<b>", "<!-- ", "[a](http://x)", "&lt;b&gt;",
+    "~~~\nimport os", "mine\n---\nlicense: x", "a\n# b\n===", "***",
 )  # fmt: skip
 texts = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
@@ -205,7 +206,8 @@ def test_texts_of_others_are_only_words_on_the_card(
     flat = [t for token in tokens for t in (token, *(token.children or ()))]
     html = [token.content for token in flat if token.type in ("html_block", "html_inline")]
     assert all(h.strip() in DETAILS for h in html), html
-    assert not [t.type for t in flat if t.type in ("link_open", "image")]
+    assert not [t.type for t in flat if t.type in ("link_open", "image", "hr")]
+    assert [t.tag for t in flat if t.type == "heading_open"] == ["h1", *["h2"] * 6]
     blocks = [token.content for token in flat if token.type == "fence"]
     assert len(blocks) == 2
     ast.parse(blocks[0])

@@ -305,6 +305,15 @@ def test_the_command_says_what_it_wrote_and_what_is_missing(
     assert (folder / KOHYA_FILE).is_file()
 
 
+@pytest.mark.parametrize("author", ["A\x1b[2J", "\ud800", "A\x00", "A\ufffd"])
+def test_an_author_that_is_no_text_is_refused(
+    made: tuple[Workspace, Params], tmp_path: Path, author: str
+) -> None:
+    with pytest.raises(UserError, match=r"^--author holds U\+"):
+        export_model(*made, STYLE, "nsync", "kohya", tmp_path / "x", author=author)
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_is_not_trained_is_not_exported(
     made: tuple[Workspace, Params], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from nsync_pipeline.adaptation.lora_file import read_lora_file
@@ -219,9 +221,43 @@ def test_a_picture_is_drawn_again_from_its_own_file(
 def test_other_pictures_do_not_say_how_they_were_drawn(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "mine.png")
     (tmp_path / "text.png").write_text("no picture")
-    for name in ("mine.png", "text.png", "missing.png"):
+    size = (40_000).to_bytes(4, "big")  # both sides: more than Pillow opens
+    header = b"IHDR" + size + size + bytes([8, 2, 0, 0, 0])
+    crc = zlib.crc32(header).to_bytes(4, "big")
+    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + crc
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    for name in ("mine.png", "text.png", "missing.png", "bomb.png"):
         with pytest.raises(PictureError, match="does not say how it was drawn"):
             read_settings(tmp_path / name)
+
+
+SAID = {
+    "prompt": "a tree", "seed": 0, "height": 32, "width": 32, "scheduler": "ddim", "steps": 2,
+    "guidance_scale": 3.0, "base_model": "x", "base_revision": "y", "model": "nsync",
+    "style": STYLE, "weights_sha256": None, "strength": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": -1}, {"seed": 2**64}, {"height": 0}, {"width": 10**9}, {"strength": 1e308},
+        {"strength": float("nan")}, {"steps": "2"},
+        {"steps": 0}, {"scheduler": "x"}, {"guidance_scale": float("inf")},
+        {"guidance_form": "\x1b[2J"}, {"guidance_weight": float("nan")},
+    ],
+)  # fmt: skip
+def test_a_picture_that_says_what_cannot_be_drawn_is_refused(
+    workspace: Workspace, params: Params, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """As another version, or anybody, may have written it."""
+    info = PngInfo()
+    model = drawing_model(workspace, params, STYLE, "nsync")
+    info.add_text("nsync", json.dumps(SAID | {"weights_sha256": model.weights_sha256()} | change))
+    file = tmp_path / "mine.png"
+    Image.new("RGB", (32, 32)).save(file, pnginfo=info)
+    with pytest.raises(PictureError):
+        draw_again(params, read_settings(file), file, model, tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,31 @@ def test_stage_ends_when_its_dvc_is_killed(tmp_path: Path, shell: str) -> None:
     _until(lambda: not _is_alive(stage))
 
 
+def test_a_command_ends_with_its_parent_while_it_loads_its_libraries(tmp_path: Path) -> None:
+    """For as long as imports take, nobody has told the kernel yet."""
+    ready = tmp_path / "ready"
+    slow = f"import pathlib, time\npathlib.Path({str(ready)!r}).touch()\ntime.sleep(60)\n"
+    (tmp_path / "typer.py").write_text(slow)  # which every command imports
+    path = f"{tmp_path}{os.pathsep}{REPOSITORY}"
+    command = [
+        sys.executable,
+        "-c",
+        LIKE_DVC,
+        "/bin/sh",
+        f"exec {sys.executable} -m nsync_pipeline.cli",
+    ]
+    dvc = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path, "DVC_STAGE": "training@ink"},
+    )  # fmt: skip
+    assert dvc.stdout is not None
+    stage = int(dvc.stdout.readline())
+    _until(ready.exists)
+    os.kill(dvc.pid, signal.SIGKILL)
+    dvc.wait()
+    _until(lambda: not _is_alive(stage), seconds=20)
+
+
 def _is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -61,8 +86,8 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+def _until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.05)

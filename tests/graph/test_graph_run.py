@@ -199,6 +199,23 @@ def test_what_was_made_from_different_things_is_not_mixed(
     assert run(workspace, "training", variant="nsync").is_new
 
 
+def test_what_was_copied_into_anothers_place_is_not_taken_for_it(
+    fakes: Fakes, workspace: Workspace
+) -> None:
+    make_all(workspace)
+    for kind in (workspace.model, workspace.samples):
+        shutil.rmtree(kind("ink", "lora", 0))
+        shutil.copytree(kind("ink", "nsync", 0), kind("ink", "lora", 0))
+    said = r"ink/lora/0 holds another artefact, {} · ink · nsync · 0, and .* · lora · 0: run {} "
+    with pytest.raises(MissingArtifactError, match=said.format("training", "training")):
+        run(workspace, "generation", variant="lora")
+    with pytest.raises(MissingArtifactError, match=said.format("generation", "generation")):
+        run(workspace, "evaluation", force=True)
+    assert run(workspace, "training", variant="lora").is_new
+    assert run(workspace, "generation", variant="lora").is_new
+    assert not run(workspace, "evaluation").is_new
+
+
 def test_a_report_needs_no_choices(fakes: Fakes, workspace: Workspace) -> None:
     make_all(workspace)
     assert not workspace.choices("ink").exists()

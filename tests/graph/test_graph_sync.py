@@ -106,6 +106,14 @@ Is your cache up to date?
 """
 
 
+CONFLICT = """\
+'./x.dvc' is invalid (possible merge conflicts).
+
+Mapping values are not allowed in this context, in line 2, column 5
+  2 outs: []
+"""
+
+
 @pytest.mark.parametrize(
     ("stderr", "said"),
     [
@@ -114,6 +122,8 @@ Is your cache up to date?
         ("WARNING: x\nERROR: a\n  more\nERROR: b\n", "a; b: put that right"),
         ("Traceback (most recent call last):\n  File\nKeyError: 'x'\n", "KeyError: 'x': put that"),
         ("", "it ended with 255: put that right"),
+        (CONFLICT, "'./x.dvc' is invalid (possible merge conflicts). Mapping values are not"),
+        ("/usr/bin/python: No module named dvc\n", "No module named dvc: put that right"),
         (FULL_REMOTE, "No space left on device: 'a' -> 'r'; failed to push data to the cloud - 2"),
         (FULL_REMOTE, "2 files failed to upload: make room there"),
         (EMPTY_REMOTE, "Checkout failed for following targets: the remote does not hold it"),

@@ -15,6 +15,7 @@ from nsync_pipeline.errors import ParamsError, WorkerError
 from nsync_pipeline.graph import run as of_run
 from nsync_pipeline.graph.artefacts import AblationPart, Artefact, Graph, State
 from nsync_pipeline.graph.progress import Watch, running
+from nsync_pipeline.graph.table import STAGES
 from nsync_pipeline.graph.whole import chosen, make_all, make_whole
 from nsync_pipeline.workspace import Workspace
 from tests.support import fake_nsync
@@ -51,6 +52,16 @@ def test_a_last_stage_is_the_last_one(fakes: Fakes, workspace: Workspace) -> Non
     assert fakes.ran == ["style_set-ink", "captions-ink"]
     assert [outcome.is_new for outcome in outcomes] == [True, True]
     assert said == ["[1 of 2] style_set · ink", "[2 of 2] captions · ink"]
+
+
+@pytest.mark.parametrize("last", list(STAGES))
+def test_nothing_is_made_after_the_last_stage(workspace: Workspace, last: str) -> None:
+    """Also where there is one artefact of it a training."""
+    graph = Graph.read(workspace)
+    stages = [artefact.stage.name for artefact in chosen(graph, "ink", until=last)]
+    wanted = list(STAGES)[: list(STAGES).index(last) + 1]
+    assert list(dict.fromkeys(stages)) == wanted
+    assert len(stages) == sum(len(list(graph.of_stage(STAGES[name], "ink"))) for name in wanted)
 
 
 def test_a_status_that_is_said_beside_what_was_made_is_not_said_again(

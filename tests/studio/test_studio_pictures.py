@@ -12,6 +12,7 @@ from tests.support.picture_files import save
 from tests.support.studio import client_of, desk_of, read_all, said, text_of
 
 BATCH = "0123456789abcdef"
+JSON = "application/json"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -88,6 +89,31 @@ def dropped(studio: TestClient, folder: Path) -> None:
     for path in sorted(folder.rglob("*.*")):
         name = path.relative_to(folder.parent).as_posix()
         assert studio.put(f"/upload/{BATCH}/{name}", content=path.read_bytes()).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["é" * 130 + ".png", "a.png/b.png"])
+def test_a_file_that_the_disk_does_not_take_is_said(studio: TestClient, name: str) -> None:
+    """A name that is too long in UTF-8, and a folder where a file is."""
+    assert studio.put(f"/upload/{BATCH}/a.png", content=b"x").status_code == 200
+    answer = studio.put(f"/upload/{BATCH}/{name}", content=b"x", headers={"Accept": JSON})
+    assert answer.status_code == 400
+    assert answer.json()["error"].endswith(("File name too long", "File exists"))
+
+
+@pytest.mark.parametrize("sign", ["\x00", "\x1b"])
+def test_a_prompt_that_is_no_text_is_refused_at_once(studio: TestClient, sign: str) -> None:
+    form = {"prompts": f"a{sign}boat", "run": "nsync"}
+    answer = studio.post("/styles/hills/compare", json=form, headers={"Accept": JSON})
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("What was typed holds U+00")
+
+
+def test_two_that_are_the_same_are_told_apart_by_any_name(
+    studio: TestClient, workspace: Workspace
+) -> None:
+    folder = workspace.source("hills")
+    (folder / "e.png").rename(folder / "e = a.png")
+    assert standings(studio)["e = a.png"] is Standing.LEFT_OUT
 
 
 def own(folder: Path, count: int = 4) -> Path:

@@ -1,8 +1,10 @@
 """Which files of a person's folder are read, and what is done about the others."""
 
+import gzip
 import os
 import socket
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,18 +165,23 @@ def _is_utf8(name: str) -> bool:
     return name == name.encode("utf-8", "replace").decode()
 
 
-BLANK = {
-    "a.txt": " \n\u200b\ufeff\n",
-    "a.caption": "",
-    "metadata.jsonl": '{"file_name": "a.png", "text": " "}\n',
-    "captions.jsonl": '{"file_name": "a.png", "text": null}\n',
-    "metadata.csv": "file_name,text\na.png,\n",
-}
+BLANK = [
+    ("a.txt", " \n\u200b\ufeff\n"),
+    ("a.txt", "-"),
+    ("a.txt", "... , ***\n"),
+    ("a.caption", ""),
+    ("metadata.jsonl", '{"file_name": "a.png", "text": " "}\n'),
+    ("metadata.jsonl", '{"file_name": "a.png", "text": "\u2014 \u3002"}\n'),
+    ("captions.jsonl", '{"file_name": "a.png", "text": null}\n'),
+    ("metadata.csv", "file_name,text\na.png,\n"),
+    ("metadata.csv", 'file_name,text\na.png,"(=)"\n'),
+]
+"""Nothing, white space, signs alone."""
 
 
-@pytest.mark.parametrize("name", BLANK)
-def test_a_blank_caption_is_none(folder: Path, name: str) -> None:
-    (folder / name).write_text(BLANK[name], encoding="utf-8")
+@pytest.mark.parametrize(("name", "text"), BLANK)
+def test_a_blank_caption_is_none(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text, encoding="utf-8")
     source = read_source(folder)
     assert not source.caption_problems
     assert [(p.caption, p.caption_source, p.caption_file) for p in source.pictures] == [(None,) * 3]
@@ -262,6 +269,45 @@ def test_a_table_that_names_pictures_without_a_caption_is_said(folder: Path, nam
     assert not caption_problems(folder)
     (folder / name).write_text("image,description\na.png,a boat\n")
     assert caption_problems(folder)[0].startswith(f"{name} seems to hold captions")
+    (folder / "a.txt").write_text("a boat")
+    assert not caption_problems(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.txt.bak", "a.caption.old", "a.png.txt~", "metadata.jsonl.bak", "metadata.csv~",
+     "captions.jsonl.gz", "prompts.CSV.1", "data.csv.orig"],
+)  # fmt: skip
+def test_a_copy_of_captions_is_said_where_there_are_none(folder: Path, name: str) -> None:
+    (folder / name).write_text("file_name,text\na.png,a boat\n")
+    assert caption_problems(folder)[0].startswith(f"{name} seems to ")
+    (folder / "a.txt").write_text("a boat")
+    assert not caption_problems(folder)
+
+
+@pytest.mark.parametrize("kind", ["xlsx", "ods", "xls", "parquet", "csv.gz"])
+def test_a_packed_table_that_may_name_pictures_without_a_caption_is_said(
+    folder: Path, kind: str
+) -> None:
+    """A zip and an old Excel file are searched; what is packed otherwise may hold any name."""
+
+    def write(name: str) -> None:
+        path = folder / f"stock.{kind}"
+        if kind in ("xlsx", "ods"):
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+                packed.writestr("sheet.xml", f"<t>{name}</t>" * 20)
+        else:
+            content = {
+                "xls": b"\xd0\xcf\x11\xe0" + name.encode("utf-16-le"),
+                "parquet": b"PAR1\x00PAR1",
+                "csv.gz": gzip.compress(name.encode()),
+            }
+            path.write_bytes(content[kind])
+
+    write("b.png")
+    assert bool(caption_problems(folder)) == (kind in ("parquet", "csv.gz"))
+    write("a.png")
+    assert caption_problems(folder)[0].startswith(f"stock.{kind} seems to hold captions")
     (folder / "a.txt").write_text("a boat")
     assert not caption_problems(folder)
 

@@ -23,6 +23,7 @@ from nsync_pipeline.errors import ElsewhereError, NotFetchedError, UserError
 from nsync_pipeline.files import write_whole
 from nsync_pipeline.graph.dvc import dvc_reason
 from nsync_pipeline.settings_file import read_settings
+from nsync_pipeline.text import ESCAPED
 from nsync_pipeline.tracking.destination import masked
 
 SECRET = (
@@ -146,7 +147,8 @@ def _dvc(folder: Path, *arguments: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("DVC_ROOT", "DVC_STAGE")}
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, errors=ESCAPED,
+        check=False,
     )  # fmt: skip
     if done.returncode != 0:
         raise UserError(masked(dvc_reason(done.stderr, done.returncode)))
