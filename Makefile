@@ -40,7 +40,7 @@ evidence: setup ## Measure what the contrast does on the drawn world (many hours
 	@$(BIN)/python -m benchmarks.evidence run
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=gate --cov --cov-report=term
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --hypothesis-profile=gate --cov --cov-report=term
 
 test-fast: setup ## Run the tests that take seconds, with new random examples each time
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not pipeline"

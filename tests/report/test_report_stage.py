@@ -27,6 +27,7 @@ from nsync_pipeline.report import stage as report
 from nsync_pipeline.report.choices import choices_section
 from nsync_pipeline.report.config import ReportSettings
 from nsync_pipeline.report.plots import COLOURS
+from nsync_pipeline.report.words import RULES
 from nsync_pipeline.stage import StageResult
 from nsync_pipeline.workspace import (
     BASE,
@@ -468,4 +469,4 @@ def test_a_models_folder_is_not_shown(name: str, shown: str) -> None:
 
 
 def test_every_update_rule_has_its_words() -> None:
-    assert set(report.RULES) == set(get_args(UpdateRule))
+    assert set(RULES) == set(get_args(UpdateRule))
