@@ -21,6 +21,7 @@ from nsync_pipeline.errors import MissingArtifactError, UserError
 from nsync_pipeline.params import Params
 from nsync_pipeline.pictures.manifest import BY_MODEL, CAPTIONS, read_manifest
 from nsync_pipeline.studio.picture_desk import PictureCard, Standing
+from nsync_pipeline.text import one_line, without_controls
 from nsync_pipeline.workspace import MANIFEST_FILE, Workspace
 
 PATIENCE = 10.0  # seconds that another may write
@@ -233,7 +234,7 @@ def outlook(
             not at hand: then nothing is said of its length.
         most: that the model takes.
     """
-    raw = caption_line(text)
+    raw = one_line(without_controls(text))
     scrubbed = scrub(raw, style_words, names).caption
     fitted = fit(scrubbed, tokens, most).caption if tokens is not None else scrubbed
     return Outlook(fitted, tuple(_pieces(raw, scrubbed, fitted)))
