@@ -136,7 +136,15 @@ def _values(result: Result, name: str) -> Sequence[float] | None:
     return result.pictures.get(name)
 
 
-Verdict = Literal["better", "worse", "trade-off", "cannot be told apart", "too few trainings"]
+Verdict = Literal[
+    "better",
+    "worse",
+    "trade-off",
+    "keeps more content",
+    "loses content",
+    "cannot be told apart",
+    "too few trainings",
+]
 
 
 @dataclass(frozen=True)
@@ -150,16 +158,22 @@ class Difference:
     content: Measure
     leak: Measure | None
     p_style: float  # two-sided, Holm-adjusted over the differences of the page
+    p_content: float  # alike
     trainings: int  # of each, over all styles
     fewest: int  # trainings of a style
 
     @property
     def verdict(self) -> Verdict:
-        """Of a: better where its style is significantly more recognised and nothing else lost."""
+        """Of a: better where its style is significantly more recognised and nothing else lost.
+
+        Where the style tells them apart in no way, what is significantly more of the content may.
+        """
         if self.fewest < ENOUGH_TRAININGS:
             return "too few trainings"
         if self.p_style > SIGNIFICANCE:
-            return "cannot be told apart"
+            if self.p_content > SIGNIFICANCE or abs(self.content.value) <= MOST_CONTENT_LOST:
+                return "cannot be told apart"
+            return "keeps more content" if self.content.value > 0 else "loses content"
         sign = 1 if self.style.value > 0 else -1
         lost = -sign * self.content.value
         leaked = 0.0 if self.leak is None else sign * self.leak.value
@@ -172,8 +186,12 @@ def differences(trials: Trials, pairs: Sequence[tuple[str, str, str]]) -> list[D
     """The differences of ``(set, a, b)``, as one family of comparisons."""
     found = [_difference(trials, *pair) for pair in pairs]
     there = [difference for difference in found if difference is not None]
-    adjusted = holm([difference.p_style for difference in there])
-    return [replace(difference, p_style=p) for difference, p in zip(there, adjusted, strict=True)]
+    of_style = holm([difference.p_style for difference in there])
+    of_content = holm([difference.p_content for difference in there])
+    return [
+        replace(difference, p_style=style, p_content=content)
+        for difference, style, content in zip(there, of_style, of_content, strict=True)
+    ]
 
 
 def _difference(trials: Trials, of: str, a: str, b: str) -> Difference | None:
@@ -187,5 +205,7 @@ def _difference(trials: Trials, of: str, a: str, b: str) -> Difference | None:
     if style is None or content is None:
         return None
     counts = [len(chosen) for chosen in seeds.values()]
-    p = two_sided_p(style.draws)
-    return Difference(of, a, b, style, content, less(LEAK), p, sum(counts), min(counts))
+    p_style, p_content = two_sided_p(style.draws), two_sided_p(content.draws)
+    return Difference(
+        of, a, b, style, content, less(LEAK), p_style, p_content, sum(counts), min(counts)
+    )

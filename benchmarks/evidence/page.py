@@ -271,7 +271,10 @@ def _said(named: Sequence[str], verdict: str) -> str:
         "better": "are better" if several else "is better",
         "worse": "are worse" if several else "is worse",
         "trade-off": ("trade" if several else "trades") + " style for content or leak",
-        "cannot be told apart": "cannot be told apart by style",
+        "keeps more content": ("keep" if several else "keeps")
+        + " more of the content, at no less style",
+        "loses content": ("lose" if several else "loses") + " content, for no more style",
+        "cannot be told apart": "cannot be told apart",
         "too few trainings": "cannot be judged: too few trainings",
     }
     return f"{_listed(named)} {words[verdict]}"
@@ -341,10 +344,10 @@ def _set_section(
     if of_set:
         lines += [
             *_text(
-                "Differences, paired over seeds and prompts; p is of the style's, adjusted (Holm)",
-                "over all on this page. *Better*: p at most .05, and at most",
+                "Differences, paired over seeds and prompts; each p is adjusted (Holm) over all on",
+                "this page. *Better*: p of the style at most .05, and at most",
                 f"{MOST_CONTENT_LOST:g} of content lost and {MOST_LEAK_ADDED:g} of leak added;",
-                "else a trade-off.",
+                "else a trade-off. Where the style tells nothing apart, the content may, alike.",
             ),
             "",
             *differences_table(of_set),

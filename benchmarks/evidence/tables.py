@@ -60,13 +60,14 @@ def differences_table(found: Sequence[Difference]) -> list[str]:
             difference(one.style),
             f"{one.p_style:.3f}",
             difference(one.content),
+            f"{one.p_content:.3f}",
             "" if one.leak is None else difference(one.leak),
             str(one.trainings),
             one.verdict if one.verdict != "better" else "**better**",
         ]
         for one in found
     ]
-    heads = ["", "style recognised", "p", "content kept", "leak", "trainings each", "verdict"]
+    heads = ["", "style recognised", "p", "content kept", "p", "leak", "trainings each", "verdict"]
     return markdown(heads, rows)
 
 

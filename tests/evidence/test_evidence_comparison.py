@@ -136,6 +136,23 @@ def test_a_method_that_lost_its_style_is_worse() -> None:
     assert found.verdict == "worse"
 
 
+@pytest.mark.parametrize(
+    ("content", "verdict"),
+    [(0.3, "loses content"), (1.0, "keeps more content"), (0.66, "cannot be told apart")],
+)
+def test_where_the_style_is_the_same_the_content_decides(content: float, verdict: str) -> None:
+    trials = Trials.of(
+        [
+            *of_method("lora", *[[0.9, 0.8]] * 3, content=[0.7] * 2),
+            *of_method("nsync", *[[0.8, 0.9]] * 3, content=[content] * 2),
+        ]
+    )
+
+    (found,) = differences(trials, [("night", "nsync", "lora")])
+
+    assert found.verdict == verdict
+
+
 def test_chance_tells_no_methods_apart() -> None:
     trials = Trials.of(
         [
