@@ -7,6 +7,8 @@ from pathlib import Path
 # One thread a process, for the tests and what they start: there is a test process a core, and
 # thread pools that compete for the cores make each other many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A start of DVC that has no settings yet would start a second one, to tell of it.
+os.environ["DVC_NO_ANALYTICS"] = "1"
 # What tests start finds this checkout's packages, as they do.
 ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
