@@ -109,16 +109,14 @@ def _compared(trials: Trials, of: str) -> list[tuple[str, str]]:
     and against itself as it was trained, for what the drawing brings.
     """
     entries = trials.methods(of)
-    best = {entry.split()[0]: entry for entry in entries}  # as trained comes first
-    pairs = [(own, "lora") for own in best if own in entries and own != "lora"]
+    best = {entry.split()[0]: entry for entry in entries}  # as trained comes before
+    as_trained = [method for method in best if method in entries]
+    pairs = [(method, "lora") for method in as_trained]
     for control in ("lora", "lora_longer"):
-        if control in best:
-            pairs += [
-                (own, best[control])
-                for method, own in best.items()
-                if method not in ("lora", control) and (own, best[control]) not in pairs
-            ]
-    return pairs + [(own, method) for method, own in best.items() if own != method in entries]
+        others = [method for method in best if method not in ("lora", control)]
+        pairs += [(best[method], best[control]) for method in others if control in best]
+    pairs += [(best[method], method) for method in as_trained]
+    return [(a, b) for a, b in dict.fromkeys(pairs) if a != b]
 
 
 UNREPORTED = (

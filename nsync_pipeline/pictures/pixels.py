@@ -164,7 +164,7 @@ def open_picture(path: Path) -> Image.Image:
         with without_pixel_limit(), Image.open(picture_file(path), formats=FORMATS) as image:
             image.load()
             return normalised(image)
-    except MissingArtifactError:
+    except (MissingArtifactError, MemoryError):
         raise
     except Exception as error:  # a decoder raises almost anything on damaged data
         raise damaged(path, error) from error

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL.PngImagePlugin import PngImageFile
 
 from nsync_pipeline.errors import MissingArtifactError
 from nsync_pipeline.pictures import layout
@@ -244,3 +245,17 @@ def test_a_manifest_in_parts_has_a_digest_and_a_lost_or_spoiled_part_is_named(
         part.unlink()
     with pytest.raises(MissingArtifactError, match=r"manifest\.parquet is not there"):
         read_manifest(manifest, CAPTIONS)
+
+
+def test_memory_that_runs_out_is_not_called_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who believed it would have a good picture drawn again."""
+
+    def fails(image: PngImageFile) -> None:
+        raise MemoryError
+
+    picture = save(tmp_path / "a.png", 1)
+    monkeypatch.setattr(PngImageFile, "load", fails)
+    with pytest.raises(MemoryError):
+        open_picture(picture)
